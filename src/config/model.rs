@@ -1,0 +1,177 @@
+//! The configuration as it is meant, after every check has passed.
+//!
+//! Nothing here reads a file; `raw` does, `check` turns that into this.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::machine::event::ServiceId;
+use crate::machine::signal::Signal;
+use crate::machine::spec::{Reload, Restart, Schedule, Spec};
+
+/// The whole configuration.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// What concerns superd itself.
+    pub daemon: Daemon,
+    /// The services, by name.
+    pub services: BTreeMap<String, ServiceDef>,
+    /// Every file that was read, the main one first.
+    pub files: Vec<PathBuf>,
+}
+
+/// `[daemon]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Daemon {
+    /// Lock, socket, journal. Default `/var/run/superd`.
+    pub run_dir: PathBuf,
+    /// Where superd's own messages and the services' output go.
+    pub log: LogTo,
+    /// Members may do everything that root may.
+    pub control_group: Option<String>,
+    /// Members may look.
+    pub status_group: Option<String>,
+    /// The longest that superd's own shutdown may take before it KILLs the rest;
+    /// none: as long as the schedules take.
+    pub shutdown_deadline: Option<Duration>,
+    /// Whether services get cgroups.
+    pub cgroup: CgroupUse,
+    /// Bytes of output kept in memory per service for `logs` and `why`.
+    pub ring: usize,
+}
+
+/// Where messages go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogTo {
+    /// syslog, and standard error until the log daemon answers; standard error in the foreground.
+    Auto,
+    /// syslog only.
+    Syslog,
+    /// Standard error only.
+    Stderr,
+    /// Nowhere (rings and history are still kept).
+    None,
+}
+
+/// Whether services get cgroups of their own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CgroupUse {
+    /// Where cgroup v2 is mounted and writable.
+    Auto,
+    /// Never.
+    Off,
+    /// Below this directory of a cgroup v2 mount; it is an error if that is impossible.
+    Below(PathBuf),
+}
+
+/// `[service.NAME]`, with `[defaults]` filled in.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ServiceDef {
+    /// The name.
+    pub name: String,
+    /// Where it is defined, for messages: `file:line:col`.
+    pub place: String,
+    /// What is executed and how. A change here replaces a running instance.
+    pub program: Rc<Program>,
+    /// What superd does with it. A change here takes effect in place.
+    pub policy: PolicyDef,
+}
+
+/// What is executed and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Program {
+    /// Program and arguments; a program without a slash is searched in the service's PATH.
+    pub command: Vec<String>,
+    /// User by name or number; none: superd's own.
+    pub user: Option<String>,
+    /// Primary group; none: the user's.
+    pub group: Option<String>,
+    /// Supplementary groups; none: those of the user (initgroups(3)).
+    pub groups: Option<Vec<String>>,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// -20 to 19; none: superd's own.
+    pub nice: Option<i32>,
+    /// -1000 to 1000; none: what superd was started with.
+    pub oom_score_adj: Option<i32>,
+    /// Variables to set.
+    pub environment: BTreeMap<String, String>,
+    /// A file of `NAME=value` lines, read at each start; a leading `-` means it may be missing.
+    pub environment_file: Option<String>,
+    /// Working directory; none: `/`.
+    pub directory: Option<String>,
+    /// Resource limits.
+    pub limits: Vec<Limit>,
+    /// Whether NOTIFY_SOCKET is given to it.
+    pub notify: bool,
+    /// What happens to standard output and error.
+    pub output: Output,
+}
+
+/// One resource limit (setrlimit(2)); `u64::MAX` is "unlimited".
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limit {
+    /// Name as in the configuration: `nofile`.
+    pub name: &'static str,
+    /// The RLIMIT_ constant.
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// What happens to a service's standard output and error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Ring, and the log.
+    Log,
+    /// Ring only.
+    Ring,
+    /// /dev/null.
+    Null,
+    /// superd's own (wrap mode, debugging).
+    Inherit,
+}
+
+/// What superd does with a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PolicyDef {
+    /// Started as soon as it is configured.
+    pub autostart: bool,
+    /// Order only.
+    pub after: Vec<String>,
+    /// Order and need.
+    pub requires: Vec<String>,
+    /// Stop schedule.
+    pub stop: Rc<Schedule>,
+    /// Restart policy.
+    pub restart: Restart,
+    /// Exit statuses that mean success, besides 0.
+    pub success_exit: Vec<i32>,
+    /// Signals whose death means success.
+    pub success_signal: Vec<Signal>,
+    /// How it re-reads its configuration.
+    pub reload: Option<Reload>,
+}
+
+impl ServiceDef {
+    /// The machine's part of the definition. `id` maps the names of `after` and
+    /// `requires`, which `check` has found to exist.
+    pub fn spec(&self, id: impl Fn(&str) -> Option<ServiceId>) -> Spec {
+        let p = &self.policy;
+        Spec {
+            name: self.name.as_str().into(),
+            autostart: p.autostart,
+            after: p.after.iter().filter_map(|n| id(n)).collect(),
+            requires: p.requires.iter().filter_map(|n| id(n)).collect(),
+            stop: p.stop.clone(),
+            restart: p.restart.clone(),
+            success_exit: p.success_exit.clone(),
+            success_signal: p.success_signal.clone(),
+            reload: p.reload.clone(),
+        }
+    }
+}

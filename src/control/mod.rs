@@ -1,0 +1,5 @@
+//! The control protocol: newline-delimited JSON over a unix stream socket (DESIGN 7).
+#![forbid(unsafe_code)]
+
+pub mod reply;
+pub mod request;

@@ -1,0 +1,198 @@
+//! Replies: one JSON object per line. A request is answered by one line, or by a
+//! stream: lines with `"more":true`, then (unless the client follows) one without.
+
+use serde::{Deserialize, Serialize};
+
+use crate::machine::report::{Happening, Verdict};
+
+/// One line to a client.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Reply {
+    /// The number of the request; 0 when the request could not be read.
+    pub id: u64,
+    /// Whether it went well so far.
+    pub ok: bool,
+    /// What went wrong, in a form that programs can use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// What to tell the user, a line without the program's name; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Further lines with this id follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// How a stop ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// The longest that a stop which was not waited for can still take, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+    /// The request joined a stop that was under way already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub joined: bool,
+    /// `status`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Box<Status>>,
+    /// `why` and `events`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<Box<EventLine>>,
+    /// `logs`, and the last output in `why`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<LogLine>,
+    /// `plan`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanLine>,
+    /// `doctor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finding: Option<Finding>,
+}
+
+/// What went wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// It was done and failed.
+    Failed,
+    /// The request makes no sense.
+    BadRequest,
+    /// The client may not do that.
+    NotPermitted,
+    /// No such service.
+    UnknownService,
+    /// Impossible in the present state.
+    Refused,
+    /// Too many clients or requests; try again.
+    Busy,
+}
+
+/// State of a service.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub service: String,
+    /// `down`, `waiting`, `starting`, `up`, `stopping`, `killing`, `sweeping`, `backoff`, `failed`.
+    pub state: String,
+    /// `up` or `down`.
+    pub want: String,
+    /// How long it has been in that state, in milliseconds.
+    pub since_ms: u64,
+    /// Main process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Processes of the tree.
+    pub processes: u32,
+    /// Resident memory of the tree in KiB.
+    pub memory_kib: u64,
+    /// Automatic restarts since superd began.
+    pub restarts: u32,
+    /// The last exit, in words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last_exit: String,
+    /// Milliseconds until the next automatic start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_ms: Option<u64>,
+    /// Services it waits for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_on: Vec<String>,
+    /// A stop under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<StopStatus>,
+    /// What the service says about itself (STATUS=).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub says: String,
+}
+
+/// A stop under way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StopStatus {
+    /// The present step in words, `TERM sent`.
+    pub step: String,
+    /// Milliseconds since the step began.
+    pub step_ms: u64,
+    /// Its longest wait in milliseconds.
+    pub step_of_ms: u64,
+    /// The longest the whole stop can still take, in milliseconds.
+    pub left_ms: u64,
+    /// Requests absorbed so far.
+    pub absorbed: u32,
+}
+
+/// A line of a service's output.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogLine {
+    /// Whose.
+    pub service: String,
+    /// Milliseconds ago.
+    pub ago_ms: u64,
+    /// The text; bytes that are not UTF-8 are replaced.
+    pub text: String,
+}
+
+/// Something that happened.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct EventLine {
+    /// To whom; empty for superd itself.
+    pub service: String,
+    /// Milliseconds ago.
+    pub ago_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub what: Happening,
+    /// With the end of an instance: the last lines it wrote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub output: Vec<String>,
+}
+
+/// The longest possible stop.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PlanLine {
+    /// The service; empty for the sum over everything, in the order of the shutdown.
+    pub service: String,
+    /// The steps in words, without the sum's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<String>,
+    /// The longest it can take, in milliseconds.
+    pub longest_ms: u64,
+}
+
+/// Something that `doctor` looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// What: `cgroup v2`, `pidfd_open`, `/dev/log`.
+    pub what: String,
+    /// Whether it is as it should be.
+    pub good: bool,
+    /// What was found, and what superd does instead or what to do about it.
+    pub text: String,
+}
+
+impl Reply {
+    /// A last line that says it went well.
+    pub fn ok(id: u64) -> Reply {
+        Reply {
+            id,
+            ok: true,
+            code: None,
+            message: String::new(),
+            more: false,
+            verdict: None,
+            left_ms: None,
+            joined: false,
+            status: None,
+            event: None,
+            line: None,
+            plan: None,
+            finding: None,
+        }
+    }
+
+    /// A last line that says what went wrong.
+    pub fn error(id: u64, code: Code, message: impl Into<String>) -> Reply {
+        Reply {
+            ok: false,
+            code: Some(code),
+            message: message.into(),
+            ..Reply::ok(id)
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Requests: one JSON object per line, `{"v":1,"id":7,"do":"stop","service":"caddy"}`.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the protocol. A request with another one is refused.
+pub const VERSION: u32 = 1;
+
+/// The longest request line in bytes, newline included.
+pub const LINE_CAP: usize = 16 * 1024;
+
+/// One request as it travels. Keys that do not belong to the verb are ignored.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// [`VERSION`].
+    pub v: u32,
+    /// Chosen by the client; every reply line to this request carries it.
+    pub id: u64,
+    /// What to do.
+    #[serde(rename = "do")]
+    pub verb: Verb,
+    /// The service; absent where the verb allows "all".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// `start`, `stop`, `restart`: every service.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub all: bool,
+    /// `stop`, `restart`, `shutdown`: KILL instead of the schedule.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub now: bool,
+    /// `start`, `stop`, `restart`, `reload`: reply when it is done.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub wait: bool,
+    /// `signal`: which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// `logs`, `why`, `events`: how many of the last ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u32>,
+    /// `logs`, `events`: go on with what comes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub follow: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde wants a reference
+fn is_false(b: &bool) -> bool {
+    !*b
+}
+
+/// What to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// State of one service, or of all: one line with `"status"` each, then the last line.
+    Status,
+    /// Start it.
+    Start,
+    /// Stop it.
+    Stop,
+    /// Stop it and start it.
+    Restart,
+    /// With a service: tell it to read its configuration again. Without: superd reads its own.
+    Reload,
+    /// Send a signal.
+    Signal,
+    /// Its output.
+    Logs,
+    /// Its last stops, crashes and restarts.
+    Why,
+    /// What happens, of one service or of all.
+    Events,
+    /// The longest stop of each service and of all, in the order of the shutdown.
+    Plan,
+    /// What superd found out about the kernel and this machine.
+    Doctor,
+    /// Stop everything and end.
+    Shutdown,
+}
+
+impl Verb {
+    /// Whether it only looks (`status-group` may).
+    pub fn only_looks(self) -> bool {
+        match self {
+            Verb::Status | Verb::Logs | Verb::Why | Verb::Events | Verb::Plan | Verb::Doctor => {
+                true
+            }
+            Verb::Start
+            | Verb::Stop
+            | Verb::Restart
+            | Verb::Reload
+            | Verb::Signal
+            | Verb::Shutdown => false,
+        }
+    }
+}
+
+impl Request {
+    /// A request with nothing set but its number and verb.
+    pub fn new(id: u64, verb: Verb) -> Request {
+        Request {
+            v: VERSION,
+            id,
+            verb,
+            service: None,
+            all: false,
+            now: false,
+            wait: false,
+            signal: None,
+            lines: None,
+            follow: false,
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! superd: a process supervisor for embedded Linux that stops servers safely.
+//!
+//! Arrows point one way: `machine <- config, control <- daemon, ctl <- main`;
+//! `latch` and `sys` know nobody.
+//!
+//! - [`machine`]: what is to be done. Pure.
+//! - [`config`]: TOML files, as typed and as meant.
+//! - [`control`]: the words on the control socket.
+//! - [`sys`]: the kernel's interfaces; the only unsafe code.
+
+pub mod config;
+pub mod control;
+pub mod machine;

@@ -1,0 +1,248 @@
+//! What the machine hears and what it asks for.
+//!
+//! [`Event`]s are facts and wishes, [`Effect`]s are orders to the daemon, which
+//! performs them and answers with further events. Nothing here does anything.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::report::{Crash, Exit, Happening, Origin, SpawnError, Verdict};
+use super::signal::Signal;
+use super::spec::{Spec, To};
+
+/// One configured service. Never used again for another one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServiceId(pub u32);
+
+/// One run of a service, counted from 1 over the life of this superd. Events about an
+/// instance that is no longer the current one are stale and change nothing.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Instance(pub u32);
+
+/// A process id, always greater than 1 (`superd` never signals 0, 1 or itself).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Pid(pub i32);
+
+/// Who waits for an answer: a client connection and the number of its request there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Ticket {
+    /// Connection, never used again for another one.
+    pub client: u64,
+    /// Request, unique within the connection; chosen by the daemon, not by the client.
+    pub request: u64,
+}
+
+/// What a request is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// One service.
+    One(ServiceId),
+    /// Every service, in the order that `after` and `requires` ask for.
+    All,
+}
+
+/// What somebody wants done. "Now" (the escalation) is part of the verb because it
+/// is the only thing that may move a deadline earlier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// want = up.
+    Start,
+    /// want = down, by the stop schedule.
+    Stop,
+    /// want = down, KILL of the tree at once.
+    StopNow,
+    /// End this instance by the schedule, then start the next one.
+    Restart,
+    /// End this instance by KILL, then start the next one.
+    RestartNow,
+    /// Ask the service to read its configuration again (its `reload` action).
+    Reload,
+    /// Send this signal to the main process and change nothing else.
+    Signal(Signal),
+}
+
+/// Whether the asker wants the answer now or when it is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Answer at once: accepted, joined, or refused.
+    No,
+    /// Answer when the goal is reached or can no longer be.
+    Done,
+}
+
+/// A fact or a wish.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// Services to begin with, or after a reload. `gone` are no longer configured:
+    /// they are stopped by their schedule and then forgotten.
+    Configure {
+        /// New services and services whose definition changed.
+        changed: Vec<(ServiceId, Rc<Spec>, Change)>,
+        /// Services that are no longer in the configuration.
+        gone: Vec<ServiceId>,
+        /// Who asked.
+        by: Origin,
+    },
+    /// Somebody asks for something. Exactly one [`Effect::Reply`] follows when there
+    /// is a ticket, unless the client goes away first.
+    Request {
+        /// Where the answer goes; none when nobody can be answered (a signal).
+        ticket: Option<Ticket>,
+        /// About which service.
+        target: Target,
+        /// What.
+        verb: Verb,
+        /// When to answer.
+        wait: Wait,
+        /// Who.
+        by: Origin,
+    },
+    /// The client hung up: nothing more is sent to its tickets.
+    ClientGone(u64),
+    /// superd itself is to end (SIGTERM, `superctl shutdown`; `force`: SIGQUIT, `--now`).
+    Shutdown {
+        /// KILL at once instead of the schedules.
+        force: bool,
+        /// Who.
+        by: Origin,
+        /// Further requests that the latch absorbed since the last event of this kind.
+        absorbed: u32,
+    },
+    /// The fork happened; the child has not executed the program yet.
+    Spawned(ServiceId, Instance, Pid),
+    /// No process came into being (fork failed, or its cgroup or pipe could not be made).
+    NotSpawned(ServiceId, Instance, SpawnError),
+    /// execve(2) succeeded.
+    Execed(ServiceId, Instance),
+    /// The child could not become the program. Its exit follows.
+    ExecFailed(ServiceId, Instance, SpawnError),
+    /// The main process ended and is reaped. `left`: processes of the tree still alive.
+    Exited {
+        /// Which service.
+        service: ServiceId,
+        /// Which run of it.
+        instance: Instance,
+        /// How it ended.
+        exit: Exit,
+        /// What it said, if that looks like a crash.
+        crash: Option<Crash>,
+        /// Processes of the tree that were still alive when it was reaped.
+        left: u32,
+    },
+    /// Answer to [`Effect::Check`].
+    Checked(ServiceId, Instance, Check, Found),
+    /// sd_notify(3) message of the service's own tree.
+    Notified(ServiceId, Instance, Notice),
+    /// The command or HTTP request of the current step ended, or could not be begun.
+    /// The text says what went wrong.
+    ActionEnded(ServiceId, Instance, Result<(), String>),
+    /// The output contained the text of [`Effect::WatchOutput`].
+    OutputMatched(ServiceId, Instance),
+    /// A process that is nobody's main process was reaped: some tree got smaller.
+    OrphanReaped,
+}
+
+/// How a changed definition differs from the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// Not known before.
+    New,
+    /// Only what superd does with it (stop, restart, order): takes effect in place.
+    Policy,
+    /// What is executed, or how: a running instance is replaced.
+    Program,
+}
+
+/// A question about the present state of an instance; answered in the same turn of the loop.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Check {
+    /// Read the notify socket now; a STOPPING=1 found there is reported before this answer.
+    Notify,
+    /// How many listening sockets recorded by [`Effect::NotePorts`] are still open.
+    Ports,
+    /// How many processes of the tree are alive besides the main one.
+    Descendants,
+    /// How many processes of the tree are alive.
+    Tree,
+}
+
+/// Answer to a [`Check`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found(pub u32);
+
+/// What a service says about itself (sd_notify(3)).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// READY=1
+    Ready,
+    /// STOPPING=1
+    Stopping,
+    /// RELOADING=1
+    Reloading,
+    /// STATUS=...
+    Status(String),
+    /// MAINPID=..., already checked to be a process of the tree.
+    MainPid(Pid),
+}
+
+/// Something the daemon is to do.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Fork and execute. Answered by `Spawned` or `NotSpawned`.
+    Spawn(ServiceId, Instance),
+    /// Send a signal. Processes that are gone are no error.
+    Signal(ServiceId, Instance, Signal, To),
+    /// SIGKILL everything of the tree, main process included.
+    KillTree(ServiceId, Instance),
+    /// Remember the listening sockets the tree has now.
+    NotePorts(ServiceId, Instance),
+    /// Run the command of a stop step or of `reload`. Answered by `ActionEnded`.
+    Run(ServiceId, Instance, Rc<[String]>),
+    /// Make the HTTP request of a stop step. Answered by `ActionEnded`.
+    Http(ServiceId, Instance, Rc<super::spec::Http>),
+    /// Hold back new connections. Answered by `ActionEnded` when none is open any more,
+    /// or with the reason why this cannot be done here.
+    Drain(ServiceId, Instance),
+    /// The step is over: end its command or request if it still runs, remove its filters.
+    EndAction(ServiceId, Instance),
+    /// Report the first output line from now on that contains this text.
+    WatchOutput(ServiceId, Instance, Rc<str>),
+    /// Look at something. Answered by `Checked` with the same check.
+    Check(ServiceId, Instance, Check),
+    /// The instance is over: tree empty, reaped. Its cgroup and sockets may be let go.
+    Release(ServiceId, Instance),
+    /// The service is no longer configured and gone.
+    Forget(ServiceId),
+    /// The answer to a request.
+    Reply(Ticket, Answer),
+    /// Something happened that history, subscribers and the log want to know.
+    Publish(ServiceId, Happening),
+    /// Everything is down and superd was asked to end.
+    Finish,
+}
+
+/// The answer to a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Done: it is as it was asked for. A stop carries its verdict.
+    Done(Option<Verdict>),
+    /// Nothing had to be done: it was so already.
+    Already,
+    /// Begun; the asker did not want to wait. `left`: the longest it can still take.
+    Accepted {
+        /// The request joined one that was under way already.
+        joined: bool,
+        /// Until the deadline of the whole stop, if it is a stop.
+        left: Option<Duration>,
+    },
+    /// It was begun and did not succeed, or somebody else asked for the opposite meanwhile.
+    Failed(String),
+    /// It was not begun; the state makes it impossible.
+    Refused(String),
+}

@@ -1,0 +1,465 @@
+//! Reports: what is told afterwards about an exit, a stop, a crash, a restart.
+//!
+//! These types travel over the control socket, so their serde names are part of the
+//! protocol. They hold no behaviour beyond putting themselves into words.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Instance, Pid};
+use super::signal::Signal;
+use super::time::{Span, Tick};
+
+/// Who asked for something.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Origin {
+    /// A client of the control socket (peer credentials; the command name is `/proc/PID/comm`).
+    Client {
+        /// Its pid.
+        pid: i32,
+        /// Its user.
+        uid: u32,
+        /// Its command name, empty when it was gone already.
+        command: String,
+    },
+    /// A signal to superd (siginfo; pid 0 when the kernel does not say).
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// Sender.
+        pid: i32,
+        /// Sender's user.
+        uid: u32,
+        /// Sender's command name, empty when it was gone already.
+        command: String,
+    },
+    /// Another service that this one requires, or that requires this one.
+    Dependency {
+        /// Its name.
+        service: String,
+    },
+    /// The configuration was loaded or changed.
+    Config,
+    /// superd itself: the restart policy, or its own shutdown deadline.
+    Policy,
+    /// The service did it by itself.
+    Itself,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = |c: &str| {
+            if c.is_empty() {
+                "?".to_owned()
+            } else {
+                c.to_owned()
+            }
+        };
+        match self {
+            Origin::Client { pid, uid, command } => {
+                write!(f, "{} (pid {pid}, uid {uid})", named(command))
+            }
+            Origin::Signal { signal, pid: 0, .. } => write!(f, "SIG{signal} to superd"),
+            Origin::Signal {
+                signal,
+                pid,
+                uid,
+                command,
+            } => {
+                write!(
+                    f,
+                    "SIG{signal} to superd from {} (pid {pid}, uid {uid})",
+                    named(command)
+                )
+            }
+            Origin::Dependency { service } => write!(f, "dependency {service}"),
+            Origin::Config => f.write_str("configuration"),
+            Origin::Policy => f.write_str("superd"),
+            Origin::Itself => f.write_str("the service itself"),
+        }
+    }
+}
+
+/// How a process ended (`wait(2)`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// exit(3) with this status, 0 to 255.
+    Code(i32),
+    /// Ended by this signal.
+    Signal(Signal),
+    /// Nobody can say (the process was adopted and the kernel does not tell).
+    Unknown,
+}
+
+impl Exit {
+    /// As a shell says it: the status, or 128 + the signal; 255 when unknown.
+    pub fn shell_status(self) -> i32 {
+        match self {
+            Exit::Code(n) => n,
+            Exit::Signal(s) => 128 + s.0,
+            Exit::Unknown => 255,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(n) => write!(f, "exited with status {n}"),
+            Exit::Signal(s) => write!(f, "ended by SIG{s}"),
+            Exit::Unknown => f.write_str("ended, status unknown"),
+        }
+    }
+}
+
+/// A crash as the output tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Crash {
+    /// The class: `go-panic`, `go-fatal`, `rust-panic` ...
+    pub kind: String,
+    /// The first line without its prefix: `close of closed channel`.
+    pub text: String,
+    /// The top frame in the program's own code, empty when none was recognised.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub frame: String,
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.text)
+    }
+}
+
+/// The stage at which a start failed, in the order in which a start goes through them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Reading the `environment-file`.
+    EnvironmentFile,
+    /// Making the output pipe or the status pipe.
+    Pipe,
+    /// Making the service's cgroup or moving into it.
+    Cgroup,
+    /// fork(2) or clone3(2).
+    Fork,
+    /// setsid(2).
+    Session,
+    /// Standard input, output or error.
+    Stdio,
+    /// setrlimit(2).
+    Limits,
+    /// setpriority(2).
+    Nice,
+    /// `/proc/self/oom_score_adj`.
+    OomScore,
+    /// Looking up or setting the user.
+    User,
+    /// Looking up or setting the groups.
+    Group,
+    /// chdir(2).
+    Directory,
+    /// execve(2).
+    Exec,
+}
+
+impl Stage {
+    /// All of them, in order; the position is what the child writes to its status pipe.
+    pub const ALL: [Stage; 13] = [
+        Stage::EnvironmentFile,
+        Stage::Pipe,
+        Stage::Cgroup,
+        Stage::Fork,
+        Stage::Session,
+        Stage::Stdio,
+        Stage::Limits,
+        Stage::Nice,
+        Stage::OomScore,
+        Stage::User,
+        Stage::Group,
+        Stage::Directory,
+        Stage::Exec,
+    ];
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::EnvironmentFile => "reading the environment file",
+            Stage::Pipe => "making a pipe",
+            Stage::Cgroup => "entering the cgroup",
+            Stage::Fork => "forking",
+            Stage::Session => "making a session",
+            Stage::Stdio => "setting up standard input and output",
+            Stage::Limits => "setting limit",
+            Stage::Nice => "setting nice",
+            Stage::OomScore => "setting oom-score-adj",
+            Stage::User => "setting user",
+            Stage::Group => "setting group",
+            Stage::Directory => "changing to directory",
+            Stage::Exec => "executing",
+        })
+    }
+}
+
+/// Why a service could not be started. Reads as
+/// `setting user "dns": no such user`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SpawnError {
+    /// Where it failed.
+    pub stage: Stage,
+    /// What was being set or opened (a path, a user, a limit); may be empty.
+    pub thing: String,
+    /// The errno, 0 when there is none (no such user).
+    pub errno: i32,
+    /// The cause in words.
+    pub cause: String,
+}
+
+impl SpawnError {
+    /// Whether it may work a moment later without anybody changing anything
+    /// (EAGAIN, EMFILE, ENFILE, ENOMEM, EIO, ETXTBSY, EINTR).
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self.errno,
+            libc::EAGAIN
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::EIO
+                | libc::ETXTBSY
+                | libc::EINTR
+                | libc::ENOSPC
+                | libc::EBUSY
+        )
+    }
+}
+
+impl fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.thing.is_empty() {
+            true => write!(f, "{}: {}", self.stage, self.cause),
+            false => write!(f, "{} \"{}\": {}", self.stage, self.thing, self.cause),
+        }
+    }
+}
+
+/// What an exit was, all things considered (DESIGN 4). The exit status alone is not it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Stopped as the schedule says: expected status, no crash text, nothing left behind.
+    Clean,
+    /// Stopped, but a step ran into its time limit first.
+    CleanAfterEscalation,
+    /// superd had to KILL it.
+    Killed,
+    /// It printed a crash while it was stopping.
+    PanickedWhileStopping,
+    /// It crashed in service.
+    Crashed,
+    /// It ended without being asked to, without a sign of a crash.
+    ExitedByItself,
+    /// It ended and left processes behind, which superd removed.
+    LeftChildren,
+    /// It ended during a stop with a status that is not among `success-exit`.
+    FailedWhileStopping,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Clean => "clean",
+            Verdict::CleanAfterEscalation => "clean after escalation",
+            Verdict::Killed => "killed",
+            Verdict::PanickedWhileStopping => "panicked while stopping",
+            Verdict::Crashed => "crashed",
+            Verdict::ExitedByItself => "exited by itself",
+            Verdict::LeftChildren => "left children",
+            Verdict::FailedWhileStopping => "failed while stopping",
+        })
+    }
+}
+
+/// How one step of a stop went.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StepReport {
+    /// What it does, in words: `TERM to main`, `POST http://...`, `KILL to the tree`.
+    pub what: String,
+    /// When it began, after the stop was asked for.
+    pub began: Duration,
+    /// How long it lasted.
+    pub took: Duration,
+    /// How it ended.
+    pub outcome: StepOutcome,
+}
+
+/// How a step ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepOutcome {
+    /// The main process ended.
+    Gone,
+    /// Its condition held.
+    Held,
+    /// Its time was up.
+    TimedOut,
+    /// It could not be done; the reason.
+    Skipped(String),
+    /// An escalation (`--now`) cut it short.
+    CutShort,
+}
+
+impl fmt::Display for StepReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}, ", self.what, Span(self.began))?;
+        let took = Span(self.took);
+        match &self.outcome {
+            StepOutcome::Gone => write!(f, "gone after {took}"),
+            StepOutcome::Held => write!(f, "done after {took}"),
+            StepOutcome::TimedOut => write!(f, "still there after {took}"),
+            StepOutcome::Skipped(why) => write!(f, "skipped: {why}"),
+            StepOutcome::CutShort => write!(f, "cut short after {took}"),
+        }
+    }
+}
+
+/// The whole story of the end of one instance.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndReport {
+    /// Which run of the service.
+    pub instance: Instance,
+    /// Its main process.
+    pub pid: Option<Pid>,
+    /// Who asked first; `Itself` when nobody did.
+    pub by: Origin,
+    /// Requests to stop that came while it was stopping already, and changed nothing.
+    pub absorbed: u32,
+    /// How many times the service said STOPPING=1.
+    pub stopping_seen: u32,
+    /// How long the instance ran before the end began.
+    pub ran: Duration,
+    /// From the first request (or the exit) until nothing was left.
+    pub took: Duration,
+    /// The steps taken, in order.
+    pub steps: Vec<StepReport>,
+    /// How the main process ended.
+    pub exit: Exit,
+    /// The crash that its output tells of.
+    pub crash: Option<Crash>,
+    /// Processes of the tree that were alive after the main process had ended.
+    pub left: u32,
+    /// Listening sockets that somebody else still holds; the ports are not free.
+    pub ports_held: u32,
+    /// All things considered.
+    pub verdict: Verdict,
+}
+
+/// Something that happened to a service, for history, subscribers and the log.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Happening {
+    /// A start was begun.
+    Starting {
+        /// Which run.
+        instance: Instance,
+        /// Who asked; `Policy` for an automatic restart.
+        by: Origin,
+    },
+    /// The program is executing (and ready, as far as readiness is configured).
+    Up {
+        /// Which run.
+        instance: Instance,
+        /// Its main process.
+        pid: Pid,
+    },
+    /// A start did not succeed.
+    StartFailed {
+        /// Which run.
+        instance: Instance,
+        /// Stage, thing and cause.
+        error: SpawnError,
+    },
+    /// A stop was begun.
+    Stopping {
+        /// Which run.
+        instance: Instance,
+        /// Who asked first.
+        by: Origin,
+        /// The longest it can take.
+        longest: Duration,
+    },
+    /// A step of the stop began.
+    Step {
+        /// Which run.
+        instance: Instance,
+        /// What it does, in words.
+        what: String,
+        /// Its longest wait.
+        wait: Duration,
+    },
+    /// A process of the tree survived SIGKILL so far (it hangs in the kernel).
+    Unkillable {
+        /// Which run.
+        instance: Instance,
+        /// How many processes.
+        left: u32,
+        /// Since the first KILL.
+        since: Duration,
+    },
+    /// The instance is over, its tree is dead and reaped.
+    Ended(Box<EndReport>),
+    /// It will be started again after a pause.
+    Restarting {
+        /// The pause.
+        pause: Duration,
+        /// Exits in a row that were not stable runs.
+        failures: u32,
+        /// It is in slow retry because of a crash loop.
+        crash_loop: bool,
+    },
+    /// It will not be started again by itself.
+    GivenUp {
+        /// Why.
+        why: String,
+    },
+    /// It is wanted up and waits for these services.
+    Waiting {
+        /// Their names.
+        on: Vec<String>,
+    },
+    /// A signal was sent because somebody asked for just that.
+    Signalled {
+        /// Which.
+        signal: Signal,
+        /// Who asked.
+        by: Origin,
+    },
+    /// It was asked to reload.
+    Reloading {
+        /// Who asked.
+        by: Origin,
+    },
+    /// A command of a step or of `reload` failed.
+    ActionFailed {
+        /// What went wrong.
+        error: String,
+    },
+    /// STATUS= of the service.
+    Status {
+        /// Its words.
+        text: String,
+    },
+}
+
+/// A [`Happening`] with its time.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Dated {
+    /// Monotonic time.
+    pub at: Tick,
+    /// What happened.
+    pub what: Happening,
+}

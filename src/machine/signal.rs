@@ -1,0 +1,117 @@
+//! Signal numbers and their names, as `kill -l` spells them. No signal is sent here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A signal number of Linux, 1 to 64 (`signal(7)`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Signal(pub i32);
+
+/// Names and numbers that are the same on every architecture superd is built for
+/// except MIPS, which is why they come from libc.
+const NAMES: &[(&str, i32)] = &[
+    ("HUP", libc::SIGHUP),
+    ("INT", libc::SIGINT),
+    ("QUIT", libc::SIGQUIT),
+    ("ILL", libc::SIGILL),
+    ("TRAP", libc::SIGTRAP),
+    ("ABRT", libc::SIGABRT),
+    ("BUS", libc::SIGBUS),
+    ("FPE", libc::SIGFPE),
+    ("KILL", libc::SIGKILL),
+    ("USR1", libc::SIGUSR1),
+    ("SEGV", libc::SIGSEGV),
+    ("USR2", libc::SIGUSR2),
+    ("PIPE", libc::SIGPIPE),
+    ("ALRM", libc::SIGALRM),
+    ("TERM", libc::SIGTERM),
+    ("CHLD", libc::SIGCHLD),
+    ("CONT", libc::SIGCONT),
+    ("STOP", libc::SIGSTOP),
+    ("TSTP", libc::SIGTSTP),
+    ("TTIN", libc::SIGTTIN),
+    ("TTOU", libc::SIGTTOU),
+    ("URG", libc::SIGURG),
+    ("XCPU", libc::SIGXCPU),
+    ("XFSZ", libc::SIGXFSZ),
+    ("VTALRM", libc::SIGVTALRM),
+    ("PROF", libc::SIGPROF),
+    ("WINCH", libc::SIGWINCH),
+    ("IO", libc::SIGIO),
+    ("PWR", libc::SIGPWR),
+    ("SYS", libc::SIGSYS),
+];
+
+impl Signal {
+    /// SIGHUP.
+    pub const HUP: Signal = Signal(libc::SIGHUP);
+    /// SIGINT.
+    pub const INT: Signal = Signal(libc::SIGINT);
+    /// SIGQUIT.
+    pub const QUIT: Signal = Signal(libc::SIGQUIT);
+    /// SIGKILL.
+    pub const KILL: Signal = Signal(libc::SIGKILL);
+    /// SIGUSR1.
+    pub const USR1: Signal = Signal(libc::SIGUSR1);
+    /// SIGUSR2.
+    pub const USR2: Signal = Signal(libc::SIGUSR2);
+    /// SIGTERM.
+    pub const TERM: Signal = Signal(libc::SIGTERM);
+
+    /// Whether a program that does nothing about it ends by it, or is stopped by it.
+    /// Such a signal during a stop would be a second stop.
+    pub fn ends_or_stops_a_process(self) -> bool {
+        !matches!(
+            self.0,
+            libc::SIGCHLD | libc::SIGCONT | libc::SIGURG | libc::SIGWINCH
+        )
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match NAMES.iter().find(|(_, n)| *n == self.0) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
+impl FromStr for Signal {
+    type Err = String;
+
+    /// Takes `TERM`, `SIGTERM`, `term` and `15`.
+    fn from_str(text: &str) -> Result<Signal, String> {
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        if let Some((_, n)) = NAMES.iter().find(|(known, _)| *known == name) {
+            return Ok(Signal(*n));
+        }
+        match name.parse::<i32>() {
+            Ok(n) if (1..=64).contains(&n) => Ok(Signal(n)),
+            _ => Err(format!(
+                "`{text}` is not a signal (write TERM, HUP, USR1 ... or a number from 1 to 64)"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_comes_back_from_its_number() {
+        for (name, n) in NAMES {
+            assert_eq!(name.parse::<Signal>().unwrap(), Signal(*n));
+            assert_eq!(Signal(*n).to_string(), *name);
+        }
+        assert_eq!("sigusr1".parse::<Signal>().unwrap(), Signal::USR1);
+        assert_eq!("34".parse::<Signal>().unwrap().to_string(), "34");
+        assert!("TREM".parse::<Signal>().is_err());
+        assert!("0".parse::<Signal>().is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! What the machine needs to know of a service's definition: order, stop, restart.
+//!
+//! How a program is executed (user, limits, environment) is none of its business and
+//! lives in `config`. The stop schedule is data; DESIGN section 4 is its grammar.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::event::ServiceId;
+use super::signal::Signal;
+
+/// A service as the machine sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spec {
+    /// Its name, for reports.
+    pub name: Rc<str>,
+    /// Wanted up as soon as it is configured.
+    pub autostart: bool,
+    /// Started after these, stopped before them. No cycles: `config` reports them.
+    pub after: Vec<ServiceId>,
+    /// Like `after`; also: cannot run without them, and stops when they stop.
+    pub requires: Vec<ServiceId>,
+    /// How it is stopped.
+    pub stop: Rc<Schedule>,
+    /// When it is started again.
+    pub restart: Restart,
+    /// Exit statuses that mean success, besides 0.
+    pub success_exit: Vec<i32>,
+    /// Signals whose death means success (TERM during a stop always does).
+    pub success_signal: Vec<Signal>,
+    /// How it is told to read its configuration again; none: it cannot.
+    pub reload: Option<Reload>,
+}
+
+/// How a service reads its configuration again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reload {
+    /// Send this signal to the main process.
+    Signal(Signal),
+    /// Run this command.
+    Run(Rc<[String]>),
+}
+
+/// The stop schedule: these steps in order, then KILL of whatever is left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Schedule {
+    /// At least one.
+    pub steps: Vec<Step>,
+    /// How long processes that outlive the main one get between TERM and KILL.
+    pub leftover_grace: Duration,
+}
+
+impl Schedule {
+    /// The longest the whole schedule can take, up to the KILL of the last leftover.
+    pub fn longest(&self) -> Duration {
+        self.steps
+            .iter()
+            .map(|s| s.wait + s.settle)
+            .sum::<Duration>()
+            + self.leftover_grace
+    }
+}
+
+/// One step of a stop.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// What is done at its beginning.
+    pub action: Action,
+    /// What it waits for.
+    pub until: Until,
+    /// The longest wait.
+    pub wait: Duration,
+    /// A pause after the condition holds.
+    pub settle: Duration,
+}
+
+/// What a step does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Send a signal.
+    Signal(Signal, To),
+    /// Run a command.
+    Run(Rc<[String]>),
+    /// Make an HTTP request.
+    Http(Rc<Http>),
+    /// Hold back new connections and let the open ones finish.
+    Drain,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Signal(s, To::Main) => write!(f, "{s}"),
+            Action::Signal(s, to) => write!(f, "{s} to {to}"),
+            Action::Run(argv) => write!(f, "run {}", argv.join(" ")),
+            Action::Http(http) => write!(f, "{http}"),
+            Action::Drain => f.write_str("drain"),
+        }
+    }
+}
+
+/// To which processes of an instance a signal goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum To {
+    /// The main process.
+    Main,
+    /// The process group of the main process.
+    Group,
+    /// The whole tree without the main process.
+    Descendants,
+    /// The whole tree.
+    Tree,
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            To::Main => "main",
+            To::Group => "group",
+            To::Descendants => "descendants",
+            To::Tree => "tree",
+        })
+    }
+}
+
+/// What ends a step before its time. That the service is gone ends every step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Until {
+    /// Nothing else.
+    Gone,
+    /// The listening sockets that the tree had when the stop began are closed.
+    PortsClosed,
+    /// No process of the tree is left but the main one.
+    DescendantsGone,
+    /// The service said STOPPING=1.
+    Stopping,
+    /// A line of its output contains this text.
+    Log(Rc<str>),
+    /// No connection is open any more (only a drain can see that).
+    NoConnections,
+    /// The step's own command or request ended.
+    ActionEnded,
+}
+
+/// An HTTP/1.1 request in the clear to a loopback or unix address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Http {
+    /// `POST`, `GET`, `PUT` ...
+    pub method: String,
+    /// Where to connect.
+    pub to: HttpAddress,
+    /// The `Host:` header.
+    pub host: String,
+    /// Path and query.
+    pub path: String,
+}
+
+/// Where an [`Http`] step connects. Names are not resolved: a resolver would block.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HttpAddress {
+    /// An IP address and port.
+    Tcp(std::net::SocketAddr),
+    /// A unix stream socket.
+    Unix(String),
+}
+
+impl fmt::Display for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.to {
+            HttpAddress::Tcp(a) => write!(f, "{} http://{a}{}", self.method, self.path),
+            HttpAddress::Unix(p) => write!(f, "{} unix:{p}:{}", self.method, self.path),
+        }
+    }
+}
+
+/// When a service is started again after it ended without being asked to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Restart {
+    /// After which exits.
+    pub policy: Policy,
+    /// The pause before the second restart in a row; the first one is immediate. It
+    /// doubles with each further one. Zero: never a pause.
+    pub delay: Duration,
+    /// The longest pause.
+    pub max_delay: Duration,
+    /// A run of at least this long makes the next restart immediate again.
+    pub stable: Duration,
+    /// When to stop trying quickly.
+    pub crash_loop: Option<CrashLoop>,
+}
+
+/// After which exits a service is started again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// After every exit.
+    Always,
+    /// After an exit that is not a success.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// More than `burst` exits `within` that time: try again only every `retry`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CrashLoop {
+    /// Exits that are still taken calmly.
+    pub burst: u32,
+    /// Within this time.
+    pub within: Duration,
+    /// The pause from then on.
+    pub retry: Duration,
+}
