@@ -1,0 +1,2 @@
+//! superctl: the client.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! The latch: the one atomic state word.

@@ -1,0 +1,1 @@
+//! The kernel's interfaces: thin, named wrappers, and the only unsafe code.
