@@ -38,6 +38,21 @@ pub struct Ticket {
     pub request: u64,
 }
 
+/// One command, HTTP request or drain, so that its end is not taken for that of another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ActionId(pub u64);
+
+/// How an action went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Done: status 0, HTTP 2xx, no connection left.
+    Done,
+    /// It reached the service, which did not like it (status 1, HTTP 500, reply cut off).
+    Unhappy(String),
+    /// It never reached the service (no such command, connection refused).
+    Impossible(String),
+}
+
 /// What a request is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Target {
@@ -139,9 +154,8 @@ pub enum Event {
     Checked(ServiceId, Instance, Check, Found),
     /// sd_notify(3) message of the service's own tree.
     Notified(ServiceId, Instance, Notice),
-    /// The command or HTTP request of the current step ended, or could not be begun.
-    /// The text says what went wrong.
-    ActionEnded(ServiceId, Instance, Result<(), String>),
+    /// The command, HTTP request or drain with this number ended, or could not be begun.
+    ActionEnded(ServiceId, Instance, ActionId, Outcome),
     /// The output contained the text of [`Effect::WatchOutput`].
     OutputMatched(ServiceId, Instance),
     /// A process that is nobody's main process was reaped: some tree got smaller.
@@ -203,14 +217,14 @@ pub enum Effect {
     /// Remember the listening sockets the tree has now.
     NotePorts(ServiceId, Instance),
     /// Run the command of a stop step or of `reload`. Answered by `ActionEnded`.
-    Run(ServiceId, Instance, Rc<[String]>),
+    Run(ServiceId, Instance, ActionId, Rc<[String]>),
     /// Make the HTTP request of a stop step. Answered by `ActionEnded`.
-    Http(ServiceId, Instance, Rc<super::spec::Http>),
+    Http(ServiceId, Instance, ActionId, Rc<super::spec::Http>),
     /// Hold back new connections. Answered by `ActionEnded` when none is open any more,
     /// or with the reason why this cannot be done here.
-    Drain(ServiceId, Instance),
-    /// The step is over: end its command or request if it still runs, remove its filters.
-    EndAction(ServiceId, Instance),
+    Drain(ServiceId, Instance, ActionId),
+    /// It is no longer needed: end the command or request if it still runs, remove the filters.
+    EndAction(ServiceId, Instance, ActionId),
     /// Report the first output line from now on that contains this text.
     WatchOutput(ServiceId, Instance, Rc<str>),
     /// Look at something. Answered by `Checked` with the same check.

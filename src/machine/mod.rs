@@ -4,8 +4,16 @@
 //! The same inputs give the same outputs.
 #![forbid(unsafe_code)]
 
+mod end;
 pub mod event;
+pub mod order;
 pub mod report;
+pub mod restart;
+pub mod service;
 pub mod signal;
 pub mod spec;
+pub mod stop;
+pub mod supervisor;
+#[cfg(test)]
+mod testing;
 pub mod time;

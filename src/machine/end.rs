@@ -1,0 +1,302 @@
+//! After the main process: the rest of the tree, the ports, and the verdict.
+//!
+//! The sweep follows every exit, also a clean one, before "stopped" is said or a next
+//! instance starts.
+
+use std::time::Duration;
+
+use super::event::{Check, Effect, ServiceId};
+use super::report::{Crash, EndReport, Exit, Happening, Origin, Verdict};
+use super::service::{Context, Kill, Run};
+use super::signal::Signal;
+use super::spec::{Spec, To};
+use super::stop::{Poll, Stop};
+use super::time::Tick;
+
+/// How long a port may stay open after its tree is gone (somebody else was handed the
+/// socket) before that is reported and life goes on.
+pub const PORTS_WAIT: Duration = Duration::from_secs(2);
+
+/// Whether the tree is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Swept {
+    /// Something is left.
+    NotYet,
+    /// Nothing is left.
+    Clean,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    /// Leftovers had a TERM; KILL at this time.
+    Grace(Tick),
+    /// They had a KILL.
+    Kill(Kill),
+    /// The tree is empty; the ports are looked at until this time.
+    Ports(Tick),
+}
+
+/// The end of one instance.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// What ran.
+    pub run: Run,
+    /// The stop during which it ended, if any.
+    pub stop: Option<Stop>,
+    exit: Exit,
+    crash: Option<Crash>,
+    ended: Tick,
+    phase: Phase,
+    poll: Poll,
+    /// Processes that outlived the main one without having been KILLed.
+    left: u32,
+    /// Processes still alive at the last look.
+    pub alive: u32,
+    ports_held: u32,
+}
+
+impl End {
+    /// The main process is reaped.
+    pub fn new(run: Run, exit: Exit, crash: Option<Crash>, stop: Option<Stop>, now: Tick) -> End {
+        End {
+            run,
+            stop,
+            exit,
+            crash,
+            ended: now,
+            phase: Phase::Ports(now),
+            poll: Poll::begin(now),
+            left: 0,
+            alive: 0,
+            ports_held: 0,
+        }
+    }
+
+    /// `left` processes of the tree are alive; `killing`: they have had their KILL.
+    pub fn begin(
+        &mut self,
+        id: ServiceId,
+        left: u32,
+        killing: bool,
+        grace: Duration,
+        now: Tick,
+        cx: &mut Context<'_>,
+    ) -> Swept {
+        self.alive = left;
+        if left == 0 {
+            return self.look_at_ports(id, now, cx);
+        }
+        if killing || grace.is_zero() {
+            if !killing {
+                self.left = left;
+            }
+            self.kill(id, now, cx);
+        } else {
+            self.left = left;
+            self.phase = Phase::Grace(now + grace);
+            cx.effects.push(Effect::Signal(
+                id,
+                self.run.instance,
+                Signal::TERM,
+                To::Tree,
+            ));
+        }
+        Swept::NotYet
+    }
+
+    fn kill(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) {
+        cx.effects.push(Effect::KillTree(id, self.run.instance));
+        self.phase = Phase::Kill(Kill::begin(now));
+        self.poll = Poll::begin(now);
+        cx.effects
+            .push(Effect::Check(id, self.run.instance, Check::Tree));
+    }
+
+    /// Ports were noted only when a stop began; a crash leaves none to look at, and the
+    /// kernel has closed what the tree had.
+    fn look_at_ports(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) -> Swept {
+        if self.stop.is_none() {
+            return Swept::Clean;
+        }
+        self.phase = Phase::Ports(now + PORTS_WAIT);
+        self.poll = Poll::begin(now);
+        cx.effects
+            .push(Effect::Check(id, self.run.instance, Check::Ports));
+        Swept::NotYet
+    }
+
+    /// A look has its answer.
+    pub fn checked(
+        &mut self,
+        id: ServiceId,
+        check: Check,
+        found: u32,
+        now: Tick,
+        cx: &mut Context<'_>,
+    ) -> Swept {
+        match (&self.phase, check) {
+            (Phase::Grace(_) | Phase::Kill(_), Check::Tree) => {
+                self.alive = found;
+                match found {
+                    0 => self.look_at_ports(id, now, cx),
+                    _ => Swept::NotYet,
+                }
+            }
+            (Phase::Ports(until), Check::Ports) => {
+                self.ports_held = found;
+                match found == 0 || now >= *until {
+                    true => Swept::Clean,
+                    false => Swept::NotYet,
+                }
+            }
+            (
+                Phase::Grace(_) | Phase::Kill(_),
+                Check::Ports | Check::Notify | Check::Descendants,
+            )
+            | (Phase::Ports(_), Check::Tree | Check::Notify | Check::Descendants) => Swept::NotYet,
+        }
+    }
+
+    /// Some process was reaped that is nobody's main process.
+    pub fn tree_shrank(&mut self, id: ServiceId, cx: &mut Context<'_>) {
+        match self.phase {
+            Phase::Grace(_) | Phase::Kill(_) => {
+                cx.effects
+                    .push(Effect::Check(id, self.run.instance, Check::Tree));
+            }
+            Phase::Ports(_) => {}
+        }
+    }
+
+    /// `--now`.
+    pub fn force(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) {
+        match self.phase {
+            Phase::Grace(_) => self.kill(id, now, cx),
+            Phase::Kill(_) | Phase::Ports(_) => {}
+        }
+    }
+
+    /// When something is due.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let own = match &self.phase {
+            Phase::Grace(until) | Phase::Ports(until) => *until,
+            Phase::Kill(kill) => kill.next,
+        };
+        Some(own.min(self.poll.at()))
+    }
+
+    /// Time has passed.
+    pub fn timeout(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) -> Swept {
+        let instance = self.run.instance;
+        let look = self.poll.is_due(now);
+        match &mut self.phase {
+            Phase::Grace(until) if now >= *until => self.kill(id, now, cx),
+            Phase::Kill(kill) if now >= kill.next => {
+                kill.is_due(now);
+                let since = now - kill.since;
+                let left = self.alive;
+                cx.effects.push(Effect::KillTree(id, instance));
+                cx.publish(
+                    id,
+                    Happening::Unkillable {
+                        instance,
+                        left,
+                        since,
+                    },
+                );
+                cx.effects.push(Effect::Check(id, instance, Check::Tree));
+            }
+            Phase::Grace(_) | Phase::Kill(_) if look => {
+                cx.effects.push(Effect::Check(id, instance, Check::Tree));
+            }
+            Phase::Ports(until) if now >= *until => return Swept::Clean,
+            Phase::Ports(_) if look => {
+                cx.effects.push(Effect::Check(id, instance, Check::Ports));
+            }
+            Phase::Grace(_) | Phase::Kill(_) | Phase::Ports(_) => {}
+        }
+        Swept::NotYet
+    }
+
+    /// For `status`.
+    pub fn progress(&self, now: Tick) -> (String, Duration, Duration) {
+        let what = match &self.phase {
+            Phase::Grace(_) => "TERM sent to what it left behind",
+            Phase::Kill(_) => "KILL sent to the tree",
+            Phase::Ports(_) => "waiting for its ports to close",
+        };
+        let until = match &self.phase {
+            Phase::Grace(until) | Phase::Ports(until) => *until,
+            Phase::Kill(kill) => kill.next,
+        };
+        (what.to_owned(), now - self.ended, until - self.ended)
+    }
+
+    /// The story, and whether the exit is a success for the restart policy.
+    pub fn report(self, spec: &Spec, now: Tick) -> (EndReport, bool) {
+        let (verdict, success) = self.judge(spec);
+        let mut steps = Vec::new();
+        let (by, absorbed, from) = match self.stop {
+            Some(stop) => {
+                steps = stop.steps;
+                (stop.order.by, stop.order.absorbed, stop.order.asked)
+            }
+            None => (Origin::Itself, 0, self.ended),
+        };
+        let report = EndReport {
+            instance: self.run.instance,
+            pid: self.run.pid,
+            by,
+            absorbed,
+            stopping_seen: self.run.stopping_seen,
+            ran: from - self.run.began,
+            took: now - from,
+            steps,
+            exit: self.exit,
+            crash: self.crash,
+            left: self.left,
+            ports_held: self.ports_held,
+            verdict,
+        };
+        (report, success)
+    }
+
+    /// DESIGN 4, "the verdict": the exit status alone is not it.
+    fn judge(&self, spec: &Spec) -> (Verdict, bool) {
+        let listed = match self.exit {
+            Exit::Code(n) => n == 0 || spec.success_exit.contains(&n),
+            Exit::Signal(s) => spec.success_signal.contains(&s),
+            Exit::Unknown => false,
+        };
+        let success = listed && self.crash.is_none();
+        let left_something = self.left > 0 || self.ports_held > 0;
+        let Some(stop) = &self.stop else {
+            let verdict = match (&self.crash, self.exit) {
+                (Some(_), _) => Verdict::Crashed,
+                (None, Exit::Signal(_)) if !success => Verdict::Crashed,
+                (None, _) if left_something => Verdict::LeftChildren,
+                (None, _) => Verdict::ExitedByItself,
+            };
+            return (verdict, success);
+        };
+        let asked_for = match self.exit {
+            Exit::Code(_) | Exit::Unknown => listed,
+            Exit::Signal(Signal::KILL) if stop.killed => true,
+            Exit::Signal(s) => listed || stop.sent.contains(&s),
+        };
+        let verdict = if self.crash.is_some() {
+            Verdict::PanickedWhileStopping
+        } else if stop.killed && (stop.escalated || stop.forced) {
+            Verdict::Killed
+        } else if left_something {
+            Verdict::LeftChildren
+        } else if stop.escalated {
+            Verdict::CleanAfterEscalation
+        } else if asked_for {
+            Verdict::Clean
+        } else {
+            Verdict::FailedWhileStopping
+        };
+        (verdict, success)
+    }
+}

@@ -1,0 +1,929 @@
+//! One service: want x state, and what every input does in every state.
+//!
+//! The table is what we argue about; [`Service::input`] is its transcript, matched
+//! without a wildcard arm.
+//!
+//! | state \ input | `Start`   | `Halt`    | `Force`   | `Spawned`/`NotSpawned` | `Execed`/`ExecFailed` | `Exited`  | checks, notices, action ends | timeout          |
+//! |---------------|-----------|-----------|-----------|------------------------|-----------------------|-----------|------------------------------|------------------|
+//! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | -                |
+//! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | -                |
+//! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered          | -                |
+//! | Up            | -         | Stopping  | Killing   | -                      | -                     | Sweeping² | STOPPING remembered          | -                |
+//! | Stopping      | -         | absorbed  | Killing   | -                      | remembered            | Sweeping² | step goes on or ends         | step ends        |
+//! | Killing       | -         | absorbed  | absorbed  | -                      | remembered            | Sweeping² | -                            | KILL again       |
+//! | Sweeping      | -         | absorbed  | KILL tree | -                      | -                     | -         | tree empty: over³            | KILL; look again |
+//! | Backoff       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | Starting         |
+//!
+//! ¹ once the pid is known: an order to spawn has its answer in the same turn.
+//! ² when nothing of the tree is left, straight on to ³.
+//! ³ over: Down when it is not wanted, else what the restart policy says (Starting,
+//!   Backoff, or Down). `Start` in a state that runs is decided above, in `supervisor`,
+//!   by setting want: an instance that is going down ends first (never two).
+//!
+//! `want` is the operator's word and survives every state; `pid` exists only in states
+//! in which the process is not reaped.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::end::{End, Swept};
+use super::event::{
+    ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
+};
+use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Verdict};
+use super::restart::{How, Next, Record, Rng};
+use super::spec::{Schedule, Spec};
+use super::stop::{Course, Order, Scene, Stop};
+use super::time::Tick;
+
+/// The pause before a KILL that had no effect is sent again; doubles each time.
+pub const KILL_AGAIN: Duration = Duration::from_secs(1);
+/// The longest such pause.
+pub const KILL_AGAIN_LONGEST: Duration = Duration::from_secs(60);
+
+/// What an input may use besides the service itself.
+pub struct Context<'a> {
+    /// Where orders go.
+    pub effects: &'a mut Vec<Effect>,
+    /// Chance.
+    pub rng: &'a mut Rng,
+    /// The number of the last action.
+    pub actions: &'a mut u64,
+}
+
+impl Context<'_> {
+    /// Tell the world.
+    pub fn publish(&mut self, id: ServiceId, what: Happening) {
+        self.effects.push(Effect::Publish(id, what));
+    }
+
+    /// A number for an action, never used before.
+    pub fn next_action(&mut self) -> ActionId {
+        *self.actions += 1;
+        ActionId(*self.actions)
+    }
+}
+
+/// What the operator asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// It is to run.
+    Up,
+    /// It is not to run.
+    Down,
+}
+
+/// Why nothing runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Rest {
+    /// It was never started, or it was stopped.
+    Stopped,
+    /// It ended by itself and its policy is not to start it again.
+    Finished,
+    /// It failed and its policy is not to start it again.
+    Failed(String),
+}
+
+/// A running main process.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Which run.
+    pub instance: Instance,
+    /// Its process; none until the fork is reported.
+    pub pid: Option<Pid>,
+    /// When the start began.
+    pub began: Tick,
+    /// How many times it has said STOPPING=1.
+    pub stopping_seen: u32,
+    /// It could not become its program; its exit is about to be reported.
+    pub exec_error: Option<SpawnError>,
+}
+
+/// KILL was sent; the main process is not reaped yet.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// When it was sent first.
+    pub since: Tick,
+    /// When it is sent again.
+    pub next: Tick,
+    /// The pause after that.
+    pub pause: Duration,
+}
+
+impl Kill {
+    /// KILL has just been sent.
+    pub fn begin(now: Tick) -> Kill {
+        Kill {
+            since: now,
+            next: now + KILL_AGAIN,
+            pause: KILL_AGAIN,
+        }
+    }
+
+    /// If it is time for another one: yes, and plan the next.
+    pub fn is_due(&mut self, now: Tick) -> bool {
+        if now < self.next {
+            return false;
+        }
+        self.pause = (self.pause * 2).min(KILL_AGAIN_LONGEST);
+        self.next = now + self.pause;
+        true
+    }
+}
+
+/// What is.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// Nothing runs.
+    Down(Rest),
+    /// Wanted up; something it needs is not.
+    Waiting,
+    /// Forked or about to be; the program is not executing yet.
+    Starting(Run),
+    /// The program runs.
+    Up(Run),
+    /// The stop schedule is under way.
+    Stopping(Run, Box<Stop>),
+    /// KILL was sent to the tree.
+    Killing(Run, Box<Stop>, Kill),
+    /// The main process is reaped; the rest of the tree is cleared away.
+    Sweeping(Box<End>),
+    /// Nothing runs; the next start is planned.
+    Backoff {
+        /// When.
+        until: Tick,
+        /// It is the slow retry after a crash loop or a lasting error.
+        slow: bool,
+        /// Why the last start did not succeed, if it did not.
+        error: Option<String>,
+    },
+}
+
+/// Something that happens to one service.
+#[derive(Debug)]
+pub enum Input {
+    /// Start now: it is wanted and what it needs is there.
+    Start(Origin),
+    /// Stop now: it is not wanted (any more) and nobody has to go first.
+    Halt(Order),
+    /// KILL now.
+    Force(Order),
+    /// The fork happened.
+    Spawned(Pid),
+    /// It did not.
+    NotSpawned(SpawnError),
+    /// execve succeeded.
+    Execed,
+    /// It did not; the exit follows.
+    ExecFailed(SpawnError),
+    /// The main process is reaped.
+    Exited(Exit, Option<Crash>, u32),
+    /// A look has its answer.
+    Checked(Check, Found),
+    /// sd_notify.
+    Notified(Notice),
+    /// An action ended.
+    ActionEnded(ActionId, Outcome),
+    /// The awaited text was in the output.
+    OutputMatched,
+    /// Some tree got smaller.
+    OrphanReaped,
+    /// Time has passed.
+    Timeout,
+}
+
+/// What the supervisor has to look at after an input.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Moved {
+    /// The state changed in a way that others may wait for.
+    pub state: bool,
+    /// The program began to execute.
+    pub up: bool,
+    /// A start came to nothing, with the reason.
+    pub start_failed: Option<String>,
+    /// The instance is over, with its verdict; the supervisor decides what is next.
+    pub over: Option<(Verdict, How)>,
+    /// The reload action ended.
+    pub reloaded: Option<Result<(), String>>,
+}
+
+/// Somebody who waits.
+#[derive(Clone, Debug)]
+pub struct Waiter {
+    /// Where the answer goes.
+    pub ticket: Ticket,
+    /// For what.
+    pub goal: Goal,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Goal {
+    /// This instance is over.
+    Over(Instance),
+    /// An instance after this one is up.
+    UpAfter(Instance),
+    /// The reload action ended.
+    Reloaded,
+}
+
+/// One service.
+#[derive(Debug)]
+pub struct Service {
+    /// Which.
+    pub id: ServiceId,
+    /// Its definition.
+    pub spec: Rc<Spec>,
+    /// What the operator asked for.
+    pub want: Want,
+    /// What is.
+    pub state: State,
+    /// Since when.
+    pub since: Tick,
+    /// The last run begun.
+    pub instance: Instance,
+    /// want, and everything it requires is to be up too; kept by the supervisor.
+    pub target: bool,
+    /// The present instance must go although the service is wanted (restart, change).
+    pub cycle: bool,
+    /// Who asked for the stop that is to come or under way.
+    pub order: Option<Order>,
+    /// Who asked for the next start.
+    pub start_by: Origin,
+    /// No longer configured.
+    pub gone: bool,
+    /// Automatic starts.
+    pub restarts: u32,
+    /// Earlier failures.
+    pub record: Record,
+    /// How the last instance ended.
+    pub last: Option<(Exit, Verdict)>,
+    /// The last STATUS=.
+    pub says: String,
+    /// The reload command that runs.
+    pub reload: Option<ActionId>,
+    /// Who waits.
+    pub waiters: Vec<Waiter>,
+    /// Under which deadline the supervisor has it in its list.
+    pub listed: Option<Tick>,
+}
+
+impl Service {
+    /// A service that has never run.
+    pub fn new(id: ServiceId, spec: Rc<Spec>, now: Tick) -> Service {
+        Service {
+            id,
+            want: if spec.autostart { Want::Up } else { Want::Down },
+            spec,
+            state: State::Down(Rest::Stopped),
+            since: now,
+            instance: Instance(0),
+            target: false,
+            cycle: false,
+            order: None,
+            start_by: Origin::Config,
+            gone: false,
+            restarts: 0,
+            record: Record::default(),
+            last: None,
+            says: String::new(),
+            reload: None,
+            waiters: Vec::new(),
+            listed: None,
+        }
+    }
+
+    /// Whether the instance, if any, is this one.
+    pub fn is_current(&self, instance: Instance) -> bool {
+        instance == self.instance && !self.is_at_rest()
+    }
+
+    /// Nothing of it runs.
+    pub fn is_at_rest(&self) -> bool {
+        match self.state {
+            State::Down(_) | State::Waiting | State::Backoff { .. } => true,
+            State::Starting(_)
+            | State::Up(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_) => false,
+        }
+    }
+
+    /// It runs and nobody has begun to stop it.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Starting(_) | State::Up(_))
+    }
+
+    /// Its main process, if it is not reaped.
+    pub fn pid(&self) -> Option<Pid> {
+        match &self.state {
+            State::Starting(run) | State::Up(run) => run.pid,
+            State::Stopping(run, _) | State::Killing(run, ..) => run.pid,
+            State::Down(_) | State::Waiting | State::Sweeping(_) | State::Backoff { .. } => None,
+        }
+    }
+
+    /// The stop under way.
+    pub fn stop(&self) -> Option<&Stop> {
+        match &self.state {
+            State::Stopping(_, stop) | State::Killing(_, stop, _) => Some(stop),
+            State::Sweeping(end) => end.stop.as_ref(),
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Up(_)
+            | State::Backoff { .. } => None,
+        }
+    }
+
+    /// When it wants to be woken, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        match &self.state {
+            State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_) => None,
+            State::Stopping(_, stop) => stop.next_deadline(),
+            State::Killing(_, _, kill) => Some(kill.next),
+            State::Sweeping(end) => end.next_deadline(),
+            State::Backoff { until, .. } => Some(*until),
+        }
+    }
+
+    /// Goes to a state and says so by `Moved::state`.
+    pub fn enter(&mut self, state: State, now: Tick) -> Moved {
+        self.state = state;
+        self.since = now;
+        Moved {
+            state: true,
+            ..Moved::default()
+        }
+    }
+
+    /// The transcript of the table at the head of this file.
+    pub fn input(&mut self, now: Tick, input: Input, cx: &mut Context<'_>) -> Moved {
+        match (&mut self.state, input) {
+            (State::Down(_) | State::Waiting | State::Backoff { .. }, Input::Start(by)) => {
+                self.begin_start(by, now, cx)
+            }
+            (
+                State::Starting(_)
+                | State::Up(_)
+                | State::Stopping(..)
+                | State::Killing(..)
+                | State::Sweeping(_),
+                Input::Start(_),
+            ) => Moved::default(),
+
+            (State::Waiting | State::Backoff { .. }, Input::Halt(_) | Input::Force(_)) => {
+                self.order = None;
+                self.enter(State::Down(Rest::Stopped), now)
+            }
+            (State::Down(_), Input::Halt(_) | Input::Force(_)) => Moved::default(),
+            (State::Starting(run), Input::Halt(_) | Input::Force(_)) if run.pid.is_none() => {
+                Moved::default()
+            }
+            (State::Starting(_) | State::Up(_), Input::Halt(order)) => {
+                self.begin_stop(order, now, cx)
+            }
+            (State::Starting(_) | State::Up(_), Input::Force(order)) => {
+                self.begin_kill(order, now, cx)
+            }
+            (State::Stopping(..) | State::Killing(..) | State::Sweeping(_), Input::Halt(_)) => {
+                Moved::default()
+            }
+            (State::Stopping(..), Input::Force(_)) => self.cut_short(now, cx),
+            (State::Killing(..), Input::Force(_)) => Moved::default(),
+            (State::Sweeping(end), Input::Force(_)) => {
+                end.force(self.id, now, cx);
+                Moved::default()
+            }
+
+            (State::Starting(run), Input::Spawned(pid)) => {
+                run.pid = Some(pid);
+                Moved {
+                    state: true,
+                    ..Moved::default()
+                }
+            }
+            (State::Starting(_), Input::NotSpawned(error)) => self.never_ran(error, now, cx),
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Up(_)
+                | State::Stopping(..)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::Spawned(_) | Input::NotSpawned(_),
+            ) => Moved::default(),
+
+            (State::Starting(_), Input::Execed) => self.become_up(now, cx),
+            (
+                State::Starting(run)
+                | State::Up(run)
+                | State::Stopping(run, _)
+                | State::Killing(run, ..),
+                Input::ExecFailed(error),
+            ) => {
+                run.exec_error = Some(error);
+                Moved::default()
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Up(_)
+                | State::Stopping(..)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::Execed,
+            ) => Moved::default(),
+            (
+                State::Down(_) | State::Waiting | State::Sweeping(_) | State::Backoff { .. },
+                Input::ExecFailed(_),
+            ) => Moved::default(),
+
+            (
+                State::Starting(_) | State::Up(_) | State::Stopping(..) | State::Killing(..),
+                Input::Exited(exit, crash, left),
+            ) => self.sweep(exit, crash, left, now, cx),
+            (
+                State::Down(_) | State::Waiting | State::Sweeping(_) | State::Backoff { .. },
+                Input::Exited(..),
+            ) => Moved::default(),
+
+            (State::Sweeping(end), Input::Checked(check, found)) => {
+                let swept = end.checked(self.id, check, found.0, now, cx);
+                self.after_sweep(swept, now, cx)
+            }
+            (State::Stopping(..), Input::Checked(check, found)) => {
+                self.in_stop(now, cx, |stop, scene| match check {
+                    Check::Notify => stop.looked(scene),
+                    Check::Ports | Check::Descendants | Check::Tree => {
+                        stop.checked(check, found.0, scene)
+                    }
+                })
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Up(_)
+                | State::Killing(..)
+                | State::Backoff { .. },
+                Input::Checked(..),
+            ) => Moved::default(),
+
+            (
+                State::Starting(_) | State::Up(_) | State::Stopping(..) | State::Killing(..),
+                Input::Notified(notice),
+            ) => self.hear(notice, now, cx),
+            (
+                State::Down(_) | State::Waiting | State::Sweeping(_) | State::Backoff { .. },
+                Input::Notified(_),
+            ) => Moved::default(),
+
+            (State::Up(_), Input::ActionEnded(action, outcome)) => {
+                self.reload_ended(action, outcome, cx)
+            }
+            (State::Stopping(..), Input::ActionEnded(action, outcome)) => {
+                self.in_stop(now, cx, |stop, scene| {
+                    stop.action_ended(action, outcome, scene)
+                })
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::ActionEnded(..),
+            ) => Moved::default(),
+
+            (State::Stopping(..), Input::OutputMatched) => {
+                self.in_stop(now, cx, |stop, scene| stop.output_matched(scene))
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Up(_)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::OutputMatched,
+            ) => Moved::default(),
+
+            (State::Stopping(..), Input::OrphanReaped) => self.in_stop(now, cx, |stop, scene| {
+                stop.tree_shrank(scene);
+                Course::GoesOn
+            }),
+            (State::Sweeping(end), Input::OrphanReaped) => {
+                end.tree_shrank(self.id, cx);
+                Moved::default()
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Up(_)
+                | State::Killing(..)
+                | State::Backoff { .. },
+                Input::OrphanReaped,
+            ) => Moved::default(),
+
+            (State::Stopping(..), Input::Timeout) => {
+                self.in_stop(now, cx, |stop, scene| stop.timeout(scene))
+            }
+            (State::Killing(..), Input::Timeout) => self.kill_again(now, cx),
+            (State::Sweeping(end), Input::Timeout) => {
+                let swept = end.timeout(self.id, now, cx);
+                self.after_sweep(swept, now, cx)
+            }
+            (State::Backoff { until, .. }, Input::Timeout) => {
+                if now < *until {
+                    return Moved::default();
+                }
+                self.restarts = self.restarts.saturating_add(1);
+                self.begin_start(Origin::Policy, now, cx)
+            }
+            (
+                State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_),
+                Input::Timeout,
+            ) => Moved::default(),
+        }
+    }
+
+    fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
+        self.instance = Instance(self.instance.0.wrapping_add(1).max(1));
+        self.says.clear();
+        self.order = None;
+        self.cycle = false;
+        let instance = self.instance;
+        cx.publish(self.id, Happening::Starting { instance, by });
+        cx.effects.push(Effect::Spawn(self.id, instance));
+        self.enter(
+            State::Starting(Run {
+                instance,
+                pid: None,
+                began: now,
+                stopping_seen: 0,
+                exec_error: None,
+            }),
+            now,
+        )
+    }
+
+    fn never_ran(&mut self, error: SpawnError, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let how = match error.is_passing() {
+            true => How::PassingSpawnError,
+            false => How::LastingSpawnError,
+        };
+        let text = error.to_string();
+        let happening = Happening::StartFailed {
+            instance: self.instance,
+            error,
+        };
+        cx.publish(self.id, happening);
+        cx.effects.push(Effect::Release(self.id, self.instance));
+        let mut moved = self.decide_next(how, Duration::ZERO, Some(text.clone()), now, cx);
+        moved.start_failed = Some(text);
+        moved
+    }
+
+    fn become_up(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let State::Starting(run) = &self.state else {
+            return Moved::default();
+        };
+        let run = run.clone();
+        if let Some(pid) = run.pid {
+            cx.publish(
+                self.id,
+                Happening::Up {
+                    instance: run.instance,
+                    pid,
+                },
+            );
+        }
+        let mut moved = self.enter(State::Up(run), now);
+        moved.up = true;
+        moved
+    }
+
+    fn take_run(&mut self) -> Option<(Run, Option<Box<Stop>>, bool)> {
+        match std::mem::replace(&mut self.state, State::Waiting) {
+            State::Starting(run) | State::Up(run) => Some((run, None, false)),
+            State::Stopping(run, stop) => Some((run, Some(stop), false)),
+            State::Killing(run, stop, _) => Some((run, Some(stop), true)),
+            other @ (State::Down(_)
+            | State::Waiting
+            | State::Sweeping(_)
+            | State::Backoff { .. }) => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    fn begin_stop(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
+        self.end_reload(cx);
+        let schedule = self.spec.stop.clone();
+        let Some((run, _, _)) = self.take_run() else {
+            return Moved::default();
+        };
+        let mut scene = Scene {
+            now,
+            id: self.id,
+            instance: run.instance,
+            says_stopping: run.stopping_seen > 0,
+            cx,
+        };
+        let stop = Stop::begin(order, schedule, &mut scene);
+        self.enter(State::Stopping(run, Box::new(stop)), now)
+    }
+
+    fn begin_kill(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
+        self.end_reload(cx);
+        let grace = self.spec.stop.leftover_grace;
+        let Some((run, _, _)) = self.take_run() else {
+            return Moved::default();
+        };
+        let nothing = Schedule {
+            steps: Vec::new(),
+            leftover_grace: grace,
+        };
+        let mut scene = Scene {
+            now,
+            id: self.id,
+            instance: run.instance,
+            says_stopping: run.stopping_seen > 0,
+            cx,
+        };
+        let mut stop = Stop::begin(order, Rc::new(nothing), &mut scene);
+        stop.force(&mut scene);
+        self.kill(run, Box::new(stop), now, cx)
+    }
+
+    fn cut_short(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let Some((run, Some(mut stop), _)) = self.take_run() else {
+            return Moved::default();
+        };
+        let mut scene = Scene {
+            now,
+            id: self.id,
+            instance: run.instance,
+            says_stopping: run.stopping_seen > 0,
+            cx,
+        };
+        stop.force(&mut scene);
+        self.kill(run, stop, now, cx)
+    }
+
+    fn kill(&mut self, run: Run, mut stop: Box<Stop>, now: Tick, cx: &mut Context<'_>) -> Moved {
+        stop.killed = true;
+        let what = "KILL to the tree".to_owned();
+        let happening = Happening::Step {
+            instance: run.instance,
+            what,
+            wait: KILL_AGAIN,
+        };
+        cx.publish(self.id, happening);
+        cx.effects.push(Effect::KillTree(self.id, run.instance));
+        self.enter(State::Killing(run, stop, Kill::begin(now)), now)
+    }
+
+    fn kill_again(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
+        if let State::Killing(run, _, kill) = &mut self.state {
+            if kill.is_due(now) {
+                cx.effects.push(Effect::KillTree(self.id, run.instance));
+                let since = now - kill.since;
+                let happening = Happening::Unkillable {
+                    instance: run.instance,
+                    left: 1,
+                    since,
+                };
+                cx.publish(self.id, happening);
+            }
+        }
+        Moved::default()
+    }
+
+    /// Lets the stop under way do something; when no step is left, KILL.
+    fn in_stop(
+        &mut self,
+        now: Tick,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(&mut Stop, &mut Scene<'_, '_>) -> Course,
+    ) -> Moved {
+        let id = self.id;
+        let State::Stopping(run, stop) = &mut self.state else {
+            return Moved::default();
+        };
+        let mut scene = Scene {
+            now,
+            id,
+            instance: run.instance,
+            says_stopping: run.stopping_seen > 0,
+            cx,
+        };
+        match act(stop, &mut scene) {
+            Course::GoesOn => Moved::default(),
+            Course::Exhausted => match self.take_run() {
+                Some((run, Some(stop), _)) => self.kill(run, stop, now, cx),
+                Some(_) | None => Moved::default(),
+            },
+        }
+    }
+
+    fn hear(&mut self, notice: Notice, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let (State::Starting(run)
+        | State::Up(run)
+        | State::Stopping(run, _)
+        | State::Killing(run, ..)) = &mut self.state
+        else {
+            return Moved::default();
+        };
+        match notice {
+            Notice::Stopping => {
+                run.stopping_seen = run.stopping_seen.saturating_add(1);
+                match self.state {
+                    State::Stopping(..) => self.in_stop(now, cx, Stop::said_stopping),
+                    State::Starting(_)
+                    | State::Up(_)
+                    | State::Killing(..)
+                    | State::Down(_)
+                    | State::Waiting
+                    | State::Sweeping(_)
+                    | State::Backoff { .. } => Moved::default(),
+                }
+            }
+            Notice::Status(text) => {
+                if self.says != text {
+                    cx.publish(self.id, Happening::Status { text: text.clone() });
+                    self.says = text;
+                }
+                Moved::default()
+            }
+            // Readiness and a change of the main process are not used yet.
+            Notice::Ready | Notice::Reloading | Notice::MainPid(_) => Moved::default(),
+        }
+    }
+
+    fn reload_ended(&mut self, action: ActionId, outcome: Outcome, cx: &mut Context<'_>) -> Moved {
+        if self.reload != Some(action) {
+            return Moved::default();
+        }
+        self.reload = None;
+        let result = match outcome {
+            Outcome::Done => Ok(()),
+            Outcome::Unhappy(error) | Outcome::Impossible(error) => {
+                cx.publish(
+                    self.id,
+                    Happening::ActionFailed {
+                        error: error.clone(),
+                    },
+                );
+                Err(error)
+            }
+        };
+        Moved {
+            reloaded: Some(result),
+            ..Moved::default()
+        }
+    }
+
+    fn end_reload(&mut self, cx: &mut Context<'_>) {
+        if let Some(action) = self.reload.take() {
+            cx.effects
+                .push(Effect::EndAction(self.id, self.instance, action));
+        }
+    }
+
+    /// The main process is reaped: clear the rest of the tree away.
+    fn sweep(
+        &mut self,
+        exit: Exit,
+        crash: Option<Crash>,
+        left: u32,
+        now: Tick,
+        cx: &mut Context<'_>,
+    ) -> Moved {
+        self.end_reload(cx);
+        let Some((run, stop, killing)) = self.take_run() else {
+            return Moved::default();
+        };
+        let mut stop = stop.map(|s| *s);
+        if let Some(stop) = &mut stop {
+            let mut scene = Scene {
+                now,
+                id: self.id,
+                instance: run.instance,
+                says_stopping: false,
+                cx,
+            };
+            stop.gone(&mut scene);
+        }
+        let grace = self.spec.stop.leftover_grace;
+        let mut end = End::new(run, exit, crash, stop, now);
+        let swept = end.begin(self.id, left, killing, grace, now, cx);
+        let mut moved = self.enter(State::Sweeping(Box::new(end)), now);
+        let after = self.after_sweep(swept, now, cx);
+        moved.over = after.over;
+        moved.start_failed = after.start_failed;
+        moved
+    }
+
+    /// If the tree is empty: report, let go, and decide what is next.
+    fn after_sweep(&mut self, swept: Swept, now: Tick, cx: &mut Context<'_>) -> Moved {
+        match swept {
+            Swept::NotYet => return Moved::default(),
+            Swept::Clean => {}
+        }
+        let State::Sweeping(end) = std::mem::replace(&mut self.state, State::Waiting) else {
+            return Moved::default();
+        };
+        let end = *end;
+        let instance = end.run.instance;
+        let error = end.run.exec_error.clone();
+        let (report, success) = end.report(&self.spec, now);
+        let (verdict, ran) = (report.verdict, report.ran);
+        self.last = Some((report.exit, verdict));
+        self.publish_end(report, error.clone(), cx);
+        cx.effects.push(Effect::Release(self.id, instance));
+        let how = match (&error, success) {
+            (Some(e), _) if e.is_passing() => How::PassingSpawnError,
+            (Some(_), _) => How::LastingSpawnError,
+            (None, true) => How::Success,
+            (None, false) => How::Failure,
+        };
+        let text = error.map(|e| e.to_string());
+        let mut moved = self.decide_next(how, ran, text.clone(), now, cx);
+        moved.over = Some((verdict, how));
+        moved.start_failed = text;
+        moved
+    }
+
+    fn publish_end(&self, report: EndReport, error: Option<SpawnError>, cx: &mut Context<'_>) {
+        let instance = report.instance;
+        let happening = match error {
+            Some(error) => Happening::StartFailed { instance, error },
+            None => Happening::Ended(Box::new(report)),
+        };
+        cx.publish(self.id, happening);
+    }
+
+    /// Nothing runs any more: Down, Backoff, or Waiting for the supervisor to start it.
+    fn decide_next(
+        &mut self,
+        how: How,
+        ran: Duration,
+        error: Option<String>,
+        now: Tick,
+        cx: &mut Context<'_>,
+    ) -> Moved {
+        let asked = self.cycle || self.order.is_some();
+        self.cycle = false;
+        self.order = None;
+        if self.gone || self.want == Want::Down {
+            return self.enter(State::Down(Rest::Stopped), now);
+        }
+        if asked || !self.target {
+            // It was made to go (restart, dependency, shutdown); the supervisor starts
+            // it again when it is to be up.
+            return self.enter(State::Waiting, now);
+        }
+        let next = self.record.next(&self.spec.restart, now, ran, how, cx.rng);
+        let failures = self.record.failures();
+        match next {
+            Next::Stay => {
+                let (rest, why) = match (how, error) {
+                    (How::Success, _) => (Rest::Finished, "it has finished".to_owned()),
+                    (_, Some(e)) => (Rest::Failed(e.clone()), e),
+                    (_, None) => {
+                        let why = "it failed, and its policy is not to start it again";
+                        (Rest::Failed(why.to_owned()), why.to_owned())
+                    }
+                };
+                cx.publish(self.id, Happening::GivenUp { why });
+                self.enter(State::Down(rest), now)
+            }
+            Next::After(pause) | Next::Slowly(pause) => {
+                let slow = matches!(next, Next::Slowly(_));
+                let crash_loop = slow && error.is_none();
+                let happening = Happening::Restarting {
+                    pause,
+                    failures,
+                    crash_loop,
+                };
+                cx.publish(self.id, happening);
+                let until = now + pause;
+                let moved = self.enter(State::Backoff { until, slow, error }, now);
+                match pause.is_zero() {
+                    // At once, not in the next turn of the loop.
+                    true => self.input(now, Input::Timeout, cx),
+                    false => moved,
+                }
+            }
+        }
+    }
+}

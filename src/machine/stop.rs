@@ -1,0 +1,508 @@
+//! One stop under way: which step it is at, what was sent, until when.
+//!
+//! Only the part before the main process is gone; `end.rs` has the rest. The
+//! promises of DESIGN 1 that are kept here: each step at most once, and a deadline
+//! that only ever moves earlier.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::event::{ActionId, Check, Effect, Instance, Outcome, ServiceId};
+use super::report::{Happening, Origin, StepOutcome, StepReport};
+use super::service::Context;
+use super::signal::Signal;
+use super::spec::{Action, Schedule, Step, Until};
+use super::time::Tick;
+
+/// The first pause between two looks at a condition that sends no event.
+pub const POLL_FIRST: Duration = Duration::from_millis(1);
+/// The longest pause between two such looks.
+pub const POLL_LONGEST: Duration = Duration::from_millis(50);
+
+/// A look that is repeated with growing pauses.
+#[derive(Clone, Debug)]
+pub struct Poll {
+    at: Tick,
+    pause: Duration,
+}
+
+impl Poll {
+    /// The first look is `POLL_FIRST` from now.
+    pub fn begin(now: Tick) -> Poll {
+        Poll {
+            at: now + POLL_FIRST,
+            pause: POLL_FIRST,
+        }
+    }
+
+    /// When to look.
+    pub fn at(&self) -> Tick {
+        self.at
+    }
+
+    /// If it is time to look: yes, and plan the next look.
+    pub fn is_due(&mut self, now: Tick) -> bool {
+        if now < self.at {
+            return false;
+        }
+        self.pause = (self.pause * 2).min(POLL_LONGEST);
+        self.at = now + self.pause;
+        true
+    }
+}
+
+/// Who asked for a stop, and when. Kept from the first request on, also while the stop
+/// has to wait for services that go down first.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Who asked first.
+    pub by: Origin,
+    /// When.
+    pub asked: Tick,
+    /// Requests after the first.
+    pub absorbed: u32,
+    /// Somebody asked for `--now`.
+    pub force: bool,
+}
+
+impl Order {
+    /// A first request.
+    pub fn new(by: Origin, asked: Tick) -> Order {
+        Order {
+            by,
+            asked,
+            absorbed: 0,
+            force: false,
+        }
+    }
+}
+
+/// What the present step is doing.
+#[derive(Clone, Debug)]
+enum Phase {
+    /// The notify socket is read once more before anything is sent.
+    Looking,
+    /// The action is out (or held back); its condition is awaited.
+    Acting,
+    /// The action failed; the notify socket tells whether the service stops already.
+    Doubting(String),
+    /// The condition holds; the pause after it.
+    Settling(Tick),
+}
+
+/// Whether the schedule goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Course {
+    /// It waits for something.
+    GoesOn,
+    /// No step is left: KILL what is there.
+    Exhausted,
+}
+
+/// One stop under way.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    /// Who asked.
+    pub order: Order,
+    /// When the schedule began (later than `order.asked` when others had to go first).
+    began: Tick,
+    /// As it was when the stop began; a reload does not change a stop under way.
+    schedule: Rc<Schedule>,
+    step: usize,
+    phase: Phase,
+    step_began: Tick,
+    /// Fixed when the step begins.
+    step_deadline: Tick,
+    /// Of the whole stop. Only ever moves earlier: a repeated stop must not postpone the kill.
+    deadline: Tick,
+    /// The service said STOPPING=1 before superd had done anything: a rival stops it.
+    rival: bool,
+    /// A step ran into its time limit, or a failed action was passed over.
+    pub escalated: bool,
+    /// `--now` cut the schedule short.
+    pub forced: bool,
+    /// KILL was sent to the tree while the main process was alive.
+    pub killed: bool,
+    /// Signals that the steps have sent.
+    pub sent: Vec<Signal>,
+    /// The step's action that still runs or may still report.
+    action: Option<ActionId>,
+    poll: Option<Poll>,
+    what: String,
+    /// The steps that are over.
+    pub steps: Vec<StepReport>,
+}
+
+/// What a stop needs to know of its service for one turn.
+pub struct Scene<'a, 'b> {
+    /// The time.
+    pub now: Tick,
+    /// Which service.
+    pub id: ServiceId,
+    /// Which run of it.
+    pub instance: Instance,
+    /// Whether it has said STOPPING=1.
+    pub says_stopping: bool,
+    /// Where effects go.
+    pub cx: &'a mut Context<'b>,
+}
+
+impl Scene<'_, '_> {
+    fn emit(&mut self, effect: Effect) {
+        self.cx.effects.push(effect);
+    }
+}
+
+impl Stop {
+    /// Begins the schedule: the first step's [`Check::Notify`] is asked for.
+    pub fn begin(order: Order, schedule: Rc<Schedule>, scene: &mut Scene<'_, '_>) -> Stop {
+        let now = scene.now;
+        let longest = schedule.longest();
+        let mut stop = Stop {
+            began: now,
+            step: 0,
+            phase: Phase::Looking,
+            step_began: now,
+            step_deadline: now,
+            deadline: now + longest,
+            rival: scene.says_stopping,
+            escalated: false,
+            forced: false,
+            killed: false,
+            sent: Vec::new(),
+            action: None,
+            poll: None,
+            what: String::new(),
+            steps: Vec::new(),
+            order,
+            schedule,
+        };
+        let by = stop.order.by.clone();
+        scene.cx.publish(
+            scene.id,
+            Happening::Stopping {
+                instance: scene.instance,
+                by,
+                longest,
+            },
+        );
+        scene.emit(Effect::NotePorts(scene.id, scene.instance));
+        stop.begin_step(scene);
+        stop
+    }
+
+    fn current(&self) -> Option<&Step> {
+        self.schedule.steps.get(self.step)
+    }
+
+    /// The longest the rest can take, seen from the start of the present step.
+    fn rest(&self) -> Duration {
+        let steps = self.schedule.steps.iter().skip(self.step);
+        steps.map(|s| s.wait + s.settle).sum::<Duration>() + self.schedule.leftover_grace
+    }
+
+    fn begin_step(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        let now = scene.now;
+        let Some((what, wait)) = self.current().map(|s| (s.action.to_string(), s.wait)) else {
+            self.deadline = self.deadline.min(now + self.schedule.leftover_grace);
+            return Course::Exhausted;
+        };
+        self.what = what;
+        self.phase = Phase::Looking;
+        self.step_began = now;
+        self.step_deadline = now + wait;
+        self.deadline = self.deadline.min(now + self.rest());
+        self.poll = None;
+        self.action = None;
+        scene.emit(Effect::Check(scene.id, scene.instance, Check::Notify));
+        Course::GoesOn
+    }
+
+    /// Ends the present step and begins the next one.
+    fn end_step(&mut self, outcome: StepOutcome, scene: &mut Scene<'_, '_>) -> Course {
+        if matches!(outcome, StepOutcome::TimedOut) {
+            self.escalated = true;
+        }
+        self.close_step(outcome, scene);
+        self.step += 1;
+        self.begin_step(scene)
+    }
+
+    /// Writes the present step into the report and lets go of its action.
+    fn close_step(&mut self, outcome: StepOutcome, scene: &mut Scene<'_, '_>) {
+        if let Some(action) = self.action.take() {
+            scene.emit(Effect::EndAction(scene.id, scene.instance, action));
+        }
+        if self.current().is_some() {
+            self.steps.push(StepReport {
+                what: std::mem::take(&mut self.what),
+                began: self.step_began - self.order.asked,
+                took: scene.now - self.step_began,
+                outcome,
+            });
+        }
+    }
+
+    /// The notify socket has been read: act, or keep the hands off.
+    pub fn looked(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        match std::mem::replace(&mut self.phase, Phase::Acting) {
+            Phase::Looking => self.act(scene),
+            Phase::Doubting(_) if scene.says_stopping => Course::GoesOn,
+            Phase::Doubting(why) => {
+                self.escalated = true;
+                self.end_step(StepOutcome::Skipped(why), scene)
+            }
+            phase @ (Phase::Acting | Phase::Settling(_)) => {
+                self.phase = phase;
+                Course::GoesOn
+            }
+        }
+    }
+
+    fn act(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        // STOPPING=1 before our first action means that somebody else has asked the
+        // service already: a signal on top is what makes it panic. Once a step has
+        // waited in vain, escalation goes on as configured.
+        self.rival |= scene.says_stopping && self.sent.is_empty() && self.steps.is_empty();
+        let hands_off = self.rival && !self.escalated;
+        let Some(step) = self.current().cloned() else {
+            return Course::Exhausted;
+        };
+        if let (Until::Log(text), false) = (&step.until, hands_off) {
+            scene.emit(Effect::WatchOutput(scene.id, scene.instance, text.clone()));
+        }
+        if hands_off {
+            self.what = format!(
+                "{} held back, it is stopping already (STOPPING=1)",
+                self.what
+            );
+        } else {
+            self.perform(&step.action, scene);
+        }
+        let what = self.what.clone();
+        let happening = Happening::Step {
+            instance: scene.instance,
+            what,
+            wait: step.wait,
+        };
+        scene.cx.publish(scene.id, happening);
+        self.await_condition(&step.until, scene)
+    }
+
+    fn perform(&mut self, action: &Action, scene: &mut Scene<'_, '_>) {
+        let (id, instance) = (scene.id, scene.instance);
+        let mut number = || {
+            let n = scene.cx.next_action();
+            self.action = Some(n);
+            n
+        };
+        let effect = match action {
+            Action::Signal(signal, to) => {
+                self.sent.push(*signal);
+                Effect::Signal(id, instance, *signal, *to)
+            }
+            Action::Run(argv) => Effect::Run(id, instance, number(), argv.clone()),
+            Action::Http(http) => Effect::Http(id, instance, number(), http.clone()),
+            Action::Drain => Effect::Drain(id, instance, number()),
+        };
+        scene.emit(effect);
+    }
+
+    fn await_condition(&mut self, until: &Until, scene: &mut Scene<'_, '_>) -> Course {
+        let check = match until {
+            Until::PortsClosed => Check::Ports,
+            Until::DescendantsGone => Check::Descendants,
+            Until::Stopping if scene.says_stopping => return self.hold(scene),
+            Until::Gone
+            | Until::Stopping
+            | Until::Log(_)
+            | Until::NoConnections
+            | Until::ActionEnded => return Course::GoesOn,
+        };
+        self.poll = Some(Poll::begin(scene.now));
+        scene.emit(Effect::Check(scene.id, scene.instance, check));
+        Course::GoesOn
+    }
+
+    /// The condition of the present step holds.
+    fn hold(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        let settle = self.current().map_or(Duration::ZERO, |s| s.settle);
+        if settle.is_zero() {
+            return self.end_step(StepOutcome::Held, scene);
+        }
+        self.poll = None;
+        self.phase = Phase::Settling(scene.now + settle);
+        Course::GoesOn
+    }
+
+    fn is_acting_until(&self, wanted: impl Fn(&Until) -> bool) -> bool {
+        matches!(self.phase, Phase::Acting) && self.current().is_some_and(|s| wanted(&s.until))
+    }
+
+    /// A look at ports or descendants has its answer.
+    pub fn checked(&mut self, check: Check, found: u32, scene: &mut Scene<'_, '_>) -> Course {
+        let holds = found == 0
+            && self.is_acting_until(|until| match check {
+                Check::Ports => *until == Until::PortsClosed,
+                Check::Descendants => *until == Until::DescendantsGone,
+                Check::Notify | Check::Tree => false,
+            });
+        match holds {
+            true => self.hold(scene),
+            false => Course::GoesOn,
+        }
+    }
+
+    /// The service said STOPPING=1.
+    pub fn said_stopping(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        match self.is_acting_until(|u| *u == Until::Stopping) {
+            true => self.hold(scene),
+            false => Course::GoesOn,
+        }
+    }
+
+    /// The awaited text was in the output.
+    pub fn output_matched(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        match self.is_acting_until(|u| matches!(u, Until::Log(_))) {
+            true => self.hold(scene),
+            false => Course::GoesOn,
+        }
+    }
+
+    /// An orphan was reaped: perhaps that was the last descendant.
+    pub fn tree_shrank(&mut self, scene: &mut Scene<'_, '_>) {
+        if self.is_acting_until(|u| *u == Until::DescendantsGone) {
+            scene.emit(Effect::Check(scene.id, scene.instance, Check::Descendants));
+        }
+    }
+
+    /// The command, request or drain of the present step ended.
+    pub fn action_ended(
+        &mut self,
+        action: ActionId,
+        outcome: Outcome,
+        scene: &mut Scene<'_, '_>,
+    ) -> Course {
+        if self.action != Some(action) {
+            return Course::GoesOn;
+        }
+        self.action = None;
+        let acting = matches!(self.phase, Phase::Acting);
+        match outcome {
+            Outcome::Done => {
+                let ends = |u: &Until| matches!(u, Until::ActionEnded | Until::NoConnections);
+                match self.is_acting_until(ends) {
+                    true => self.hold(scene),
+                    false => Course::GoesOn,
+                }
+            }
+            // The service got it: what it does now is worth the wait, whatever it
+            // answered. (The status of a stop command is not the verdict.)
+            Outcome::Unhappy(error) => {
+                scene
+                    .cx
+                    .publish(scene.id, Happening::ActionFailed { error });
+                match self.is_acting_until(|u| *u == Until::ActionEnded) {
+                    true => self.hold(scene),
+                    false => Course::GoesOn,
+                }
+            }
+            Outcome::Impossible(error) => {
+                let happening = Happening::ActionFailed {
+                    error: error.clone(),
+                };
+                scene.cx.publish(scene.id, happening);
+                if acting {
+                    self.phase = Phase::Doubting(error);
+                    scene.emit(Effect::Check(scene.id, scene.instance, Check::Notify));
+                }
+                Course::GoesOn
+            }
+        }
+    }
+
+    /// When something is due, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        match &self.phase {
+            // Answered in this turn of the loop.
+            Phase::Looking | Phase::Doubting(_) => None,
+            Phase::Acting => {
+                let poll = self.poll.as_ref().map_or(Tick::NEVER, Poll::at);
+                Some(self.step_deadline.min(poll))
+            }
+            Phase::Settling(until) => Some(*until),
+        }
+    }
+
+    /// Time has passed.
+    pub fn timeout(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        let now = scene.now;
+        match self.phase {
+            Phase::Looking | Phase::Doubting(_) => Course::GoesOn,
+            Phase::Settling(until) if now >= until => self.end_step(StepOutcome::Held, scene),
+            Phase::Settling(_) => Course::GoesOn,
+            Phase::Acting if now >= self.step_deadline => {
+                self.end_step(StepOutcome::TimedOut, scene)
+            }
+            Phase::Acting => {
+                if self.poll.as_mut().is_some_and(|p| p.is_due(now)) {
+                    let check = match self.current().map(|s| &s.until) {
+                        Some(Until::PortsClosed) => Check::Ports,
+                        _ => Check::Descendants,
+                    };
+                    scene.emit(Effect::Check(scene.id, scene.instance, check));
+                }
+                Course::GoesOn
+            }
+        }
+    }
+
+    /// `--now`: the schedule is over.
+    pub fn force(&mut self, scene: &mut Scene<'_, '_>) {
+        self.close_step(StepOutcome::CutShort, scene);
+        self.forced = true;
+        self.step = self.schedule.steps.len();
+        self.deadline = self.deadline.min(scene.now + self.schedule.leftover_grace);
+    }
+
+    /// The main process is gone.
+    pub fn gone(&mut self, scene: &mut Scene<'_, '_>) {
+        self.close_step(StepOutcome::Gone, scene);
+        self.step = self.schedule.steps.len();
+    }
+
+    /// The longest the stop can still take.
+    pub fn left(&self, now: Tick) -> Duration {
+        self.deadline - now
+    }
+
+    /// The deadline of the whole stop.
+    pub fn deadline(&self) -> Tick {
+        self.deadline
+    }
+
+    /// The grace of leftovers.
+    pub fn leftover_grace(&self) -> Duration {
+        self.schedule.leftover_grace
+    }
+
+    /// For `status`: the present step in words, since when, and its longest wait.
+    pub fn progress(&self, now: Tick) -> (String, Duration, Duration) {
+        let wait = self.step_deadline - self.step_began;
+        match &self.phase {
+            Phase::Settling(_) => (
+                format!("{} done, settling", self.what),
+                now - self.step_began,
+                wait,
+            ),
+            Phase::Looking | Phase::Acting | Phase::Doubting(_) => {
+                (format!("{} sent", self.what), now - self.step_began, wait)
+            }
+        }
+    }
+
+    /// Time from the start of the schedule.
+    pub fn began(&self) -> Tick {
+        self.began
+    }
+}

@@ -1,0 +1,1076 @@
+//! All services together: wishes, order, and who is told what.
+//!
+//! A wish sets `want` (and `cycle`, for a restart); [`Supervisor::settle`] then brings
+//! each service towards what is wanted, as far as the order allows. Facts go to the
+//! service they are about, and then to its neighbours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use super::event::{
+    Answer, Change, Effect, Event, Instance, ServiceId, Target, Ticket, Verb, Wait,
+};
+use super::order::Order;
+use super::report::{Happening, Origin, Verdict};
+use super::restart::{How, Rng};
+use super::service::{Context, Goal, Input, Moved, Rest, Service, State, Waiter, Want};
+use super::signal::Signal;
+use super::spec::{Reload, Spec, To};
+use super::stop;
+use super::time::{Span, Tick};
+
+/// When superd itself is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// When it was asked to end and everything is down.
+    WhenAsked,
+    /// As soon as nothing runs and nothing is planned (wrap mode).
+    WhenIdle,
+}
+
+/// superd's own end.
+#[derive(Clone, Debug)]
+struct Shutdown {
+    by: Origin,
+    /// KILL everything then.
+    deadline: Tick,
+    forced: bool,
+}
+
+/// A request about all services, which is answered once.
+#[derive(Clone, Debug)]
+struct Group {
+    left: usize,
+    worst: Answer,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Supervisor {
+    services: BTreeMap<ServiceId, Service>,
+    order: Order,
+    rng: Rng,
+    actions: u64,
+    ending: Ending,
+    shutdown: Option<Shutdown>,
+    shutdown_within: Option<std::time::Duration>,
+    finished: bool,
+    groups: BTreeMap<Ticket, Group>,
+    /// The deadlines of the services, soonest first; `Service::listed` says which is whose.
+    deadlines: BTreeSet<(Tick, ServiceId)>,
+    /// Services to be looked at, by their place in the order of starts. A queue instead
+    /// of recursion: the depth of the stack must not depend on the configuration.
+    dirty: BTreeSet<usize>,
+}
+
+impl Supervisor {
+    /// No services yet. `seed` is the only chance there is.
+    pub fn new(seed: u64, ending: Ending) -> Supervisor {
+        Supervisor {
+            services: BTreeMap::new(),
+            order: Order::default(),
+            rng: Rng::new(seed),
+            actions: 0,
+            ending,
+            shutdown: None,
+            shutdown_within: None,
+            finished: false,
+            groups: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+        }
+    }
+
+    /// The longest that superd's own end may take before it KILLs; none: as long as the
+    /// schedules take.
+    pub fn set_shutdown_deadline(&mut self, within: Option<std::time::Duration>) {
+        self.shutdown_within = within;
+    }
+
+    /// When [`Supervisor::handle_timeout`] wants to be called, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let own = self
+            .shutdown
+            .as_ref()
+            .filter(|s| !s.forced)
+            .map(|s| s.deadline);
+        let own = own.filter(|t| *t < Tick::NEVER && !self.finished);
+        let first = self.deadlines.first().map(|(t, _)| *t);
+        match (own, first) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Tick, effects: &mut Vec<Effect>) {
+        let late = |s: &Shutdown| !s.forced && now >= s.deadline;
+        if self.shutdown.as_ref().is_some_and(late) && !self.finished {
+            self.force_everything(Origin::Policy, now, effects);
+        }
+        let due: Vec<ServiceId> = self
+            .deadlines
+            .iter()
+            .take_while(|(t, _)| *t <= now)
+            .map(|(_, id)| *id)
+            .collect();
+        for id in due {
+            self.feed(id, Input::Timeout, now, effects);
+        }
+        self.settle(now, effects);
+        self.finish_if_done(effects);
+    }
+
+    /// Something happened, or somebody wants something.
+    pub fn handle(&mut self, now: Tick, event: Event, effects: &mut Vec<Effect>) {
+        match event {
+            Event::Configure { changed, gone, by } => {
+                self.configure(changed, &gone, &by, now, effects);
+            }
+            Event::Request {
+                ticket,
+                target,
+                verb,
+                wait,
+                by,
+            } => {
+                self.request(ticket, target, verb, wait, &by, now, effects);
+            }
+            Event::ClientGone(client) => self.client_gone(client),
+            Event::Shutdown {
+                force,
+                by,
+                absorbed,
+            } => {
+                self.shut_down(force, by, absorbed, now, effects);
+            }
+            Event::Spawned(id, instance, pid) => {
+                self.fact(id, instance, Input::Spawned(pid), now, effects);
+            }
+            Event::NotSpawned(id, instance, error) => {
+                self.fact(id, instance, Input::NotSpawned(error), now, effects);
+            }
+            Event::Execed(id, instance) => self.fact(id, instance, Input::Execed, now, effects),
+            Event::ExecFailed(id, instance, error) => {
+                self.fact(id, instance, Input::ExecFailed(error), now, effects);
+            }
+            Event::Exited {
+                service,
+                instance,
+                exit,
+                crash,
+                left,
+            } => {
+                self.fact(
+                    service,
+                    instance,
+                    Input::Exited(exit, crash, left),
+                    now,
+                    effects,
+                );
+            }
+            Event::Checked(id, instance, check, found) => {
+                self.fact(id, instance, Input::Checked(check, found), now, effects);
+            }
+            Event::Notified(id, instance, notice) => {
+                self.fact(id, instance, Input::Notified(notice), now, effects);
+            }
+            Event::ActionEnded(id, instance, action, outcome) => {
+                self.fact(
+                    id,
+                    instance,
+                    Input::ActionEnded(action, outcome),
+                    now,
+                    effects,
+                );
+            }
+            Event::OutputMatched(id, instance) => {
+                self.fact(id, instance, Input::OutputMatched, now, effects);
+            }
+            Event::OrphanReaped => {
+                let shrinking =
+                    |s: &&Service| matches!(s.state, State::Stopping(..) | State::Sweeping(_));
+                let ids: Vec<ServiceId> = self
+                    .services
+                    .values()
+                    .filter(shrinking)
+                    .map(|s| s.id)
+                    .collect();
+                for id in ids {
+                    self.feed(id, Input::OrphanReaped, now, effects);
+                }
+            }
+        }
+        self.settle(now, effects);
+        self.finish_if_done(effects);
+    }
+
+    /// The services, by number.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    /// One service.
+    pub fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(&id)
+    }
+
+    /// The order of starts.
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// Whether superd was asked to end.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutdown.is_some()
+    }
+
+    /// Services that a service which is wanted up waits for.
+    pub fn waits_for(&self, id: ServiceId) -> Vec<Rc<str>> {
+        let edges = self.order.of(id);
+        let name = |dep: &ServiceId| self.services.get(dep).map(|s| s.spec.name.clone());
+        let missing = |dep: &&ServiceId| {
+            let required = edges.requires.contains(dep);
+            self.services
+                .get(dep)
+                .is_some_and(|d| self.is_missing(d, required))
+        };
+        edges
+            .before
+            .iter()
+            .filter(missing)
+            .filter_map(name)
+            .collect()
+    }
+
+    // ---- facts -------------------------------------------------------------
+
+    fn fact(
+        &mut self,
+        id: ServiceId,
+        instance: Instance,
+        input: Input,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self
+            .services
+            .get(&id)
+            .is_some_and(|s| s.is_current(instance))
+        {
+            self.feed(id, input, now, effects);
+        }
+    }
+
+    /// Gives a service an input, tells those who wait, and notes whom to look at next.
+    fn feed(&mut self, id: ServiceId, input: Input, now: Tick, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let mut cx = Context {
+            effects,
+            rng: &mut self.rng,
+            actions: &mut self.actions,
+        };
+        let moved = service.input(now, input, &mut cx);
+        self.list_deadline(id);
+        self.tell_waiters(id, &moved, effects);
+        if moved.state {
+            self.note_move(id);
+        }
+    }
+
+    fn list_deadline(&mut self, id: ServiceId) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let next = service.next_deadline();
+        if next == service.listed {
+            return;
+        }
+        if let Some(old) = service.listed {
+            self.deadlines.remove(&(old, id));
+        }
+        if let Some(new) = next {
+            self.deadlines.insert((new, id));
+        }
+        service.listed = next;
+    }
+
+    /// The service's state changed: look at it and everybody who may have waited for that.
+    fn note_move(&mut self, id: ServiceId) {
+        let lost = |s: &Service| matches!(s.state, State::Down(Rest::Failed(_) | Rest::Finished));
+        if self.services.get(&id).is_some_and(lost) {
+            self.retarget();
+        }
+        let edges = self.order.of(id);
+        let near = edges
+            .followers
+            .iter()
+            .chain(&edges.before)
+            .chain(std::iter::once(&id));
+        self.dirty
+            .extend(near.filter_map(|other| self.order.place(*other)));
+    }
+
+    fn forget_if_gone(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
+        let over = |s: &Service| s.gone && matches!(s.state, State::Down(_));
+        if !self.services.get(&id).is_some_and(over) {
+            return;
+        }
+        if let Some(service) = self.services.remove(&id) {
+            if let Some(at) = service.listed {
+                self.deadlines.remove(&(at, id));
+            }
+            for waiter in service.waiters {
+                let text = "it is no longer configured".to_owned();
+                self.answer(waiter.ticket, Answer::Failed(text), effects);
+            }
+            self.reorder();
+            effects.push(Effect::Forget(id));
+        }
+    }
+
+    // ---- order -------------------------------------------------------------
+
+    /// The set of services or their order changed: work the graph out, look at everybody.
+    fn reorder(&mut self) {
+        self.order = Order::new(self.services.iter().map(|(id, s)| (*id, &*s.spec)));
+        self.look_at_all();
+    }
+
+    fn look_at_all(&mut self) {
+        self.dirty = (0..self.order.line().len()).collect();
+    }
+
+    /// Works out for every service whether it is to be up: wanted, and so is everything
+    /// that it requires.
+    fn retarget(&mut self) {
+        let shutting = self.shutdown.is_some();
+        for (place, id) in self.order.line().iter().enumerate() {
+            let needs_met = self.order.of(*id).requires.iter().all(|dep| {
+                let lost =
+                    |s: &Service| matches!(s.state, State::Down(Rest::Failed(_) | Rest::Finished));
+                self.services.get(dep).is_some_and(|d| d.target && !lost(d))
+            });
+            let Some(service) = self.services.get_mut(id) else {
+                continue;
+            };
+            let target = service.want == Want::Up && !service.gone && !shutting && needs_met;
+            if target != service.target {
+                service.target = target;
+                self.dirty.insert(place);
+            }
+        }
+    }
+
+    /// Brings everybody who was noted one step towards what is wanted, until nobody moves.
+    /// Ends because a step that does not wait for an event leads only downwards (to Down
+    /// or Waiting) or into a state that waits for one.
+    fn settle(&mut self, now: Tick, effects: &mut Vec<Effect>) {
+        while let Some(place) = self.dirty.pop_first() {
+            let Some(id) = self.order.line().get(place).copied() else {
+                continue;
+            };
+            self.settle_stop(id, now, effects);
+            self.settle_start(id, now, effects);
+            self.forget_if_gone(id, effects);
+        }
+    }
+
+    fn settle_stop(&mut self, id: ServiceId, now: Tick, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get(&id) else {
+            return;
+        };
+        if !service.is_running() || !self.is_going_down(service) {
+            return;
+        }
+        let order = self.order_for(id, now);
+        if order.force {
+            self.feed(id, Input::Force(order), now, effects);
+        } else if !self.is_held(id) {
+            self.feed(id, Input::Halt(order), now, effects);
+        }
+    }
+
+    fn settle_start(&mut self, id: ServiceId, now: Tick, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get(&id) else {
+            return;
+        };
+        let wanted = service.want == Want::Up && !service.gone && self.shutdown.is_none();
+        let at_rest = match &service.state {
+            State::Waiting | State::Down(Rest::Stopped) => true,
+            State::Backoff { .. } => !service.target || !wanted,
+            State::Down(_) => false,
+            State::Starting(_)
+            | State::Up(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_) => return,
+        };
+        if !wanted {
+            if matches!(service.state, State::Waiting | State::Backoff { .. }) {
+                let order = self.order_for(id, now);
+                self.feed(id, Input::Halt(order), now, effects);
+            }
+            return;
+        }
+        if !at_rest {
+            return;
+        }
+        let missing = self.waits_for(id);
+        if service.target && missing.is_empty() {
+            let by = service.start_by.clone();
+            self.feed(id, Input::Start(by), now, effects);
+        } else if !matches!(service.state, State::Waiting) {
+            self.wait(id, &missing, now, effects);
+        }
+    }
+
+    fn wait(&mut self, id: ServiceId, on: &[Rc<str>], now: Tick, effects: &mut Vec<Effect>) {
+        if let Some(service) = self.services.get_mut(&id) {
+            service.enter(State::Waiting, now);
+            service.order = None;
+            let on = on.iter().map(|n| n.to_string()).collect();
+            effects.push(Effect::Publish(id, Happening::Waiting { on }));
+            self.list_deadline(id);
+        }
+    }
+
+    /// Whether a service that comes before another one is not there yet.
+    fn is_missing(&self, dep: &Service, required: bool) -> bool {
+        match &dep.state {
+            State::Up(_) => dep.cycle || !dep.target,
+            // Order alone: it counts only while it is on its way up.
+            State::Starting(_)
+            | State::Waiting
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_) => required || dep.target,
+            State::Backoff { .. } | State::Down(_) => required,
+        }
+    }
+
+    fn is_going_down(&self, service: &Service) -> bool {
+        !service.target || service.cycle
+    }
+
+    /// Whether a service that has to go has to wait for others that go first.
+    fn is_held(&self, id: ServiceId) -> bool {
+        self.order.of(id).followers.iter().any(|f| {
+            self.services
+                .get(f)
+                .is_some_and(|s| !s.is_at_rest() && self.is_going_down(s))
+        })
+    }
+
+    /// Who asked for the stop that is about to begin.
+    fn order_for(&self, id: ServiceId, now: Tick) -> stop::Order {
+        let service = self.services.get(&id);
+        if let Some(order) = service.and_then(|s| s.order.clone()) {
+            return order;
+        }
+        if let Some(shutdown) = &self.shutdown {
+            return stop::Order::new(shutdown.by.clone(), now);
+        }
+        let missing = self.order.of(id).requires.iter().find_map(|dep| {
+            self.services
+                .get(dep)
+                .filter(|d| !d.target || d.cycle || !matches!(d.state, State::Up(_)))
+        });
+        let by = match missing {
+            Some(dep) => Origin::Dependency {
+                service: dep.spec.name.to_string(),
+            },
+            None => Origin::Policy,
+        };
+        stop::Order::new(by, now)
+    }
+
+    // ---- wishes ------------------------------------------------------------
+
+    fn configure(
+        &mut self,
+        changed: Vec<(ServiceId, Rc<Spec>, Change)>,
+        gone: &[ServiceId],
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut cycling = Vec::new();
+        for (id, spec, change) in changed {
+            match self.services.get_mut(&id) {
+                None => {
+                    let mut service = Service::new(id, spec, now);
+                    service.start_by = by.clone();
+                    self.services.insert(id, service);
+                }
+                Some(service) => {
+                    if service.gone {
+                        service.gone = false;
+                        service.want = if spec.autostart { Want::Up } else { Want::Down };
+                    }
+                    service.spec = spec;
+                    if change != Change::Policy {
+                        cycling.push(id);
+                    }
+                }
+            }
+        }
+        for id in gone {
+            if let Some(service) = self.services.get_mut(id) {
+                service.gone = true;
+                service.want = Want::Down;
+                service
+                    .order
+                    .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+            }
+        }
+        self.reorder();
+        for id in cycling {
+            self.cycle(id, by, now);
+            self.try_afresh(id, by, now);
+        }
+        self.retarget();
+        self.look_at_all();
+    }
+
+    /// The running instance is to be replaced, and with it those that cannot be without it.
+    fn cycle(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if !service.is_running() || service.cycle {
+            return;
+        }
+        service.cycle = true;
+        service.start_by = by.clone();
+        service
+            .order
+            .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+        let because = Origin::Dependency {
+            service: service.spec.name.to_string(),
+        };
+        for dependent in self.order.of(id).dependents.clone() {
+            self.cycle(dependent, &because, now);
+        }
+    }
+
+    /// What was given up, or waits for its next try, is tried again at once.
+    fn try_afresh(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        match service.state {
+            State::Down(Rest::Failed(_) | Rest::Finished) | State::Backoff { .. } => {
+                service.record.clear();
+                service.start_by = by.clone();
+                service.enter(State::Down(Rest::Stopped), now);
+                self.list_deadline(id);
+            }
+            State::Down(Rest::Stopped)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Up(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_) => {}
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one line of the event, taken apart
+    fn request(
+        &mut self,
+        ticket: Option<Ticket>,
+        target: Target,
+        verb: Verb,
+        wait: Wait,
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        let ids = match target {
+            Target::One(id) => vec![id],
+            Target::All => self.order.line().to_vec(),
+        };
+        if let (Target::All, Some(ticket)) = (target, ticket) {
+            // One more than there are, taken back below: an answer that comes at once
+            // must not complete the group while it is still being made.
+            self.groups.insert(
+                ticket,
+                Group {
+                    left: ids.len() + 1,
+                    worst: Answer::Already,
+                },
+            );
+        }
+        // First everybody's wish, then the movement: with all wishes known, the order of
+        // a stop of everything is seen as a whole.
+        let early: Vec<Option<Answer>> = ids
+            .iter()
+            .map(|id| self.wish(*id, verb, by, now, effects))
+            .collect();
+        let waiting: Vec<bool> = ids
+            .iter()
+            .zip(&early)
+            .map(|(id, early)| {
+                early.is_none() && wait == Wait::Done && self.enlist(*id, verb, ticket)
+            })
+            .collect();
+        if matches!(
+            verb,
+            Verb::Start | Verb::Stop | Verb::StopNow | Verb::Restart | Verb::RestartNow
+        ) && !early.iter().all(Option::is_some)
+        {
+            self.retarget();
+            if matches!(verb, Verb::StopNow | Verb::RestartNow) {
+                for (id, early) in ids.iter().zip(&early) {
+                    if early.is_none() {
+                        let order = self.order_for(*id, now);
+                        self.feed(*id, Input::Force(order), now, effects);
+                    }
+                }
+            }
+            self.look_at_all();
+            self.settle(now, effects);
+        }
+        let Some(ticket) = ticket else { return };
+        for ((id, early), waits) in ids.iter().zip(early).zip(waiting) {
+            match (early, waits) {
+                (Some(answer), _) => self.answer(ticket, answer, effects),
+                (None, true) => {}
+                (None, false) => {
+                    let answer = self.accepted(*id, verb, now);
+                    self.answer(ticket, answer, effects);
+                }
+            }
+        }
+        if target == Target::All {
+            self.answer(ticket, Answer::Already, effects);
+        }
+    }
+
+    /// Notes what is wanted. An answer when there is nothing more to it.
+    fn wish(
+        &mut self,
+        id: ServiceId,
+        verb: Verb,
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Answer> {
+        let shutting = self.shutdown.is_some();
+        let Some(service) = self.services.get_mut(&id) else {
+            return Some(Answer::Refused("it is no longer configured".to_owned()));
+        };
+        match verb {
+            Verb::Start | Verb::Restart | Verb::RestartNow if shutting => {
+                Some(Answer::Refused("superd is shutting down".to_owned()))
+            }
+            Verb::Start | Verb::Restart | Verb::RestartNow if service.gone => {
+                Some(Answer::Refused("it is no longer configured".to_owned()))
+            }
+            Verb::Start => {
+                let up = matches!(service.state, State::Up(_)) && !service.cycle;
+                if up && service.want == Want::Up {
+                    return Some(Answer::Already);
+                }
+                self.want_up(id, by, now);
+                None
+            }
+            Verb::Restart | Verb::RestartNow => {
+                let running = service.is_running();
+                service.note_absorbed();
+                self.want_up(id, by, now);
+                if running {
+                    self.cycle(id, by, now);
+                    self.note_force(id, verb == Verb::RestartNow);
+                }
+                None
+            }
+            Verb::Stop | Verb::StopNow => {
+                let at_rest = matches!(service.state, State::Down(_));
+                if at_rest && service.want == Want::Down {
+                    return Some(Answer::Already);
+                }
+                service.note_absorbed();
+                service.want = Want::Down;
+                service
+                    .order
+                    .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+                if at_rest {
+                    // Given up, or finished: now it is stopped.
+                    service.order = None;
+                    service.enter(State::Down(Rest::Stopped), now);
+                    return Some(Answer::Already);
+                }
+                self.note_force(id, verb == Verb::StopNow);
+                None
+            }
+            Verb::Signal(signal) => Some(self.signal(id, signal, by, effects)),
+            Verb::Reload => self.reload(id, by, effects),
+        }
+    }
+
+    /// `--now` for a stop that has not begun: it will begin with the KILL.
+    fn note_force(&mut self, id: ServiceId, force: bool) {
+        if let Some(order) = self.services.get_mut(&id).and_then(|s| s.order.as_mut()) {
+            order.force |= force;
+        }
+    }
+
+    /// Wants it, and everything that it requires, up.
+    fn want_up(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+        let mut todo = vec![(id, by.clone())];
+        while let Some((id, by)) = todo.pop() {
+            let first = todo.is_empty();
+            self.try_afresh(id, &by, now);
+            let Some(service) = self.services.get_mut(&id) else {
+                continue;
+            };
+            if service.gone {
+                continue;
+            }
+            if service.want == Want::Down || first {
+                service.start_by = by;
+            }
+            service.want = Want::Up;
+            if service.is_running() && !service.cycle {
+                // A stop that had not begun is called off.
+                service.order = None;
+            }
+            let because = Origin::Dependency {
+                service: service.spec.name.to_string(),
+            };
+            for dep in &self.order.of(id).requires {
+                todo.push((*dep, because.clone()));
+            }
+        }
+    }
+
+    fn signal(
+        &mut self,
+        id: ServiceId,
+        signal: Signal,
+        by: &Origin,
+        effects: &mut Vec<Effect>,
+    ) -> Answer {
+        let Some(service) = self.services.get(&id) else {
+            return Answer::Refused("it is no longer configured".to_owned());
+        };
+        let instance = service.instance;
+        match &service.state {
+            State::Up(_) => {}
+            State::Stopping(..) | State::Killing(..) | State::Sweeping(_)
+                if signal.ends_or_stops_a_process() =>
+            {
+                let text = "it is stopping; a second signal on top is what superd prevents \
+                            (`stop --now` ends it at once)";
+                return Answer::Refused(text.to_owned());
+            }
+            State::Stopping(..) => {}
+            State::Starting(_) => {
+                return Answer::Refused("it has not started yet".to_owned());
+            }
+            State::Down(_)
+            | State::Waiting
+            | State::Killing(..)
+            | State::Sweeping(_)
+            | State::Backoff { .. } => return Answer::Refused("it is not running".to_owned()),
+        }
+        effects.push(Effect::Signal(id, instance, signal, To::Main));
+        effects.push(Effect::Publish(
+            id,
+            Happening::Signalled {
+                signal,
+                by: by.clone(),
+            },
+        ));
+        Answer::Done(None)
+    }
+
+    fn reload(&mut self, id: ServiceId, by: &Origin, effects: &mut Vec<Effect>) -> Option<Answer> {
+        let service = self.services.get_mut(&id)?;
+        let Some(reload) = service.spec.reload.clone() else {
+            let text = "it has no `reload` in its configuration";
+            return Some(Answer::Refused(text.to_owned()));
+        };
+        if !matches!(service.state, State::Up(_)) || service.cycle {
+            return Some(Answer::Refused("it is not running".to_owned()));
+        }
+        if service.reload.is_some() {
+            // One at a time: this request waits for the one under way.
+            return None;
+        }
+        effects.push(Effect::Publish(id, Happening::Reloading { by: by.clone() }));
+        match reload {
+            Reload::Signal(signal) => {
+                effects.push(Effect::Signal(id, service.instance, signal, To::Main));
+                Some(Answer::Done(None))
+            }
+            Reload::Run(argv) => {
+                self.actions += 1;
+                let action = super::event::ActionId(self.actions);
+                service.reload = Some(action);
+                effects.push(Effect::Run(id, service.instance, action, argv));
+                None
+            }
+        }
+    }
+
+    fn client_gone(&mut self, client: u64) {
+        for service in self.services.values_mut() {
+            service.waiters.retain(|w| w.ticket.client != client);
+        }
+        self.groups.retain(|ticket, _| ticket.client != client);
+    }
+
+    fn shut_down(
+        &mut self,
+        force: bool,
+        by: Origin,
+        absorbed: u32,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        let again = self.shutdown.is_some();
+        if again {
+            for service in self.services.values_mut() {
+                service.absorb(absorbed.saturating_add(u32::from(!force)));
+            }
+        } else {
+            let deadline = self
+                .shutdown_within
+                .map_or(Tick::NEVER, |within| now + within);
+            self.shutdown = Some(Shutdown {
+                by: by.clone(),
+                deadline,
+                forced: false,
+            });
+            for service in self.services.values_mut() {
+                if service.is_running() {
+                    service
+                        .order
+                        .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+                }
+                service.absorb(absorbed);
+            }
+            self.retarget();
+        }
+        if force {
+            self.force_everything(by, now, effects);
+        }
+        if !again {
+            self.look_at_all();
+        }
+    }
+
+    fn force_everything(&mut self, by: Origin, now: Tick, effects: &mut Vec<Effect>) {
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.forced = true;
+        }
+        for id in self.order.line().to_vec().into_iter().rev() {
+            if let Some(service) = self.services.get_mut(&id).filter(|s| s.is_running()) {
+                service
+                    .order
+                    .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+            }
+            self.note_force(id, true);
+            let order = self.order_for(id, now);
+            self.feed(id, Input::Force(order), now, effects);
+        }
+    }
+
+    fn finish_if_done(&mut self, effects: &mut Vec<Effect>) {
+        let asked = match self.ending {
+            Ending::WhenAsked => self.shutdown.is_some(),
+            Ending::WhenIdle => self.shutdown.is_some() || !self.services.is_empty(),
+        };
+        let down = |s: &Service| matches!(s.state, State::Down(_));
+        if asked && !self.finished && self.services.values().all(down) {
+            self.finished = true;
+            effects.push(Effect::Finish);
+        }
+    }
+
+    // ---- answers -----------------------------------------------------------
+
+    /// Puts the asker on the list of those who wait; false when there is nothing to wait for.
+    fn enlist(&mut self, id: ServiceId, verb: Verb, ticket: Option<Ticket>) -> bool {
+        let (Some(ticket), Some(service)) = (ticket, self.services.get_mut(&id)) else {
+            return false;
+        };
+        let goal = match verb {
+            Verb::Stop | Verb::StopNow => Goal::Over(service.instance),
+            Verb::Start => match service.state {
+                // The present start will do.
+                State::Starting(_) if !service.cycle => {
+                    Goal::UpAfter(Instance(service.instance.0.wrapping_sub(1)))
+                }
+                _ => Goal::UpAfter(service.instance),
+            },
+            Verb::Restart | Verb::RestartNow => Goal::UpAfter(service.instance),
+            Verb::Reload => Goal::Reloaded,
+            Verb::Signal(_) => return false,
+        };
+        service.waiters.push(Waiter { ticket, goal });
+        true
+    }
+
+    fn accepted(&self, id: ServiceId, verb: Verb, now: Tick) -> Answer {
+        let stop = self.services.get(&id).and_then(Service::stop);
+        let stopping = matches!(
+            verb,
+            Verb::Stop | Verb::StopNow | Verb::Restart | Verb::RestartNow
+        );
+        match stop.filter(|_| stopping) {
+            Some(stop) => Answer::Accepted {
+                joined: stop.order.absorbed > 0,
+                left: Some(stop.left(now)),
+            },
+            None => Answer::Accepted {
+                joined: false,
+                left: None,
+            },
+        }
+    }
+
+    fn tell_waiters(&mut self, id: ServiceId, moved: &Moved, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if service.waiters.is_empty() {
+            return;
+        }
+        let mut kept = Vec::new();
+        let mut answers = Vec::new();
+        for waiter in std::mem::take(&mut service.waiters) {
+            match verdict_for(service, waiter.goal, moved) {
+                Some(answer) => answers.push((waiter.ticket, answer)),
+                None => kept.push(waiter),
+            }
+        }
+        service.waiters = kept;
+        for (ticket, answer) in answers {
+            self.answer(ticket, answer, effects);
+        }
+    }
+
+    /// Answers a request, or a part of one about everything.
+    fn answer(&mut self, ticket: Ticket, answer: Answer, effects: &mut Vec<Effect>) {
+        let Some(group) = self.groups.get_mut(&ticket) else {
+            effects.push(Effect::Reply(ticket, answer));
+            return;
+        };
+        group.left = group.left.saturating_sub(1);
+        if badness(&answer) > badness(&group.worst) {
+            group.worst = answer;
+        }
+        if group.left == 0 {
+            let worst = group.worst.clone();
+            self.groups.remove(&ticket);
+            effects.push(Effect::Reply(ticket, worst));
+        }
+    }
+}
+
+impl Service {
+    /// A request that found a stop ordered or under way already changes nothing but this count.
+    fn note_absorbed(&mut self) {
+        self.absorb(1);
+    }
+
+    fn absorb(&mut self, n: u32) {
+        let order = match &mut self.state {
+            State::Stopping(_, stop) | State::Killing(_, stop, _) => Some(&mut stop.order),
+            State::Sweeping(end) => end.stop.as_mut().map(|s| &mut s.order),
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Up(_)
+            | State::Backoff { .. } => self.order.as_mut(),
+        };
+        if let Some(order) = order {
+            order.absorbed = order.absorbed.saturating_add(n);
+        }
+    }
+}
+
+/// Whether a goal is reached, or can no longer be.
+fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
+    match goal {
+        Goal::Over(instance) => {
+            let newer = service.instance.0.wrapping_sub(instance.0) > 0;
+            match &moved.over {
+                Some((verdict, _)) => Some(Answer::Done(Some(*verdict))),
+                None if newer || service.is_at_rest() => Some(Answer::Done(None)),
+                None => None,
+            }
+        }
+        Goal::UpAfter(instance) => {
+            let reached = service.instance.0.wrapping_sub(instance.0) as i32 > 0;
+            if moved.up && reached {
+                return Some(Answer::Done(None));
+            }
+            if let (Some(why), true) = (&moved.start_failed, reached) {
+                return Some(Answer::Failed(why.clone()));
+            }
+            if let (Some((_, how)), true) = (&moved.over, reached) {
+                let text = match how {
+                    How::Success => "it ended before it was up",
+                    How::Failure | How::PassingSpawnError | How::LastingSpawnError => {
+                        "it failed before it was up"
+                    }
+                };
+                return Some(Answer::Failed(text.to_owned()));
+            }
+            match &service.state {
+                State::Down(Rest::Stopped) if service.want == Want::Down => Some(Answer::Failed(
+                    "somebody else asked for a stop meanwhile".to_owned(),
+                )),
+                State::Down(Rest::Failed(why)) => Some(Answer::Failed(why.clone())),
+                State::Down(Rest::Finished) => {
+                    Some(Answer::Failed("it ended before it was up".to_owned()))
+                }
+                State::Down(Rest::Stopped)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Up(_)
+                | State::Stopping(..)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. } => None,
+            }
+        }
+        Goal::Reloaded => match (&moved.reloaded, &service.state) {
+            (Some(Ok(())), _) => Some(Answer::Done(None)),
+            (Some(Err(why)), _) => Some(Answer::Failed(why.clone())),
+            (None, State::Up(_)) => None,
+            (None, _) => Some(Answer::Failed("it stopped meanwhile".to_owned())),
+        },
+    }
+}
+
+/// Which of two answers about a group tells more of what went wrong.
+fn badness(answer: &Answer) -> u32 {
+    match answer {
+        Answer::Already => 0,
+        Answer::Done(None) => 1,
+        Answer::Accepted { joined: true, .. } => 2,
+        Answer::Accepted { joined: false, .. } => 3,
+        Answer::Done(Some(Verdict::Clean)) => 4,
+        Answer::Done(Some(Verdict::CleanAfterEscalation)) => 5,
+        Answer::Done(Some(Verdict::ExitedByItself)) => 6,
+        Answer::Done(Some(Verdict::LeftChildren)) => 7,
+        Answer::Done(Some(Verdict::FailedWhileStopping)) => 8,
+        Answer::Done(Some(Verdict::Killed)) => 9,
+        Answer::Done(Some(Verdict::Crashed | Verdict::PanickedWhileStopping)) => 10,
+        Answer::Failed(_) => 11,
+        Answer::Refused(_) => 12,
+    }
+}
+
+/// For messages: how long a stop may still take.
+pub fn left_text(left: std::time::Duration) -> String {
+    format!("at most {} more", Span(left))
+}
