@@ -25,7 +25,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -142,7 +142,7 @@ impl Record {
         if ns == 0 {
             return full;
         }
-        full - tenth + Duration::from_nanos(rng.next() % (2 * ns + 1))
+        full - tenth + Duration::from_nanos(rng.draw() % (2 * ns + 1))
     }
 }
 

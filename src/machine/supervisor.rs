@@ -125,7 +125,7 @@ impl Supervisor {
     pub fn handle(&mut self, now: Tick, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Configure { changed, gone, by } => {
-                self.configure(changed, &gone, &by, now, effects);
+                self.configure(changed, &gone, &by, now);
             }
             Event::Request {
                 ticket,
@@ -495,7 +495,6 @@ impl Supervisor {
         gone: &[ServiceId],
         by: &Origin,
         now: Tick,
-        effects: &mut Vec<Effect>,
     ) {
         let mut cycling = Vec::new();
         for (id, spec, change) in changed {

@@ -53,7 +53,7 @@ impl fmt::Display for Span {
             0 => write!(f, "{ms} ms"),
             1..=59 if ms % 1000 < 50 => write!(f, "{s} s"),
             1..=59 => write!(f, "{}.{} s", s, (ms % 1000) / 100),
-            60..=3599 if s % 60 == 0 => write!(f, "{} min", s / 60),
+            60..=3599 if s.is_multiple_of(60) => write!(f, "{} min", s / 60),
             60..=3599 => write!(f, "{} min {} s", s / 60, s % 60),
             3600..=86_399 => write!(f, "{} h {} min", s / 3600, s % 3600 / 60),
             _ => write!(f, "{} d {} h", s / 86_400, s % 86_400 / 3600),
