@@ -1,0 +1,338 @@
+//! From requests to events and answers: what each verb of the protocol means.
+
+use std::fmt::Write as _;
+
+use super::clients::{ClientEvent, Peer, Stream};
+use super::reactor::Reactor;
+use super::status;
+use crate::control::reply::{Code, LogLine, Reply};
+use crate::control::request::{Request, Verb};
+use crate::latch::Bit;
+use crate::machine::event::{self, Answer, Event, ServiceId, Target, Ticket, Wait};
+use crate::machine::report::Verdict;
+use crate::machine::time::{Span, Tick};
+
+/// Lines of output or history that are sent when the client does not say how many.
+const LINES: u32 = 20;
+
+/// The most that is sent at once, whatever the client says.
+const LINES_MOST: u32 = 10_000;
+
+impl Reactor {
+    /// A client says something, or is gone.
+    pub(super) fn hear_client(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::Request { ticket, request, peer } => {
+                self.hear_request(ticket, &request, &peer);
+            }
+            ClientEvent::Gone(client) => self.feed(Event::ClientGone(client)),
+            ClientEvent::Refused { peer, verb, more } => {
+                let mut text = format!("control: refused {}", peer.origin());
+                match verb {
+                    Some(verb) => write!(text, ": may only look, asked for {}", verb_word(verb)),
+                    None => write!(text, ": not a member of control-group or status-group"),
+                }
+                .ok(); // a String takes everything
+                if more > 0 {
+                    write!(text, " ({more} more refusals)").ok();
+                }
+                self.say(syslog::Severity::LOG_WARNING, &text);
+            }
+        }
+    }
+
+    fn hear_request(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
+        match request.verb {
+            Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+                self.act(ticket, request, peer);
+            }
+            Verb::Reload if request.service.is_some() => self.act(ticket, request, peer),
+            Verb::Reload => self.reload_by(ticket, peer),
+            Verb::Shutdown => self.shutdown_by(ticket, request, peer),
+            Verb::Status => self.tell_status(ticket, request),
+            Verb::Logs => self.tell_logs(ticket, request),
+            Verb::Why => self.tell_why(ticket, request),
+            Verb::Events => self.tell_events(ticket, request),
+            Verb::Plan => self.tell_plan(ticket),
+            Verb::Doctor => self.tell_doctor(ticket),
+        }
+    }
+
+    fn act(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
+        let target = match (&request.service, request.all) {
+            (None, true) if request.verb != Verb::Signal => Target::All,
+            (Some(name), false) => match self.find(ticket, name) {
+                Some(id) => Target::One(id),
+                None => return,
+            },
+            _ => {
+                let text = "say which service (or, for start, stop and restart, all of them)";
+                self.reply(ticket, Reply::error(0, Code::BadRequest, text));
+                return;
+            }
+        };
+        let verb = match (request.verb, request.now) {
+            (Verb::Start, _) => event::Verb::Start,
+            (Verb::Stop, false) => event::Verb::Stop,
+            (Verb::Stop, true) => event::Verb::StopNow,
+            (Verb::Restart, false) => event::Verb::Restart,
+            (Verb::Restart, true) => event::Verb::RestartNow,
+            (Verb::Reload, _) => event::Verb::Reload,
+            (Verb::Signal, _) => {
+                let parsed = request.signal.as_deref().unwrap_or("").parse();
+                match parsed {
+                    Ok(signal) => event::Verb::Signal(signal),
+                    Err(why) => {
+                        self.reply(ticket, Reply::error(0, Code::BadRequest, why));
+                        return;
+                    }
+                }
+            }
+            (
+                Verb::Status
+                | Verb::Logs
+                | Verb::Why
+                | Verb::Events
+                | Verb::Plan
+                | Verb::Doctor
+                | Verb::Shutdown,
+                _,
+            ) => return,
+        };
+        // STOPPING=1 of a service that is being stopped behind our back may wait in the
+        // socket: it comes first.
+        self.hear_notices();
+        let wait = match request.wait {
+            true => Wait::Done,
+            false => Wait::No,
+        };
+        let by = peer.origin();
+        self.feed(Event::Request { ticket: Some(ticket), target, verb, wait, by });
+    }
+
+    /// The service of this name; the client is told if there is none.
+    fn find(&mut self, ticket: Ticket, name: &str) -> Option<ServiceId> {
+        let id = self.registry.id(name);
+        if id.is_none() {
+            let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+            let text = match self.registry.nearest(&shown) {
+                Some(near) => format!("no service \"{shown}\" (did you mean \"{near}\"?)"),
+                None => format!("no service \"{shown}\""),
+            };
+            self.reply(ticket, Reply::error(0, Code::UnknownService, text));
+        }
+        id
+    }
+
+    fn reload_by(&mut self, ticket: Ticket, peer: &Peer) {
+        let reply = match self.reload(&peer.origin()) {
+            Ok(text) => Reply { message: text, ..Reply::ok(0) },
+            Err(text) => Reply::error(0, Code::Failed, text),
+        };
+        self.reply(ticket, reply);
+    }
+
+    fn shutdown_by(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
+        super::signals::LATCH.request(Bit::Stop);
+        if request.now {
+            super::signals::LATCH.request(Bit::Force);
+        }
+        match request.wait {
+            true => self.awaiting_end.push(ticket),
+            false => self.reply(ticket, Reply::ok(0)),
+        }
+        self.begin_shutdown(request.now, Some(peer.origin()));
+    }
+
+    fn tell_status(&mut self, ticket: Ticket, request: &Request) {
+        let now = self.now();
+        let ids: Vec<ServiceId> = match &request.service {
+            Some(name) => match self.find(ticket, name) {
+                Some(id) => vec![id],
+                None => return,
+            },
+            None => self.sorted_ids(),
+        };
+        for id in ids {
+            if let Some(line) = self.status_line(id, now) {
+                let reply = Reply { more: true, status: Some(Box::new(line)), ..Reply::ok(0) };
+                self.reply(ticket, reply);
+            }
+        }
+        self.reply(ticket, Reply::ok(0));
+    }
+
+    /// One service's status.
+    pub(super) fn status_line(
+        &self,
+        id: ServiceId,
+        now: Tick,
+    ) -> Option<crate::control::reply::Status> {
+        status::status(&self.machine, id, now, || self.trees.usage(id))
+    }
+
+    /// Every service, by name.
+    pub(super) fn sorted_ids(&self) -> Vec<ServiceId> {
+        let mut all: Vec<(&str, ServiceId)> =
+            self.machine.services().map(|s| (&*s.spec.name, s.id)).collect();
+        all.sort_unstable();
+        all.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn tell_logs(&mut self, ticket: Ticket, request: &Request) {
+        let now = self.now();
+        let ids = match &request.service {
+            Some(name) => match self.find(ticket, name) {
+                Some(id) => vec![id],
+                None => return,
+            },
+            None => self.sorted_ids(),
+        };
+        let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
+        let mut lines: Vec<(Tick, ServiceId, String)> = Vec::new();
+        for id in &ids {
+            let tail = self.logs.tail(*id, n);
+            lines.extend(tail.into_iter().map(|(at, text)| (at, *id, text)));
+        }
+        lines.sort_by_key(|(at, _, _)| *at);
+        let skip = lines.len().saturating_sub(n);
+        for (at, id, text) in lines.into_iter().skip(skip) {
+            let line = log_line(self.registry.name(id), now - at, text);
+            self.reply(ticket, Reply { more: true, line: Some(line), ..Reply::ok(0) });
+        }
+        self.end_or_follow(ticket, request, Stream::Logs, &ids);
+    }
+
+    fn end_or_follow(&mut self, ticket: Ticket, request: &Request, stream: Stream, ids: &[ServiceId]) {
+        let one = match (&request.service, ids) {
+            (Some(_), [id]) => Some(*id),
+            _ => None,
+        };
+        match (&mut self.clients, request.follow) {
+            (Some(clients), true) => clients.subscribe(ticket, stream, one),
+            (Some(_), false) => self.reply(ticket, Reply::ok(0)),
+            (None, _) => {}
+        }
+    }
+
+    fn tell_why(&mut self, ticket: Ticket, request: &Request) {
+        let Some(name) = &request.service else {
+            let text = "say which service";
+            self.reply(ticket, Reply::error(0, Code::BadRequest, text));
+            return;
+        };
+        let Some(id) = self.find(ticket, name) else { return };
+        let now = self.now();
+        let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
+        for event in self.history.why(id, n, now) {
+            let reply = Reply { more: true, event: Some(Box::new(event)), ..Reply::ok(0) };
+            self.reply(ticket, reply);
+        }
+        if let Some(line) = self.status_line(id, now) {
+            let reply = Reply { more: true, status: Some(Box::new(line)), ..Reply::ok(0) };
+            self.reply(ticket, reply);
+        }
+        for (at, text) in self.logs.tail(id, 10) {
+            let line = log_line(self.registry.name(id), now - at, text);
+            self.reply(ticket, Reply { more: true, line: Some(line), ..Reply::ok(0) });
+        }
+        self.reply(ticket, Reply::ok(0));
+    }
+
+    fn tell_events(&mut self, ticket: Ticket, request: &Request) {
+        let now = self.now();
+        let ids = match &request.service {
+            Some(name) => match self.find(ticket, name) {
+                Some(id) => vec![id],
+                None => return,
+            },
+            None => self.sorted_ids(),
+        };
+        let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
+        for event in self.history.events(&ids, n, now) {
+            let reply = Reply { more: true, event: Some(Box::new(event)), ..Reply::ok(0) };
+            self.reply(ticket, reply);
+        }
+        self.end_or_follow(ticket, request, Stream::Events, &ids);
+    }
+
+    fn tell_plan(&mut self, ticket: Ticket) {
+        for line in status::plan(&self.machine, self.options.shutdown_deadline) {
+            self.reply(ticket, Reply { more: true, plan: Some(line), ..Reply::ok(0) });
+        }
+        self.reply(ticket, Reply::ok(0));
+    }
+
+    fn tell_doctor(&mut self, ticket: Ticket) {
+        for finding in self.findings() {
+            self.reply(ticket, Reply { more: true, finding: Some(finding), ..Reply::ok(0) });
+        }
+        self.reply(ticket, Reply::ok(0));
+    }
+
+    /// The machine's answer, in the words of the protocol.
+    pub(super) fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        self.reply(ticket, words(answer));
+    }
+
+    /// Sends a line, if there are clients at all.
+    pub(super) fn reply(&mut self, ticket: Ticket, reply: Reply) {
+        if let Some(clients) = &mut self.clients {
+            clients.reply(ticket, reply);
+        }
+    }
+}
+
+fn log_line(service: &str, ago: std::time::Duration, text: String) -> LogLine {
+    LogLine {
+        service: service.to_owned(),
+        ago_ms: u64::try_from(ago.as_millis()).unwrap_or(u64::MAX),
+        text,
+    }
+}
+
+fn words(answer: Answer) -> Reply {
+    match answer {
+        Answer::Done(None) => Reply::ok(0),
+        Answer::Done(Some(verdict)) => Reply {
+            verdict: Some(verdict),
+            message: match verdict {
+                Verdict::Clean => String::new(),
+                other => other.to_string(),
+            },
+            ..Reply::ok(0)
+        },
+        Answer::Already => Reply { message: "nothing to do".to_owned(), ..Reply::ok(0) },
+        Answer::Accepted { joined, left } => Reply {
+            joined,
+            left_ms: left.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            message: match (joined, left) {
+                (true, Some(left)) => {
+                    format!("a stop is under way already, at most {} more", Span(left))
+                }
+                (false, Some(left)) => format!("at most {}", Span(left)),
+                (_, None) => String::new(),
+            },
+            ..Reply::ok(0)
+        },
+        Answer::Failed(why) => Reply::error(0, Code::Failed, why),
+        Answer::Refused(why) => Reply::error(0, Code::Refused, why),
+    }
+}
+
+fn verb_word(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Status => "status",
+        Verb::Start => "start",
+        Verb::Stop => "stop",
+        Verb::Restart => "restart",
+        Verb::Reload => "reload",
+        Verb::Signal => "signal",
+        Verb::Logs => "logs",
+        Verb::Why => "why",
+        Verb::Events => "events",
+        Verb::Plan => "plan",
+        Verb::Doctor => "doctor",
+        Verb::Shutdown => "shutdown",
+    }
+}

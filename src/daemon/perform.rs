@@ -1,0 +1,226 @@
+//! Effects, performed. No decision is made here: what cannot be done is reported back.
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::rc::Rc;
+
+use mio::unix::SourceFd;
+use mio::Interest;
+
+use super::reactor::{Reactor, Role, Start};
+use super::spawn;
+use super::token::Source;
+use crate::config::model::Output;
+use crate::machine::event::{
+    ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
+};
+use crate::machine::report::{SpawnError, Stage};
+use crate::machine::spec::Http;
+use crate::sys;
+
+/// Starts per turn of the loop; the rest has to wait for signals and clients.
+const STARTS_PER_TURN: usize = 32;
+
+impl Reactor {
+    /// Performs what is to be done, also what comes of it, up to the budget of a turn.
+    pub(super) fn perform(&mut self) {
+        let mut starts = 0;
+        while let Some(effect) = self.effects.pop_front() {
+            if let Effect::Spawn(..) = effect {
+                starts += 1;
+            }
+            self.perform_one(effect);
+            if starts == STARTS_PER_TURN {
+                break;
+            }
+        }
+        let now = self.now();
+        if let Some(clients) = &mut self.clients {
+            clients.flush(now, self.poll.registry());
+        }
+    }
+
+    fn perform_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn(service, instance) => {
+                if let Err(error) = self.spawn(service, instance) {
+                    self.feed(Event::NotSpawned(service, instance, error));
+                }
+            }
+            Effect::Signal(service, instance, signal, to) => {
+                self.trees.signal(service, instance, signal, to);
+            }
+            Effect::KillTree(service, instance) => self.trees.kill(service, instance),
+            Effect::NotePorts(service, instance) => self.trees.note_ports(service, instance),
+            Effect::Run(service, instance, action, argv) => {
+                self.run_command(service, instance, action, &argv);
+            }
+            Effect::Http(service, instance, action, http) => {
+                self.request(service, instance, action, &http);
+            }
+            Effect::Drain(service, instance, action) => {
+                let why = "this version of superd cannot drain".to_owned();
+                let outcome = Outcome::Impossible(why);
+                self.feed(Event::ActionEnded(service, instance, action, outcome));
+            }
+            Effect::EndAction(service, instance, action) => {
+                self.end_action(service, instance, action);
+            }
+            Effect::WatchOutput(service, instance, text) => {
+                self.logs.watch(service, instance, text);
+            }
+            Effect::Check(service, instance, check) => self.check(service, instance, check),
+            Effect::Release(service, instance) => self.trees.release(service, instance),
+            Effect::Forget(service) => self.forget(service),
+            Effect::Reply(ticket, answer) => self.answer(ticket, answer),
+            Effect::Publish(service, happening) => self.publish(service, happening),
+            Effect::Finish => self.finish(),
+        }
+    }
+
+    fn check(&mut self, service: ServiceId, instance: Instance, check: Check) {
+        let found = match check {
+            Check::Notify => {
+                self.hear_notices();
+                0
+            }
+            Check::Ports => self.trees.ports_open(service, instance),
+            Check::Descendants => self.trees.descendants(service, instance),
+            Check::Tree => self.trees.alive(service, instance),
+        };
+        self.feed(Event::Checked(service, instance, check, Found(found)));
+    }
+
+    fn spawn(&mut self, service: ServiceId, instance: Instance) -> Result<(), SpawnError> {
+        let Some(def) = self.registry.def(service) else {
+            return Err(failure(Stage::Fork, "", "it is not configured"));
+        };
+        let program = def.program.clone();
+        let name: Rc<str> = def.name.as_str().into();
+        let registry = self.poll.registry();
+        let out = match program.output {
+            Output::Log | Output::Ring => {
+                let pipe = self.logs.open(registry, service, &name, program.output);
+                pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
+                self.logs.begin(service, instance);
+                true
+            }
+            Output::Null | Output::Inherit => false,
+        };
+        self.trees.begin(service, instance, &name)?;
+        let stdout = if out { self.logs.writer(service) } else { None };
+        let notify = self.notify.as_ref().map(|n| n.path()).filter(|_| program.notify);
+        let child = self.trees.start(service, instance, &name, &program, stdout, notify);
+        let child = match child {
+            Ok(child) => child,
+            Err(error) => {
+                self.trees.release(service, instance);
+                return Err(error);
+            }
+        };
+        let index = self.next_start;
+        self.next_start = self.next_start.wrapping_add(1) & 0x0fff_ffff;
+        let fd = child.status.as_raw_fd();
+        let token = Source::Spawn(index).token();
+        // Without a place in the poll set the exec is noticed at the exit only; that is
+        // better than a process nobody knows of.
+        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE).ok();
+        self.starts.insert(index, Start { service, instance, status: child.status });
+        self.children.insert(child.pid, Role::Main(service, instance));
+        self.feed(Event::Spawned(service, instance, Pid(child.pid)));
+        // A fast exec may be known already.
+        Ok(())
+    }
+
+    /// Says what is known of a start: executing, or failed. Nothing while it is pending.
+    pub(super) fn hear_start(&mut self, index: u32) {
+        let Some(start) = self.starts.get(&index) else { return };
+        let Some(def) = self.registry.def(start.service) else { return };
+        let Some(result) = spawn::outcome(&start.status, &def.program) else { return };
+        let (service, instance) = (start.service, start.instance);
+        self.starts.remove(&index); // closes the pipe, which also leaves the poll set
+        match result {
+            Ok(()) => self.feed(Event::Execed(service, instance)),
+            Err(error) => self.feed(Event::ExecFailed(service, instance, error)),
+        }
+    }
+
+    fn run_command(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        argv: &Rc<[String]>,
+    ) {
+        let Some(def) = self.registry.def(service) else { return };
+        let (program, name) = (def.program.clone(), Rc::<str>::from(def.name.as_str()));
+        let stdout = self.logs.writer(service);
+        let run = self.trees.run(service, instance, &name, &program, argv, stdout);
+        let outcome = match run {
+            Ok(child) => {
+                self.children.insert(child.pid, Role::Command(service, instance, action));
+                self.actions.command_started(service, instance, action, child, argv);
+                return;
+            }
+            Err(error) => Outcome::Impossible(error.to_string()),
+        };
+        self.feed(Event::ActionEnded(service, instance, action, outcome));
+    }
+
+    fn request(&mut self, service: ServiceId, instance: Instance, action: ActionId, http: &Http) {
+        let registry = self.poll.registry();
+        let begun = self.actions.request(registry, service, instance, action, http);
+        if let Err(why) = begun {
+            let outcome = Outcome::Impossible(why);
+            self.feed(Event::ActionEnded(service, instance, action, outcome));
+        }
+    }
+
+    fn end_action(&mut self, service: ServiceId, instance: Instance, action: ActionId) {
+        if let Some(pid) = self.actions.cancel(self.poll.registry(), service, instance, action) {
+            // Our own child, not reaped: the pid is still its.
+            sys::kill::kill(pid.0, libc::SIGKILL).ok();
+        }
+        self.logs.unwatch(service, instance);
+    }
+
+    fn forget(&mut self, service: ServiceId) {
+        if let Some(clients) = &mut self.clients {
+            clients.end_streams(service);
+        }
+        self.logs.close(self.poll.registry(), service);
+        self.history.forget(service);
+        self.trees.forget(service);
+        self.registry.forget(service);
+    }
+
+    /// Removes what superd made: sockets and cgroups. The run directory stays.
+    pub fn clear_up(&mut self) {
+        self.trees.end();
+        self.clients = None;
+        self.notify = None;
+        if let Some(run_dir) = &self.run_dir {
+            remove(&run_dir.file("superd.sock"));
+            remove(&run_dir.file("notify"));
+            remove(&run_dir.file("pid"));
+        }
+    }
+
+    /// Wrap mode: what the child's exit was, as a shell says it.
+    pub fn wrapped_status(&self) -> i32 {
+        self.last_exit.map_or(127, |exit| exit.shell_status())
+    }
+}
+
+fn remove(path: &Path) {
+    std::fs::remove_file(path).ok(); // not there, or a read-only directory: nothing to do
+}
+
+fn failure(stage: Stage, thing: &str, cause: &str) -> SpawnError {
+    SpawnError { stage, thing: thing.to_owned(), errno: 0, cause: cause.to_owned() }
+}
+
+fn io_failure(stage: Stage, e: &std::io::Error) -> SpawnError {
+    let errno = sys::errno_of(e);
+    SpawnError { errno, ..failure(stage, "", sys::strerror(errno)) }
+}

@@ -1,0 +1,619 @@
+//! The loop: one thread, one poll, in the order of DESIGN 3.2.
+//!
+//! 1. poll
+//! 2. drain the self-pipe, *then* take the latch
+//! 3. reap: peek, look at the tree, reap, until there is nothing
+//! 4. control clients
+//! 5. output, notify socket, starts, actions
+//! 6. timers
+//! 7. effects
+//!
+//! Nothing in here blocks, and each step has a budget; what is left over makes the next
+//! poll return at once. What is to be done the machine decides: the daemon performs
+//! effects (`perform.rs`) and reports facts. A fact is given to the machine as soon as it
+//! is known, with a time read just before.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use syslog::Severity;
+
+use super::actions::Actions;
+use super::clients::{ClientEvent, Clients, Stream};
+use super::history::{self, History};
+use super::logs::{Logs, Said};
+use super::notify::Notify;
+use super::registry::Registry;
+use super::rundir::RunDir;
+use super::signals::{self, Wakeup, LATCH};
+use super::sink::Sink;
+use super::token::Source;
+use super::tree::Trees;
+use crate::config::model::{Config, Output};
+use crate::control::reply::Reply;
+use crate::latch::{Bit, Phase, Taken};
+use crate::machine::event::{ActionId, Effect, Event, Instance, Notice, Pid, ServiceId, Ticket};
+use crate::machine::report::{Happening, Origin};
+use crate::machine::signal::Signal;
+use crate::machine::supervisor::Supervisor;
+use crate::machine::time::Tick;
+use crate::sys;
+use crate::sys::spawn::StatusPipe;
+use crate::sys::timer::Timer;
+
+/// Events of one poll.
+const EVENTS: usize = 128;
+
+/// How long superd waits, after everything is down, for its last answers to be read.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// What superd is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Many services, a control socket.
+    Daemon,
+    /// `superd run`: one service in the foreground.
+    Wrap,
+}
+
+/// What the reactor is told at the start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What superd is for.
+    pub mode: Mode,
+    /// The main configuration file; none in wrap mode.
+    pub config: Option<PathBuf>,
+    /// The longest that superd's own end may take.
+    pub shutdown_deadline: Option<Duration>,
+}
+
+/// A start whose execve(2) has not been reported yet.
+pub(super) struct Start {
+    pub service: ServiceId,
+    pub instance: Instance,
+    pub status: StatusPipe,
+}
+
+/// What a child process of ours is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// The main process of an instance.
+    Main(ServiceId, Instance),
+    /// The command of a stop step or a reload.
+    Command(ServiceId, Instance, ActionId),
+}
+
+/// The daemon.
+pub struct Reactor {
+    pub(super) options: Options,
+    pub(super) poll: Poll,
+    wakeup: Wakeup,
+    timer: Timer,
+    /// What the timer is set to.
+    armed: Option<Tick>,
+    pub(super) machine: Supervisor,
+    pub(super) registry: Registry,
+    pub(super) run_dir: Option<RunDir>,
+    pub(super) clients: Option<Clients>,
+    pub(super) logs: Logs,
+    pub(super) notify: Option<Notify>,
+    pub(super) actions: Actions,
+    pub(super) history: History,
+    pub(super) sink: Sink,
+    pub(super) trees: Trees,
+    /// Our children that are not reaped, by pid.
+    pub(super) children: BTreeMap<i32, Role>,
+    /// Starts under way, by the index in their token.
+    pub(super) starts: BTreeMap<u32, Start>,
+    pub(super) next_start: u32,
+    /// What is to be done.
+    pub(super) effects: VecDeque<Effect>,
+    /// For the machine to write into.
+    fresh: Vec<Effect>,
+    /// Clients that wait for superd's end.
+    pub(super) awaiting_end: Vec<Ticket>,
+    /// Children were left unreaped when the budget of a turn was used up.
+    pub(super) reap_again: bool,
+    absorbed: u32,
+    heard: Vec<(Pid, Notice)>,
+    asked: Vec<ClientEvent>,
+    finished: bool,
+    /// How the last main process ended, for wrap mode's own exit status.
+    pub(super) last_exit: Option<crate::machine::report::Exit>,
+}
+
+/// What a reactor is made of.
+pub struct Parts {
+    /// See there.
+    pub options: Options,
+    /// See there.
+    pub machine: Supervisor,
+    /// Nothing configured yet.
+    pub sink: Sink,
+    /// None in wrap mode.
+    pub run_dir: Option<RunDir>,
+    /// None in wrap mode.
+    pub clients: Option<Clients>,
+    /// None where the socket could not be made.
+    pub notify: Option<Notify>,
+    /// Containment.
+    pub trees: Trees,
+    /// Bytes of output kept per service.
+    pub ring: usize,
+    /// The poll that the parts are registered with.
+    pub poll: Poll,
+    /// Signal handlers.
+    pub wakeup: Wakeup,
+}
+
+impl Reactor {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// Of timerfd_create(2) and epoll_ctl(2).
+    pub fn new(parts: Parts) -> io::Result<Reactor> {
+        let timer = Timer::new()?;
+        let registry = parts.poll.registry();
+        let fd = parts.wakeup.as_raw_fd();
+        registry.register(&mut SourceFd(&fd), Source::Wake.token(), Interest::READABLE)?;
+        let fd = timer.as_raw_fd();
+        registry.register(&mut SourceFd(&fd), Source::Timer.token(), Interest::READABLE)?;
+        Ok(Reactor {
+            options: parts.options,
+            poll: parts.poll,
+            wakeup: parts.wakeup,
+            timer,
+            armed: None,
+            machine: parts.machine,
+            registry: Registry::default(),
+            run_dir: parts.run_dir,
+            clients: parts.clients,
+            logs: Logs::new(parts.ring),
+            notify: parts.notify,
+            actions: Actions::default(),
+            history: History::default(),
+            sink: parts.sink,
+            trees: parts.trees,
+            children: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            next_start: 0,
+            effects: VecDeque::new(),
+            fresh: Vec::new(),
+            awaiting_end: Vec::new(),
+            reap_again: false,
+            absorbed: 0,
+            heard: Vec::new(),
+            asked: Vec::new(),
+            finished: false,
+            last_exit: None,
+        })
+    }
+
+    /// Runs until everything is down and superd was asked to end.
+    ///
+    /// # Errors
+    /// Only if epoll itself fails, which leaves nothing to wait with.
+    pub fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        self.perform();
+        while !self.finished {
+            self.turn(&mut events)?;
+        }
+        self.say_farewell(&mut events);
+        Ok(())
+    }
+
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        let wait = self.prepare_to_wait();
+        match self.poll.poll(events, wait) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
+            other => other?,
+        }
+        let woken = self.note_readiness(events);
+        if woken {
+            self.wakeup.drain();
+        }
+        self.heed(LATCH.take());
+        self.hear_clients();
+        self.hear_output();
+        self.hear_notices();
+        self.hear_actions();
+        self.expire();
+        self.perform();
+        Ok(())
+    }
+
+    /// Arms the timer for the next deadline. Zero when there is work left over.
+    fn prepare_to_wait(&mut self) -> Option<Duration> {
+        let clients_work = self.clients.as_ref().is_some_and(Clients::more_work);
+        let notify_work = self.notify.as_ref().is_some_and(Notify::more_work);
+        if clients_work
+            || notify_work
+            || self.reap_again
+            || self.logs.more_work()
+            || self.actions.more_work()
+            || !self.effects.is_empty()
+        {
+            return Some(Duration::ZERO);
+        }
+        let clients = self.clients.as_ref().and_then(Clients::next_deadline);
+        let soonest = [self.machine.next_deadline(), clients, self.actions.next_deadline()];
+        let next = soonest.into_iter().flatten().min().filter(|t| *t < Tick::NEVER);
+        if next != self.armed {
+            let set = match next {
+                Some(at) => self.timer.set(at.0),
+                None => self.timer.disarm(),
+            };
+            match set {
+                Ok(()) => self.armed = next,
+                // Cannot happen with a valid descriptor; a coarse wait is better than none.
+                Err(_) => return Some(Duration::from_millis(10)),
+            }
+        }
+        None
+    }
+
+    /// Passes on what mio says. True when a signal handler has written to the self-pipe.
+    fn note_readiness(&mut self, events: &Events) -> bool {
+        let mut woken = false;
+        let mut starts = Vec::new();
+        for event in events {
+            match Source::of(event.token()) {
+                Some(Source::Wake) => woken = true,
+                Some(Source::Timer) => {
+                    self.timer.drain();
+                    self.armed = None;
+                }
+                Some(source @ (Source::Listener | Source::Client(_))) => {
+                    if let Some(clients) = &mut self.clients {
+                        clients.ready(source, event);
+                    }
+                }
+                Some(Source::Log(service)) => self.logs.ready(ServiceId(service)),
+                Some(Source::Notify) => {
+                    if let Some(notify) = &mut self.notify {
+                        notify.ready();
+                    }
+                }
+                Some(Source::Action(slot)) => self.actions.ready(slot, event),
+                Some(Source::Spawn(index)) => starts.push(index),
+                Some(Source::Process(_) | Source::Other(_)) | None => {}
+            }
+        }
+        for index in starts {
+            self.hear_start(index);
+        }
+        woken
+    }
+
+    /// What signals have asked for since the last turn.
+    fn heed(&mut self, taken: Taken) {
+        if taken.has(Bit::Stop) || taken.has(Bit::Force) {
+            let absorbed = taken.absorbed();
+            let more = absorbed.saturating_sub(self.absorbed);
+            self.absorbed = absorbed;
+            let force = taken.has(Bit::Force) && LATCH.phase() < Phase::Killing;
+            if LATCH.phase() == Phase::Running || force || more > 0 {
+                self.begin_shutdown_with(force, None, more);
+            }
+        }
+        if taken.has(Bit::Reap) || self.reap_again {
+            self.reap();
+        }
+        match self.options.mode {
+            Mode::Daemon => {
+                if taken.has(Bit::Reload) {
+                    self.reload_by_signal();
+                }
+                if taken.has(Bit::Dump) {
+                    self.dump();
+                }
+                if taken.has(Bit::Upgrade) {
+                    let text = "SIGUSR2: this version cannot upgrade in place; nothing is done";
+                    self.say(Severity::LOG_WARNING, text);
+                }
+            }
+            Mode::Wrap => {
+                for (bit, signal) in [
+                    (Bit::Reload, Signal::HUP),
+                    (Bit::Dump, Signal::USR1),
+                    (Bit::Upgrade, Signal::USR2),
+                    (Bit::Quit, Signal::QUIT),
+                ] {
+                    if taken.has(bit) {
+                        self.pass_on(signal);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service.
+    fn pass_on(&mut self, signal: Signal) {
+        let by = Origin::Signal { signal, pid: 0, uid: 0, command: String::new() };
+        self.feed(Event::Request {
+            ticket: None,
+            target: crate::machine::event::Target::All,
+            verb: crate::machine::event::Verb::Signal(signal),
+            wait: crate::machine::event::Wait::No,
+            by,
+        });
+    }
+
+    pub(super) fn begin_shutdown(&mut self, force: bool, by: Option<Origin>) {
+        self.begin_shutdown_with(force, by, 0);
+    }
+
+    fn begin_shutdown_with(&mut self, force: bool, by: Option<Origin>, more: u32) {
+        let first = LATCH.phase() == Phase::Running;
+        LATCH.advance(Phase::Terminating);
+        if force {
+            LATCH.advance(Phase::Killing);
+        }
+        let from_signal = match force {
+            true => signals::who_forced().or_else(signals::who_stopped),
+            false => signals::who_stopped(),
+        };
+        let by = by.or(from_signal).unwrap_or(Origin::Policy);
+        if first || force {
+            let how = if force { "at once" } else { "by the schedules" };
+            self.say(Severity::LOG_NOTICE, &format!("shutting down {how}: {by} asked"));
+        }
+        self.hear_notices();
+        // The first request is not one that was absorbed.
+        let absorbed = if first || force { more } else { more.saturating_sub(1) };
+        self.feed(Event::Shutdown { force, by, absorbed });
+    }
+
+    fn reload_by_signal(&mut self) {
+        let by = Origin::Signal { signal: Signal::HUP, pid: 0, uid: 0, command: String::new() };
+        match self.reload(&by) {
+            Ok(text) => self.say(Severity::LOG_NOTICE, &text),
+            Err(text) => self.say(Severity::LOG_ERR, &text),
+        }
+    }
+
+    /// Reads the configuration again. What did not change is not touched; with any
+    /// problem everything stays as it is.
+    pub(super) fn reload(&mut self, by: &Origin) -> Result<String, String> {
+        let Some(path) = self.options.config.clone() else {
+            return Err("there is no configuration file to read".to_owned());
+        };
+        if self.machine.is_shutting_down() {
+            return Err("superd is shutting down".to_owned());
+        }
+        let config = crate::config::load(&path)
+            .map_err(|problems| format!("configuration not reloaded:\n{problems}"))?;
+        Ok(self.configure(config, by.clone()))
+    }
+
+    /// Takes over a configuration; a sentence that says what changed.
+    pub fn configure(&mut self, config: Config, by: Origin) -> String {
+        let (daemon, delta) = self.registry.apply(config);
+        let changed = delta.changed.len();
+        let new = delta
+            .changed
+            .iter()
+            .filter(|(_, _, c)| *c == crate::machine::event::Change::New)
+            .count();
+        let (gone, unchanged) = (delta.gone.len(), delta.unchanged);
+        self.options.shutdown_deadline = daemon.shutdown_deadline;
+        self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
+        self.logs.set_ring(daemon.ring);
+        self.feed(Event::Configure { changed: delta.changed, gone: delta.gone, by });
+        format!(
+            "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
+            changed - new
+        )
+    }
+
+    fn hear_clients(&mut self) {
+        let now = self.now();
+        let Some(clients) = &mut self.clients else { return };
+        let mut asked = std::mem::take(&mut self.asked);
+        clients.turn(now, self.poll.registry(), &mut asked);
+        for event in asked.drain(..) {
+            self.hear_client(event);
+        }
+        self.asked = asked;
+    }
+
+    fn hear_output(&mut self) {
+        if self.logs.more_work() {
+            let now = self.now();
+            let mut matched = Vec::new();
+            let Reactor { logs, clients, sink, machine, .. } = self;
+            let mut hear = |said: Said<'_>| hear_line(said, now, clients, sink, machine, &mut matched);
+            logs.turn(now, &mut hear);
+            self.tell_matches(matched);
+        }
+    }
+
+    /// Reads what is in a service's pipe now, before its exit is told.
+    pub(super) fn drain_output(&mut self, service: ServiceId) {
+        let now = self.now();
+        let mut matched = Vec::new();
+        let Reactor { logs, clients, sink, machine, .. } = self;
+        let mut hear = |said: Said<'_>| hear_line(said, now, clients, sink, machine, &mut matched);
+        logs.drain(service, now, &mut hear);
+        self.tell_matches(matched);
+    }
+
+    fn tell_matches(&mut self, matched: Vec<(ServiceId, Instance)>) {
+        for (service, instance) in matched {
+            self.feed(Event::OutputMatched(service, instance));
+        }
+    }
+
+    /// Reads the notify socket; only a service's own tree may speak for it.
+    pub(super) fn hear_notices(&mut self) {
+        let Some(notify) = &mut self.notify else { return };
+        let mut heard = std::mem::take(&mut self.heard);
+        notify.drain(&mut heard);
+        for (pid, notice) in heard.drain(..) {
+            let Some((service, instance)) = self.trees.owner(pid) else { continue };
+            if let Notice::MainPid(main) = notice {
+                if self.trees.owner(main) != Some((service, instance)) {
+                    continue;
+                }
+            }
+            self.feed(Event::Notified(service, instance, notice));
+        }
+        self.heard = heard;
+    }
+
+    fn hear_actions(&mut self) {
+        let now = self.now();
+        for ended in self.actions.turn(now, self.poll.registry()) {
+            self.feed(Event::ActionEnded(ended.service, ended.instance, ended.action, ended.outcome));
+        }
+    }
+
+    fn expire(&mut self) {
+        let now = self.now();
+        if let Some(clients) = &mut self.clients {
+            if clients.next_deadline().is_some_and(|at| at <= now) {
+                clients.expire(now, self.poll.registry());
+            }
+        }
+        if self.machine.next_deadline().is_some_and(|at| at <= now) {
+            // What a service has said up to now counts before its time is up.
+            self.hear_notices();
+            let now = self.now();
+            self.machine.handle_timeout(now, &mut self.fresh);
+            self.effects.extend(self.fresh.drain(..));
+        }
+    }
+
+    /// Gives the machine a fact or a wish. Its effects are performed later in the turn.
+    pub(super) fn feed(&mut self, event: Event) {
+        let now = self.now();
+        self.machine.handle(now, event, &mut self.fresh);
+        self.effects.extend(self.fresh.drain(..));
+    }
+
+    /// Everything is down and superd may end.
+    pub(super) fn finish(&mut self) {
+        LATCH.advance(Phase::Done);
+        for ticket in std::mem::take(&mut self.awaiting_end) {
+            self.reply(ticket, Reply::ok(0));
+        }
+        self.finished = true;
+    }
+
+    /// The last answers go out; a client that does not read is not waited for.
+    fn say_farewell(&mut self, events: &mut Events) {
+        let until = self.now() + FAREWELL;
+        loop {
+            let now = self.now();
+            let Some(clients) = &mut self.clients else { return };
+            clients.flush(now, self.poll.registry());
+            if clients.is_flushed() || now >= until {
+                return;
+            }
+            if self.poll.poll(events, Some(until - now)).is_err() {
+                return;
+            }
+            for event in events.iter() {
+                if let Some(source @ Source::Client(_)) = Source::of(event.token()) {
+                    clients.ready(source, event);
+                }
+            }
+        }
+    }
+
+    /// CLOCK_MONOTONIC.
+    pub(super) fn now(&self) -> Tick {
+        Tick(sys::timer::monotonic())
+    }
+
+    /// A message of superd's own.
+    pub(super) fn say(&mut self, severity: Severity, text: &str) {
+        let now = self.now();
+        for line in text.lines() {
+            self.sink.say(now, severity, line);
+        }
+    }
+
+    /// Something happened: into the history, the log, and to those who follow.
+    pub(super) fn publish(&mut self, service: ServiceId, happening: Happening) {
+        let now = self.now();
+        let name: Rc<str> = self.registry.name(service).into();
+        let (severity, text) = history::line(&name, &happening);
+        self.sink.say(now, severity, &text);
+        let output = match &happening {
+            Happening::Ended(_) => self.logs.last_of_instance(service, history::OUTPUT_LINES),
+            _ => Vec::new(),
+        };
+        if let Some(clients) = &mut self.clients {
+            clients.publish(Stream::Events, service, || Reply {
+                event: Some(Box::new(history::event_line(
+                    &name,
+                    Duration::ZERO,
+                    happening.clone(),
+                    output.clone(),
+                ))),
+                ..Reply::ok(0)
+            });
+        }
+        self.history.add(service, &name, now, happening, output);
+    }
+
+    /// SIGUSR1: the state of everything into the log.
+    fn dump(&mut self) {
+        let now = self.now();
+        let ids = self.sorted_ids();
+        let clients = self.clients.as_ref().map_or(0, Clients::len);
+        let text = format!("state: {} services, {clients} clients", ids.len());
+        self.say(Severity::LOG_NOTICE, &text);
+        for id in ids {
+            if let Some(s) = self.status_line(id, now) {
+                let pid = s.pid.map(|p| format!(", pid {p}")).unwrap_or_default();
+                let text = format!(
+                    "state: {}: {} (want {}) for {} s{pid}, {} processes, {} restarts",
+                    s.service,
+                    s.state,
+                    s.want,
+                    s.since_ms / 1000,
+                    s.processes,
+                    s.restarts
+                );
+                self.say(Severity::LOG_NOTICE, &text);
+            }
+        }
+    }
+}
+
+/// One line of output: to those who follow it, and to the log.
+fn hear_line(
+    said: Said<'_>,
+    now: Tick,
+    clients: &mut Option<Clients>,
+    sink: &mut Sink,
+    machine: &Supervisor,
+    matched: &mut Vec<(ServiceId, Instance)>,
+) {
+    if let Some(instance) = said.matched {
+        matched.push((said.service, instance));
+    }
+    if said.output == Output::Log {
+        let pid = machine.service(said.service).and_then(|s| s.pid()).map(|Pid(n)| n);
+        sink.line(now, said.name, pid, said.line);
+    }
+    if let Some(clients) = clients {
+        clients.publish(Stream::Logs, said.service, || Reply {
+            line: Some(crate::control::reply::LogLine {
+                service: said.name.to_string(),
+                ago_ms: 0,
+                text: String::from_utf8_lossy(said.line).into_owned(),
+            }),
+            ..Reply::ok(0)
+        });
+    }
+}

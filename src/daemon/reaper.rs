@@ -1,0 +1,82 @@
+//! Reaping: peek, look at the tree, reap, until there is nothing (DESIGN 3.2).
+//!
+//! While the zombie is not reaped its pid cannot be another process, and with it the
+//! session of that number cannot be another one: that is when the tree is looked at.
+//! As subreaper (or PID 1) superd also gets orphans; whose they were does not matter here.
+
+use super::reactor::{Reactor, Role};
+use crate::machine::crash;
+use crate::machine::event::{Event, Instance, Outcome, Pid, ServiceId};
+use crate::machine::report::Exit;
+use crate::machine::signal::Signal;
+use crate::sys::wait::{self, Ended};
+
+/// Children reaped in one turn of the loop. A fork bomb must not keep the clients waiting.
+const PER_TURN: usize = 256;
+
+impl Reactor {
+    /// Reaps what has ended, up to a budget.
+    pub(super) fn reap(&mut self) {
+        self.reap_again = false;
+        let mut orphans = false;
+        for _ in 0..PER_TURN {
+            let Ok(Some((pid, ended))) = wait::peek() else {
+                if orphans {
+                    self.feed(Event::OrphanReaped);
+                }
+                return;
+            };
+            match self.children.remove(&pid) {
+                Some(Role::Main(service, instance)) => {
+                    self.reap_main(pid, ended, service, instance);
+                }
+                Some(Role::Command(service, instance, action)) => {
+                    self.bury(pid);
+                    let started = self.actions.command_ended(service, instance, action, ended);
+                    let outcome = started.unwrap_or(Outcome::Done);
+                    self.feed(Event::ActionEnded(service, instance, action, outcome));
+                    orphans = true;
+                }
+                None => {
+                    self.bury(pid);
+                    orphans = true;
+                }
+            }
+        }
+        self.reap_again = true;
+        if orphans {
+            self.feed(Event::OrphanReaped);
+        }
+    }
+
+    fn bury(&mut self, pid: i32) {
+        wait::reap(pid).ok(); // it was there a moment ago, and nobody else reaps
+    }
+
+    fn reap_main(&mut self, pid: i32, ended: Ended, service: ServiceId, instance: Instance) {
+        self.hear_starts_of(service, instance);
+        // What it said last counts for the verdict.
+        self.drain_output(service);
+        self.hear_notices();
+        let left = self.trees.before_reap(service, instance, Pid(pid));
+        self.bury(pid);
+        let exit = match ended {
+            Ended::Code(n) => Exit::Code(n),
+            Ended::Signal(n) => Exit::Signal(Signal(n)),
+        };
+        self.last_exit = Some(exit);
+        let now = self.now();
+        let lines = self.logs.crash_lines(service, now);
+        let crash = crash::recognise(&lines, exit);
+        self.feed(Event::Exited { service, instance, exit, crash, left });
+    }
+
+    /// The exit of a child may be seen before the end of its status pipe.
+    fn hear_starts_of(&mut self, service: ServiceId, instance: Instance) {
+        let of = |s: &super::reactor::Start| s.service == service && s.instance == instance;
+        let index = self.starts.iter().find(|(_, s)| of(s)).map(|(i, _)| *i);
+        if let Some(index) = index {
+            self.hear_start(index);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! From signals to the latch: what the handlers do, and the self-pipe that wakes the loop.
+//!
+//! A handler does one read-modify-write on the latch, and writes one byte only if it was
+//! the first to set its bit. Who sent the first stop request is kept beside it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+
+use nix::fcntl::OFlag;
+
+use crate::latch::{Bit, Latch, Seen};
+use crate::machine::report::Origin;
+use crate::machine::signal::Signal;
+use crate::sys::signals;
+
+/// The one word. A static because a signal handler has nothing else.
+pub static LATCH: Latch = Latch::new();
+
+static WAKE: AtomicI32 = AtomicI32::new(-1);
+static QUIT_IS_PASSED_ON: AtomicBool = AtomicBool::new(false);
+static FIRST_STOP: Sender = Sender::new();
+static FIRST_FORCE: Sender = Sender::new();
+
+/// Who sent a signal. Written once, before the latch publishes it.
+struct Sender {
+    signal: AtomicI32,
+    pid: AtomicI32,
+    uid: AtomicU32,
+}
+
+impl Sender {
+    const fn new() -> Sender {
+        Sender {
+            signal: AtomicI32::new(0),
+            pid: AtomicI32::new(0),
+            uid: AtomicU32::new(0),
+        }
+    }
+
+    /// The first one stays. Handlers run one after another on the only thread, or nested:
+    /// then the outer one has already claimed the place.
+    fn note(&self, signal: i32, pid: i32, uid: u32) {
+        let claim = self
+            .signal
+            .compare_exchange(0, signal, Ordering::Relaxed, Ordering::Relaxed);
+        if claim.is_ok() {
+            self.pid.store(pid, Ordering::Relaxed);
+            self.uid.store(uid, Ordering::Relaxed);
+        }
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        let signal = self.signal.load(Ordering::Relaxed);
+        (signal != 0).then(|| {
+            let pid = self.pid.load(Ordering::Relaxed);
+            Origin::Signal {
+                signal: Signal(signal),
+                pid,
+                uid: self.uid.load(Ordering::Relaxed),
+                command: command_of(pid),
+            }
+        })
+    }
+}
+
+/// The command name of a process, empty when it is gone.
+pub fn command_of(pid: i32) -> String {
+    if pid <= 0 {
+        return String::new();
+    }
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&name);
+    text.trim_end().chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+/// Who asked superd to end, by a signal.
+pub fn who_stopped() -> Option<Origin> {
+    FIRST_STOP.origin()
+}
+
+/// Who asked superd to end at once, by a signal.
+pub fn who_forced() -> Option<Origin> {
+    FIRST_FORCE.origin()
+}
+
+/// Runs in a signal handler: atomics and at most one write(2).
+fn handle(signal: i32, pid: i32, uid: u32) {
+    let bit = match signal {
+        libc::SIGTERM | libc::SIGINT => {
+            FIRST_STOP.note(signal, pid, uid);
+            Bit::Stop
+        }
+        libc::SIGQUIT if QUIT_IS_PASSED_ON.load(Ordering::Relaxed) => Bit::Quit,
+        libc::SIGQUIT => {
+            FIRST_FORCE.note(signal, pid, uid);
+            Bit::Force
+        }
+        libc::SIGHUP => Bit::Reload,
+        libc::SIGCHLD => Bit::Reap,
+        libc::SIGUSR1 => Bit::Dump,
+        libc::SIGUSR2 => Bit::Upgrade,
+        _ => return,
+    };
+    if LATCH.request(bit) == Seen::First {
+        wake();
+    }
+}
+
+/// One byte into the self-pipe. A full pipe is as good: the loop is awake already.
+fn wake() {
+    let fd = WAKE.load(Ordering::Relaxed);
+    if fd >= 0 {
+        crate::sys::wake::write_byte(fd);
+    }
+}
+
+/// The end of the self-pipe that the loop reads.
+#[derive(Debug)]
+pub struct Wakeup {
+    read: File,
+    _write: OwnedFd,
+}
+
+impl Wakeup {
+    /// Makes the self-pipe and installs every handler. `pass_quit_on`: SIGQUIT is for the
+    /// service (wrap mode) and does not end superd.
+    pub fn install(pass_quit_on: bool) -> io::Result<Wakeup> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        WAKE.store(write.as_raw_fd(), Ordering::Relaxed);
+        QUIT_IS_PASSED_ON.store(pass_quit_on, Ordering::Relaxed);
+        for signal in [
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGQUIT,
+            libc::SIGHUP,
+            libc::SIGCHLD,
+            libc::SIGUSR1,
+            libc::SIGUSR2,
+        ] {
+            signals::on(signal, handle)?;
+        }
+        Ok(Wakeup { read: File::from(read), _write: write })
+    }
+
+    /// Empties the pipe. The latch is taken *after* this.
+    pub fn drain(&mut self) {
+        let mut bytes = [0_u8; 64];
+        while matches!(self.read.read(&mut bytes), Ok(n) if n == bytes.len()) {}
+    }
+}
+
+impl AsRawFd for Wakeup {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.read.as_raw_fd()
+    }
+}

@@ -1,0 +1,212 @@
+//! From the command line to a running reactor: `superd` and `superd run`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use mio::Poll;
+use syslog::Severity;
+
+use super::clients::{Access, Clients};
+use super::notify::Notify;
+use super::reactor::{Mode, Options, Parts, Reactor};
+use super::rundir::{plain, RunDir};
+use super::signals::Wakeup;
+use super::sink::{Sink, Stamp};
+use super::tree::Trees;
+use crate::config::model::{CgroupUse, Config, Daemon, LogTo};
+use crate::machine::report::Origin;
+use crate::machine::supervisor::{Ending, Supervisor};
+use crate::sys;
+
+/// What `superd` is told on its command line.
+#[derive(Clone, Debug)]
+pub struct DaemonOptions {
+    /// The main configuration file.
+    pub config: PathBuf,
+    /// Messages go to standard error instead of syslog where `log` is `auto`.
+    pub foreground: bool,
+}
+
+/// Prints a line after the program's name and gives the status 1.
+fn refuse(text: &str) -> ExitCode {
+    for line in text.lines() {
+        eprintln!("superd: {line}");
+    }
+    ExitCode::from(1)
+}
+
+/// Runs the daemon until it is asked to end.
+pub fn run(options: &DaemonOptions) -> ExitCode {
+    if let Err(e) = sys::signals::clean_start() {
+        return refuse(&format!("setting up signals: {}", plain(&e)));
+    }
+    let config = match crate::config::load(&options.config) {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems.to_string()),
+    };
+    let run_dir = match RunDir::take(&config.daemon.run_dir) {
+        Ok(run_dir) => run_dir,
+        Err(text) => return refuse(&text),
+    };
+    match build(options, &config.daemon, run_dir) {
+        Ok((reactor, complaints)) => {
+            drive(reactor, config, &complaints, Origin::Config);
+            ExitCode::SUCCESS
+        }
+        Err(text) => refuse(&text),
+    }
+}
+
+/// The reactor, and what could not be had but is no reason not to run the services.
+fn build(
+    options: &DaemonOptions,
+    daemon: &Daemon,
+    run_dir: RunDir,
+) -> Result<(Reactor, Vec<String>), String> {
+    let mut complaints = Vec::new();
+    leave_foreign_session();
+    if let Err(e) = sys::subreaper::become_subreaper() {
+        complaints.push(format!(
+            "becoming the reaper of orphans: {}; what leaves its parent behind may escape",
+            plain(&e)
+        ));
+    }
+    let poll = Poll::new().map_err(|e| format!("epoll: {}", plain(&e)))?;
+    let wakeup = Wakeup::install(false).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
+    let access = Access::of(daemon.control_group.as_deref(), daemon.status_group.as_deref())?;
+    let clients = Clients::bind(&run_dir.file("superd.sock"), access, poll.registry())
+        .map_err(|e| complaints.push(format!("no control socket: {e}; SIGHUP tries again")))
+        .ok();
+    let notify = Notify::bind(&run_dir.file("notify"), poll.registry())
+        .map_err(|e| complaints.push(format!("no notify socket: {e}")))
+        .ok();
+    let trees = trees(&daemon.cgroup, run_dir.path(), &mut complaints)?;
+    let reactor = Reactor::new(Parts {
+        options: Options {
+            mode: Mode::Daemon,
+            config: Some(options.config.clone()),
+            shutdown_deadline: daemon.shutdown_deadline,
+        },
+        machine: Supervisor::new(seed(), Ending::WhenAsked),
+        sink: Sink::new(daemon.log, options.foreground, local_time),
+        run_dir: Some(run_dir),
+        clients,
+        notify,
+        trees,
+        ring: daemon.ring,
+        poll,
+        wakeup,
+    })
+    .map_err(|e| format!("timer: {}", plain(&e)))?;
+    Ok((reactor, complaints))
+}
+
+fn trees(
+    using: &CgroupUse,
+    run_dir: &Path,
+    complaints: &mut Vec<String>,
+) -> Result<Trees, String> {
+    let base = match using {
+        CgroupUse::Off => None,
+        CgroupUse::Auto => sys::cgroup::own_directory(),
+        CgroupUse::Below(path) => Some(path.clone()),
+    };
+    let Some(base) = base else { return Ok(Trees::new(None)) };
+    match sys::cgroup::Root::make(&base, &run_dir.to_string_lossy()) {
+        Ok(root) => Ok(Trees::new(Some(root))),
+        Err(e) if *using == CgroupUse::Auto => {
+            complaints.push(format!(
+                "no cgroups below {}: {}; sessions and /proc are used instead",
+                base.display(),
+                plain(&e)
+            ));
+            Ok(Trees::new(None))
+        }
+        Err(e) => Err(format!("cgroup {}: {}", base.display(), plain(&e))),
+    }
+}
+
+fn drive(mut reactor: Reactor, config: Config, complaints: &[String], by: Origin) {
+    for text in complaints {
+        reactor.say(Severity::LOG_WARNING, text);
+    }
+    let text = reactor.configure(config, by);
+    reactor.say(Severity::LOG_INFO, &text);
+    if let Err(e) = reactor.run() {
+        reactor.say(Severity::LOG_CRIT, &format!("epoll: {}", plain(&e)));
+    }
+    reactor.clear_up();
+}
+
+/// procd starts us in PID 1's session and process group: a signal to that group would
+/// reach us, and ours it. A terminal keeps us, so that its Ctrl-C does.
+fn leave_foreign_session() {
+    let leader = nix::unistd::getpgrp() == nix::unistd::getpid();
+    if !leader && !std::io::stdin().is_terminal() {
+        nix::unistd::setsid().ok(); // only fails for a leader, which we are not
+    }
+}
+
+/// Jitter needs chance, not secrecy.
+fn seed() -> u64 {
+    sys::timer::monotonic() ^ (u64::from(std::process::id()) << 32)
+}
+
+fn local_time() -> Stamp {
+    let t = sys::timer::local(sys::timer::wall());
+    Stamp { month: t.month, day: t.day, hour: t.hour, minute: t.minute, second: t.second }
+}
+
+/// `superd run`: one service in the foreground. Returns the child's exit status, 128 + n
+/// for a signal.
+pub fn wrap(config: Config) -> ExitCode {
+    if let Err(e) = sys::signals::clean_start() {
+        return refuse(&format!("setting up signals: {}", plain(&e)));
+    }
+    match build_wrap() {
+        Ok((mut reactor, complaints)) => {
+            for text in &complaints {
+                reactor.say(Severity::LOG_WARNING, text);
+            }
+            reactor.configure(config, Origin::Config);
+            if let Err(e) = reactor.run() {
+                return refuse(&format!("epoll: {}", plain(&e)));
+            }
+            reactor.clear_up();
+            let status = reactor.wrapped_status();
+            ExitCode::from(u8::try_from(status).unwrap_or(255))
+        }
+        Err(text) => refuse(&text),
+    }
+}
+
+fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
+    let mut complaints = Vec::new();
+    if let Err(e) = sys::subreaper::become_subreaper() {
+        complaints.push(format!("becoming the reaper of orphans: {}", plain(&e)));
+    }
+    let poll = Poll::new().map_err(|e| format!("epoll: {}", plain(&e)))?;
+    let wakeup = Wakeup::install(true).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
+    let key = format!("run.{}", std::process::id());
+    let root = sys::cgroup::own_directory().and_then(|d| sys::cgroup::Root::make(&d, &key).ok());
+    let reactor = Reactor::new(Parts {
+        options: Options {
+            mode: Mode::Wrap,
+            config: None,
+            shutdown_deadline: None::<Duration>,
+        },
+        machine: Supervisor::new(seed(), Ending::WhenIdle),
+        sink: Sink::new(LogTo::Stderr, true, local_time),
+        run_dir: None,
+        clients: None,
+        notify: None,
+        trees: Trees::new(root),
+        ring: 4096,
+        poll,
+        wakeup,
+    })
+    .map_err(|e| format!("timer: {}", plain(&e)))?;
+    Ok((reactor, complaints))
+}

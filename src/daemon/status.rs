@@ -1,0 +1,176 @@
+//! What `status` and `plan` tell: the machine's state in the words of the protocol.
+
+use std::time::Duration;
+
+use crate::control::reply::{PlanLine, Status, StopStatus};
+use crate::machine::event::{Pid, ServiceId};
+use crate::machine::report::{Exit, Verdict};
+use crate::machine::service::{Rest, Service, State, Want};
+use crate::machine::spec::Spec;
+use crate::machine::supervisor::Supervisor;
+use crate::machine::time::{Span, Tick};
+
+/// What the kernel knows of the tree.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Processes alive.
+    pub processes: u32,
+    /// Resident memory in KiB.
+    pub memory_kib: u64,
+}
+
+/// State of a service. `usage` is asked for only when something runs.
+pub fn status(
+    machine: &Supervisor,
+    id: ServiceId,
+    now: Tick,
+    usage: impl FnOnce() -> Usage,
+) -> Option<Status> {
+    let service = machine.service(id)?;
+    let used = match service.is_at_rest() {
+        true => Usage::default(),
+        false => usage(),
+    };
+    Some(Status {
+        service: service.spec.name.to_string(),
+        state: state_word(&service.state).to_owned(),
+        want: match service.want {
+            Want::Up => "up".to_owned(),
+            Want::Down => "down".to_owned(),
+        },
+        since_ms: ms(now - service.since),
+        pid: service.pid().map(|Pid(n)| n),
+        processes: used.processes,
+        memory_kib: used.memory_kib,
+        restarts: service.restarts,
+        last_exit: last_exit(service),
+        retry_ms: match &service.state {
+            State::Backoff { until, .. } => Some(ms(*until - now)),
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Up(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_) => None,
+        },
+        waiting_on: match &service.state {
+            State::Waiting => machine.waits_for(id).iter().map(|n| n.to_string()).collect(),
+            State::Down(_)
+            | State::Starting(_)
+            | State::Up(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_)
+            | State::Backoff { .. } => Vec::new(),
+        },
+        stop: stop_status(service, now),
+        says: service.says.clone(),
+    })
+}
+
+fn state_word(state: &State) -> &'static str {
+    match state {
+        State::Down(Rest::Stopped | Rest::Finished) => "down",
+        State::Down(Rest::Failed(_)) => "failed",
+        State::Waiting => "waiting",
+        State::Starting(_) => "starting",
+        State::Up(_) => "up",
+        State::Stopping(..) => "stopping",
+        State::Killing(..) => "killing",
+        State::Sweeping(_) => "sweeping",
+        State::Backoff { slow: true, .. } => "failed",
+        State::Backoff { slow: false, .. } => "backoff",
+    }
+}
+
+fn last_exit(service: &Service) -> String {
+    let started = match &service.state {
+        State::Backoff { error, .. } => error.clone(),
+        State::Down(Rest::Failed(why)) if service.last.is_none() => Some(why.clone()),
+        State::Down(_)
+        | State::Waiting
+        | State::Starting(_)
+        | State::Up(_)
+        | State::Stopping(..)
+        | State::Killing(..)
+        | State::Sweeping(_) => None,
+    };
+    if let Some(error) = started {
+        return error;
+    }
+    match service.last {
+        None => String::new(),
+        Some((exit, verdict)) => exit_words(exit, verdict),
+    }
+}
+
+/// `clean (status 0)`, `crashed (SIGSEGV)`.
+pub fn exit_words(exit: Exit, verdict: Verdict) -> String {
+    match exit {
+        Exit::Code(n) => format!("{verdict} (status {n})"),
+        Exit::Signal(s) => format!("{verdict} (SIG{s})"),
+        Exit::Unknown => format!("{verdict} (status unknown)"),
+    }
+}
+
+fn stop_status(service: &Service, now: Tick) -> Option<StopStatus> {
+    let of = |(step, elapsed, of): (String, Duration, Duration), left, absorbed| StopStatus {
+        step,
+        step_ms: ms(elapsed),
+        step_of_ms: ms(of),
+        left_ms: ms(left),
+        absorbed,
+    };
+    match &service.state {
+        State::Stopping(_, stop) => {
+            Some(of(stop.progress(now), stop.left(now), stop.order.absorbed))
+        }
+        State::Killing(_, stop, kill) => {
+            let step = "KILL sent to the tree".to_owned();
+            let progress = (step, now - kill.since, kill.next - kill.since);
+            Some(of(progress, kill.next - now, stop.order.absorbed))
+        }
+        State::Sweeping(end) => {
+            let (step, elapsed, whole) = end.progress(now);
+            let absorbed = end.stop.as_ref().map_or(0, |s| s.order.absorbed);
+            Some(of((step, elapsed, whole), whole.saturating_sub(elapsed), absorbed))
+        }
+        State::Down(_)
+        | State::Waiting
+        | State::Starting(_)
+        | State::Up(_)
+        | State::Backoff { .. } => None,
+    }
+}
+
+fn ms(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The longest stop of each service, and of everything in the order of the shutdown.
+pub fn plan(machine: &Supervisor, shutdown_deadline: Option<Duration>) -> Vec<PlanLine> {
+    let mut lines: Vec<PlanLine> =
+        machine.services().map(|s| plan_line(&s.spec)).collect();
+    // Along the critical path: a service stops after all that follow it.
+    let mut ends = std::collections::BTreeMap::new();
+    for id in machine.order().line().iter().rev() {
+        let followers = machine.order().of(*id).followers.iter();
+        let begins: Duration = followers.filter_map(|f| ends.get(f)).max().copied().unwrap_or_default();
+        let own = machine.service(*id).map(|s| s.spec.stop.longest()).unwrap_or_default();
+        ends.insert(*id, begins + own);
+    }
+    let longest: Duration = ends.values().max().copied().unwrap_or_default();
+    let longest = shutdown_deadline.map_or(longest, |d| d.min(longest));
+    lines.push(PlanLine { service: String::new(), steps: Vec::new(), longest_ms: ms(longest) });
+    lines
+}
+
+fn plan_line(spec: &Spec) -> PlanLine {
+    let steps = spec.stop.steps.iter().map(|s| format!("{}, at most {}", s.action, Span(s.wait)));
+    PlanLine {
+        service: spec.name.to_string(),
+        steps: steps.chain(std::iter::once("KILL of what is left".to_owned())).collect(),
+        longest_ms: ms(spec.stop.longest()),
+    }
+}
