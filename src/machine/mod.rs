@@ -4,6 +4,7 @@
 //! The same inputs give the same outputs.
 #![forbid(unsafe_code)]
 
+pub mod crash;
 pub mod event;
 pub mod report;
 pub mod signal;
