@@ -8,4 +8,5 @@ pub mod logs;
 pub mod notify;
 pub mod sink;
 pub mod spawn;
+pub mod token;
 pub mod tree;
