@@ -1,1 +1,475 @@
-//! (being written)
+//! The control socket: who may connect, what they ask, and their answers on the way out.
+//! What a request means is the reactor's and the machine's business.
+//!
+//! A client can only ever delay itself. Its requests are read a few per turn and never
+//! further than 64 ahead of the answers; what waits to be sent to it is bounded, and so
+//! is the time for which it may send half a line, not read, or do nothing. The thousandth
+//! connection costs as much as the thirty-third.
+
+mod access;
+mod connection;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Registry};
+use nix::sys::socket::{
+    bind, listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr,
+};
+
+pub use access::{Access, Peer, Rights};
+use connection::{Connection, Heard};
+
+use super::token::Source;
+use crate::control::reply::{Code, Reply};
+use crate::control::request::{Request, Verb};
+use crate::machine::event::{ServiceId, Ticket};
+use crate::machine::time::Tick;
+
+/// Connections at a time.
+pub const CLIENTS: usize = 32;
+
+/// Requests of one client that are handled in one turn.
+const PER_TURN: usize = 32;
+
+/// Connections taken in one turn.
+const ACCEPTS: usize = 64;
+
+/// Refusals are put into the log at most this often.
+const REFUSED_EVERY: Duration = Duration::from_secs(5);
+
+/// With no descriptor left, the next attempt to accept.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+
+/// What the reactor is told.
+#[derive(Debug)]
+pub enum ClientEvent {
+    /// Somebody who may asks for something. [`Clients::reply`] is owed.
+    Request {
+        /// Where the answer goes.
+        ticket: Ticket,
+        /// What is asked. Its `v` is the right one.
+        request: Request,
+        /// Who asks.
+        peer: Peer,
+    },
+    /// The connection is over: nothing reaches its tickets any more.
+    Gone(u64),
+    /// Somebody asked for what they may not; they have been told. For the log; at most
+    /// one every five seconds.
+    Refused {
+        /// Who.
+        peer: Peer,
+        /// For what; none: to connect at all.
+        verb: Option<Verb>,
+        /// Refusals since the last event of this kind that were not reported.
+        more: u64,
+    },
+}
+
+/// What a subscriber follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stream {
+    /// `logs -f`
+    Logs,
+    /// `events -f`
+    Events,
+}
+
+/// The listening socket and its connections.
+pub struct Clients {
+    listener: UnixListener,
+    path: PathBuf,
+    access: Access,
+    slots: Vec<Option<Connection>>,
+    /// Number of the next connection.
+    next: u64,
+    acceptable: bool,
+    accept_again: Option<Tick>,
+    /// Given up for a moment when descriptors run out, to accept and close: otherwise
+    /// the connection would stay in the queue and nobody would be told.
+    reserve: Option<std::fs::File>,
+    gone: Vec<u64>,
+    /// Where the next turn begins, so that nobody is always first.
+    first: usize,
+    refused_at: Option<Tick>,
+    refused_more: u64,
+}
+
+impl Clients {
+    /// Binds and listens. A file of that name is removed first: the caller holds the lock
+    /// of the run directory, so nobody is behind it. Owner and mode are set before
+    /// listen(2), so nobody connects under the wrong ones.
+    ///
+    /// # Errors
+    /// Of socket(2), bind(2), chown(2), chmod(2) and listen(2); the text names the path.
+    pub fn bind(path: &Path, access: Access, registry: &Registry) -> io::Result<Clients> {
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
+            _ => {}
+        }
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        let address = UnixAddr::new(path).map_err(|e| named(e.into()))?;
+        bind(fd.as_raw_fd(), &address).map_err(|e| named(e.into()))?;
+        access.apply(path).map_err(named)?;
+        listen(&fd, Backlog::MAXCONN).map_err(|e| named(e.into()))?;
+        let mut listener = UnixListener::from_std(fd.into());
+        registry.register(&mut listener, Source::Listener.token(), Interest::READABLE)?;
+        Ok(Clients {
+            listener,
+            path: path.to_owned(),
+            access,
+            slots: Vec::new(),
+            next: 1,
+            acceptable: true,
+            accept_again: None,
+            reserve: reserve(),
+            gone: Vec::new(),
+            first: 0,
+            refused_at: None,
+            refused_more: 0,
+        })
+    }
+
+    /// Other groups, after a reload. Connections that are open keep their rights.
+    ///
+    /// # Errors
+    /// Of chown(2) and chmod(2).
+    pub fn set_access(&mut self, access: Access) -> io::Result<()> {
+        access.apply(&self.path)?;
+        self.access = access;
+        Ok(())
+    }
+
+    /// mio says something about the listener or a connection. Only remembered here.
+    pub fn ready(&mut self, source: Source, event: &mio::event::Event) {
+        match source {
+            Source::Listener => self.acceptable = true,
+            Source::Client(slot) => {
+                if let Some(Some(c)) = self.slots.get_mut(slot as usize) {
+                    c.ready(event);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes new connections and reads requests, a bounded number of each.
+    pub fn turn(&mut self, now: Tick, registry: &Registry, out: &mut Vec<ClientEvent>) {
+        self.accept(now, registry, out);
+        let n = self.slots.len();
+        self.first = if n == 0 { 0 } else { (self.first + 1) % n };
+        for i in 0..n {
+            self.serve((self.first + i) % n, now, out);
+        }
+        self.flush(now, registry);
+        out.extend(self.gone.drain(..).map(ClientEvent::Gone));
+    }
+
+    /// Something is left over from the last turn: poll with a timeout of zero.
+    pub fn more_work(&self) -> bool {
+        self.acceptable
+            || !self.gone.is_empty()
+            || self.slots.iter().flatten().any(Connection::runnable)
+    }
+
+    /// Sends what waits. To be called after replies, before the next poll; also drops
+    /// connections that are over (their `Gone` comes with the next turn, for which
+    /// [`Clients::more_work`] asks).
+    pub fn flush(&mut self, now: Tick, registry: &Registry) {
+        for slot in &mut self.slots {
+            let over = slot.as_mut().is_some_and(|c| {
+                c.send(now);
+                c.is_over()
+            });
+            if over {
+                drop_slot(slot, registry, &mut self.gone);
+            }
+        }
+    }
+
+    /// When [`Clients::expire`] is to be called; none while nobody is connected.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let clients = self.slots.iter().flatten().filter_map(Connection::deadline);
+        clients.chain(self.accept_again).min()
+    }
+
+    /// Drops those whose time is up.
+    pub fn expire(&mut self, now: Tick, registry: &Registry) {
+        if self.accept_again.is_some_and(|at| at <= now) {
+            self.accept_again = None;
+            self.acceptable = true;
+        }
+        for slot in &mut self.slots {
+            if slot
+                .as_ref()
+                .and_then(Connection::deadline)
+                .is_some_and(|at| at <= now)
+            {
+                drop_slot(slot, registry, &mut self.gone);
+            }
+        }
+    }
+
+    /// Queues a line of the answer; the last one (`more` unset) settles the request. The
+    /// id is filled in. A ticket whose client is gone is no error.
+    pub fn reply(&mut self, ticket: Ticket, mut reply: Reply) {
+        let Some(c) = self.of(ticket) else { return };
+        let Some(id) = c.id_of(ticket.request) else {
+            return;
+        };
+        reply.id = id;
+        c.push(&reply);
+        if !reply.more {
+            c.settle(ticket.request);
+        }
+    }
+
+    /// Settles a request without a further line.
+    pub fn finish(&mut self, ticket: Ticket) {
+        if let Some(c) = self.of(ticket) {
+            c.settle(ticket.request);
+        }
+    }
+
+    /// The id that the client gave the request.
+    pub fn id(&self, ticket: Ticket) -> Option<u64> {
+        let mut all = self.slots.iter().flatten();
+        all.find(|c| c.number == ticket.client)?
+            .id_of(ticket.request)
+    }
+
+    /// The client gets what is published about this service, or about all. Its request
+    /// stays open until [`Clients::finish`] or until it goes.
+    pub fn subscribe(&mut self, ticket: Ticket, stream: Stream, service: Option<ServiceId>) {
+        if let Some(c) = self.of(ticket) {
+            c.subscribe(ticket.request, stream, service);
+        }
+    }
+
+    /// Whether anybody follows this.
+    pub fn has_subscribers(&self, stream: Stream, service: ServiceId) -> bool {
+        let mut all = self.slots.iter().flatten();
+        all.any(|c| c.follows(stream, service))
+    }
+
+    /// Sends a line to those who follow; `make` is called only if there is one. Who is
+    /// more than 256 KiB behind does not get it, and is told how many it missed.
+    pub fn publish(&mut self, stream: Stream, service: ServiceId, make: impl FnOnce() -> Reply) {
+        if !self.has_subscribers(stream, service) {
+            return;
+        }
+        let mut reply = make();
+        reply.more = true;
+        for c in self.slots.iter_mut().flatten() {
+            c.publish(stream, service, &mut reply);
+        }
+    }
+
+    /// The service is gone for good: ends the streams that follow only it.
+    pub fn end_streams(&mut self, service: ServiceId) {
+        for c in self.slots.iter_mut().flatten() {
+            c.end_streams(service);
+        }
+    }
+
+    /// Connections that are open.
+    pub fn len(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All that was to be sent has been sent; asked before superd ends.
+    pub fn is_flushed(&self) -> bool {
+        self.slots.iter().flatten().all(Connection::is_flushed)
+    }
+
+    fn of(&mut self, ticket: Ticket) -> Option<&mut Connection> {
+        let mut all = self.slots.iter_mut().flatten();
+        all.find(|c| c.number == ticket.client)
+    }
+
+    fn accept(&mut self, now: Tick, registry: &Registry, out: &mut Vec<ClientEvent>) {
+        for _ in 0..ACCEPTS {
+            if !self.acceptable {
+                return;
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => self.welcome(stream, now, registry, out),
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EINTR | libc::ECONNABORTED) => {}
+                    Some(libc::EMFILE | libc::ENFILE) => self.turn_away(now),
+                    Some(libc::EAGAIN) => self.acceptable = false,
+                    // ENOMEM, ENOBUFS and the like: the edge is spent, so a timer.
+                    _ => {
+                        self.acceptable = false;
+                        self.accept_again = Some(now + ACCEPT_AGAIN);
+                    }
+                },
+            }
+        }
+    }
+
+    /// No descriptor is left: gives up the reserve to take one connection and close it.
+    /// accept(2) says so even when nobody waits, and then there is nothing to do.
+    fn turn_away(&mut self, now: Tick) {
+        let had = self.reserve.take().is_some();
+        let took = had.then(|| self.listener.accept().map(|(s, _)| say_busy(&s)));
+        self.reserve = reserve();
+        match took {
+            Some(Ok(_)) => {}
+            Some(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => self.acceptable = false,
+            Some(Err(_)) | None => {
+                self.acceptable = false;
+                self.accept_again = Some(now + ACCEPT_AGAIN);
+            }
+        }
+    }
+
+    fn welcome(
+        &mut self,
+        mut stream: UnixStream,
+        now: Tick,
+        registry: &Registry,
+        out: &mut Vec<ClientEvent>,
+    ) {
+        let Ok(peer) = Peer::of(&stream) else {
+            return; // gone already
+        };
+        let rights = self.access.rights(&peer, &stream);
+        if rights == Rights::None {
+            let text = "you may not use this socket (see control-group and status-group)";
+            say(&stream, &Reply::error(0, Code::NotPermitted, text));
+            self.refused(now, peer, None, out);
+            return;
+        }
+        let Some(slot) = self.free_slot(rights, registry) else {
+            say_busy(&stream);
+            return;
+        };
+        let token = Source::Client(u32::try_from(slot).unwrap_or(0)).token();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if registry.register(&mut stream, token, both).is_err() {
+            say_busy(&stream);
+            return;
+        }
+        let number = self.next;
+        self.next += 1;
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Some(Connection::new(number, stream, peer, rights, now));
+        }
+        // At once: who has already asked is not evicted by those behind it.
+        self.serve(slot, now, out);
+    }
+
+    /// A slot for a newcomer: a free one, or that of the connection which has been idle
+    /// longest, or, for somebody who may do all, of one who may only look.
+    fn free_slot(&mut self, rights: Rights, registry: &Registry) -> Option<usize> {
+        if let Some(free) = self.slots.iter().position(Option::is_none) {
+            return Some(free);
+        }
+        if self.slots.len() < CLIENTS {
+            self.slots.push(None);
+            return Some(self.slots.len() - 1);
+        }
+        let all = || {
+            let slots = self.slots.iter().enumerate();
+            slots.filter_map(|(i, c)| c.as_ref().map(|c| (i, c)))
+        };
+        let idle = all().filter(|(_, c)| c.is_idle());
+        let looking = all().filter(|(_, c)| rights == Rights::All && c.rights == Rights::Look);
+        let (i, _) = idle
+            .min_by_key(|(_, c)| c.last)
+            .or_else(|| looking.min_by_key(|(_, c)| c.last))?;
+        let slot = self.slots.get_mut(i)?;
+        if let Some(c) = slot {
+            say_busy(&c.stream);
+        }
+        drop_slot(slot, registry, &mut self.gone);
+        Some(i)
+    }
+
+    /// Reads and decodes, at most [`PER_TURN`] requests.
+    fn serve(&mut self, slot: usize, now: Tick, out: &mut Vec<ClientEvent>) {
+        let mut refused = None;
+        if let Some(Some(c)) = self.slots.get_mut(slot) {
+            for _ in 0..PER_TURN {
+                match c.next(now) {
+                    Some(Heard::Request(ticket, request)) => {
+                        let peer = c.peer(request.verb);
+                        out.push(ClientEvent::Request {
+                            ticket,
+                            request: *request,
+                            peer,
+                        });
+                    }
+                    Some(Heard::Refused(verb)) => refused = Some((c.peer(verb), verb)),
+                    Some(Heard::Nonsense) => {}
+                    None => break,
+                }
+            }
+        }
+        if let Some((peer, verb)) = refused {
+            self.refused(now, peer, Some(verb), out);
+        }
+    }
+
+    fn refused(&mut self, now: Tick, peer: Peer, verb: Option<Verb>, out: &mut Vec<ClientEvent>) {
+        let soon = |at: Tick| now.since(at) < REFUSED_EVERY;
+        if self.refused_at.is_some_and(soon) {
+            self.refused_more += 1;
+            return;
+        }
+        self.refused_at = Some(now);
+        out.push(ClientEvent::Refused {
+            peer: peer.with_command(),
+            verb,
+            more: std::mem::take(&mut self.refused_more),
+        });
+    }
+}
+
+fn drop_slot(slot: &mut Option<Connection>, registry: &Registry, gone: &mut Vec<u64>) {
+    if let Some(mut c) = slot.take() {
+        registry.deregister(&mut c.stream).ok(); // closing it does the same
+        gone.push(c.number);
+    }
+}
+
+fn reserve() -> Option<std::fs::File> {
+    std::fs::File::open("/dev/null").ok()
+}
+
+fn say_busy(stream: &UnixStream) -> bool {
+    let text = "too many clients; try again";
+    say(stream, &Reply::error(0, Code::Busy, text));
+    true
+}
+
+/// One line to somebody who is about to be closed, as far as it gets.
+fn say(mut stream: &UnixStream, reply: &Reply) {
+    let mut line = serde_json::to_vec(reply).unwrap_or_default();
+    line.push(b'\n');
+    io::Write::write(&mut stream, &line).ok(); // it is closed either way
+}
+
+/// Mode and owner for the path of the socket.
+fn set_mode(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
+    if let Some(gid) = group {
+        nix::unistd::chown(path, None, Some(nix::unistd::Gid::from_raw(gid)))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,430 @@
-//! (being written)
+//! The services' output: pipes in, lines out, the last ones kept. Where lines go from
+//! here (syslog, followers of `superctl logs -f`) is the caller's business, which gets
+//! each line by a callback.
+//!
+//! A service has one pipe for standard output and error, made at its first start and
+//! kept until it is forgotten, so that leftovers of one instance and the next instance
+//! never meet an EOF or a SIGPIPE. Idle services cost nothing; the buffer for reading is
+//! shared and grows only while somebody floods. Every service gets its share of a turn
+//! and then goes to the end of the queue.
+
+mod ring;
+mod split;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use memchr::memmem;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::unistd::pipe2;
+
+pub use ring::Ring;
+use split::Splitter;
+
+use super::token::Source;
+use crate::config::model::Output;
+use crate::machine::crash;
+use crate::machine::event::{Instance, ServiceId};
+use crate::machine::time::Tick;
+
+/// The longest line; a longer one comes in pieces of this size.
+pub const LINE_CAP: usize = 4096;
+
+/// What one read takes at most, once a service has filled [`SMALL`].
+const LARGE: usize = 64 * 1024;
+
+/// What the shared buffer holds while nobody floods.
+const SMALL: usize = 4096;
+
+/// Bytes a service may read per turn when each line goes to the log, which costs a
+/// system call per line.
+const LOGGED_SHARE: usize = 16 * 1024;
+
+/// Cost of a whole turn over all services, in bytes that go to the ring only; about a
+/// millisecond on a slow router.
+const TURN: usize = 256 * 1024;
+
+/// What [`Logs::drain`] reads at most.
+const DRAIN: usize = 1024 * 1024;
+
+/// Lines kept from the beginning of a crash text on.
+const CRASH_LINES: usize = 40;
+
+/// A crash text older than this at the time of the exit was survived.
+const CRASH_AGE: Duration = Duration::from_secs(60);
+
+/// One line of output, without its newline.
+pub struct Said<'a> {
+    /// Whose.
+    pub service: ServiceId,
+    /// Its name.
+    pub name: &'a Rc<str>,
+    /// Where the configuration wants it to go.
+    pub output: Output,
+    /// The bytes, as they came.
+    pub line: &'a [u8],
+    /// It contains the text that [`Logs::watch`] was asked for, in the output of this
+    /// instance. Said once.
+    pub matched: Option<Instance>,
+}
+
+/// Where complete lines go.
+pub type Hear<'h> = &'h mut dyn FnMut(Said<'_>);
+
+/// All services' output.
+#[derive(Default)]
+pub struct Logs {
+    logs: BTreeMap<ServiceId, Box<Log>>,
+    /// Services that have, or may have, something to read. Each at most once.
+    queue: VecDeque<ServiceId>,
+    buf: Vec<u8>,
+    ring: usize,
+}
+
+struct Log {
+    name: Rc<str>,
+    output: Output,
+    read: File,
+    write: OwnedFd,
+    queued: bool,
+    /// The last read filled the whole large buffer.
+    flooding: bool,
+    splitter: Splitter,
+    kept: Kept,
+}
+
+/// What is remembered of the output.
+struct Kept {
+    ring: Ring,
+    instance: Instance,
+    /// Number of the instance's first line.
+    began: u64,
+    watch: Option<(Instance, Rc<str>)>,
+    crash: Option<Box<CrashText>>,
+}
+
+/// The lines from the last beginning of a crash text on.
+struct CrashText {
+    at: Tick,
+    lines: Vec<String>,
+}
+
+impl Logs {
+    /// `ring`: bytes of output kept per service.
+    pub fn new(ring: usize) -> Logs {
+        Logs {
+            ring,
+            ..Logs::default()
+        }
+    }
+
+    /// Bytes to be kept per service from now on (after a reload). Takes effect with the
+    /// next line of each service.
+    pub fn set_ring(&mut self, bytes: usize) {
+        self.ring = bytes;
+        for log in self.logs.values_mut() {
+            log.kept.ring.set_bound(bytes);
+        }
+    }
+
+    /// The descriptor that becomes a child's standard output and error. The pipe is made
+    /// at the first call. The child's end blocks, ours does not; both are close-on-exec.
+    ///
+    /// # Errors
+    /// Of pipe2(2), fcntl(2) and epoll_ctl(2).
+    pub fn open(
+        &mut self,
+        registry: &Registry,
+        service: ServiceId,
+        name: &Rc<str>,
+        output: Output,
+    ) -> io::Result<BorrowedFd<'_>> {
+        use std::collections::btree_map::Entry;
+        let log = match self.logs.entry(service) {
+            Entry::Occupied(e) => {
+                let log = e.into_mut();
+                log.output = output;
+                log
+            }
+            Entry::Vacant(e) => {
+                let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+                fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+                registry.register(
+                    &mut SourceFd(&read.as_raw_fd()),
+                    Source::Log(service.0).token(),
+                    Interest::READABLE,
+                )?;
+                e.insert(Box::new(Log {
+                    name: name.clone(),
+                    output,
+                    read: File::from(read),
+                    write,
+                    queued: false,
+                    flooding: false,
+                    splitter: Splitter::default(),
+                    kept: Kept {
+                        ring: Ring::new(self.ring),
+                        instance: Instance::default(),
+                        began: 0,
+                        watch: None,
+                        crash: None,
+                    },
+                }))
+            }
+        };
+        Ok(log.write.as_fd())
+    }
+
+    /// The descriptor that [`Logs::open`] gave, if it was called.
+    pub fn writer(&self, service: ServiceId) -> Option<BorrowedFd<'_>> {
+        self.logs.get(&service).map(|l| l.write.as_fd())
+    }
+
+    /// Lines from now on belong to this instance.
+    pub fn begin(&mut self, service: ServiceId, instance: Instance) {
+        if let Some(log) = self.logs.get_mut(&service) {
+            log.kept.instance = instance;
+            log.kept.began = log.kept.ring.next();
+            log.kept.crash = None;
+            log.kept.watch = None;
+        }
+    }
+
+    /// Reports the first line of this instance, from now on, that contains `needle`.
+    pub fn watch(&mut self, service: ServiceId, instance: Instance, needle: Rc<str>) {
+        if let Some(log) = self.logs.get_mut(&service) {
+            log.kept.watch = Some((instance, needle));
+        }
+    }
+
+    /// Forgets a [`Logs::watch`].
+    pub fn unwatch(&mut self, service: ServiceId, instance: Instance) {
+        if let Some(log) = self.logs.get_mut(&service) {
+            if log.kept.watch.as_ref().is_some_and(|w| w.0 == instance) {
+                log.kept.watch = None;
+            }
+        }
+    }
+
+    /// mio says that [`Source::Log`] of this service has something.
+    pub fn ready(&mut self, service: ServiceId) {
+        if let Some(log) = self.logs.get_mut(&service) {
+            if !log.queued {
+                log.queued = true;
+                self.queue.push_back(service);
+            }
+        }
+    }
+
+    /// The last turn left something unread: poll with a timeout of zero.
+    pub fn more_work(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Reads, a share of each service that has something, up to the budget of a turn.
+    pub fn turn(&mut self, now: Tick, hear: Hear<'_>) {
+        let mut budget = TURN;
+        for _ in 0..self.queue.len() {
+            if budget == 0 {
+                break;
+            }
+            let Some(service) = self.queue.pop_front() else {
+                break;
+            };
+            let Some(log) = self.logs.get_mut(&service) else {
+                continue;
+            };
+            let (share, price) = match log.output {
+                Output::Log => (LOGGED_SHARE, LARGE / LOGGED_SHARE),
+                Output::Ring | Output::Null | Output::Inherit => (LARGE, 1),
+            };
+            let (n, finished) = log.read(service, &mut self.buf, share, now, hear);
+            budget = budget.saturating_sub(n.saturating_mul(price));
+            log.queued = !finished;
+            if !finished {
+                self.queue.push_back(service);
+            }
+        }
+        if self.queue.is_empty() && self.buf.len() > SMALL {
+            self.buf = Vec::new();
+        }
+    }
+
+    /// Reads what is in the pipe now, before an exit is reported, and takes a last line
+    /// without newline for complete. Bounded by 1 MiB; the rest of a flood comes later.
+    pub fn drain(&mut self, service: ServiceId, now: Tick, hear: Hear<'_>) {
+        let Some(log) = self.logs.get_mut(&service) else {
+            return;
+        };
+        log.read(service, &mut self.buf, DRAIN, now, hear);
+        let Log {
+            splitter,
+            kept,
+            name,
+            output,
+            ..
+        } = &mut **log;
+        splitter.finish(&mut |line| kept.take(line, service, name, *output, now, hear));
+    }
+
+    /// The last `n` lines with their times, oldest first.
+    pub fn tail(&self, service: ServiceId, n: usize) -> Vec<(Tick, String)> {
+        self.logs.get(&service).map_or_else(Vec::new, |log| {
+            let ring = &log.kept.ring;
+            ring.since(ring.next().saturating_sub(n as u64))
+        })
+    }
+
+    /// Up to `n` of the last lines since [`Logs::begin`], oldest first, for a report.
+    pub fn last_of_instance(&self, service: ServiceId, n: usize) -> Vec<String> {
+        let Some(log) = self.logs.get(&service) else {
+            return Vec::new();
+        };
+        let ring = &log.kept.ring;
+        let from = ring.next().saturating_sub(n as u64).max(log.kept.began);
+        ring.since(from).into_iter().map(|(_, l)| l).collect()
+    }
+
+    /// What [`crash::recognise`] is to look at: the last crash text of this instance, if
+    /// it is fresh, else its last lines. The text is kept apart because the stack dump
+    /// after it can be longer than the ring.
+    pub fn crash_lines(&self, service: ServiceId, now: Tick) -> Vec<String> {
+        let fresh = self
+            .logs
+            .get(&service)
+            .and_then(|log| log.kept.crash.as_ref())
+            .filter(|c| now.since(c.at) < CRASH_AGE);
+        match fresh {
+            Some(c) => c.lines.clone(),
+            None => self.last_of_instance(service, CRASH_LINES),
+        }
+    }
+
+    /// The service is forgotten: closes its pipe.
+    pub fn close(&mut self, registry: &Registry, service: ServiceId) {
+        if let Some(log) = self.logs.remove(&service) {
+            let fd = log.read.as_raw_fd();
+            registry.deregister(&mut SourceFd(&fd)).ok(); // closing it does the same
+            self.queue.retain(|s| *s != service);
+        }
+    }
+}
+
+impl Log {
+    /// Reads at most `share` bytes; how many it were, and whether that was all.
+    fn read(
+        &mut self,
+        service: ServiceId,
+        buf: &mut Vec<u8>,
+        share: usize,
+        now: Tick,
+        hear: Hear<'_>,
+    ) -> (usize, bool) {
+        let mut total = 0;
+        loop {
+            if buf.is_empty() {
+                buf.resize(SMALL, 0);
+            }
+            let room = buf.len().min(share - total);
+            let Some(space) = buf.get_mut(..room) else {
+                return (total, true);
+            };
+            let n = match self.read.read(space) {
+                Ok(0) => return (total, true), // cannot be: we hold a writing end
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => {
+                    self.flooding = false;
+                    return (total, true);
+                }
+            };
+            total += n;
+            let chunk = space.get(..n).unwrap_or_default();
+            self.take(service, chunk, now, hear);
+            self.flooding = n == LARGE;
+            if total >= share {
+                return (total, false);
+            }
+            if n == SMALL && buf.len() == SMALL {
+                buf.resize(LARGE, 0);
+            }
+        }
+    }
+
+    fn take(&mut self, service: ServiceId, chunk: &[u8], now: Tick, hear: Hear<'_>) {
+        // Of a flood that only goes to the ring, only what will still be there at the end
+        // of the chunk is worth splitting.
+        let skip = match self.output {
+            Output::Log => 0,
+            Output::Ring | Output::Null | Output::Inherit => {
+                chunk.len().saturating_sub(self.kept.ring.bound())
+            }
+        };
+        let mut rest = chunk;
+        if skip > 0 && self.flooding && self.kept.watch.is_none() {
+            self.splitter.forget();
+            rest = chunk.get(skip..).unwrap_or_default();
+            if let Some(end) = memchr::memchr(b'\n', rest) {
+                rest = rest.get(end + 1..).unwrap_or_default();
+            }
+        }
+        let (kept, name, output) = (&mut self.kept, &self.name, self.output);
+        self.splitter.push(rest, &mut |line| {
+            kept.take(line, service, name, output, now, hear);
+        });
+    }
+}
+
+impl Kept {
+    fn take(
+        &mut self,
+        line: &[u8],
+        service: ServiceId,
+        name: &Rc<str>,
+        output: Output,
+        now: Tick,
+        hear: Hear<'_>,
+    ) {
+        self.ring.push(now, line);
+        let matched = match &self.watch {
+            Some((instance, needle)) if memmem::find(line, needle.as_bytes()).is_some() => {
+                Some(*instance)
+            }
+            Some(_) | None => None,
+        };
+        if matched.is_some() {
+            self.watch = None;
+        }
+        match &mut self.crash {
+            Some(c) if c.lines.len() < CRASH_LINES => c.lines.push(shown(line)),
+            _ if crash::begins(line) => {
+                self.crash = Some(Box::new(CrashText {
+                    at: now,
+                    lines: vec![shown(line)],
+                }));
+            }
+            _ => {}
+        }
+        hear(Said {
+            service,
+            name,
+            output,
+            line,
+            matched,
+        });
+    }
+}
+
+/// A line as text: bytes that are not UTF-8 are replaced, control characters stay.
+fn shown(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).into_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,23 @@
 #![forbid(unsafe_code)]
 
 pub mod actions;
+mod answer;
 pub mod clients;
 pub mod history;
 pub mod logs;
 pub mod notify;
+mod perform;
+pub mod reactor;
+mod reaper;
+pub mod registry;
+pub mod rundir;
+pub mod signals;
 pub mod sink;
 pub mod spawn;
+pub mod start;
+pub mod status;
+pub mod token;
 pub mod tree;
+pub mod trees;
+
+pub use start::{run, wrap, DaemonOptions};

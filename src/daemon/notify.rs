@@ -1,1 +1,359 @@
-//! (being written)
+//! The sd_notify(3) socket: one datagram socket for all services. Whether a sender belongs
+//! to a service's own tree is for the reactor to find out; here a message only gets the
+//! pid that the kernel vouches for (SCM_CREDENTIALS).
+//!
+//! The socket has a path in the run directory, mode 0666: services run as any user, an
+//! abstract name could be taken by anybody while superd is away and is not seen from
+//! another network namespace, and a service that outlives its superd finds the next one
+//! under the same path.
+//!
+//! Descriptors sent along (FDSTORE=1) are never received: the control buffer has room for
+//! the credentials only, which the kernel puts first, so it closes the rest itself. A
+//! service cannot fill superd's descriptor table that way.
+
+use std::io::{self, IoSliceMut};
+use std::mem::{offset_of, size_of};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::sys::socket::{recvmsg, setsockopt, sockopt, MsgFlags};
+
+use super::token::Source;
+use crate::machine::event::{Notice, Pid};
+
+/// A longer datagram is dropped (systemd has the same limit).
+const DATAGRAM_CAP: usize = 4096;
+
+/// The longest STATUS= that is kept, in bytes.
+const STATUS_CAP: usize = 256;
+
+/// Datagrams per turn of the loop.
+const BUDGET: usize = 64;
+
+/// Datagrams that [`Notify::drain`] reads at most.
+const DRAIN: usize = 1024;
+
+/// The socket.
+pub struct Notify {
+    socket: UnixDatagram,
+    path: PathBuf,
+    readable: bool,
+    dropped: u64,
+}
+
+impl Notify {
+    /// Binds the socket in the run directory; a file of that name is removed first, so the
+    /// caller holds the lock of the run directory.
+    ///
+    /// # Errors
+    /// Of bind(2) and chmod(2); the text names the path.
+    pub fn bind(path: &Path, registry: &Registry) -> io::Result<Notify> {
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
+            _ => {}
+        }
+        let socket = UnixDatagram::bind(path).map_err(named)?;
+        socket.set_nonblocking(true)?;
+        setsockopt(&socket, sockopt::PassCred, &true)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(named)?;
+        registry.register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            Source::Notify.token(),
+            Interest::READABLE,
+        )?;
+        Ok(Notify {
+            socket,
+            path: path.to_owned(),
+            readable: true,
+            dropped: 0,
+        })
+    }
+
+    /// What NOTIFY_SOCKET is to contain.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// mio says there is something.
+    pub fn ready(&mut self) {
+        self.readable = true;
+    }
+
+    /// The last turn ended at its budget.
+    pub fn more_work(&self) -> bool {
+        self.readable
+    }
+
+    /// Datagrams that were thrown away: too long, or without a sender's pid.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Reads what has come, up to a budget.
+    pub fn turn(&mut self, out: &mut Vec<(Pid, Notice)>) {
+        self.read(BUDGET, out);
+    }
+
+    /// Reads all that has come, for [`crate::machine::event::Check::Notify`]: up to 1024
+    /// datagrams, more than the kernel queues by default (`net.unix.max_dgram_qlen`).
+    pub fn drain(&mut self, out: &mut Vec<(Pid, Notice)>) {
+        self.readable = true;
+        self.read(DRAIN, out);
+    }
+
+    fn read(&mut self, budget: usize, out: &mut Vec<(Pid, Notice)>) {
+        let mut buf = [0_u8; DATAGRAM_CAP];
+        for _ in 0..budget {
+            if !self.readable {
+                return;
+            }
+            let mut control = Control([0; CONTROL]);
+            let mut iov = [IoSliceMut::new(&mut buf)];
+            let got = recvmsg::<()>(
+                self.socket.as_raw_fd(),
+                &mut iov,
+                Some(&mut control.0),
+                MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
+            )
+            .map(|m| (m.bytes, m.flags.contains(MsgFlags::MSG_TRUNC)));
+            match got {
+                Ok((n, false)) => match control.sender() {
+                    Some(pid) => {
+                        let text = buf.get(..n).unwrap_or_default();
+                        out.extend(parse(text).into_iter().map(|notice| (pid, notice)));
+                    }
+                    None => self.dropped += 1,
+                },
+                Ok((_, true)) => self.dropped += 1,
+                Err(nix::errno::Errno::EINTR) => {}
+                // WouldBlock; and an error of a datagram socket is over once it is read.
+                Err(_) => self.readable = false,
+            }
+        }
+    }
+}
+
+impl Drop for Notify {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.path).ok(); // it may be gone already
+    }
+}
+
+/// cmsghdr and ucred, and nothing more.
+const CONTROL: usize = size_of::<libc::cmsghdr>() + size_of::<libc::ucred>();
+
+/// A control buffer. nix' iterator over it refuses a truncated one, and truncation is
+/// what we want; so the one header we know of is read here.
+#[repr(C, align(16))]
+struct Control([u8; CONTROL]);
+
+impl Control {
+    fn sender(&self) -> Option<Pid> {
+        let data = size_of::<libc::cmsghdr>();
+        let level = self.int(offset_of!(libc::cmsghdr, cmsg_level))?;
+        let kind = self.int(offset_of!(libc::cmsghdr, cmsg_type))?;
+        let pid = self.int(data + offset_of!(libc::ucred, pid))?;
+        let credentials = level == libc::SOL_SOCKET && kind == libc::SCM_CREDENTIALS;
+        // 0: a process of another pid namespace. 1 is never a service.
+        (credentials && pid > 1).then_some(Pid(pid))
+    }
+
+    fn int(&self, at: usize) -> Option<i32> {
+        let bytes = self.0.get(at..at + size_of::<i32>())?;
+        Some(i32::from_ne_bytes(bytes.try_into().ok()?))
+    }
+}
+
+/// The messages in a datagram, in order. What is not known or makes no sense is left out.
+pub fn parse(datagram: &[u8]) -> Vec<Notice> {
+    datagram
+        .split(|b| *b == b'\n')
+        .filter_map(|line| match line {
+            b"READY=1" => Some(Notice::Ready),
+            b"STOPPING=1" => Some(Notice::Stopping),
+            b"RELOADING=1" => Some(Notice::Reloading),
+            _ => {
+                if let Some(text) = line.strip_prefix(b"STATUS=") {
+                    return Some(Notice::Status(status(text)));
+                }
+                let pid = std::str::from_utf8(line.strip_prefix(b"MAINPID=")?).ok()?;
+                let pid = pid.parse::<i32>().ok().filter(|pid| *pid > 1)?;
+                Some(Notice::MainPid(Pid(pid)))
+            }
+        })
+        .collect()
+}
+
+fn status(text: &[u8]) -> String {
+    let text = text.get(..STATUS_CAP).unwrap_or(text);
+    let mut clean: String = String::from_utf8_lossy(text)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    while clean.len() > STATUS_CAP {
+        clean.pop();
+    }
+    clean.truncate(clean.trim_end().len());
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{sendmsg, ControlMessage, UnixAddr};
+    use std::io::IoSlice;
+
+    struct Bench {
+        dir: PathBuf,
+        poll: mio::Poll,
+        notify: Notify,
+        sender: UnixDatagram,
+    }
+
+    impl Bench {
+        fn new(name: &str) -> Bench {
+            let dir =
+                std::env::temp_dir().join(format!("superd-notify-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            let poll = mio::Poll::new().unwrap();
+            let notify = Notify::bind(&dir.join("notify"), poll.registry()).unwrap();
+            let sender = UnixDatagram::unbound().unwrap();
+            sender.set_nonblocking(true).unwrap();
+            sender.connect(notify.path()).unwrap();
+            Bench {
+                dir,
+                poll,
+                notify,
+                sender,
+            }
+        }
+
+        fn heard(&mut self) -> Vec<(Pid, Notice)> {
+            let mut out = Vec::new();
+            self.notify.ready();
+            self.notify.turn(&mut out);
+            out
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.dir).ok();
+        }
+    }
+
+    fn me() -> Pid {
+        Pid(std::process::id() as i32)
+    }
+
+    #[test]
+    fn messages_come_with_the_pid_that_the_kernel_vouches_for() {
+        let mut b = Bench::new("pid");
+        b.heard(); // nothing there yet
+        b.sender.send(b"READY=1\nSTATUS=listening\nX=y").unwrap();
+        b.sender.send(b"STOPPING=1").unwrap();
+        let mut events = mio::Events::with_capacity(4);
+        b.poll.poll(&mut events, None).unwrap();
+        assert_eq!(
+            events.iter().next().and_then(|e| Source::of(e.token())),
+            Some(Source::Notify)
+        );
+        assert_eq!(
+            b.heard(),
+            vec![
+                (me(), Notice::Ready),
+                (me(), Notice::Status("listening".to_owned())),
+                (me(), Notice::Stopping),
+            ]
+        );
+        assert!(!b.notify.more_work());
+    }
+
+    #[test]
+    fn descriptors_that_are_sent_along_are_never_received() {
+        let mut b = Bench::new("fds");
+        let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let fds: Vec<i32> = vec![b.sender.as_raw_fd(); 200];
+        let text = [IoSlice::new(b"FDSTORE=1\nREADY=1")];
+        sendmsg::<UnixAddr>(
+            b.sender.as_raw_fd(),
+            &text,
+            &[ControlMessage::ScmRights(&fds)],
+            MsgFlags::empty(),
+            None,
+        )
+        .unwrap();
+        assert_eq!(b.heard(), vec![(me(), Notice::Ready)]);
+        // Other tests open a few at the same time, not two hundred.
+        let after = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        assert!(after < before + 100, "{before} before, {after} after");
+    }
+
+    #[test]
+    fn long_datagrams_are_dropped_and_a_flood_is_taken_in_turns() {
+        let mut b = Bench::new("flood");
+        let long = [b"STATUS=".as_slice(), &[b'x'; DATAGRAM_CAP]].concat();
+        b.sender.send(&long).unwrap();
+        b.sender.send(b"").unwrap();
+        assert_eq!(b.heard(), Vec::new());
+        assert_eq!(b.notify.dropped(), 1);
+        let mut sent = 0;
+        while b.sender.send(b"READY=1").is_ok() {
+            sent += 1;
+        }
+        assert_eq!(b.heard().len(), sent.min(BUDGET));
+        let mut rest = Vec::new();
+        b.notify.drain(&mut rest);
+        assert_eq!(rest.len(), sent.saturating_sub(BUDGET));
+        assert!(!b.notify.more_work());
+    }
+
+    #[test]
+    fn a_status_is_one_clean_short_line() {
+        assert_eq!(
+            parse(b"STATUS=a\tb\x1b[31mc\0  "),
+            vec![Notice::Status("a b [31mc".to_owned())]
+        );
+        let long = format!("STATUS={}", "é".repeat(1_000));
+        match parse(long.as_bytes()).as_slice() {
+            [Notice::Status(s)] => assert!(s.len() <= STATUS_CAP && s.starts_with("éé")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nonsense_is_left_out() {
+        for text in [
+            "READY=0",
+            "READY=11",
+            " READY=1",
+            "ready=1",
+            "MAINPID=1",
+            "MAINPID=-5",
+            "MAINPID=99999999999",
+            "MAINPID=",
+            "=",
+            "",
+            "\0READY=1",
+            "WATCHDOG=1",
+        ] {
+            assert_eq!(parse(text.as_bytes()), Vec::new(), "{text}");
+        }
+        assert_eq!(parse(b"MAINPID=77\n"), vec![Notice::MainPid(Pid(77))]);
+        let mut seed = 3_u32;
+        for _ in 0..5_000 {
+            let bytes: Vec<u8> = (0..60)
+                .map(|_| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    b"READY=1STOPPING\nMAID\xff\0"[(seed >> 20) as usize % 21]
+                })
+                .collect();
+            parse(&bytes);
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use mio::unix::SourceFd;
 use mio::Interest;
 
-use super::reactor::{Reactor, Role, Start};
+use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
 use super::token::Source;
 use crate::config::model::Output;
@@ -107,17 +107,9 @@ impl Reactor {
             }
             Output::Null | Output::Inherit => false,
         };
-        self.trees.begin(service, instance, &name)?;
         let stdout = if out { self.logs.writer(service) } else { None };
         let notify = self.notify.as_ref().map(|n| n.path()).filter(|_| program.notify);
-        let child = self.trees.start(service, instance, &name, &program, stdout, notify);
-        let child = match child {
-            Ok(child) => child,
-            Err(error) => {
-                self.trees.release(service, instance);
-                return Err(error);
-            }
-        };
+        let child = self.trees.start(service, instance, &name, &program, stdout, notify)?;
         let index = self.next_start;
         self.next_start = self.next_start.wrapping_add(1) & 0x0fff_ffff;
         let fd = child.status.as_raw_fd();
@@ -136,7 +128,7 @@ impl Reactor {
     pub(super) fn hear_start(&mut self, index: u32) {
         let Some(start) = self.starts.get(&index) else { return };
         let Some(def) = self.registry.def(start.service) else { return };
-        let Some(result) = spawn::outcome(&start.status, &def.program) else { return };
+        let Some(result) = spawn::outcome(&start.status, &def.program, &def.program.command) else { return };
         let (service, instance) = (start.service, start.instance);
         self.starts.remove(&index); // closes the pipe, which also leaves the poll set
         match result {
@@ -155,11 +147,10 @@ impl Reactor {
         let Some(def) = self.registry.def(service) else { return };
         let (program, name) = (def.program.clone(), Rc::<str>::from(def.name.as_str()));
         let stdout = self.logs.writer(service);
-        let run = self.trees.run(service, instance, &name, &program, argv, stdout);
-        let outcome = match run {
+        let outcome = match self.trees.run(action, &name, &program, argv, stdout) {
             Ok(child) => {
-                self.children.insert(child.pid, Role::Command(service, instance, action));
-                self.actions.command_started(service, instance, action, child, argv);
+                let command = Command { service, instance, action, argv: argv.clone() };
+                self.children.insert(child.pid, Role::Command(command, child.status));
                 return;
             }
             Err(error) => Outcome::Impossible(error.to_string()),
@@ -167,9 +158,9 @@ impl Reactor {
         self.feed(Event::ActionEnded(service, instance, action, outcome));
     }
 
-    fn request(&mut self, service: ServiceId, instance: Instance, action: ActionId, http: &Http) {
+    fn request(&mut self, service: ServiceId, instance: Instance, action: ActionId, http: &Rc<Http>) {
         let registry = self.poll.registry();
-        let begun = self.actions.request(registry, service, instance, action, http);
+        let begun = self.actions.begin_http(registry, service, instance, action, http);
         if let Err(why) = begun {
             let outcome = Outcome::Impossible(why);
             self.feed(Event::ActionEnded(service, instance, action, outcome));
@@ -177,10 +168,8 @@ impl Reactor {
     }
 
     fn end_action(&mut self, service: ServiceId, instance: Instance, action: ActionId) {
-        if let Some(pid) = self.actions.cancel(self.poll.registry(), service, instance, action) {
-            // Our own child, not reaped: the pid is still its.
-            sys::kill::kill(pid.0, libc::SIGKILL).ok();
-        }
+        self.actions.cancel(action);
+        self.trees.kill_command(action);
         self.logs.unwatch(service, instance);
     }
 
@@ -190,7 +179,7 @@ impl Reactor {
         }
         self.logs.close(self.poll.registry(), service);
         self.history.forget(service);
-        self.trees.forget(service);
+        self.trees.forget(service, self.registry.name(service));
         self.registry.forget(service);
     }
 

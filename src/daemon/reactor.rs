@@ -24,7 +24,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use syslog::Severity;
 
-use super::actions::Actions;
+use super::actions::{Actions, Ended};
 use super::clients::{ClientEvent, Clients, Stream};
 use super::history::{self, History};
 use super::logs::{Logs, Said};
@@ -34,7 +34,7 @@ use super::rundir::RunDir;
 use super::signals::{self, Wakeup, LATCH};
 use super::sink::Sink;
 use super::token::Source;
-use super::tree::Trees;
+use super::trees::Trees;
 use crate::config::model::{Config, Output};
 use crate::control::reply::Reply;
 use crate::latch::{Bit, Phase, Taken};
@@ -49,6 +49,9 @@ use crate::sys::timer::Timer;
 
 /// Events of one poll.
 const EVENTS: usize = 128;
+
+/// Lines of output kept with the end of an instance.
+const OUTPUT_LINES: usize = 20;
 
 /// How long superd waits, after everything is down, for its last answers to be read.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -81,12 +84,19 @@ pub(super) struct Start {
 }
 
 /// What a child process of ours is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
     /// The main process of an instance.
     Main(ServiceId, Instance),
-    /// The command of a stop step or a reload.
-    Command(ServiceId, Instance, ActionId),
+    /// The command of a stop step or a reload. Its status pipe is read at its exit.
+    Command(Command, StatusPipe),
+}
+
+/// A command that runs.
+pub(super) struct Command {
+    pub service: ServiceId,
+    pub instance: Instance,
+    pub action: ActionId,
+    pub argv: Rc<[String]>,
 }
 
 /// The daemon.
@@ -123,6 +133,7 @@ pub struct Reactor {
     absorbed: u32,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
+    ended: Vec<Ended>,
     finished: bool,
     /// How the last main process ended, for wrap mode's own exit status.
     pub(super) last_exit: Option<crate::machine::report::Exit>,
@@ -190,6 +201,7 @@ impl Reactor {
             absorbed: 0,
             heard: Vec::new(),
             asked: Vec::new(),
+            ended: Vec::new(),
             finished: false,
             last_exit: None,
         })
@@ -237,13 +249,12 @@ impl Reactor {
             || notify_work
             || self.reap_again
             || self.logs.more_work()
-            || self.actions.more_work()
             || !self.effects.is_empty()
         {
             return Some(Duration::ZERO);
         }
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
-        let soonest = [self.machine.next_deadline(), clients, self.actions.next_deadline()];
+        let soonest = [self.machine.next_deadline(), clients];
         let next = soonest.into_iter().flatten().min().filter(|t| *t < Tick::NEVER);
         if next != self.armed {
             let set = match next {
@@ -281,7 +292,7 @@ impl Reactor {
                         notify.ready();
                     }
                 }
-                Some(Source::Action(slot)) => self.actions.ready(slot, event),
+                Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(_) | Source::Other(_)) | None => {}
             }
@@ -469,10 +480,12 @@ impl Reactor {
     }
 
     fn hear_actions(&mut self) {
-        let now = self.now();
-        for ended in self.actions.turn(now, self.poll.registry()) {
-            self.feed(Event::ActionEnded(ended.service, ended.instance, ended.action, ended.outcome));
+        let mut ended = std::mem::take(&mut self.ended);
+        self.actions.turn(&mut ended);
+        for e in ended.drain(..) {
+            self.feed(Event::ActionEnded(e.service, e.instance, e.action, e.outcome));
         }
+        self.ended = ended;
     }
 
     fn expire(&mut self) {
@@ -548,21 +561,16 @@ impl Reactor {
         let (severity, text) = history::line(&name, &happening);
         self.sink.say(now, severity, &text);
         let output = match &happening {
-            Happening::Ended(_) => self.logs.last_of_instance(service, history::OUTPUT_LINES),
+            Happening::Ended(_) => self.logs.last_of_instance(service, OUTPUT_LINES),
             _ => Vec::new(),
         };
         if let Some(clients) = &mut self.clients {
             clients.publish(Stream::Events, service, || Reply {
-                event: Some(Box::new(history::event_line(
-                    &name,
-                    Duration::ZERO,
-                    happening.clone(),
-                    output.clone(),
-                ))),
+                event: Some(Box::new(history::event_line(&name, now, now, &happening, output.clone()))),
                 ..Reply::ok(0)
             });
         }
-        self.history.add(service, &name, now, happening, output);
+        self.history.record(now, service, &happening, output);
     }
 
     /// SIGUSR1: the state of everything into the log.

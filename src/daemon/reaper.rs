@@ -4,11 +4,13 @@
 //! session of that number cannot be another one: that is when the tree is looked at.
 //! As subreaper (or PID 1) superd also gets orphans; whose they were does not matter here.
 
-use super::reactor::{Reactor, Role};
+use super::reactor::{Command, Reactor, Role, Start};
+use super::spawn;
 use crate::machine::crash;
-use crate::machine::event::{Event, Instance, Outcome, Pid, ServiceId};
+use crate::machine::event::{Event, Instance, Outcome, ServiceId};
 use crate::machine::report::Exit;
 use crate::machine::signal::Signal;
+use crate::sys::spawn::StatusPipe;
 use crate::sys::wait::{self, Ended};
 
 /// Children reaped in one turn of the loop. A fork bomb must not keep the clients waiting.
@@ -30,11 +32,10 @@ impl Reactor {
                 Some(Role::Main(service, instance)) => {
                     self.reap_main(pid, ended, service, instance);
                 }
-                Some(Role::Command(service, instance, action)) => {
+                Some(Role::Command(command, status)) => {
+                    self.trees.command_over(command.action);
                     self.bury(pid);
-                    let started = self.actions.command_ended(service, instance, action, ended);
-                    let outcome = started.unwrap_or(Outcome::Done);
-                    self.feed(Event::ActionEnded(service, instance, action, outcome));
+                    self.command_ended(&command, &status, ended);
                     orphans = true;
                 }
                 None => {
@@ -53,17 +54,27 @@ impl Reactor {
         wait::reap(pid).ok(); // it was there a moment ago, and nobody else reaps
     }
 
+    fn command_ended(&mut self, command: &Command, status: &StatusPipe, ended: Ended) {
+        let Command { service, instance, action, argv } = command;
+        let program = self.registry.def(*service).map(|d| d.program.clone());
+        let started = program.and_then(|p| spawn::outcome(status, &p, argv));
+        let first = argv.first().map_or("", String::as_str);
+        let outcome = match (started, exit_of(ended)) {
+            (Some(Err(error)), _) => Outcome::Impossible(error.to_string()),
+            (_, Exit::Code(0)) => Outcome::Done,
+            (_, exit) => Outcome::Unhappy(format!("{first}: {exit}")),
+        };
+        self.feed(Event::ActionEnded(*service, *instance, *action, outcome));
+    }
+
     fn reap_main(&mut self, pid: i32, ended: Ended, service: ServiceId, instance: Instance) {
         self.hear_starts_of(service, instance);
         // What it said last counts for the verdict.
         self.drain_output(service);
         self.hear_notices();
-        let left = self.trees.before_reap(service, instance, Pid(pid));
+        let left = self.trees.before_reap(service, instance);
         self.bury(pid);
-        let exit = match ended {
-            Ended::Code(n) => Exit::Code(n),
-            Ended::Signal(n) => Exit::Signal(Signal(n)),
-        };
+        let exit = exit_of(ended);
         self.last_exit = Some(exit);
         let now = self.now();
         let lines = self.logs.crash_lines(service, now);
@@ -73,10 +84,17 @@ impl Reactor {
 
     /// The exit of a child may be seen before the end of its status pipe.
     fn hear_starts_of(&mut self, service: ServiceId, instance: Instance) {
-        let of = |s: &super::reactor::Start| s.service == service && s.instance == instance;
+        let of = |s: &Start| s.service == service && s.instance == instance;
         let index = self.starts.iter().find(|(_, s)| of(s)).map(|(i, _)| *i);
         if let Some(index) = index {
             self.hear_start(index);
         }
+    }
+}
+
+fn exit_of(ended: Ended) -> Exit {
+    match ended {
+        Ended::Code(n) => Exit::Code(n),
+        Ended::Signal(n) => Exit::Signal(Signal(n)),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::tree::Usage;
 use crate::control::reply::{PlanLine, Status, StopStatus};
 use crate::machine::event::{Pid, ServiceId};
 use crate::machine::report::{Exit, Verdict};
@@ -9,15 +10,6 @@ use crate::machine::service::{Rest, Service, State, Want};
 use crate::machine::spec::Spec;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::{Span, Tick};
-
-/// What the kernel knows of the tree.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Usage {
-    /// Processes alive.
-    pub processes: u32,
-    /// Resident memory in KiB.
-    pub memory_kib: u64,
-}
 
 /// State of a service. `usage` is asked for only when something runs.
 pub fn status(

@@ -4,6 +4,7 @@
 //! The same inputs give the same outputs.
 #![forbid(unsafe_code)]
 
+pub mod crash;
 mod end;
 pub mod event;
 pub mod order;

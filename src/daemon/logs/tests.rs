@@ -1,0 +1,172 @@
+use super::*;
+use crate::machine::report::Exit;
+use std::io::Write;
+
+struct Bench {
+    poll: mio::Poll,
+    logs: Logs,
+    name: Rc<str>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench {
+            poll: mio::Poll::new().unwrap(),
+            logs: Logs::new(16 * 1024),
+            name: "x".into(),
+        }
+    }
+
+    /// A writing end as a child would have it.
+    fn start(&mut self, id: u32, output: Output) -> File {
+        let (registry, name) = (self.poll.registry(), &self.name);
+        let fd = self
+            .logs
+            .open(registry, ServiceId(id), name, output)
+            .unwrap();
+        let fd = fd.try_clone_to_owned().unwrap();
+        self.logs.begin(ServiceId(id), Instance(1));
+        File::from(fd)
+    }
+
+    /// Waits for events, then takes turns until nothing is left.
+    fn lines(&mut self) -> Vec<(u32, String)> {
+        let mut events = mio::Events::with_capacity(8);
+        self.poll.poll(&mut events, None).unwrap();
+        for e in &events {
+            match Source::of(e.token()) {
+                Some(Source::Log(id)) => self.logs.ready(ServiceId(id)),
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut out = Vec::new();
+        loop {
+            self.logs
+                .turn(Tick(1), &mut |s| out.push((s.service.0, shown(s.line))));
+            if !self.logs.more_work() {
+                return out;
+            }
+        }
+    }
+}
+
+#[test]
+fn lines_arrive_and_are_kept_with_their_instance() {
+    let mut b = Bench::new();
+    let mut one = b.start(1, Output::Log);
+    let mut two = b.start(2, Output::Ring);
+    one.write_all(b"a\nb\nhalf").unwrap();
+    assert_eq!(b.lines(), vec![(1, "a".into()), (1, "b".into())]);
+    two.write_all(b"c\n").unwrap();
+    assert_eq!(b.lines(), vec![(2, "c".into())]);
+    let mut last = Vec::new();
+    b.logs
+        .drain(ServiceId(1), Tick(5), &mut |s| last.push(shown(s.line)));
+    assert_eq!(last, ["half"]);
+    assert_eq!(
+        b.logs.last_of_instance(ServiceId(1), 10),
+        ["a", "b", "half"]
+    );
+    b.logs.begin(ServiceId(1), Instance(2));
+    assert!(b.logs.last_of_instance(ServiceId(1), 10).is_empty());
+    let tail = b.logs.tail(ServiceId(1), 2);
+    assert_eq!(tail, [(Tick(1), "b".into()), (Tick(5), "half".into())]);
+    assert!(!b.logs.more_work());
+}
+
+#[test]
+fn a_flood_does_not_starve_others_and_is_bounded_per_turn() {
+    let mut b = Bench::new();
+    let mut flood = b.start(1, Output::Log);
+    let mut quiet = b.start(2, Output::Log);
+    // A pipe holds 64 KiB: fill it, as a child writing at full speed does.
+    flood.write_all(&b"0123456789abcde\n".repeat(4096)).unwrap();
+    quiet.write_all(b"still here\n").unwrap();
+    b.logs.ready(ServiceId(1));
+    b.logs.ready(ServiceId(2));
+    let mut seen = Vec::new();
+    b.logs.turn(Tick(1), &mut |s| seen.push(s.service.0));
+    assert!(seen.contains(&2), "both had their turn");
+    assert!(seen.len() <= LOGGED_SHARE / 16 + 1);
+    assert!(b.logs.more_work());
+    while b.logs.more_work() {
+        b.logs.turn(Tick(1), &mut |s| seen.push(s.service.0));
+    }
+    assert_eq!(seen.len(), 4096 + 1);
+    assert!(b.logs.buf.len() <= SMALL, "the large buffer is given back");
+}
+
+#[test]
+fn a_flood_that_only_goes_to_the_ring_keeps_its_end() {
+    let mut b = Bench::new();
+    let writer = b.start(1, Output::Ring);
+    const LINES: usize = 400_000;
+    let child = std::thread::spawn(move || {
+        let mut w = std::io::BufWriter::with_capacity(LARGE, writer);
+        for i in 0..LINES {
+            writeln!(w, "line {i}").unwrap();
+        }
+    });
+    let mut last = String::new();
+    while last != format!("line {}", LINES - 1) {
+        for (_, line) in b.lines() {
+            let n = line.strip_prefix("line ").map(str::parse::<usize>);
+            assert!(matches!(n, Some(Ok(_))), "only whole lines: {line:?}");
+            last = line;
+        }
+    }
+    child.join().unwrap();
+    let tail = b.logs.tail(ServiceId(1), 100);
+    assert_eq!(tail.len(), 100);
+    assert_eq!(tail[0].1, format!("line {}", LINES - 100));
+}
+
+#[test]
+fn a_watched_text_is_reported_once() {
+    let mut b = Bench::new();
+    let mut w = b.start(1, Output::Ring);
+    b.logs.watch(ServiceId(1), Instance(1), "ready".into());
+    w.write_all(b"not yet\nserver is ready\nready again\n")
+        .unwrap();
+    let mut matched = Vec::new();
+    b.logs
+        .drain(ServiceId(1), Tick(1), &mut |s| matched.push(s.matched));
+    assert_eq!(matched, [None, Some(Instance(1)), None]);
+    b.logs.watch(ServiceId(1), Instance(1), "x".into());
+    b.logs.unwatch(ServiceId(1), Instance(1));
+    w.write_all(b"x\n").unwrap();
+    b.logs
+        .drain(ServiceId(1), Tick(1), &mut |s| assert_eq!(s.matched, None));
+}
+
+#[test]
+fn a_panic_is_found_although_its_dump_is_longer_than_the_ring() {
+    let mut b = Bench::new();
+    let mut w = b.start(1, Output::Log);
+    let mut text = "panic: boom\n\ngoroutine 1 [running]:\nmain.f()\n\t/a/b.go:3 +0x1\n".to_owned();
+    for i in 0..1_200 {
+        text.push_str(&format!("goroutine {i} [select]:\nmain.g()\n"));
+    }
+    w.write_all(text.as_bytes()).unwrap();
+    b.logs.drain(ServiceId(1), Tick(1), &mut |_| {});
+    let lines = b.logs.crash_lines(ServiceId(1), Tick(2));
+    let c = crash::recognise(&lines, Exit::Code(2)).unwrap();
+    assert_eq!((c.text.as_str(), c.frame.as_str()), ("boom", "b.go:3"));
+    let later = Tick(1) + CRASH_AGE;
+    assert_eq!(
+        crash::recognise(&b.logs.crash_lines(ServiceId(1), later), Exit::Code(2)),
+        None
+    );
+}
+
+#[test]
+fn a_closed_service_is_forgotten() {
+    let mut b = Bench::new();
+    let mut w = b.start(1, Output::Log);
+    w.write_all(b"x\n").unwrap();
+    b.logs.ready(ServiceId(1));
+    b.logs.close(b.poll.registry(), ServiceId(1));
+    assert!(!b.logs.more_work());
+    assert!(b.logs.writer(ServiceId(1)).is_none());
+    assert!(b.logs.tail(ServiceId(1), 9).is_empty());
+}

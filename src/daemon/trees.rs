@@ -1,0 +1,316 @@
+//! The trees of all services, and of the commands that stop steps run: made, signalled,
+//! counted, let go. Who belongs to a tree is `tree.rs`'s knowledge.
+//!
+//! A service's cgroup is made at its first start and kept until the service is forgotten:
+//! a restart must not wait for one to go and another to come.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use super::rundir::plain;
+use super::spawn::{self, Base, Context, INSTANCE};
+use super::tree::{Forest, Tree, Usage};
+use crate::config::model::{Output, Program};
+use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
+use crate::machine::report::{SpawnError, Stage};
+use crate::machine::signal::Signal;
+use crate::machine::spec::To;
+use crate::sys::cgroup::{Group, Root};
+use crate::sys::spawn::Child;
+use crate::sys::{errno_of, strerror};
+
+/// The most of an environment that is searched for an instance's mark.
+const ENVIRONMENT_CAP: u64 = 256 * 1024;
+
+/// How often the end of superd looks for strays before it gives up on one that hangs in
+/// the kernel.
+const LAST_PASSES: usize = 64;
+
+/// All trees.
+pub struct Trees {
+    forest: Forest,
+    base: Base,
+    root: Option<Root>,
+    live: BTreeMap<ServiceId, Live>,
+    commands: BTreeMap<ActionId, Tree>,
+}
+
+/// The present instance of a service.
+struct Live {
+    instance: Instance,
+    cookie: String,
+    tree: Tree,
+}
+
+impl Trees {
+    /// `root`: where cgroups are made; none: sessions and /proc.
+    pub fn new(root: Option<Root>) -> Trees {
+        Trees {
+            forest: Forest::new(),
+            base: Base::of_this_process(),
+            root,
+            live: BTreeMap::new(),
+            commands: BTreeMap::new(),
+        }
+    }
+
+    /// Whether services get cgroups.
+    pub fn root(&self) -> Option<&Root> {
+        self.root.as_ref()
+    }
+
+    /// Starts the program of a new instance.
+    ///
+    /// # Errors
+    /// Stage, thing and cause. EBUSY at the stage `cgroup` when a process of an earlier
+    /// instance is still there: it is KILLed, and the start is to be tried again.
+    pub fn start(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        name: &str,
+        program: &Program,
+        out: Option<BorrowedFd<'_>>,
+        notify: Option<&Path>,
+    ) -> Result<Child, SpawnError> {
+        let group = self.group(name)?;
+        if let Some(group) = &group {
+            if group.populated().unwrap_or(false) {
+                group.kill().ok(); // if it cannot be, the next try will say so again
+                return Err(failure(Stage::Cgroup, name, libc::EBUSY));
+            }
+        }
+        let cookie = self.base.new_cookie();
+        let inherited = match program.output {
+            Output::Inherit => Some(std::io::stdout()),
+            Output::Log | Output::Ring | Output::Null => None,
+        };
+        let errors = inherited.as_ref().map(|_| std::io::stderr());
+        use std::os::fd::AsFd;
+        let context = Context {
+            service: name,
+            cookie: &cookie,
+            stdout: out.or(inherited.as_ref().map(AsFd::as_fd)),
+            stderr: out.or(errors.as_ref().map(AsFd::as_fd)),
+            notify_socket: notify,
+            cgroup: group.as_ref(),
+        };
+        let child = spawn::start(program, &self.base, &context)?;
+        let tree = Tree::new(&mut self.forest, Pid(child.pid), &cookie, group);
+        self.live.insert(service, Live { instance, cookie, tree });
+        Ok(child)
+    }
+
+    /// Runs a command for a service, in a tree of its own.
+    ///
+    /// # Errors
+    /// Stage, thing and cause.
+    pub fn run(
+        &mut self,
+        action: ActionId,
+        name: &str,
+        program: &Program,
+        argv: &[String],
+        out: Option<BorrowedFd<'_>>,
+    ) -> Result<Child, SpawnError> {
+        let group = self.group(&format!("{name}.command-{}", action.0))?;
+        let cookie = self.base.new_cookie();
+        let context = Context {
+            service: name,
+            cookie: &cookie,
+            stdout: out,
+            stderr: out,
+            notify_socket: None,
+            cgroup: group.as_ref(),
+        };
+        match spawn::run(program, argv, &self.base, &context) {
+            Ok(child) => {
+                let tree = Tree::new(&mut self.forest, Pid(child.pid), &cookie, group);
+                self.commands.insert(action, tree);
+                Ok(child)
+            }
+            Err(error) => {
+                if let Some(group) = group {
+                    group.remove().ok(); // nothing ever was in it
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn group(&self, name: &str) -> Result<Option<Group>, SpawnError> {
+        let Some(root) = &self.root else { return Ok(None) };
+        match root.group(name) {
+            Ok(group) => Ok(Some(group)),
+            Err(e) => Err(SpawnError {
+                cause: plain(&e),
+                ..failure(Stage::Cgroup, name, errno_of(&e))
+            }),
+        }
+    }
+
+    fn tree(&mut self, service: ServiceId, instance: Instance) -> Option<(&mut Tree, &mut Forest)> {
+        let live = self.live.get_mut(&service).filter(|l| l.instance == instance)?;
+        Some((&mut live.tree, &mut self.forest))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&mut self, service: ServiceId, instance: Instance, signal: Signal, to: To) {
+        if let Some((tree, forest)) = self.tree(service, instance) {
+            tree.signal(forest, signal.0, to);
+        }
+    }
+
+    /// SIGKILL to the whole tree.
+    pub fn kill(&mut self, service: ServiceId, instance: Instance) {
+        if let Some((tree, forest)) = self.tree(service, instance) {
+            tree.kill(forest);
+        }
+    }
+
+    /// Remembers the listening sockets of the tree.
+    pub fn note_ports(&mut self, service: ServiceId, instance: Instance) {
+        if let Some((tree, forest)) = self.tree(service, instance) {
+            tree.note_ports(forest);
+        }
+    }
+
+    /// How many of those are still open.
+    pub fn ports_open(&mut self, service: ServiceId, instance: Instance) -> u32 {
+        let open = self.tree(service, instance).map_or(0, |(t, f)| t.open_ports(f).len());
+        u32::try_from(open).unwrap_or(u32::MAX)
+    }
+
+    /// How many processes are alive besides the main one.
+    pub fn descendants(&mut self, service: ServiceId, instance: Instance) -> u32 {
+        self.tree(service, instance).map_or(0, |(t, f)| t.count_descendants(f))
+    }
+
+    /// How many processes are alive.
+    pub fn alive(&mut self, service: ServiceId, instance: Instance) -> u32 {
+        self.tree(service, instance).map_or(0, |(t, f)| t.count(f))
+    }
+
+    /// The main process is a zombie: how many processes it leaves.
+    pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> u32 {
+        self.tree(service, instance).map_or(0, |(t, f)| t.before_reap(f))
+    }
+
+    /// Processes and memory.
+    pub fn usage(&mut self, service: ServiceId) -> Usage {
+        match self.live.get_mut(&service) {
+            Some(live) => live.tree.usage(&mut self.forest),
+            None => Usage::default(),
+        }
+    }
+
+    /// The instance is over.
+    pub fn release(&mut self, service: ServiceId, instance: Instance) {
+        if self.live.get(&service).is_some_and(|l| l.instance == instance) {
+            self.live.remove(&service);
+        }
+    }
+
+    /// A command was reaped: what it started goes too.
+    pub fn command_over(&mut self, action: ActionId) {
+        if let Some(mut tree) = self.commands.remove(&action) {
+            if tree.before_reap(&mut self.forest) > 0 {
+                tree.kill(&mut self.forest);
+            }
+            tree.release(&mut self.forest).ok(); // a last process dying: its empty cgroup stays
+        }
+    }
+
+    /// Ends a command with all that it started.
+    pub fn kill_command(&mut self, action: ActionId) {
+        if let Some(tree) = self.commands.get_mut(&action) {
+            tree.kill(&mut self.forest);
+        }
+    }
+
+    /// The service is no longer configured: its cgroup goes.
+    pub fn forget(&mut self, service: ServiceId, name: &str) {
+        self.live.remove(&service);
+        if let Ok(Some(group)) = self.group(name) {
+            group.remove().ok(); // in use by somebody else: not ours to remove
+        }
+    }
+
+    /// The instance to whose tree a process belongs. What the process says of itself (its
+    /// cgroup, its environment) leads to one tree, which is then looked at: the cost does
+    /// not grow with the number of services, whoever sends notify messages.
+    pub fn owner(&mut self, pid: Pid) -> Option<(ServiceId, Instance)> {
+        let is_main = |l: &&Live| l.tree.main() == Some(pid);
+        let by_main = self.live.iter().find(|(_, l)| is_main(l)).map(|(id, _)| *id);
+        let id = match (by_main, &self.root) {
+            (Some(id), _) => id,
+            (None, Some(_)) => self.by_cgroup(pid)?,
+            (None, None) => self.by_mark(pid)?,
+        };
+        let live = self.live.get_mut(&id)?;
+        (by_main.is_some() || live.tree.holds(&mut self.forest, pid))
+            .then_some((id, live.instance))
+    }
+
+    fn by_cgroup(&self, pid: Pid) -> Option<ServiceId> {
+        let text = read(&format!("/proc/{}/cgroup", pid.0), 4096)?;
+        let text = String::from_utf8(text).ok()?;
+        let path = text.lines().find_map(|l| l.strip_prefix("0::/"))?;
+        let is_in = |l: &Live| l.tree.group().is_some_and(|g| has_suffix(g.path(), path));
+        self.live.iter().find(|(_, l)| is_in(l)).map(|(id, _)| *id)
+    }
+
+    fn by_mark(&self, pid: Pid) -> Option<ServiceId> {
+        let text = read(&format!("/proc/{}/environ", pid.0), ENVIRONMENT_CAP)?;
+        let prefix = format!("{INSTANCE}=").into_bytes();
+        let cookie = text.split(|b| *b == 0).find_map(|v| v.strip_prefix(prefix.as_slice()))?;
+        let is_it = |l: &Live| l.cookie.as_bytes() == cookie;
+        self.live.iter().find(|(_, l)| is_it(l)).map(|(id, _)| *id)
+    }
+
+    /// superd ends: nothing that came from its services stays behind.
+    pub fn end(&mut self) {
+        for tree in self.commands.values_mut() {
+            tree.kill(&mut self.forest);
+        }
+        for _ in 0..LAST_PASSES {
+            if self.forest.kill_strays() == 0 {
+                break;
+            }
+            while let Ok(Some((pid, _))) = crate::sys::wait::peek() {
+                crate::sys::wait::reap(pid).ok(); // was there a moment ago
+            }
+        }
+        if let Some(root) = &self.root {
+            root.remove().ok(); // a process that hangs in the kernel keeps it
+        }
+    }
+}
+
+/// The group of a process, or one that its service made below the group, ends the path.
+fn has_suffix(group: &Path, path: &str) -> bool {
+    let path = Path::new(path);
+    path.ancestors().any(|p| !p.as_os_str().is_empty() && group.ends_with(p) && is_named(group, p))
+}
+
+/// A suffix is a name only if it goes past the mount point, where all groups are alike.
+fn is_named(group: &Path, suffix: &Path) -> bool {
+    group.file_name().is_some() && suffix.file_name() == group.file_name()
+}
+
+fn read(path: &str, cap: u64) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path).ok()?.take(cap).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+fn failure(stage: Stage, thing: &str, errno: i32) -> SpawnError {
+    SpawnError {
+        stage,
+        thing: thing.to_owned(),
+        errno,
+        cause: strerror(errno).to_owned(),
+    }
+}
