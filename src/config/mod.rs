@@ -1,4 +1,129 @@
-//! The configuration: TOML files as typed (`raw`), and as meant (`model`).
+//! The configuration: from TOML files to [`model::Config`], or to every problem in them.
+//!
+//! One schema for every file, declared in [`keys`] and described in superd.toml(5).
+//! Reading goes file by file (`load`), section by section (`service`, `daemon`), value by
+//! value (`read`, `value`, `stop`); what concerns several services comes last (`order`).
+//! A key or value that is not understood is never skipped: it is a problem with its
+//! place, and all problems come out at once.
+//!
+//! Nothing here starts, stops or asks anything. Whether users, programs and directories
+//! exist is seen when a service is started: they may come and go while superd runs.
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//! use std::path::{Path, PathBuf};
+//! use superd::config;
+//!
+//! let mut files = BTreeMap::from([(
+//!     PathBuf::from("/etc/superd/superd.toml"),
+//!     b"[service.dnsd]\ncomand = [\"/usr/sbin/dnsd\"]\n".to_vec(),
+//! )]);
+//! let problems = config::load_with(Path::new("/etc/superd/superd.toml"), &mut files).unwrap_err();
+//! assert_eq!(
+//!     problems.lines(),
+//!     [
+//!         "/etc/superd/superd.toml:1:10: service \"dnsd\": has no `command`",
+//!         "/etc/superd/superd.toml:2:1: service \"dnsd\": unknown key `comand` (did you mean `command`?)",
+//!     ]
+//! );
+//! ```
 #![forbid(unsafe_code)]
 
+mod daemon;
+mod diff;
+mod files;
+pub mod keys;
+mod limits;
+mod load;
 pub mod model;
+mod order;
+mod plan;
+mod problem;
+mod read;
+mod service;
+mod stop;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+pub use diff::{diff, Diff};
+pub use files::{Disk, Files, FILE_CAP, TOTAL_CAP};
+pub use limits::LIMITS;
+pub use load::{load, load_with, SERVICES_CAP};
+pub use model::Config;
+pub use plan::{plan, Plan, ServicePlan};
+pub use problem::{Place, Problem, Problems, SHOWN};
+pub use stop::{preset, PRESETS};
+pub use value::{duration, service_name, LONGEST};
+
+use crate::machine::spec::Schedule;
+use crate::machine::time::Span;
+
+/// Where the main file is when nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/superd/superd.toml";
+
+/// What [`check`] found in a configuration without problems.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Checked {
+    /// The configuration.
+    pub config: Config,
+    /// How long a stop can take.
+    pub plan: Plan,
+    /// What works but is probably not what was meant, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// Loads a configuration as [`load`] does and looks at its stop times: `superctl check`.
+/// `term_timeout` is procd's, in seconds; that it is shorter than the longest stop is a
+/// problem, because procd then KILLs superd in the middle of it.
+pub fn check(path: &Path, term_timeout: Option<u64>) -> Result<Checked, Problems> {
+    let config = load(path)?;
+    let plan = plan(&config);
+    if let Some(seconds) = term_timeout {
+        if std::time::Duration::from_secs(seconds) < plan.longest {
+            return Err(Problems::of_file(
+                path,
+                format_args!(
+                    "stopping everything can take {} ({}), longer than procd's term_timeout of \
+                     {seconds} s, after which it KILLs superd: set term_timeout to {}",
+                    Span(plan.longest),
+                    plan.critical.join(", then "),
+                    plan.max_stop_seconds(),
+                ),
+            ));
+        }
+    }
+    let warnings = warnings(&config, &plan);
+    Ok(Checked {
+        config,
+        plan,
+        warnings,
+    })
+}
+
+/// The stop schedule of a `--stop` option: a preset (`caddy-api`), a signal (`INT`), or
+/// what could stand in the file (`[{ signal = "TERM", wait = "5s" }]`). The problem is
+/// one line without a place.
+pub fn stop_schedule(text: &str) -> Result<Schedule, String> {
+    load::stop_schedule(text)
+}
+
+fn warnings(config: &Config, plan: &Plan) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.services.is_empty() {
+        warnings.push("no service is configured".to_owned());
+    }
+    if let Some(deadline) = config.daemon.shutdown_deadline {
+        if plan.uncapped > deadline {
+            warnings.push(format!(
+                "stopping everything can take {}, and shutdown-deadline KILLs what is left after {}",
+                Span(plan.uncapped),
+                Span(deadline)
+            ));
+        }
+    }
+    warnings
+}

@@ -55,6 +55,18 @@ pub enum LogTo {
     None,
 }
 
+impl LogTo {
+    /// As it is written in the file.
+    pub fn word(self) -> &'static str {
+        match self {
+            LogTo::Auto => "auto",
+            LogTo::Syslog => "syslog",
+            LogTo::Stderr => "stderr",
+            LogTo::None => "none",
+        }
+    }
+}
+
 /// Whether services get cgroups of their own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CgroupUse {

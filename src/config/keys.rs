@@ -1,0 +1,83 @@
+//! The keys of the configuration, each declared once.
+//!
+//! The checks, the suggestions for mistyped keys and the tests that hold superd.toml(5)
+//! and `etc/superd.toml` to the truth all read these lists.
+
+/// The top level of the main file.
+pub const TOP: &[&str] = &["daemon", "defaults", "service", "include"];
+
+/// `[daemon]`.
+pub const DAEMON: &[&str] = &[
+    "run-dir",
+    "log",
+    "control-group",
+    "status-group",
+    "shutdown-deadline",
+    "cgroup",
+    "ring",
+];
+
+/// `[service.NAME]`.
+pub const SERVICE: &[&str] = &[
+    "command",
+    "after",
+    "requires",
+    "user",
+    "group",
+    "groups",
+    "umask",
+    "nice",
+    "oom-score-adj",
+    "environment",
+    "environment-file",
+    "directory",
+    "limits",
+    "notify",
+    "output",
+    "autostart",
+    "stop",
+    "leftover-grace",
+    "restart",
+    "restart-delay",
+    "max-delay",
+    "stable",
+    "crash-loop",
+    "success-exit",
+    "reload",
+];
+
+/// Keys of a service that make no sense in `[defaults]`.
+pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires"];
+
+/// A step of `stop`.
+pub const STEP: &[&str] = &[
+    "signal", "run", "http", "drain", "to", "until", "wait", "settle",
+];
+
+/// `crash-loop`.
+pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
+
+/// `reload`.
+pub const RELOAD: &[&str] = &["signal", "run"];
+
+/// Words that people bring along from elsewhere, and what they are called here.
+pub const ELSEWHERE: &[(&str, &str)] = &[
+    ("args", "command"),
+    ("argv", "command"),
+    ("cmd", "command"),
+    ("exec", "command"),
+    ("program", "command"),
+    ("cwd", "directory"),
+    ("workdir", "directory"),
+    ("working-directory", "directory"),
+    ("depends", "requires"),
+    ("depends-on", "requires"),
+    ("env", "environment"),
+    ("env-file", "environment-file"),
+    ("exit-codes", "success-exit"),
+    ("grace", "wait"),
+    ("timeout", "wait"),
+    ("respawn", "restart"),
+    ("services", "service"),
+    ("target", "to"),
+];

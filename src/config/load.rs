@@ -1,0 +1,479 @@
+//! From the main file and what it includes to a configuration, or to all problems.
+//!
+//! Which files, in which order, which sections they may have; what is in a section is
+//! read elsewhere. A little long, because bytes, syntax and sections of a file share what
+//! has been read so far.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+
+use crate::machine::spec::Schedule;
+
+use super::files::{self, Disk, Files, FILE_CAP, TOTAL_CAP};
+use super::model::{Config, Daemon, ServiceDef};
+use super::order::{self, Named};
+use super::problem::{word, Place, Problems, Source};
+use super::read::{Reader, Value};
+use super::service::{self, Said};
+use super::{daemon, keys, value};
+
+/// The most services.
+pub const SERVICES_CAP: usize = 4096;
+
+/// The most files.
+const FILES_CAP: usize = 4096;
+
+/// In larger files only the first syntax error is told: each costs memory.
+const RECOVER_CAP: usize = 64 << 10;
+
+/// The most parts of a dotted key. The parser nests a table per part without a limit,
+/// and dropping what is nested too deeply overflows the stack.
+const DOTS_CAP: usize = 24;
+
+/// Loads a configuration from the disk.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    load_with(path, &mut Disk)
+}
+
+/// Loads a configuration from wherever `files` gets it.
+pub fn load_with(path: &Path, files: &mut dyn Files) -> Result<Config, Problems> {
+    let mut load = Load {
+        files,
+        room: TOTAL_CAP,
+        read: Vec::new(),
+        problems: Problems::default(),
+        daemon: Daemon::default(),
+        defaults: Said::default().with_schedule(),
+        places: BTreeMap::new(),
+        services: BTreeMap::new(),
+        named: Vec::new(),
+        torn: false,
+    };
+    let includes = load.main_file(path);
+    for (place, path) in includes {
+        load.included_file(&place, &path);
+    }
+    load.finish()
+}
+
+/// What has been read so far.
+struct Load<'f> {
+    files: &'f mut dyn Files,
+    /// Bytes that may still be read.
+    room: usize,
+    /// Paths of the files, in the order of reading.
+    read: Vec<PathBuf>,
+    problems: Problems,
+    daemon: Daemon,
+    defaults: Said,
+    /// Every service that has a section, also a broken one.
+    places: BTreeMap<String, Place>,
+    /// The services that can be made use of.
+    services: BTreeMap<String, ServiceDef>,
+    /// Who names whom.
+    named: Vec<Named>,
+    /// Some file could not be read to its end: a service that seems to be missing may be there.
+    torn: bool,
+}
+
+/// Files that the main file includes, each with the place that says so.
+type Includes = Vec<(Place, PathBuf)>;
+
+impl Load<'_> {
+    fn main_file(&mut self, path: &Path) -> Includes {
+        let whole = self.whole(path);
+        let Some(text) = self.text(path, &whole) else {
+            return Includes::new();
+        };
+        let source = Source::new(path.into(), whole.rank, &text);
+        let Some(table) = self.parse(&source) else {
+            return Includes::new();
+        };
+        // `[defaults]` first: the services of this file need them, wherever they stand.
+        if let Some((key, value)) = table.get_ref().get_key_value("defaults") {
+            let mut r = self.reader(&source, "[defaults]");
+            if let Some(table) = section(&mut r, key, value) {
+                let known: Vec<&str> = keys::SERVICE
+                    .iter()
+                    .filter(|k| !keys::NOT_IN_DEFAULTS.contains(k))
+                    .copied()
+                    .collect();
+                self.defaults = service::read(&mut r, table, &known).with_schedule();
+            }
+        }
+        let mut includes = Includes::new();
+        for (key, value) in table.get_ref().iter() {
+            match key.get_ref().as_ref() {
+                "daemon" => {
+                    let mut problems = std::mem::take(&mut self.problems);
+                    let mut r = Reader::new(&source, &mut problems, "[daemon]".to_owned());
+                    if let Some(table) = section(&mut r, key, value) {
+                        daemon::read(&mut r, table, &mut self.daemon);
+                    }
+                    self.problems = problems;
+                }
+                "defaults" => {}
+                "service" => self.sections(&source, key, value),
+                "include" => includes = self.include(&source, value),
+                _ => {
+                    self.reader(&source, "").known(key, keys::TOP);
+                }
+            }
+        }
+        includes
+    }
+
+    fn included_file(&mut self, from: &Place, path: &Path) {
+        if self.read.iter().any(|p| p == path) {
+            return;
+        }
+        let Some(text) = self.text(path, from) else {
+            return;
+        };
+        let source = Source::new(path.into(), self.read.len(), &text);
+        let Some(table) = self.parse(&source) else {
+            return;
+        };
+        for (key, value) in table.get_ref().iter() {
+            let name = key.get_ref().as_ref();
+            match name {
+                "service" => self.sections(&source, key, value),
+                "include" | "daemon" | "defaults" => self.reader(&source, "").problem(
+                    key.span(),
+                    format_args!("`{name}` is only allowed in the main file; an included one has [service.NAME]"),
+                ),
+                _ => {
+                    self.reader(&source, "").known(key, keys::TOP);
+                }
+            }
+        }
+    }
+
+    fn reader<'a>(&'a mut self, source: &'a Source<'a>, who: &str) -> Reader<'a> {
+        Reader::new(source, &mut self.problems, who.to_owned())
+    }
+
+    /// The next file as a whole.
+    fn whole(&self, path: &Path) -> Place {
+        Place {
+            file: path.into(),
+            rank: self.read.len(),
+            line: 0,
+            col: 0,
+        }
+    }
+
+    /// The text of a file; problems of the file as a whole are told at `from`, where it
+    /// was asked for.
+    fn text(&mut self, path: &Path, from: &Place) -> Option<String> {
+        let cap = FILE_CAP.min(self.room);
+        let whole = self.whole(path);
+        let result = self.files.read(path, cap);
+        self.read.push(path.to_owned());
+        let mut bytes = match result {
+            Ok(bytes) => bytes,
+            Err(e) if from.line == 0 => {
+                self.torn = true;
+                self.problems.add(from.clone(), e);
+                return None;
+            }
+            Err(e) => {
+                self.torn = true;
+                let text = format!("`include`: {}: {e}", path.display());
+                self.problems.add(from.clone(), text);
+                return None;
+            }
+        };
+        self.room = self.room.saturating_sub(bytes.len());
+        if bytes.starts_with(b"\xef\xbb\xbf") {
+            bytes.drain(..3);
+        }
+        String::from_utf8(bytes)
+            .map_err(|e| {
+                self.torn = true;
+                let good = e.utf8_error().valid_up_to();
+                let bytes = e.into_bytes();
+                if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+                    self.problems.add(whole, "is UTF-16: save it as UTF-8");
+                    return;
+                }
+                let text = bytes.get(..good).and_then(|b| std::str::from_utf8(b).ok());
+                let source = Source::new(path.into(), whole.rank, text.unwrap_or_default());
+                self.problems
+                    .add(source.place(good), "is not UTF-8 from here on");
+            })
+            .ok()
+    }
+
+    /// The document, when its syntax is sound. Keys given twice leave it sound enough to go on.
+    fn parse<'i>(&mut self, source: &Source<'i>) -> Option<Spanned<DeTable<'i>>> {
+        if let Some(at) = too_many_dots(source.text) {
+            self.torn = true;
+            self.problems.add(
+                source.place(at),
+                format_args!("more than {DOTS_CAP} dots on a line outside of strings"),
+            );
+            return None;
+        }
+        let (table, errors) = match source.text.len() {
+            ..=RECOVER_CAP => {
+                let (table, errors) = DeTable::parse_recoverable(source.text);
+                (Some(table), errors)
+            }
+            _ => match DeTable::parse(source.text) {
+                Ok(table) => (Some(table), Vec::new()),
+                Err(e) => (None, vec![e]),
+            },
+        };
+        let mut sound = true;
+        let mut line = 0;
+        for e in errors {
+            let span = e.span().unwrap_or(source.text.len()..source.text.len());
+            let place = source.place(span.start);
+            if e.message() == "duplicate key" {
+                let key = source.text.get(span).unwrap_or_default();
+                self.problems.add(
+                    place,
+                    format_args!("`{}` is here for the second time", word(key)),
+                );
+                continue;
+            }
+            sound = false;
+            // What follows on the same line is mostly a consequence.
+            if place.line != line {
+                line = place.line;
+                self.problems
+                    .add(place, format_args!("syntax: {}", e.message()));
+            }
+        }
+        self.torn |= !sound;
+        table.filter(|_| sound)
+    }
+
+    /// The files of `include`, relative to the including one. Every pattern's are sorted.
+    fn include(&mut self, source: &Source, value: &Value) -> Includes {
+        let mut r = self.reader(source, "");
+        let Some(patterns) = r.strings("include", value) else {
+            self.torn = true;
+            return Includes::new();
+        };
+        let DeValue::Array(list) = value.get_ref() else {
+            return Includes::new();
+        };
+        let spans: Vec<Range<usize>> = list.iter().map(Spanned::span).collect();
+        let base = source.file.parent().unwrap_or(Path::new(""));
+        let mut includes = Includes::new();
+        for (pattern, span) in patterns.iter().zip(spans) {
+            let place = source.place(span.start);
+            let found = self.expand(base, pattern);
+            let paths = match found {
+                Ok(paths) => paths,
+                Err(e) => {
+                    self.torn = true;
+                    self.problems.add(place, format_args!("`include`: {e}"));
+                    continue;
+                }
+            };
+            for path in paths {
+                if *path == *source.file {
+                    self.problems.add(
+                        place.clone(),
+                        format_args!("`include`: `{}` matches this file itself", word(pattern)),
+                    );
+                } else if includes.len() == FILES_CAP {
+                    self.torn = true;
+                    self.problems.add(
+                        place,
+                        format_args!("`include`: more than {FILES_CAP} files"),
+                    );
+                    return includes;
+                } else {
+                    includes.push((place.clone(), path));
+                }
+            }
+        }
+        includes
+    }
+
+    fn expand(&mut self, base: &Path, pattern: &str) -> Result<Vec<PathBuf>, String> {
+        let full = base.join(pattern);
+        let Some(last) = full.file_name().filter(|_| !pattern.ends_with('/')) else {
+            return Err(format!("`{}` does not end in a file name", word(pattern)));
+        };
+        let wild = |part: &OsStr| part.as_bytes().iter().any(|b| b"*?".contains(b));
+        let directory = full.parent().unwrap_or(Path::new(""));
+        // What the operator typed counts, not the directory that the main file is in.
+        let typed = Path::new(pattern).parent().unwrap_or(Path::new(""));
+        if wild(typed.as_os_str()) {
+            return Err(format!(
+                "`{}`: only the last part may contain * and ?",
+                word(pattern)
+            ));
+        }
+        if !wild(last) {
+            return Ok(vec![full]);
+        }
+        let shown = match directory.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => directory,
+        };
+        let mut names = self.files.list(shown)?;
+        names.retain(|name| files::matches(last, name));
+        names.sort_unstable();
+        Ok(names.iter().map(|name| directory.join(name)).collect())
+    }
+
+    /// All `[service.NAME]` of a file.
+    fn sections(&mut self, source: &Source, key: &Key, value: &Value) {
+        let mut r = self.reader(source, "");
+        let DeValue::Table(services) = value.get_ref() else {
+            r.problem(
+                key.span(),
+                "`service` must be a table: write [service.NAME]",
+            );
+            return;
+        };
+        for (key, value) in services.iter() {
+            let name = key.get_ref().as_ref();
+            let place = source.place(key.span().start);
+            let who = format!("service \"{}\"", word(name));
+            if let Some(other) = self.places.get(name) {
+                let text = format_args!("{who}: is defined a second time; first at {other}");
+                self.problems.add(place, text);
+                continue;
+            }
+            if self.places.len() == SERVICES_CAP {
+                self.torn = true;
+                let text = format_args!("more than {SERVICES_CAP} services");
+                self.problems.add(place, text);
+                return;
+            }
+            self.places.insert(name.to_owned(), place);
+            self.service(source, key, value, who);
+        }
+    }
+
+    fn service(&mut self, source: &Source, key: &Key, value: &Value, who: String) {
+        let name = key.get_ref().as_ref();
+        let mut r = Reader::new(source, &mut self.problems, who);
+        if let Err(rule) = value::service_name(name) {
+            r.problem(key.span(), rule);
+        }
+        if !matches!(value.get_ref(), DeValue::Table(_)) && keys::SERVICE.contains(&name) {
+            r.problem(
+                key.span(),
+                format_args!("`{name}` belongs to [service.NAME]"),
+            );
+            return;
+        }
+        let Some(table) = section(&mut r, key, value) else {
+            return;
+        };
+        let said = service::read(&mut r, table, keys::SERVICE);
+        for (key, list) in [("after", &said.after), ("requires", &said.requires)] {
+            self.named.extend(list.iter().map(|(to, place)| Named {
+                by: name.to_owned(),
+                key,
+                name: to.clone(),
+                place: place.clone(),
+            }));
+        }
+        if let Some(def) = service::define(&mut r, name, key.span(), said, &self.defaults) {
+            self.services.insert(name.to_owned(), def);
+        }
+    }
+
+    fn finish(mut self) -> Result<Config, Problems> {
+        if !self.torn {
+            order::check_names(&self.named, &self.places, &mut self.problems);
+        }
+        order::check_cycles(&self.services, &self.places, &mut self.problems);
+        self.problems.into_result()?;
+        Ok(Config {
+            daemon: self.daemon,
+            services: self.services,
+            files: self.read,
+        })
+    }
+}
+
+/// A key with its place.
+type Key<'i> = Spanned<std::borrow::Cow<'i, str>>;
+
+/// A section's table; anything else is reported.
+fn section<'v, 'i>(r: &mut Reader, key: &Key, value: &'v Value<'i>) -> Option<&'v DeTable<'i>> {
+    match value.get_ref() {
+        DeValue::Table(table) => Some(table),
+        DeValue::Array(_) => {
+            r.problem(
+                key.span(),
+                "is a table: write it with single brackets, once",
+            );
+            None
+        }
+        _ => {
+            r.problem(
+                key.span(),
+                format_args!("`{}` must be a table", word(key.get_ref())),
+            );
+            None
+        }
+    }
+}
+
+/// The offset of the first line with more than [`DOTS_CAP`] dots that are not in a string,
+/// a number or a comment as far as one can tell without parsing.
+fn too_many_dots(text: &str) -> Option<usize> {
+    let mut offset = 0;
+    for line in text.split_inclusive('\n') {
+        let (mut quote, mut dots, mut before) = (None, 0, b' ');
+        for b in line.bytes() {
+            match (quote, b) {
+                (None, b'"' | b'\'') => quote = Some(b),
+                (Some(q), b) if q == b => quote = None,
+                (None, b'#') => break,
+                // Of the dots of an ellipsis one counts: there is no such key.
+                (None, b'.') if before != b'.' => dots += 1,
+                _ => {}
+            }
+            before = b;
+        }
+        if dots > DOTS_CAP {
+            return Some(offset);
+        }
+        offset += line.len();
+    }
+    None
+}
+
+/// See [`super::stop_schedule`].
+pub(super) fn stop_schedule(text: &str) -> Result<Schedule, String> {
+    let bare = text.trim_start().starts_with('[');
+    let value = match bare {
+        true => text.to_owned(),
+        false => format!("'{text}'"),
+    };
+    let path: Rc<Path> = Path::new("--stop").into();
+    let source = Source::new(path, 0, &value);
+    if too_many_dots(&value).is_some() {
+        return Err("not a stop schedule".to_owned());
+    }
+    let parsed = DeValue::parse(&value).map_err(|e| format!("syntax: {}", e.message()))?;
+    let mut problems = Problems::default();
+    let steps = super::stop::read(
+        &mut Reader::new(&source, &mut problems, String::new()),
+        &parsed,
+    );
+    if let Some(problem) = problems.iter().next() {
+        return Err(problem.text.clone());
+    }
+    let steps = steps.ok_or("not a stop schedule")?;
+    Ok(service::schedule_of(steps))
+}

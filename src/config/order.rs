@@ -1,0 +1,162 @@
+//! The order of services: that `after` and `requires` name services which exist, and no
+//! cycle. `plan` walks the same graph for the time a shutdown takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::model::ServiceDef;
+use super::problem::{did_you_mean, word, Place, Problems, SHOWN};
+
+/// A name in `after` or `requires`.
+pub(super) struct Named {
+    /// Whose.
+    pub by: String,
+    /// `after` or `requires`.
+    pub key: &'static str,
+    /// Which service.
+    pub name: String,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// Reports names that no service has. `places`: every service, also broken ones.
+pub(super) fn check_names(
+    named: &[Named],
+    places: &BTreeMap<String, Place>,
+    problems: &mut Problems,
+) {
+    for n in named {
+        let Named {
+            by,
+            key,
+            name,
+            place,
+        } = n;
+        if name == by {
+            problems.add(
+                place.clone(),
+                format_args!("service \"{by}\": `{key}` names the service itself"),
+            );
+        } else if !places.contains_key(name) {
+            // Thousands of names against thousands would take minutes; nobody reads them.
+            let hint = match problems.len() < SHOWN {
+                true => did_you_mean(name, places.keys().map(String::as_str)),
+                false => String::new(),
+            };
+            problems.add(
+                place.clone(),
+                format_args!(
+                    "service \"{by}\": `{key}`: no service \"{}\"{hint}",
+                    word(name)
+                ),
+            );
+        }
+    }
+}
+
+/// Reports each cycle once, at the service of it that comes first by name.
+pub(super) fn check_cycles(
+    services: &BTreeMap<String, ServiceDef>,
+    places: &BTreeMap<String, Place>,
+    problems: &mut Problems,
+) {
+    for cycle in sort(services).cycles {
+        let Some(first) = cycle.first() else { continue };
+        let Some(place) = places.get(*first) else {
+            continue;
+        };
+        problems.add(
+            place.clone(),
+            format_args!(
+                "service \"{first}\": dependency cycle: {} -> {first}",
+                cycle.join(" -> ")
+            ),
+        );
+    }
+}
+
+/// The services in an order in which they can be started.
+pub(super) struct Sorted<'c> {
+    /// Each after everything it names.
+    pub order: Vec<&'c str>,
+    /// What has no such order: each names the next one, the last one the first. A self-reference
+    /// is none; that is reported by its name.
+    pub cycles: Vec<Vec<&'c str>>,
+}
+
+/// The services that `def` names and that exist, without itself.
+pub(super) fn needs<'c>(
+    services: &'c BTreeMap<String, ServiceDef>,
+    def: &'c ServiceDef,
+) -> BTreeSet<&'c str> {
+    let p = &def.policy;
+    p.after
+        .iter()
+        .chain(&p.requires)
+        .filter(|name| **name != def.name)
+        .filter_map(|name| services.get_key_value(name))
+        .map(|(name, _)| name.as_str())
+        .collect()
+}
+
+/// Kahn's algorithm: take what waits for nothing, again and again. What then remains waits
+/// in a cycle, or for one. No recursion: a chain may be thousands long.
+pub(super) fn sort(services: &BTreeMap<String, ServiceDef>) -> Sorted<'_> {
+    let mut waits: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, def) in services {
+        let needs = needs(services, def);
+        for need in &needs {
+            dependents.entry(need).or_default().push(name);
+        }
+        waits.insert(name, needs);
+    }
+    let mut sorted = Sorted {
+        order: Vec::with_capacity(services.len()),
+        cycles: Vec::new(),
+    };
+    let mut ready: Vec<&str> = waits
+        .iter()
+        .filter(|(_, needs)| needs.is_empty())
+        .map(|(name, _)| *name)
+        .collect();
+    ready.reverse();
+    loop {
+        while let Some(name) = ready.pop() {
+            if waits.remove(name).is_none() {
+                continue;
+            }
+            sorted.order.push(name);
+            for dependent in dependents.remove(name).unwrap_or_default() {
+                if let Some(needs) = waits.get_mut(dependent) {
+                    needs.remove(name);
+                    if needs.is_empty() {
+                        ready.push(dependent);
+                    }
+                }
+            }
+        }
+        let Some(cycle) = find_cycle(&waits) else {
+            return sorted;
+        };
+        // Open the cycle, so that what only waits for it is not reported as another one.
+        ready.extend(cycle.iter().rev());
+        sorted.cycles.push(cycle);
+    }
+}
+
+/// Follows the first need of each until one comes twice. Everything in `waits` waits for
+/// something that is in it.
+fn find_cycle<'c>(waits: &BTreeMap<&'c str, BTreeSet<&'c str>>) -> Option<Vec<&'c str>> {
+    let mut path: Vec<&str> = Vec::new();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut at = *waits.keys().next()?;
+    while !seen.contains_key(at) {
+        seen.insert(at, path.len());
+        path.push(at);
+        at = waits.get(at)?.first()?;
+    }
+    let mut cycle = path.split_off(*seen.get(at)?);
+    let first = cycle.iter().enumerate().min_by_key(|(_, name)| **name)?.0;
+    cycle.rotate_left(first);
+    Some(cycle)
+}

@@ -1,0 +1,143 @@
+//! How long a stop can take, in words and numbers: `superctl plan`, and the
+//! `term_timeout` that the init script gives to procd.
+//!
+//! A service is stopped when everything that names it is down; the rest goes in
+//! parallel. So the longest shutdown is the longest chain.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::machine::spec::{Schedule, Step, Until};
+use crate::machine::time::Span;
+
+use super::model::Config;
+use super::order;
+
+/// The longest possible stop of everything.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// Each service by itself, in an order in which they can be stopped.
+    pub services: Vec<ServicePlan>,
+    /// The longest that superd's own shutdown can take: the longest chain of services, or
+    /// `shutdown-deadline` and the longest `leftover-grace` if that is less.
+    pub longest: Duration,
+    /// The longest chain without regard to `shutdown-deadline`.
+    pub uncapped: Duration,
+    /// The services of the longest chain, in the order in which they stop.
+    pub critical: Vec<String>,
+}
+
+/// The longest possible stop of one service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServicePlan {
+    /// Its name.
+    pub name: String,
+    /// The services that are stopped before it, by name.
+    pub stops_after: Vec<String>,
+    /// What happens, step by step, in words.
+    pub steps: Vec<String>,
+    /// The longest it can take from the first step to the last KILL.
+    pub longest: Duration,
+}
+
+impl Plan {
+    /// What to tell procd as `term_timeout`: whole seconds, and one more, so that its KILL
+    /// does not race with ours.
+    pub fn max_stop_seconds(&self) -> u64 {
+        let up = u64::from(self.longest.subsec_nanos() > 0);
+        self.longest.as_secs().saturating_add(up).saturating_add(1)
+    }
+}
+
+/// Plans the stop of everything.
+pub fn plan(config: &Config) -> Plan {
+    let services = &config.services;
+    let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, def) in services {
+        for need in order::needs(services, def) {
+            dependents.entry(need).or_default().push(name);
+        }
+    }
+    // The time at which each is down, and the dependent that it waits for longest.
+    let mut down: BTreeMap<&str, (Duration, Option<&str>)> = BTreeMap::new();
+    let mut plans = Vec::with_capacity(services.len());
+    for name in order::sort(services).order.into_iter().rev() {
+        let Some(def) = services.get(name) else {
+            continue;
+        };
+        let waits = dependents.remove(name).unwrap_or_default();
+        let last = waits
+            .iter()
+            .filter_map(|w| Some((down.get(w)?.0, *w)))
+            .max_by_key(|(at, _)| *at);
+        let own = longest(&def.policy.stop);
+        let begins = last.map_or(Duration::ZERO, |(at, _)| at);
+        down.insert(name, (begins.saturating_add(own), last.map(|(_, w)| w)));
+        plans.push(ServicePlan {
+            name: name.to_owned(),
+            stops_after: waits.into_iter().map(str::to_owned).collect(),
+            steps: words(&def.policy.stop),
+            longest: own,
+        });
+    }
+    let last = down.iter().max_by_key(|(_, (at, _))| *at);
+    let uncapped = last.map_or(Duration::ZERO, |(_, (at, _))| *at);
+    let mut critical = Vec::new();
+    let mut at = last.map(|(name, _)| *name);
+    while let Some(name) = at {
+        critical.push(name.to_owned());
+        at = down.get(name).and_then(|(_, before)| *before);
+    }
+    critical.reverse();
+    let graces = services.values().map(|def| def.policy.stop.leftover_grace);
+    let grace = graces.max().unwrap_or_default();
+    let cap = config.daemon.shutdown_deadline;
+    let cap = cap.map_or(Duration::MAX, |d| d.saturating_add(grace));
+    Plan {
+        services: plans,
+        longest: uncapped.min(cap),
+        uncapped,
+        critical,
+    }
+}
+
+/// [`Schedule::longest`] for schedules that did not come out of a file.
+fn longest(stop: &Schedule) -> Duration {
+    stop.steps.iter().fold(stop.leftover_grace, |sum, step| {
+        sum.saturating_add(step.wait).saturating_add(step.settle)
+    })
+}
+
+/// A schedule in words, a line per step; what superd adds is the last one.
+fn words(stop: &Schedule) -> Vec<String> {
+    let mut lines: Vec<String> = stop.steps.iter().map(step_in_words).collect();
+    lines.push(match stop.leftover_grace {
+        Duration::ZERO => "KILL whatever is left".to_owned(),
+        grace => format!(
+            "KILL the service if it is still there; TERM to processes it left, {} later KILL",
+            Span(grace)
+        ),
+    });
+    lines
+}
+
+fn step_in_words(step: &Step) -> String {
+    let until = match &step.until {
+        Until::Gone => "until it is gone".to_owned(),
+        Until::PortsClosed => "until its ports are closed".to_owned(),
+        Until::DescendantsGone => "until its descendants are gone".to_owned(),
+        Until::Stopping => "until it says that it is stopping".to_owned(),
+        Until::Log(text) => format!("until it logs \"{text}\""),
+        Until::NoConnections => "until no connection is open".to_owned(),
+        Until::ActionEnded => "until that is done".to_owned(),
+    };
+    let action = &step.action;
+    let mut line = match step.wait {
+        Duration::ZERO => format!("{action}, no wait"),
+        wait => format!("{action}, {until}, at most {}", Span(wait)),
+    };
+    if !step.settle.is_zero() {
+        line.push_str(&format!(", then {}", Span(step.settle)));
+    }
+    line
+}

@@ -1,0 +1,466 @@
+//! `[service.NAME]` and `[defaults]`: reading their keys, filling in what is not said,
+//! and the checks that concern one service alone.
+//!
+//! Whether the services of `after` and `requires` exist is seen in `order`. Longer than
+//! other files because a service has 25 keys, each with a line in four places: what was
+//! said, how it is read, what it is by default, what is made of it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::machine::signal::Signal;
+use crate::machine::spec::{CrashLoop, Policy, Reload, Restart, Schedule, Step, Until};
+
+use super::keys;
+use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
+use super::problem::{word, Place};
+use super::read::{Reader, Value};
+use super::{limits, stop, value};
+
+/// What a section says, key by key; `None` where it is silent or wrong.
+#[derive(Clone, Default)]
+pub(super) struct Said {
+    command: Option<Vec<String>>,
+    user: Option<String>,
+    group: Option<String>,
+    groups: Option<Vec<String>>,
+    umask: Option<u32>,
+    nice: Option<i32>,
+    oom_score_adj: Option<i32>,
+    environment: BTreeMap<String, String>,
+    environment_file: Option<String>,
+    directory: Option<String>,
+    limits: Vec<Limit>,
+    notify: Option<bool>,
+    output: Option<Output>,
+    autostart: Option<bool>,
+    stop: Option<Rc<Schedule>>,
+    steps: Option<Vec<Step>>,
+    leftover_grace: Option<Duration>,
+    restart: Option<Policy>,
+    restart_delay: Option<Duration>,
+    max_delay: Option<Duration>,
+    stable: Option<Duration>,
+    crash_loop: Option<Option<CrashLoop>>,
+    success: Option<(Vec<i32>, Vec<Signal>)>,
+    reload: Option<Option<Reload>>,
+    /// Names in `after` and `requires`, with their places: they are checked at the end.
+    pub after: Vec<(String, Place)>,
+    pub requires: Vec<(String, Place)>,
+    /// The command was there but wrong: that it is missing is not told on top.
+    command_broken: bool,
+}
+
+/// Reads a section. `known` is what may stand in it.
+pub(super) fn read(r: &mut Reader, table: &DeTable, known: &[&'static str]) -> Said {
+    let mut said = Said::default();
+    for (key, value) in table.iter() {
+        let name = key.get_ref().as_ref();
+        if !known.contains(&name) && keys::NOT_IN_DEFAULTS.contains(&name) {
+            r.problem(
+                key.span(),
+                format_args!("`{name}` belongs to [service.NAME]"),
+            );
+            continue;
+        }
+        if !known.contains(&name) && looks_like_a_service(value.get_ref()) {
+            r.problem(
+                key.span(),
+                format_args!(
+                    "unknown key `{}`: if it is part of a service's name, quote the whole name: \
+                     [service.\"a.b\"]",
+                    word(name)
+                ),
+            );
+            continue;
+        }
+        if r.known(key, known) {
+            read_key(r, &mut said, name, value);
+        }
+    }
+    said
+}
+
+/// `[service.my.app]` is a table `app` in the service `my`.
+fn looks_like_a_service(value: &DeValue) -> bool {
+    matches!(value, DeValue::Table(t) if t.contains_key("command"))
+}
+
+fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
+    match key {
+        "command" => {
+            said.command = r.command(key, v);
+            said.command_broken = said.command.is_none();
+        }
+        "user" => said.user = r.text(key, v),
+        "group" => said.group = r.text(key, v),
+        "groups" => said.groups = read_names(r, key, v),
+        "umask" => said.umask = read_umask(r, key, v),
+        "nice" => said.nice = read_i32(r, key, v, -20..20),
+        "oom-score-adj" => said.oom_score_adj = read_i32(r, key, v, -1000..1001),
+        "environment" => said.environment = read_environment(r, key, v),
+        "environment-file" => said.environment_file = read_environment_file(r, key, v),
+        "directory" => said.directory = r.path(key, v),
+        "limits" => said.limits = limits::read(r, key, v),
+        "notify" => said.notify = r.boolean(key, v),
+        "output" => said.output = r.choice(key, v, OUTPUT),
+        "autostart" => said.autostart = r.boolean(key, v),
+        "after" => said.after = read_services(r, key, v),
+        "requires" => said.requires = read_services(r, key, v),
+        "stop" => said.steps = stop::read(r, v),
+        "leftover-grace" => said.leftover_grace = r.duration(key, v),
+        "restart" => said.restart = r.choice(key, v, RESTART),
+        "restart-delay" => said.restart_delay = r.duration(key, v),
+        "max-delay" => said.max_delay = r.duration(key, v),
+        "stable" => said.stable = r.duration(key, v),
+        "crash-loop" => said.crash_loop = read_crash_loop(r, key, v),
+        "success-exit" => said.success = read_success(r, key, v),
+        "reload" => said.reload = read_reload(r, key, v),
+        // A key that is in the list and not here would be accepted and ignored.
+        _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
+    }
+}
+
+const OUTPUT: &[(&str, Output)] = &[
+    ("log", Output::Log),
+    ("ring", Output::Ring),
+    ("null", Output::Null),
+    ("inherit", Output::Inherit),
+];
+
+const RESTART: &[(&str, Policy)] = &[
+    ("always", Policy::Always),
+    ("on-failure", Policy::OnFailure),
+    ("never", Policy::Never),
+];
+
+fn read_i32(r: &mut Reader, key: &str, v: &Value, range: Range<i64>) -> Option<i32> {
+    i32::try_from(r.integer(key, v, range)?).ok()
+}
+
+fn read_umask(r: &mut Reader, key: &str, v: &Value) -> Option<u32> {
+    if let DeValue::Integer(n) = v.get_ref() {
+        // 022 is no TOML, 22 and 0o22 are two different masks: only text says what is meant.
+        r.problem(
+            v.span(),
+            format_args!("`{key}` is a string of octal digits: write \"022\", not {n}"),
+        );
+        return None;
+    }
+    let text = r.string(key, v)?;
+    r.parsed(key, v, value::umask(&text))
+}
+
+fn read_names(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<String>> {
+    let names = r.strings(key, v)?;
+    if names.iter().any(String::is_empty) {
+        r.problem(v.span(), format_args!("`{key}` has an empty name"));
+        return None;
+    }
+    Some(names)
+}
+
+fn read_environment(r: &mut Reader, key: &str, v: &Value) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::new();
+    let Some(table) = r.table(key, v) else {
+        return variables;
+    };
+    for (name, value) in table.iter() {
+        let n = name.get_ref();
+        if n.is_empty() || n.contains(['=', '\0']) {
+            r.problem(
+                name.span(),
+                format_args!("`{key}`: `{}` is not a variable's name", word(n)),
+            );
+        }
+        if let Some(value) = r.string(n, value) {
+            variables.insert(n.clone().into_owned(), value);
+        }
+    }
+    variables
+}
+
+/// An absolute path; a leading `-` means that the file may be missing.
+fn read_environment_file(r: &mut Reader, key: &str, v: &Value) -> Option<String> {
+    let text = r.text(key, v)?;
+    if !text.strip_prefix('-').unwrap_or(&text).starts_with('/') {
+        r.problem(
+            v.span(),
+            format_args!(
+                "`{key}` must be a path that begins with / (or -/), not `{}`",
+                word(&text)
+            ),
+        );
+        return None;
+    }
+    Some(text)
+}
+
+/// Names of other services, each with its place.
+fn read_services(r: &mut Reader, key: &str, v: &Value) -> Vec<(String, Place)> {
+    let Some(names) = r.strings(key, v) else {
+        return Vec::new();
+    };
+    let DeValue::Array(list) = v.get_ref() else {
+        return Vec::new();
+    };
+    let places = list.iter().map(|item| r.place(&item.span()));
+    names.into_iter().zip(places).collect()
+}
+
+/// `{ burst = 5, within = "1m", retry = "5m" }`, or false.
+fn read_crash_loop(r: &mut Reader, key: &str, v: &Value) -> Option<Option<CrashLoop>> {
+    match v.get_ref() {
+        DeValue::Boolean(false) => return Some(None),
+        DeValue::Boolean(true) => return Some(Some(CRASH_LOOP)),
+        _ => {}
+    }
+    let mut crash_loop = CRASH_LOOP;
+    for (name, value) in r.table(key, v)?.iter() {
+        if !r.known(name, keys::CRASH_LOOP) {
+            continue;
+        }
+        match name.get_ref().as_ref() {
+            "burst" => {
+                let n = r.integer("burst", value, 1..1001);
+                crash_loop.burst = n.and_then(|n| n.try_into().ok()).unwrap_or(1);
+            }
+            "within" => crash_loop.within = positive(r, "within", value).unwrap_or_default(),
+            _ => crash_loop.retry = positive(r, "retry", value).unwrap_or_default(),
+        }
+    }
+    Some(Some(crash_loop))
+}
+
+fn positive(r: &mut Reader, key: &str, v: &Value) -> Option<Duration> {
+    let duration = r.duration(key, v)?;
+    if duration.is_zero() {
+        r.problem(v.span(), format_args!("`{key}` must be longer than 0"));
+        return None;
+    }
+    Some(duration)
+}
+
+/// `[1, 143, "HUP"]`: statuses and signals.
+fn read_success(r: &mut Reader, key: &str, v: &Value) -> Option<(Vec<i32>, Vec<Signal>)> {
+    let DeValue::Array(list) = v.get_ref() else {
+        r.problem(
+            v.span(),
+            format_args!("`{key}` is an array of exit statuses and signals: write [1, \"HUP\"]"),
+        );
+        return None;
+    };
+    let (mut statuses, mut signals) = (Vec::new(), Vec::new());
+    for item in list.iter() {
+        match item.get_ref() {
+            DeValue::Integer(_) => statuses.extend(read_i32(r, key, item, 0..256)),
+            _ => signals.extend(stop::read_signal(r, key, item)),
+        }
+    }
+    statuses.sort_unstable();
+    statuses.dedup();
+    signals.sort_unstable();
+    signals.dedup();
+    Some((statuses, signals))
+}
+
+/// `{ signal = "HUP" }`, `{ run = ["..."] }`, or false.
+fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
+    if let DeValue::Boolean(false) = v.get_ref() {
+        return Some(None);
+    }
+    let table = r.table(key, v)?;
+    let mut found = Vec::new();
+    for (name, value) in table.iter() {
+        if !r.known(name, keys::RELOAD) {
+            return None;
+        }
+        found.push(match name.get_ref().as_ref() {
+            "signal" => {
+                let signal = stop::read_signal(r, "signal", value)?;
+                if signal == Signal::KILL {
+                    r.problem(value.span(), "KILL ends a service, it does not reload it");
+                    return None;
+                }
+                Reload::Signal(signal)
+            }
+            _ => Reload::Run(r.command("run", value)?.into()),
+        });
+    }
+    match (found.pop(), found.pop()) {
+        (Some(one), None) => Some(Some(one)),
+        _ => {
+            r.problem(
+                v.span(),
+                format_args!("`{key}` has either {{ signal = \"HUP\" }} or {{ run = [...] }}"),
+            );
+            None
+        }
+    }
+}
+
+const CRASH_LOOP: CrashLoop = CrashLoop {
+    burst: 5,
+    within: Duration::from_secs(60),
+    retry: Duration::from_secs(300),
+};
+
+/// How long leftovers get between TERM and KILL.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(2);
+
+/// A schedule of these steps that says nothing else.
+pub(super) fn schedule_of(steps: Vec<Step>) -> Schedule {
+    Schedule {
+        steps,
+        leftover_grace: LEFTOVER_GRACE,
+    }
+}
+
+impl Said {
+    /// What a section without any key says. Every `[defaults]` goes through here, so that
+    /// services which do not name a `stop` of their own share one schedule.
+    pub fn with_schedule(mut self) -> Said {
+        self.stop = Some(Rc::new(Schedule {
+            steps: self.steps.clone().unwrap_or_else(stop::default),
+            leftover_grace: self.leftover_grace.unwrap_or(LEFTOVER_GRACE),
+        }));
+        self
+    }
+
+    fn schedule(&mut self, defaults: &Said) -> Rc<Schedule> {
+        match (&self.steps, self.leftover_grace, &defaults.stop) {
+            (None, None, Some(shared)) => shared.clone(),
+            _ => Rc::new(Schedule {
+                steps: self
+                    .steps
+                    .take()
+                    .or_else(|| defaults.steps.clone())
+                    .unwrap_or_else(stop::default),
+                leftover_grace: self
+                    .leftover_grace
+                    .or(defaults.leftover_grace)
+                    .unwrap_or(LEFTOVER_GRACE),
+            }),
+        }
+    }
+}
+
+/// Makes a definition of what a service's section says and what the defaults say, and
+/// checks what concerns this service alone. None when there is nothing to execute.
+pub(super) fn define(
+    r: &mut Reader,
+    name: &str,
+    at: Range<usize>,
+    mut said: Said,
+    defaults: &Said,
+) -> Option<ServiceDef> {
+    let stop = said.schedule(defaults);
+    let restart = Restart {
+        policy: said.restart.or(defaults.restart).unwrap_or(Policy::Always),
+        delay: said
+            .restart_delay
+            .or(defaults.restart_delay)
+            .unwrap_or(Duration::from_millis(200)),
+        max_delay: said
+            .max_delay
+            .or(defaults.max_delay)
+            .unwrap_or(Duration::from_secs(30)),
+        stable: said
+            .stable
+            .or(defaults.stable)
+            .unwrap_or(Duration::from_secs(10)),
+        crash_loop: said
+            .crash_loop
+            .or_else(|| defaults.crash_loop.clone())
+            .unwrap_or(Some(CRASH_LOOP)),
+    };
+    let notify = said.notify.or(defaults.notify).unwrap_or(true);
+    let output = said.output.or(defaults.output).unwrap_or(Output::Log);
+    check_restart(r, &at, &restart);
+    check_stop(r, &at, &stop, notify, output);
+    let success = said.success.or_else(|| defaults.success.clone());
+    let (success_exit, success_signal) = success.unwrap_or_default();
+    let Some(command) = said.command else {
+        if !said.command_broken {
+            r.problem(at, "has no `command`");
+        }
+        return None;
+    };
+    let mut environment = defaults.environment.clone();
+    environment.append(&mut said.environment);
+    Some(ServiceDef {
+        name: name.to_owned(),
+        place: r.place(&at).to_string(),
+        program: Rc::new(Program {
+            command,
+            user: said.user.or_else(|| defaults.user.clone()),
+            group: said.group.or_else(|| defaults.group.clone()),
+            groups: said.groups.or_else(|| defaults.groups.clone()),
+            umask: said.umask.or(defaults.umask).unwrap_or(0o022),
+            nice: said.nice.or(defaults.nice),
+            oom_score_adj: said.oom_score_adj.or(defaults.oom_score_adj),
+            environment,
+            environment_file: said
+                .environment_file
+                .or_else(|| defaults.environment_file.clone()),
+            directory: said.directory.or_else(|| defaults.directory.clone()),
+            limits: limits::merged(said.limits, &defaults.limits),
+            notify,
+            output,
+        }),
+        policy: PolicyDef {
+            autostart: said.autostart.or(defaults.autostart).unwrap_or(true),
+            after: names(said.after),
+            requires: names(said.requires),
+            stop,
+            restart,
+            success_exit,
+            success_signal,
+            reload: said.reload.or_else(|| defaults.reload.clone()).flatten(),
+        },
+    })
+}
+
+/// The names, sorted and each once: their order in the file means nothing, and a
+/// change of it is no change.
+fn names(list: Vec<(String, Place)>) -> Vec<String> {
+    let mut names: Vec<String> = list.into_iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn check_restart(r: &mut Reader, at: &Range<usize>, restart: &Restart) {
+    if restart.delay > restart.max_delay {
+        r.problem(at.clone(), "`restart-delay` is longer than `max-delay`");
+    }
+    let spins = restart.delay.is_zero() && restart.crash_loop.is_none();
+    if spins && restart.policy != Policy::Never {
+        r.problem(
+            at.clone(),
+            "restart-delay = \"0s\" with crash-loop = false would restart without any pause",
+        );
+    }
+}
+
+/// A step that waits for what nobody can see would wait its whole time.
+fn check_stop(r: &mut Reader, at: &Range<usize>, stop: &Schedule, notify: bool, output: Output) {
+    let waits = |what: fn(&Until) -> bool| stop.steps.iter().any(|s| what(&s.until));
+    if !notify && waits(|u| matches!(u, Until::Stopping)) {
+        r.problem(
+            at.clone(),
+            "until = \"stopping\" in `stop` needs notify = true",
+        );
+    }
+    let unseen = matches!(output, Output::Null | Output::Inherit);
+    if unseen && waits(|u| matches!(u, Until::Log(_))) {
+        r.problem(
+            at.clone(),
+            "until = \"log=...\" in `stop` needs output = \"log\" or \"ring\"",
+        );
+    }
+}

@@ -1,0 +1,363 @@
+//! The stop schedule as typed: `stop = [...]`, a preset's name, or a signal's.
+//!
+//! What the steps do is the machine's business; here it is decided which of them make
+//! sense (DESIGN 4).
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use crate::machine::signal::Signal;
+use crate::machine::spec::{Action, Step, To, Until};
+
+use super::keys;
+use super::problem::{did_you_mean, word};
+use super::read::{Reader, Value};
+use super::value;
+
+/// How long a step waits when it does not say. Caddy needs 6 s, sing-box 10 s.
+pub const WAIT: Duration = Duration::from_secs(15);
+
+/// The most steps of a schedule.
+const STEPS: usize = 16;
+
+/// The schedules we ship, and for whom.
+pub const PRESETS: &[&str] = &[
+    "caddy-api",
+    "nats-lame-duck",
+    "children-first",
+    "go-default",
+];
+
+/// Signals worth a suggestion.
+const SIGNALS: &[&str] = &[
+    "TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL", "ABRT", "ALRM", "CONT", "WINCH",
+];
+
+/// The steps of a preset.
+pub fn preset(name: &str) -> Option<Vec<Step>> {
+    let quit = || signal(Signal::QUIT, 2);
+    Some(match name {
+        // POST /stop while a signal is on its way panics Caddy 2.7.0 to 2.9.0; API calls
+        // among themselves do not. QUIT still cleans its locks.
+        "caddy-api" => {
+            let stop = value::http("POST http://127.0.0.1:2019/stop").ok()?;
+            let stop = Action::Http(Rc::new(stop));
+            vec![step(stop, Until::Gone, 10), quit()]
+        }
+        // USR2 reaches NATS alone; when its ports are closed, TERM reaches a NATS that is
+        // down already and an application that still has to clean up.
+        "nats-lame-duck" => vec![
+            Step {
+                settle: Duration::from_millis(200),
+                ..step(
+                    Action::Signal(Signal::USR2, To::Main),
+                    Until::PortsClosed,
+                    30,
+                )
+            },
+            signal(Signal::TERM, 15),
+        ],
+        // A wrapper that panics, hangs or leaves its child when it gets a signal gets none.
+        "children-first" => vec![step(
+            Action::Signal(Signal::TERM, To::Descendants),
+            Until::DescendantsGone,
+            5,
+        )],
+        // QUIT makes a Go program say what all of its goroutines wait for.
+        "go-default" => vec![signal(Signal::TERM, 15), quit()],
+        _ => return None,
+    })
+}
+
+/// The schedule of a service that names none.
+pub fn default() -> Vec<Step> {
+    vec![step(
+        Action::Signal(Signal::TERM, To::Main),
+        Until::Gone,
+        WAIT.as_secs(),
+    )]
+}
+
+fn step(action: Action, until: Until, seconds: u64) -> Step {
+    Step {
+        action,
+        until,
+        wait: Duration::from_secs(seconds),
+        settle: Duration::ZERO,
+    }
+}
+
+fn signal(signal: Signal, seconds: u64) -> Step {
+    step(Action::Signal(signal, To::Main), Until::Gone, seconds)
+}
+
+/// Reads the value of `stop`.
+pub(super) fn read(r: &mut Reader, value: &Value) -> Option<Vec<Step>> {
+    match value.get_ref() {
+        DeValue::Array(steps) if steps.is_empty() => {
+            r.problem(
+                value.span(),
+                "`stop` has no steps: write [{ signal = \"TERM\", wait = \"15s\" }]",
+            );
+            None
+        }
+        DeValue::Array(steps) if steps.len() > STEPS => {
+            r.problem(
+                value.span(),
+                format_args!("`stop` has more than {STEPS} steps"),
+            );
+            None
+        }
+        DeValue::Array(steps) => {
+            let read: Vec<Option<Step>> = steps
+                .iter()
+                .map(|item| match item.get_ref() {
+                    DeValue::Table(table) => read_step(r, table, item.span()),
+                    _ => {
+                        r.problem(
+                            item.span(),
+                            "a step of `stop` is a table: write { signal = \"TERM\", wait = \"15s\" }",
+                        );
+                        None
+                    }
+                })
+                .collect();
+            read.into_iter().collect()
+        }
+        DeValue::Table(_) => {
+            r.problem(
+                value.span(),
+                "`stop` is an array of steps: put the step into [ ]",
+            );
+            None
+        }
+        _ => {
+            let name = r.text("stop", value)?;
+            if let Some(steps) = preset(&name) {
+                return Some(steps);
+            }
+            if let Ok(s) = name.parse::<Signal>() {
+                return Some(vec![signal(usable(r, value, s)?, WAIT.as_secs())]);
+            }
+            let known = PRESETS.iter().chain(SIGNALS).copied();
+            r.problem(
+                value.span(),
+                format_args!(
+                    "`stop`: `{}` is neither a signal nor one of {}{}",
+                    word(&name),
+                    PRESETS.join(", "),
+                    did_you_mean(&name, known)
+                ),
+            );
+            None
+        }
+    }
+}
+
+/// A signal by name.
+pub(super) fn read_signal(r: &mut Reader, key: &str, value: &Value) -> Option<Signal> {
+    let typed = r.text(key, value)?;
+    match typed.parse::<Signal>() {
+        Ok(signal) => usable(r, value, signal),
+        Err(_) => {
+            let name = typed.strip_prefix("SIG").unwrap_or(&typed);
+            r.problem(
+                value.span(),
+                format_args!(
+                    "`{key}`: `{}` is not a signal{}; write TERM, HUP, USR1 ... or a number from 1 to 64",
+                    word(&typed),
+                    did_you_mean(name, SIGNALS.iter().copied())
+                ),
+            );
+            None
+        }
+    }
+}
+
+/// Refuses the signals that freeze a process: no step could end, and KILL would follow
+/// a service that was never asked.
+fn usable(r: &mut Reader, value: &Value, signal: Signal) -> Option<Signal> {
+    if matches!(
+        signal.0,
+        libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+    ) {
+        r.problem(
+            value.span(),
+            format_args!("{signal} freezes a process, it does not end it"),
+        );
+        return None;
+    }
+    Some(signal)
+}
+
+/// What a step says, before it is known whether it makes sense.
+#[derive(Default)]
+struct Typed {
+    actions: Vec<(&'static str, Range<usize>)>,
+    action: Option<Action>,
+    to: Option<(To, Range<usize>)>,
+    until: Option<(Until, Range<usize>)>,
+    wait: Option<Duration>,
+    settle: Option<(Duration, Range<usize>)>,
+    /// Something was wrong already: what follows from it is not told.
+    broken: bool,
+}
+
+fn read_step(r: &mut Reader, table: &DeTable, span: Range<usize>) -> Option<Step> {
+    let mut t = Typed::default();
+    for (key, value) in table.iter() {
+        let at = key.span();
+        if !r.known(key, keys::STEP) {
+            t.broken = true;
+            continue;
+        }
+        let read = match key.get_ref().as_ref() {
+            "signal" => {
+                t.actions.push(("signal", at));
+                let signal = read_signal(r, "signal", value);
+                t.action = signal.map(|s| Action::Signal(s, To::Main));
+                t.action.is_some()
+            }
+            "run" => {
+                t.actions.push(("run", at));
+                t.action = r.command("run", value).map(|argv| Action::Run(argv.into()));
+                t.action.is_some()
+            }
+            "http" => {
+                t.actions.push(("http", at));
+                t.action = read_http(r, value);
+                t.action.is_some()
+            }
+            "drain" => {
+                r.problem(at, "`drain` is not in this version of superd yet");
+                false
+            }
+            "to" => {
+                t.to = r.choice("to", value, TO).map(|to| (to, at));
+                t.to.is_some()
+            }
+            "until" => {
+                t.until = read_until(r, value).map(|until| (until, at));
+                t.until.is_some()
+            }
+            "wait" => {
+                t.wait = r.duration("wait", value);
+                t.wait.is_some()
+            }
+            "settle" => {
+                t.settle = r.duration("settle", value).map(|d| (d, at));
+                t.settle.is_some()
+            }
+            _ => false,
+        };
+        t.broken |= !read;
+    }
+    make_step(r, t, span)
+}
+
+fn make_step(r: &mut Reader, t: Typed, span: Range<usize>) -> Option<Step> {
+    if let [(first, _), (second, at), ..] = t.actions.as_slice() {
+        r.problem(
+            at.clone(),
+            format_args!("a step does one thing: `{first}` or `{second}`, not both"),
+        );
+        return None;
+    }
+    let signals = matches!(t.actions.as_slice(), [("signal", _)]);
+    if let (Some((_, at)), false, false) = (&t.to, signals, t.actions.is_empty()) {
+        r.problem(at.clone(), "`to` is only for a step with `signal`");
+        return None;
+    }
+    if let (Some((Until::ActionEnded, at)), true) = (&t.until, signals) {
+        r.problem(
+            at.clone(),
+            "until = \"done\" is only for a step with `run` or `http`",
+        );
+        return None;
+    }
+    let gone = matches!(t.until, None | Some((Until::Gone, _)));
+    if let (Some((_, at)), true, false) = (&t.settle, gone, t.broken) {
+        r.problem(
+            at.clone(),
+            "`settle` needs an `until`: when the service is gone there is nothing to wait for",
+        );
+        return None;
+    }
+    if t.broken {
+        return None;
+    }
+    let Some(action) = t.action else {
+        r.problem(span, "a step needs one of `signal`, `run` and `http`");
+        return None;
+    };
+    let action = match (action, t.to) {
+        (Action::Signal(signal, _), Some((to, _))) => Action::Signal(signal, to),
+        (action, _) => action,
+    };
+    Some(Step {
+        action,
+        until: t.until.map_or(Until::Gone, |(until, _)| until),
+        wait: t.wait.unwrap_or(WAIT),
+        settle: t.settle.map_or(Duration::ZERO, |(settle, _)| settle),
+    })
+}
+
+const TO: &[(&str, To)] = &[
+    ("main", To::Main),
+    ("group", To::Group),
+    ("descendants", To::Descendants),
+    ("tree", To::Tree),
+];
+
+/// The words of `until`; `log=TEXT` besides.
+pub const UNTIL: &[(&str, Until)] = &[
+    ("gone", Until::Gone),
+    ("ports-closed", Until::PortsClosed),
+    ("descendants-gone", Until::DescendantsGone),
+    ("stopping", Until::Stopping),
+    ("done", Until::ActionEnded),
+];
+
+fn read_http(r: &mut Reader, value: &Value) -> Option<Action> {
+    let text = r.text("http", value)?;
+    let http = r.parsed("http", value, value::http(&text))?;
+    Some(Action::Http(Rc::new(http)))
+}
+
+fn read_until(r: &mut Reader, value: &Value) -> Option<Until> {
+    let text = r.text("until", value)?;
+    if let Some(line) = text.strip_prefix("log=") {
+        if line.trim().is_empty() || line.contains(['\n', '\r']) || line.len() > 256 {
+            r.problem(
+                value.span(),
+                "until = \"log=TEXT\" needs a text of 1 to 256 bytes on one line",
+            );
+            return None;
+        }
+        return Some(Until::Log(line.into()));
+    }
+    if text.starts_with("connections=") {
+        r.problem(
+            value.span(),
+            "until = \"connections=0\" needs `drain`, which is not in this version of superd yet",
+        );
+        return None;
+    }
+    if let Some((_, until)) = UNTIL.iter().find(|(w, _)| *w == text) {
+        return Some(until.clone());
+    }
+    let words: Vec<&str> = UNTIL.iter().map(|(w, _)| *w).collect();
+    r.problem(
+        value.span(),
+        format_args!(
+            "`until` cannot be `{}`{}; it is one of {}, log=TEXT",
+            word(&text),
+            did_you_mean(&text, words.iter().copied()),
+            words.join(", ")
+        ),
+    );
+    None
+}

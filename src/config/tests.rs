@@ -1,0 +1,919 @@
+//! The configuration from the outside: what a file means, and what is said about a bad one.
+//!
+//! Long because it is mostly tables: a wrong setting, and the line it must yield.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::model::*;
+use super::*;
+use crate::machine::event::Change;
+use crate::machine::signal::Signal;
+use crate::machine::spec::{Action, CrashLoop, Policy, Reload, To, Until};
+
+const MAIN: &str = "/etc/superd/superd.toml";
+
+fn load_files(files: &[(&str, &str)]) -> Result<Config, Problems> {
+    let mut memory: BTreeMap<PathBuf, Vec<u8>> = files
+        .iter()
+        .map(|(name, text)| {
+            (
+                Path::new("/etc/superd").join(name),
+                text.as_bytes().to_vec(),
+            )
+        })
+        .collect();
+    load_with(Path::new(MAIN), &mut memory)
+}
+
+fn load_text(text: &str) -> Result<Config, Problems> {
+    load_files(&[("superd.toml", text)])
+}
+
+fn good(text: &str) -> Config {
+    load_text(text).unwrap_or_else(|p| panic!("{p}"))
+}
+
+/// The problems of a text, without the name of the file.
+fn bad(text: &str) -> Vec<String> {
+    let problems = load_text(text).expect_err("no problem found");
+    let strip = |l: String| {
+        l.strip_prefix("/etc/superd/superd.toml:")
+            .unwrap_or(&l)
+            .to_owned()
+    };
+    problems.lines().into_iter().map(strip).collect()
+}
+
+/// The problems of keys of one service that is fine otherwise.
+fn bad_service(keys: &str) -> String {
+    let lines = bad(&format!("[service.x]\ncommand = [\"/bin/x\"]\n{keys}\n"));
+    assert_eq!(lines.len(), 1, "{keys}: {lines:#?}");
+    lines[0].clone()
+}
+
+fn service(keys: &str) -> ServiceDef {
+    good(&format!("[service.x]\ncommand = [\"/bin/x\"]\n{keys}\n")).services["x"].clone()
+}
+
+/// The repository's own files, without regard to who may write a checkout.
+fn shipped() -> BTreeMap<PathBuf, Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc");
+    let mut files = BTreeMap::new();
+    for dir in [root.clone(), root.join("services.d")] {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "toml") {
+                let name = path.strip_prefix(&root).unwrap();
+                files.insert(
+                    Path::new("/etc/superd").join(name),
+                    std::fs::read(&path).unwrap(),
+                );
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn a_service_that_says_nothing_gets_the_defaults() {
+    let config = good("[service.x]\ncommand = [\"/bin/x\"]");
+    let x = &config.services["x"];
+    assert_eq!(x.place, "/etc/superd/superd.toml:1:10");
+    assert_eq!(x.program.umask, 0o22);
+    assert!(x.program.notify && x.policy.autostart);
+    assert_eq!(x.program.output, Output::Log);
+    assert_eq!(x.policy.stop.steps.len(), 1);
+    assert_eq!(
+        x.policy.stop.steps[0].action,
+        Action::Signal(Signal::TERM, To::Main)
+    );
+    assert_eq!(x.policy.stop.longest(), Duration::from_secs(17));
+    let r = &x.policy.restart;
+    assert_eq!(
+        (r.policy, r.delay),
+        (Policy::Always, Duration::from_millis(200))
+    );
+    assert_eq!(r.crash_loop.as_ref().map(|c| c.burst), Some(5));
+    assert_eq!(config.daemon, Daemon::default());
+    assert_eq!(config.files, [Path::new(MAIN)]);
+}
+
+#[test]
+fn every_key_is_understood() {
+    let x = service(
+        r#"
+        user = "nobody"
+        group = "nogroup"
+        groups = ["dialout"]
+        umask = "077"
+        nice = -5
+        oom-score-adj = -500
+        environment = { HOME = "/root", EMPTY = "" }
+        environment-file = "-/etc/default/x"
+        directory = "/srv"
+        limits = { nofile = [1024, "unlimited"], core = 0, as = "64MiB" }
+        notify = true
+        output = "ring"
+        autostart = false
+        stop = [
+            { run = ["/bin/pre", "a"], until = "done", wait = "1s" },
+            { http = "POST http://localhost:2019/stop" },
+            { signal = "USR2", until = "ports-closed", wait = "30s", settle = "200ms" },
+            { signal = "SIGINT", to = "tree", until = "log=bye now", wait = "0s" },
+        ]
+        leftover-grace = "0s"
+        restart = "on-failure"
+        restart-delay = "1s"
+        max-delay = "1m"
+        stable = "1h"
+        crash-loop = { burst = 3, retry = "1h" }
+        success-exit = [143, 1, 1, "HUP"]
+        reload = { signal = "HUP" }
+        "#,
+    );
+    let p = &x.program;
+    assert_eq!(p.user.as_deref(), Some("nobody"));
+    assert_eq!(
+        (p.umask, p.nice, p.oom_score_adj),
+        (0o77, Some(-5), Some(-500))
+    );
+    assert_eq!(p.environment["HOME"], "/root");
+    assert_eq!(p.environment_file.as_deref(), Some("-/etc/default/x"));
+    let limits: Vec<_> = p.limits.iter().map(|l| (l.name, l.soft, l.hard)).collect();
+    assert_eq!(
+        limits,
+        [
+            ("as", 64 << 20, 64 << 20),
+            ("core", 0, 0),
+            ("nofile", 1024, u64::MAX)
+        ]
+    );
+    let steps = &x.policy.stop.steps;
+    assert_eq!(steps[0].until, Until::ActionEnded);
+    assert_eq!(steps[1].wait, Duration::from_secs(15));
+    assert_eq!(steps[2].settle, Duration::from_millis(200));
+    assert_eq!(steps[3].until, Until::Log("bye now".into()));
+    assert_eq!(steps[3].action, Action::Signal(Signal::INT, To::Tree));
+    assert_eq!(x.policy.success_exit, [1, 143]);
+    assert_eq!(x.policy.success_signal, [Signal::HUP]);
+    assert_eq!(x.policy.reload, Some(Reload::Signal(Signal::HUP)));
+    let retry = Duration::from_secs(3600);
+    let within = Duration::from_secs(60);
+    assert_eq!(
+        x.policy.restart.crash_loop,
+        Some(CrashLoop {
+            burst: 3,
+            within,
+            retry
+        })
+    );
+    let config = good(
+        "[daemon]\nrun-dir = \"/run/s\"\nlog = \"none\"\ncontrol-group = \"a\"\n\
+         status-group = \"b\"\nshutdown-deadline = \"1m\"\ncgroup = \"/sys/fs/cgroup/s\"\nring = \"4KiB\"",
+    );
+    assert_eq!(config.daemon.ring, 4096);
+    assert_eq!(
+        config.daemon.cgroup,
+        CgroupUse::Below("/sys/fs/cgroup/s".into())
+    );
+}
+
+#[test]
+fn every_listed_key_is_read() {
+    // A value of a type that no key takes: the key itself must be known and looked at.
+    for key in keys::SERVICE {
+        let said = bad(&format!("[service.x]\n{key} = 1979-05-27\n")).join("\n");
+        assert!(
+            said.contains("2:") && !said.contains("unknown key") && !said.contains("is known but"),
+            "{key}: {said}"
+        );
+    }
+    for key in keys::DAEMON {
+        let said = bad(&format!("[daemon]\n{key} = 1979-05-27\n")).join("\n");
+        assert!(
+            said.contains("2:") && !said.contains("unknown key") && !said.contains("is known but"),
+            "{key}: {said}"
+        );
+    }
+    for key in keys::STEP {
+        let said = bad_service(&format!("stop = [{{ {key} = 1979-05-27 }}]"));
+        assert!(
+            !said.contains("unknown key") && !said.contains("is known but"),
+            "{key}: {said}"
+        );
+    }
+}
+
+#[test]
+fn defaults_fill_in_what_a_service_does_not_say() {
+    let config = good(
+        r#"
+        [service.a]
+        command = ["/bin/a"]
+        [service.b]
+        command = ["/bin/b"]
+        user = "root"
+        stop = "INT"
+        environment = { A = "b" }
+        crash-loop = false
+        [defaults]
+        user = "nobody"
+        stop = "go-default"
+        leftover-grace = "5s"
+        environment = { A = "a", B = "a" }
+        limits = { nofile = 10 }
+        reload = { signal = "HUP" }
+        "#,
+    );
+    let (a, b) = (&config.services["a"], &config.services["b"]);
+    assert_eq!(a.program.user.as_deref(), Some("nobody"));
+    assert_eq!(b.program.user.as_deref(), Some("root"));
+    assert_eq!(a.policy.stop.steps.len(), 2);
+    assert_eq!(b.policy.stop.steps.len(), 1);
+    assert_eq!(b.policy.stop.leftover_grace, Duration::from_secs(5));
+    assert_eq!(b.program.environment["A"], "b");
+    assert_eq!(b.program.environment["B"], "a");
+    assert_eq!(b.program.limits.len(), 1);
+    assert_eq!(b.policy.restart.crash_loop, None);
+    assert!(b.policy.reload.is_some());
+}
+
+#[test]
+fn all_problems_come_out_at_once_in_the_order_of_the_file() {
+    let lines = bad(
+        "[daemon]\nlogg = \"auto\"\n\n[service.dnsd]\ncommand = \"/usr/sbin/dnsd -f\"\ngrace = \"2s\"\n\
+         nice = 20\nafter = [\"ntp\"]\n\n[service.ntpd]\nuser = \"\"\nrun_dir = \"/\"\n",
+    );
+    assert_eq!(
+        lines,
+        [
+            "2:1: [daemon]: unknown key `logg` (did you mean `log`?)",
+            "5:11: service \"dnsd\": `command` must be an array of strings, not a string: write [\"/usr/sbin/dnsd\", \"-f\"]",
+            "6:1: service \"dnsd\": unknown key `grace` (`wait` belongs to a step of `stop`)",
+            "7:8: service \"dnsd\": `nice` must be from -20 to 19, not 20",
+            "8:10: service \"dnsd\": `after`: no service \"ntp\" (did you mean `ntpd`?)",
+            "10:10: service \"ntpd\": has no `command`",
+            "11:8: service \"ntpd\": `user` is empty",
+            "12:1: service \"ntpd\": unknown key `run_dir` (`run-dir` belongs to [daemon])",
+        ]
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_service_is_said_in_one_line() {
+    for (keys, said) in [
+        ("stop = []", "3:8: service \"x\": `stop` has no steps"),
+        ("stop = \"TREM\"", "did you mean `TERM`?"),
+        ("stop = \"nats-lameduck\"", "did you mean `nats-lame-duck`?"),
+        (
+            "stop = [{ drain = \"30s\" }]",
+            "3:11: service \"x\": `drain` is not in this version of superd yet",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", until = \"connections=0\" }]",
+            "not in this version of superd yet",
+        ),
+        (
+            "stop = [{ wait = \"1s\" }]",
+            "a step needs one of `signal`, `run` and `http`",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", run = [\"/x\"] }]",
+            "a step does one thing",
+        ),
+        (
+            "stop = [{ run = [\"/x\"], to = \"tree\" }]",
+            "`to` is only for a step with `signal`",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", until = \"done\" }]",
+            "only for a step with `run` or `http`",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", settle = \"1s\" }]",
+            "`settle` needs an `until`",
+        ),
+        ("stop = [{ signal = \"STOP\" }]", "STOP freezes a process"),
+        (
+            "stop = [{ signal = 15 }]",
+            "`signal` must be a string, not a whole number: write \"15\"",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", wait = 15 }]",
+            "`wait` must be a duration with its unit, not a whole number: write \"15s\"",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", wait = \"15\" }]",
+            "`15` is not a duration",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", wait = \"9999d\" }]",
+            "longer than a year",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", until = \"port-closed\" }]",
+            "did you mean `ports-closed`?",
+        ),
+        ("stop = { signal = \"TERM\" }", "put the step into [ ]"),
+        (
+            "stop = [{ http = \"POST https://127.0.0.1/\" }]",
+            "https is not spoken here",
+        ),
+        (
+            "stop = [{ http = \"POST http://caddy:2019/\" }]",
+            "names are not looked up",
+        ),
+        (
+            "notify = false\nstop = [{ signal = \"TERM\", until = \"stopping\" }]",
+            "needs notify = true",
+        ),
+        (
+            "output = \"null\"\nstop = [{ signal = \"TERM\", until = \"log=x\" }]",
+            "needs output = ",
+        ),
+        ("umask = 22", "write \"022\""),
+        ("umask = \"9\"", "is not a file mode mask"),
+        (
+            "limits = { nofiles = 1 }",
+            "unknown limit `nofiles` (did you mean `nofile`?)",
+        ),
+        (
+            "limits = { nofile = [2, 1] }",
+            "the soft limit is above the hard limit",
+        ),
+        ("limits = { nofile = -1 }", "must be from 0"),
+        (
+            "environment = { \"A=B\" = \"\" }",
+            "is not a variable's name",
+        ),
+        (
+            "environment = { PORT = 80 }",
+            "`PORT` must be a string, not a whole number: write \"80\"",
+        ),
+        ("directory = \"srv\"", "must be a path that begins with /"),
+        ("restart = \"on-failur\"", "did you mean `on-failure`?"),
+        ("restart-delay = \"1h\"", "longer than `max-delay`"),
+        (
+            "restart-delay = \"0s\"\ncrash-loop = false",
+            "without any pause",
+        ),
+        ("crash-loop = { burst = 0 }", "must be from 1 to 1000"),
+        ("crash-loop = { within = \"0s\" }", "must be longer than 0"),
+        ("success-exit = 1", "write [1, \"HUP\"]"),
+        ("success-exit = [256]", "must be from 0 to 255"),
+        (
+            "reload = { signal = \"HUP\", run = [\"/x\"] }",
+            "has either",
+        ),
+        ("reload = { signal = \"KILL\" }", "does not reload"),
+        ("requires = [\"x\"]", "names the service itself"),
+        ("after = \"y\"", "write [\"y\"]"),
+        ("user = \"a\\u0000b\"", "contains a NUL"),
+        ("nice = 99999999999999999999", "must be from -20 to 19"),
+        (
+            "oom-score-adj = 1.5",
+            "must be a whole number, not a fraction",
+        ),
+        ("timeout = \"5s\"", "`wait` belongs to a step"),
+        ("ring = 1", "belongs to [daemon]"),
+    ] {
+        let line = bad_service(keys);
+        assert!(
+            line.contains(said),
+            "{keys}\n  said: {line}\n  not:  {said}"
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_in_one_line() {
+    for (text, said) in [
+        (
+            "[service.a]\ncommand = [\"/a\"]\n[service.a]\n",
+            "3:10: `a` is here for the second time",
+        ),
+        (
+            "[daemon]\nring = 1\nring = 2\n",
+            "3:1: `ring` is here for the second time",
+        ),
+        ("[service.a\ncommand = 1", "1:11: syntax: "),
+        (
+            "[[service]]\n",
+            "`service` must be a table: write [service.NAME]",
+        ),
+        (
+            "[service]\ncommand = [\"/a\"]",
+            "2:1: service \"command\": `command` belongs to [service.NAME]",
+        ),
+        (
+            "[services.a]\n",
+            "unknown key `services` (did you mean `service`?)",
+        ),
+        (
+            "command = [\"/a\"]\n",
+            "`command` belongs to [service.NAME]",
+        ),
+        (
+            "[service.all]\ncommand = [\"/a\"]",
+            "`all` means every service",
+        ),
+        (
+            "[service.\"a b\"]\ncommand = [\"/a\"]",
+            "a name has 1 to 64 characters",
+        ),
+        ("[service.a]\ncommand = []", "`command` is empty"),
+        ("[service.a]\ncommand = [\"\"]", "empty program name"),
+        (
+            "[defaults]\ncommand = [\"/a\"]",
+            "`command` belongs to [service.NAME]",
+        ),
+        ("[daemon]\nring = \"1GiB\"", "at most"),
+        ("[daemon]\ncgroup = \"of\"", "did you mean `off`?"),
+        ("daemon = 1", "`daemon` must be a table"),
+        ("include = \"x\"", "write [\"x\"]"),
+        ("include = [\"superd.toml\"]", "matches this file itself"),
+        (
+            "include = [\"no.toml\"]",
+            "1:12: `include`: /etc/superd/no.toml: cannot open",
+        ),
+        ("include = [\"*/x.toml\"]", "only the last part may contain"),
+        ("include = [\"x/\"]", "does not end in a file name"),
+    ] {
+        let lines = bad(text);
+        assert_eq!(lines.len(), 1, "{text}: {lines:#?}");
+        assert!(
+            lines[0].contains(said),
+            "{text}\n  said: {}\n  not:  {said}",
+            lines[0]
+        );
+    }
+    let dotted = bad("[service.my.app]\ncommand = [\"/a\"]");
+    assert!(dotted[1].contains("quote the whole name"), "{dotted:?}");
+}
+
+#[test]
+fn files_that_are_no_text_or_too_much_of_it_are_refused() {
+    let load = |bytes: Vec<u8>| {
+        let mut files = BTreeMap::from([(PathBuf::from(MAIN), bytes)]);
+        load_with(Path::new(MAIN), &mut files).map_err(|p| p.to_string())
+    };
+    let e = load(b"a = 1\n# \xff".to_vec()).unwrap_err();
+    assert!(
+        e.ends_with("superd.toml:2:3: is not UTF-8 from here on"),
+        "{e}"
+    );
+    let e = load(b"\xff\xfea\0".to_vec()).unwrap_err();
+    assert!(
+        e.ends_with("superd.toml: is UTF-16: save it as UTF-8"),
+        "{e}"
+    );
+    let e = load(vec![b'#'; FILE_CAP + 1]).unwrap_err();
+    assert!(e.ends_with("superd.toml: is larger than 1 MiB"), "{e}");
+    // A byte order mark and DOS line ends are somebody's editor, not a mistake.
+    load(b"\xef\xbb\xbf[service.a]\r\ncommand = [\"/a\"]\r\n".to_vec()).unwrap();
+    load(Vec::new()).unwrap();
+}
+
+#[test]
+fn what_is_nested_too_deeply_is_refused_and_not_recursed_into() {
+    for text in [
+        "a.".repeat(400_000) + "a = 1",
+        "[".to_owned() + &"a.".repeat(400_000) + "a]",
+        "a = ".to_owned() + &"[".repeat(400_000),
+        "a = ".to_owned() + &"{a=".repeat(300_000),
+        "a = ".to_owned() + &("{".to_owned() + &"a.".repeat(24) + "a =\n").repeat(10_000),
+        "\"\"\"".repeat(200_000),
+        "a = '''".to_owned() + &"a.".repeat(400_000),
+    ] {
+        let lines = bad(&text);
+        assert!(!lines.is_empty() && lines.len() <= SHOWN + 1);
+    }
+}
+
+#[test]
+fn included_files_have_services_only_and_come_sorted() {
+    let config = load_files(&[
+        (
+            "superd.toml",
+            "include = [\"services.d/*.toml\", \"services.d/b.toml\"]\n[defaults]\nuser = \"u\"\n",
+        ),
+        (
+            "services.d/b.toml",
+            "[service.b]\ncommand = [\"/b\"]\nafter = [\"a\"]",
+        ),
+        ("services.d/a.toml", "[service.a]\ncommand = [\"/a\"]"),
+        ("services.d/.hidden.toml", "!"),
+        ("services.d/a.toml~", "!"),
+    ])
+    .unwrap();
+    let names: Vec<_> = config
+        .files
+        .iter()
+        .map(|f| f.display().to_string())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            MAIN,
+            "/etc/superd/services.d/a.toml",
+            "/etc/superd/services.d/b.toml"
+        ]
+    );
+    assert_eq!(config.services["b"].program.user.as_deref(), Some("u"));
+    assert_eq!(
+        config.services["b"].place,
+        "/etc/superd/services.d/b.toml:1:10"
+    );
+    let e = load_files(&[
+        (
+            "superd.toml",
+            "include = [\"*.d/x\", \"d/*\"]\n[service.a]\ncommand = [\"/a\"]\nafter=[\"lost\"]",
+        ),
+        ("d/1", "include = [\"2\"]\n[daemon]\n[defaults]\n"),
+        ("d/2", "[service.a]\ncommand = [\"/a\"]\n"),
+    ])
+    .unwrap_err();
+    assert_eq!(
+        e.lines(),
+        [
+            "/etc/superd/superd.toml:1:12: `include`: `*.d/x`: only the last part may contain * and ?",
+            "/etc/superd/d/1:1:1: `include` is only allowed in the main file; an included one has [service.NAME]",
+            "/etc/superd/d/1:2:2: `daemon` is only allowed in the main file; an included one has [service.NAME]",
+            "/etc/superd/d/1:3:2: `defaults` is only allowed in the main file; an included one has [service.NAME]",
+            "/etc/superd/d/2:1:10: service \"a\": is defined a second time; first at /etc/superd/superd.toml:2:10",
+        ]
+    );
+}
+
+#[test]
+fn files_together_are_limited_too() {
+    let big = "#".repeat(FILE_CAP);
+    let e = load_files(&[
+        ("superd.toml", "include = [\"d/*\"]"),
+        ("d/1", &big),
+        ("d/2", &big),
+        ("d/3", &big),
+        ("d/4", &big),
+        ("d/5", ""),
+    ])
+    .unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "/etc/superd/superd.toml:1:12: `include`: /etc/superd/d/4: all files together are larger than 4 MiB"
+    );
+    let many: String = (0..=SERVICES_CAP)
+        .map(|i| format!("[service.s{i}]\ncommand = [\"/x\"]\n"))
+        .collect();
+    let lines = bad(&many);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("more than 4096 services"));
+}
+
+#[test]
+fn a_cycle_is_told_once_and_by_its_members() {
+    let s = |name: &str, keys: &str| format!("[service.{name}]\ncommand = [\"/x\"]\n{keys}\n");
+    let text = s("b", "after = [\"a\"]")
+        + &s("a", "requires = [\"b\"]")
+        + &s("waits", "after = [\"a\"]")
+        + &s("c", "after = [\"d\"]")
+        + &s("d", "after = [\"e\"]")
+        + &s("e", "after = [\"c\", \"free\"]")
+        + &s("free", "");
+    assert_eq!(
+        bad(&text),
+        [
+            "4:10: service \"a\": dependency cycle: a -> b -> a",
+            "10:10: service \"c\": dependency cycle: c -> d -> e -> c",
+        ]
+    );
+    // A chain as long as it may be is none, and needs no stack.
+    let chain: String = (0..SERVICES_CAP - 1)
+        .map(|i| s(&format!("s{i}"), &format!("after = [\"s{}\"]", i + 1)))
+        .collect();
+    let config = good(&(chain + &s("s4095", "")));
+    assert_eq!(plan(&config).longest, Duration::from_secs(17 * 4096));
+}
+
+#[test]
+fn many_problems_are_counted_and_not_all_shown() {
+    let text: String = (0..2000).map(|i| format!("k{i} = 1\n")).collect();
+    let problems = load_text(&text).unwrap_err();
+    assert_eq!(problems.len(), 2000);
+    let lines = problems.lines();
+    assert_eq!(lines.len(), SHOWN + 1);
+    assert_eq!(lines[SHOWN], "and 1950 more problems");
+}
+
+#[test]
+fn the_longest_stop_is_the_longest_chain_and_is_capped() {
+    let text = |daemon: &str| {
+        format!(
+            "[daemon]\n{daemon}\n\
+             [service.db]\ncommand = [\"/db\"]\nstop = \"nats-lame-duck\"\n\
+             [service.app]\ncommand = [\"/app\"]\nrequires = [\"db\"]\n\
+             [service.web]\ncommand = [\"/web\"]\nafter = [\"app\"]\nstop = \"caddy-api\"\nleftover-grace = \"0s\"\n\
+             [service.lone]\ncommand = [\"/lone\"]\nstop = [{{ signal = \"TERM\", wait = \"50s\" }}]\n"
+        )
+    };
+    let p = plan(&good(&text("")));
+    // web 12 s, app 17 s, db 30.2 s + 15 s + 2 s.
+    assert_eq!(p.longest, Duration::from_millis(12_000 + 17_000 + 47_200));
+    assert_eq!(p.critical, ["web", "app", "db"]);
+    assert_eq!(p.max_stop_seconds(), 78);
+    let db = p.services.iter().find(|s| s.name == "db").unwrap();
+    assert_eq!(db.stops_after, ["app"]);
+    assert_eq!(
+        db.steps,
+        [
+            "USR2, until its ports are closed, at most 30 s, then 200 ms",
+            "TERM, until it is gone, at most 15 s",
+            "KILL the service if it is still there; TERM to processes it left, 2 s later KILL",
+        ]
+    );
+    let order: Vec<_> = p.services.iter().map(|s| s.name.as_str()).collect();
+    let at = |n: &str| order.iter().position(|o| *o == n).unwrap();
+    assert!(at("web") < at("app") && at("app") < at("db"));
+    let capped = plan(&good(&text("shutdown-deadline = \"20s\"")));
+    assert_eq!(capped.longest, Duration::from_secs(22));
+    assert_eq!(capped.uncapped, p.longest);
+    assert_eq!(plan(&good("")).longest, Duration::ZERO);
+}
+
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let text = |a: &str, more: &str| {
+        format!("[service.a]\ncommand = [\"/a\"]\n{a}\n[service.b]\ncommand = [\"/b\"]\nafter = [\"a\"]\n{more}")
+    };
+    let old = good(&text("", "[service.gone]\ncommand = [\"/g\"]"));
+    let same = diff(
+        &old,
+        &good(&format!(
+            "# moved\n\n{}",
+            text("stop = \"TERM\"", "[service.gone]\ncommand = [\"/g\"]")
+        )),
+    );
+    assert_eq!(same.changed, []);
+    assert_eq!(same.unchanged, ["a", "b", "gone"]);
+    let new = good(&text("nice = 1\nstop = \"INT\"", "stable = \"1s\"\n[service.new]\ncommand = [\"/n\"]\n[daemon]\nring = 0\nrun-dir = \"/r\"\n"));
+    let d = diff(&old, &new);
+    assert_eq!(
+        d.changed,
+        [
+            ("a".into(), Change::Program),
+            ("b".into(), Change::Policy),
+            ("new".into(), Change::New)
+        ]
+    );
+    assert_eq!(d.gone, ["gone"]);
+    assert_eq!(d.now, ["ring: 16384 bytes -> 0 bytes"]);
+    assert_eq!(
+        d.next_start,
+        ["run-dir: /var/run/superd -> /r takes effect at the next start"]
+    );
+}
+
+#[test]
+fn a_stop_option_is_what_could_stand_in_the_file() {
+    assert_eq!(
+        stop_schedule("INT").unwrap().steps[0].action,
+        Action::Signal(Signal::INT, To::Main)
+    );
+    assert_eq!(stop_schedule("caddy-api").unwrap().steps.len(), 2);
+    assert_eq!(
+        stop_schedule("[{ signal = \"TERM\", wait = \"5s\" }]")
+            .unwrap()
+            .longest(),
+        Duration::from_secs(7)
+    );
+    assert!(stop_schedule("TREM")
+        .unwrap_err()
+        .contains("did you mean `TERM`?"));
+    for bad in ["", "'", "[", "[]", "[1]", "[{}]"] {
+        assert!(!stop_schedule(bad).unwrap_err().is_empty(), "{bad}");
+    }
+}
+
+#[test]
+fn the_disk_is_read_without_waiting_and_only_regular_files() {
+    let dir = std::env::temp_dir().join(format!("superd-config-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let said = |path: &Path| {
+        load(path)
+            .map(|_| String::new())
+            .unwrap_or_else(|p| p.to_string())
+    };
+    assert!(said(&dir).contains("is a directory, not a file"));
+    assert!(said(&dir.join("none")).contains("cannot open: No such file or directory"));
+    assert!(said(Path::new("/dev/null")).contains("is not a regular file"));
+    let fifo = dir.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(said(&fifo).contains("is not a regular file"));
+    let main = dir.join("superd.toml");
+    std::fs::write(
+        &main,
+        "include = [\"none.d/*.toml\"]\n[service.x]\ncommand = [\"/x\"]",
+    )
+    .unwrap();
+    assert_eq!(said(&main), "");
+    let checked = check(&main, Some(17)).unwrap();
+    assert_eq!(checked.warnings, Vec::<String>::new());
+    let e = check(&main, Some(5)).unwrap_err().to_string();
+    assert!(
+        e.contains("longer than procd's term_timeout of 5 s")
+            && e.ends_with("set term_timeout to 18"),
+        "{e}"
+    );
+    if nix::unistd::geteuid().is_root() {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&main, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(said(&main).contains("chmod go-w"));
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn the_shipped_files_load() {
+    let mut files = shipped();
+    let config = load_with(Path::new(MAIN), &mut files).unwrap_or_else(|p| panic!("{p}"));
+    assert_eq!(config.files.len(), files.len(), "a file is not included");
+    for name in ["caddy", "nats", "http3", "air", "go2rtc"] {
+        assert!(!config.services[name].policy.autostart, "{name}");
+    }
+    assert_eq!(config.daemon, Daemon::default());
+}
+
+/// `etc/superd.toml` with every setting that is commented out put in force.
+fn uncommented() -> String {
+    let text = String::from_utf8(shipped().remove(Path::new(MAIN)).unwrap()).unwrap();
+    let uncomment = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if setting.starts_with(|c: char| !" #".contains(c)) => setting.to_owned(),
+        _ => line.to_owned(),
+    };
+    text.lines().map(|l| uncomment(l) + "\n").collect()
+}
+
+#[test]
+fn what_is_commented_out_in_the_reference_is_right_and_is_the_default() {
+    let text = uncommented();
+    let config = load_text(&text).unwrap_or_else(|p| panic!("{p}\n{text}"));
+    assert!(config.services.len() >= 2);
+    let plain = service("");
+    let defaults: String = text
+        .split_inclusive('\n')
+        .skip_while(|l| *l != "[defaults]\n")
+        .take_while(|l| !l.starts_with("[service"))
+        .collect();
+    let with = good(&format!(
+        "{defaults}\n[service.x]\ncommand = [\"/bin/x\"]\n"
+    ));
+    assert_eq!(with.services["x"].policy, plain.policy);
+    assert_eq!(with.services["x"].program, plain.program);
+}
+
+#[test]
+fn every_key_is_in_the_manual_and_in_the_reference() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let man = std::fs::read_to_string(root.join("packaging/man/superd.toml.5")).unwrap();
+    let reference = uncommented();
+    let lists = [
+        keys::DAEMON,
+        keys::SERVICE,
+        keys::STEP,
+        keys::CRASH_LOOP,
+        keys::RELOAD,
+    ];
+    for key in lists.iter().copied().flatten() {
+        let item = format!("\n.It Ic {key} ");
+        let alone = format!("\n.It Ic {key}\n");
+        assert!(
+            man.contains(&item) || man.contains(&alone),
+            "superd.toml(5) lacks {key}"
+        );
+        assert!(
+            *key == "drain" || reference.contains(&format!("{key} = ")),
+            "etc/superd.toml lacks {key}"
+        );
+    }
+    for key in keys::TOP {
+        assert!(man.contains(key) && reference.contains(key), "{key}");
+    }
+    let limits = LIMITS.iter().map(|(name, ..)| *name);
+    let words = limits
+        .chain(PRESETS.iter().copied())
+        .chain(stop::UNTIL.iter().map(|(w, _)| *w));
+    for word in words {
+        assert!(
+            man.contains(&format!(" {word}\n")) || man.contains(&format!(" {word} ")),
+            "superd.toml(5) lacks {word}"
+        );
+    }
+}
+
+/// Any bytes give a configuration, or problems with places that exist.
+#[test]
+fn no_mutation_of_a_file_makes_it_panic() {
+    let seed = std::env::var("SUPERD_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let seed: u64 = seed.unwrap_or(0x5eed);
+    println!("SUPERD_SEED={seed}");
+    let mut state = seed;
+    let mut random = move |below: usize| {
+        // splitmix64
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % below.max(1) as u64).unwrap()
+    };
+    let mut corpus: Vec<Vec<u8>> = shipped().into_values().collect();
+    corpus.push(uncommented().into_bytes());
+    let dictionary: &[&[u8]] = &[
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b"=",
+        b"\"",
+        b"'''",
+        b"\"\"\"",
+        b".",
+        b"#",
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\xff",
+        b"99999999999999999999",
+        b"-1",
+        b"1e999",
+        b"nan",
+        b"0x",
+        b"\\u0000",
+        b"[service.x]\n",
+        b"[daemon]\n",
+        b"include = [\"*\"]\n",
+        b"stop = ",
+        b"\xc3\xb6",
+        b"365d",
+        b"after = [\"x\"]\n",
+        b"1979-05-27",
+    ];
+    let rounds = if cfg!(debug_assertions) {
+        1_500
+    } else {
+        20_000
+    };
+    let mut loaded = 0;
+    for _ in 0..rounds {
+        let mut bytes = corpus[random(corpus.len())].clone();
+        for _ in 0..=random(6) {
+            let at = random(bytes.len());
+            match random(4) {
+                0 => bytes[at] = u8::try_from(random(256)).unwrap(),
+                1 => drop(bytes.drain(at..(at + random(40)).min(bytes.len()))),
+                2 => {
+                    let word = dictionary[random(dictionary.len())];
+                    bytes.splice(at..at, word.iter().copied());
+                }
+                _ => {
+                    let end = (at + random(200)).min(bytes.len());
+                    let piece = bytes[at..end].to_vec();
+                    let to = random(bytes.len());
+                    bytes.splice(to..to, piece);
+                }
+            }
+            if bytes.is_empty() {
+                break;
+            }
+        }
+        let lines = bytes.iter().filter(|b| **b == b'\n').count() + 1;
+        let mut files = BTreeMap::from([(PathBuf::from(MAIN), bytes)]);
+        match load_with(Path::new(MAIN), &mut files) {
+            Ok(config) => {
+                loaded += 1;
+                plan(&config);
+                assert_eq!(diff(&config, &config).changed, []);
+            }
+            Err(problems) => {
+                assert!(!problems.is_empty());
+                for p in problems.iter() {
+                    assert!(p.place.line <= lines, "{p}");
+                    assert!(
+                        p.place.line > 0 && p.place.col > 0 || p.place.line == 0,
+                        "{p}"
+                    );
+                    assert!(
+                        !p.to_string().contains('\n') && p.to_string().len() < 1000,
+                        "{p}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(
+        loaded > rounds / 100,
+        "{loaded} of {rounds}: the mutations are too wild to say much"
+    );
+}
