@@ -55,7 +55,7 @@ pub use limits::LIMITS;
 pub use load::{load, load_with, SERVICES_CAP};
 pub use model::Config;
 pub use plan::{plan, Plan, ServicePlan};
-pub use problem::{Place, Problem, Problems, SHOWN};
+pub use problem::{nearest, Place, Problem, Problems, SHOWN};
 pub use stop::{preset, PRESETS};
 pub use value::{duration, service_name, LONGEST};
 

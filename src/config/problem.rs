@@ -211,7 +211,7 @@ pub(super) fn did_you_mean<'k>(typed: &str, known: impl IntoIterator<Item = &'k 
 }
 
 /// The known word that a typing mistake could have made into `typed`.
-fn nearest<'k>(typed: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub fn nearest<'k>(typed: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let length = typed.chars().count();
     if length > 64 {
         return None;

@@ -164,11 +164,12 @@ impl Reactor {
 
     /// One service's status.
     pub(super) fn status_line(
-        &self,
+        &mut self,
         id: ServiceId,
         now: Tick,
     ) -> Option<crate::control::reply::Status> {
-        status::status(&self.machine, id, now, || self.trees.usage(id))
+        let Reactor { machine, trees, .. } = self;
+        status::status(machine, id, now, || trees.usage(id))
     }
 
     /// Every service, by name.
@@ -197,7 +198,7 @@ impl Reactor {
         lines.sort_by_key(|(at, _, _)| *at);
         let skip = lines.len().saturating_sub(n);
         for (at, id, text) in lines.into_iter().skip(skip) {
-            let line = log_line(self.registry.name(id), now - at, text);
+            let line = log_line(&self.registry.name(id), now - at, text);
             self.reply(ticket, Reply { more: true, line: Some(line), ..Reply::ok(0) });
         }
         self.end_or_follow(ticket, request, Stream::Logs, &ids);
@@ -224,7 +225,7 @@ impl Reactor {
         let Some(id) = self.find(ticket, name) else { return };
         let now = self.now();
         let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
-        for event in self.history.why(id, n, now) {
+        for event in self.history.events(id, &self.registry.name(id), now, n) {
             let reply = Reply { more: true, event: Some(Box::new(event)), ..Reply::ok(0) };
             self.reply(ticket, reply);
         }
@@ -233,7 +234,7 @@ impl Reactor {
             self.reply(ticket, reply);
         }
         for (at, text) in self.logs.tail(id, 10) {
-            let line = log_line(self.registry.name(id), now - at, text);
+            let line = log_line(&self.registry.name(id), now - at, text);
             self.reply(ticket, Reply { more: true, line: Some(line), ..Reply::ok(0) });
         }
         self.reply(ticket, Reply::ok(0));
@@ -249,7 +250,13 @@ impl Reactor {
             None => self.sorted_ids(),
         };
         let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
-        for event in self.history.events(&ids, n, now) {
+        let mut events = Vec::new();
+        for id in &ids {
+            events.extend(self.history.events(*id, &self.registry.name(*id), now, n));
+        }
+        events.sort_by_key(|e| std::cmp::Reverse(e.ago_ms));
+        let skip = events.len().saturating_sub(n);
+        for event in events.into_iter().skip(skip) {
             let reply = Reply { more: true, event: Some(Box::new(event)), ..Reply::ok(0) };
             self.reply(ticket, reply);
         }
@@ -257,7 +264,7 @@ impl Reactor {
     }
 
     fn tell_plan(&mut self, ticket: Ticket) {
-        for line in status::plan(&self.machine, self.options.shutdown_deadline) {
+        for line in status::plan(&self.registry.plan()) {
             self.reply(ticket, Reply { more: true, plan: Some(line), ..Reply::ok(0) });
         }
         self.reply(ticket, Reply::ok(0));

@@ -92,11 +92,10 @@ impl Reactor {
     }
 
     fn spawn(&mut self, service: ServiceId, instance: Instance) -> Result<(), SpawnError> {
-        let Some(def) = self.registry.def(service) else {
+        let Some(program) = self.registry.program(service) else {
             return Err(failure(Stage::Fork, "", "it is not configured"));
         };
-        let program = def.program.clone();
-        let name: Rc<str> = def.name.as_str().into();
+        let name = self.registry.name(service);
         let registry = self.poll.registry();
         let out = match program.output {
             Output::Log | Output::Ring => {
@@ -127,8 +126,9 @@ impl Reactor {
     /// Says what is known of a start: executing, or failed. Nothing while it is pending.
     pub(super) fn hear_start(&mut self, index: u32) {
         let Some(start) = self.starts.get(&index) else { return };
-        let Some(def) = self.registry.def(start.service) else { return };
-        let Some(result) = spawn::outcome(&start.status, &def.program, &def.program.command) else { return };
+        let Some(program) = self.registry.program(start.service) else { return };
+        let outcome = spawn::outcome(&start.status, &program, &program.command);
+        let Some(result) = outcome else { return };
         let (service, instance) = (start.service, start.instance);
         self.starts.remove(&index); // closes the pipe, which also leaves the poll set
         match result {
@@ -144,8 +144,8 @@ impl Reactor {
         action: ActionId,
         argv: &Rc<[String]>,
     ) {
-        let Some(def) = self.registry.def(service) else { return };
-        let (program, name) = (def.program.clone(), Rc::<str>::from(def.name.as_str()));
+        let Some(program) = self.registry.program(service) else { return };
+        let name = self.registry.name(service);
         let stdout = self.logs.writer(service);
         let outcome = match self.trees.run(action, &name, &program, argv, stdout) {
             Ok(child) => {
@@ -179,7 +179,7 @@ impl Reactor {
         }
         self.logs.close(self.poll.registry(), service);
         self.history.forget(service);
-        self.trees.forget(service, self.registry.name(service));
+        self.trees.forget(service, &self.registry.name(service));
         self.registry.forget(service);
     }
 

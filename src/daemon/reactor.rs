@@ -25,17 +25,17 @@ use mio::{Events, Interest, Poll};
 use syslog::Severity;
 
 use super::actions::{Actions, Ended};
-use super::clients::{ClientEvent, Clients, Stream};
+use super::clients::{Access, ClientEvent, Clients, Stream};
 use super::history::{self, History};
 use super::logs::{Logs, Said};
 use super::notify::Notify;
 use super::registry::Registry;
-use super::rundir::RunDir;
+use super::rundir::{plain, RunDir};
 use super::signals::{self, Wakeup, LATCH};
 use super::sink::Sink;
 use super::token::Source;
 use super::trees::Trees;
-use crate::config::model::{Config, Output};
+use crate::config::model::{Config, Daemon, Output};
 use crate::control::reply::Reply;
 use crate::latch::{Bit, Phase, Taken};
 use crate::machine::event::{ActionId, Effect, Event, Instance, Notice, Pid, ServiceId, Ticket};
@@ -72,8 +72,6 @@ pub struct Options {
     pub mode: Mode,
     /// The main configuration file; none in wrap mode.
     pub config: Option<PathBuf>,
-    /// The longest that superd's own end may take.
-    pub shutdown_deadline: Option<Duration>,
 }
 
 /// A start whose execve(2) has not been reported yet.
@@ -149,8 +147,6 @@ pub struct Parts {
     pub sink: Sink,
     /// None in wrap mode.
     pub run_dir: Option<RunDir>,
-    /// None in wrap mode.
-    pub clients: Option<Clients>,
     /// None where the socket could not be made.
     pub notify: Option<Notify>,
     /// Containment.
@@ -184,7 +180,7 @@ impl Reactor {
             machine: parts.machine,
             registry: Registry::default(),
             run_dir: parts.run_dir,
-            clients: parts.clients,
+            clients: None,
             logs: Logs::new(parts.ring),
             notify: parts.notify,
             actions: Actions::default(),
@@ -406,7 +402,8 @@ impl Reactor {
 
     /// Takes over a configuration; a sentence that says what changed.
     pub fn configure(&mut self, config: Config, by: Origin) -> String {
-        let (daemon, delta) = self.registry.apply(config);
+        let delta = self.registry.apply(config);
+        let daemon = self.registry.daemon().clone();
         let changed = delta.changed.len();
         let new = delta
             .changed
@@ -414,14 +411,41 @@ impl Reactor {
             .filter(|(_, _, c)| *c == crate::machine::event::Change::New)
             .count();
         let (gone, unchanged) = (delta.gone.len(), delta.unchanged);
-        self.options.shutdown_deadline = daemon.shutdown_deadline;
         self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
         self.logs.set_ring(daemon.ring);
+        for line in delta.now.iter().chain(&delta.next_start) {
+            self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
+        }
+        self.open_to(&daemon);
         self.feed(Event::Configure { changed: delta.changed, gone: delta.gone, by });
         format!(
             "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
             changed - new
         )
+    }
+
+    /// The control socket for the groups of the configuration; made, if it could not be
+    /// made before.
+    fn open_to(&mut self, daemon: &Daemon) {
+        let (access, mut complaints) = Access::of(daemon);
+        match (&mut self.clients, &self.run_dir) {
+            (Some(clients), _) => {
+                if let Err(e) = clients.set_access(access) {
+                    complaints.push(format!("control socket: {}", plain(&e)));
+                }
+            }
+            (None, Some(run_dir)) => {
+                let path = run_dir.file("superd.sock");
+                match Clients::bind(&path, access, self.poll.registry()) {
+                    Ok(clients) => self.clients = Some(clients),
+                    Err(e) => complaints.push(format!("no control socket: {e}; SIGHUP tries again")),
+                }
+            }
+            (None, None) => {}
+        }
+        for text in complaints {
+            self.say(Severity::LOG_WARNING, &text);
+        }
     }
 
     fn hear_clients(&mut self) {
@@ -557,7 +581,7 @@ impl Reactor {
     /// Something happened: into the history, the log, and to those who follow.
     pub(super) fn publish(&mut self, service: ServiceId, happening: Happening) {
         let now = self.now();
-        let name: Rc<str> = self.registry.name(service).into();
+        let name = self.registry.name(service);
         let (severity, text) = history::line(&name, &happening);
         self.sink.say(now, severity, &text);
         let output = match &happening {

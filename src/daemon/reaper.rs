@@ -56,7 +56,7 @@ impl Reactor {
 
     fn command_ended(&mut self, command: &Command, status: &StatusPipe, ended: Ended) {
         let Command { service, instance, action, argv } = command;
-        let program = self.registry.def(*service).map(|d| d.program.clone());
+        let program = self.registry.program(*service);
         let started = program.and_then(|p| spawn::outcome(status, &p, argv));
         let first = argv.first().map_or("", String::as_str);
         let outcome = match (started, exit_of(ended)) {

@@ -7,26 +7,39 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::config::model::{Config, Daemon, PolicyDef, ServiceDef};
+use crate::config::model::{Config, Daemon, Program, ServiceDef};
+use crate::config::{self, Plan};
 use crate::machine::event::{Change, ServiceId};
 use crate::machine::spec::Spec;
 
 /// Every service that the machine knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
+    config: Config,
     ids: BTreeMap<String, ServiceId>,
-    defs: BTreeMap<ServiceId, Entry>,
+    names: BTreeMap<ServiceId, Rc<str>>,
+    /// Services that are no longer configured and not forgotten yet.
+    leaving: BTreeMap<ServiceId, ServiceDef>,
     next: u32,
 }
 
-#[derive(Debug)]
-struct Entry {
-    def: ServiceDef,
-    /// Still in the configuration.
-    configured: bool,
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry {
+            config: Config {
+                daemon: Daemon::default(),
+                services: BTreeMap::new(),
+                files: Vec::new(),
+            },
+            ids: BTreeMap::new(),
+            names: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            next: 0,
+        }
+    }
 }
 
-/// What the machine is to be told.
+/// What the machine is to be told, and the operator.
 #[derive(Debug, Default)]
 pub struct Delta {
     /// New, or defined differently.
@@ -35,83 +48,92 @@ pub struct Delta {
     pub gone: Vec<ServiceId>,
     /// As before.
     pub unchanged: usize,
+    /// `[daemon]` keys that changed, a line each.
+    pub now: Vec<String>,
+    /// `[daemon]` keys that changed in vain, a line each.
+    pub next_start: Vec<String>,
 }
 
 impl Registry {
     /// Takes over a configuration and tells the difference.
-    pub fn apply(&mut self, config: Config) -> (Daemon, Delta) {
-        let mut delta = Delta::default();
-        for name in config.services.keys() {
-            if !self.ids.contains_key(name) {
-                self.ids.insert(name.clone(), ServiceId(self.next));
-                self.next = self.next.wrapping_add(1);
+    pub fn apply(&mut self, new: Config) -> Delta {
+        let diff = config::diff(&self.config, &new);
+        for name in &diff.gone {
+            let def = self.config.services.remove(name);
+            if let (Some(id), Some(def)) = (self.ids.get(name), def) {
+                self.leaving.insert(*id, def);
             }
         }
-        for (id, entry) in &mut self.defs {
-            if entry.configured && !config.services.contains_key(&entry.def.name) {
-                entry.configured = false;
-                delta.gone.push(*id);
-            }
+        self.config = new;
+        let mut changed = Vec::new();
+        for (name, change) in diff.changed {
+            let id = self.number(&name);
+            // One that comes back before it is gone is another program to the machine:
+            // what still runs is the old one.
+            let back = self.leaving.remove(&id).is_some();
+            changed.push((id, name, if back { Change::Program } else { change }));
         }
-        let mut touched = Vec::new();
-        for (name, def) in config.services {
-            let Some(id) = self.ids.get(&name).copied() else { continue };
-            let change = match self.defs.get(&id) {
-                None => Some(Change::New),
-                Some(old) if !old.configured => Some(Change::Program),
-                Some(old) => difference(&old.def, &def),
-            };
-            match change {
-                Some(change) => touched.push((id, change)),
-                None => delta.unchanged += 1,
-            }
-            self.defs.insert(id, Entry { def, configured: true });
+        let spec = |(id, name, change): (ServiceId, String, Change)| {
+            let def = self.config.services.get(&name)?;
+            Some((id, Rc::new(def.spec(|n| self.ids.get(n).copied())), change))
+        };
+        Delta {
+            changed: changed.into_iter().filter_map(spec).collect(),
+            gone: diff.gone.iter().filter_map(|n| self.ids.get(n).copied()).collect(),
+            unchanged: diff.unchanged.len(),
+            now: diff.now,
+            next_start: diff.next_start,
         }
-        for (id, change) in touched {
-            if let Some(entry) = self.defs.get(&id) {
-                let spec = entry.def.spec(|n| self.ids.get(n).copied());
-                delta.changed.push((id, Rc::new(spec), change));
-            }
+    }
+
+    fn number(&mut self, name: &str) -> ServiceId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
         }
-        (config.daemon, delta)
+        let id = ServiceId(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.ids.insert(name.to_owned(), id);
+        self.names.insert(id, name.into());
+        id
+    }
+
+    /// `[daemon]` as it is now.
+    pub fn daemon(&self) -> &Daemon {
+        &self.config.daemon
+    }
+
+    /// The longest stop of everything.
+    pub fn plan(&self) -> Plan {
+        config::plan(&self.config)
     }
 
     /// The number of a configured service.
     pub fn id(&self, name: &str) -> Option<ServiceId> {
-        let id = self.ids.get(name).copied()?;
-        self.defs.get(&id).filter(|e| e.configured).map(|_| id)
+        self.config.services.get(name).and_then(|_| self.ids.get(name).copied())
     }
 
-    /// The definition.
-    pub fn def(&self, id: ServiceId) -> Option<&ServiceDef> {
-        self.defs.get(&id).map(|e| &e.def)
+    /// What is executed for it, and how.
+    pub fn program(&self, id: ServiceId) -> Option<Rc<Program>> {
+        let name = self.names.get(&id)?;
+        let def = self.config.services.get(&**name).or_else(|| self.leaving.get(&id));
+        def.map(|d| d.program.clone())
     }
 
     /// The name; of a service that is not known, a placeholder.
-    pub fn name(&self, id: ServiceId) -> &str {
-        self.def(id).map_or("?", |d| d.name.as_str())
+    pub fn name(&self, id: ServiceId) -> Rc<str> {
+        self.names.get(&id).cloned().unwrap_or_else(|| "?".into())
     }
 
     /// The machine has forgotten it.
     pub fn forget(&mut self, id: ServiceId) {
-        if let Some(entry) = self.defs.remove(&id) {
-            self.ids.remove(&entry.def.name);
+        self.leaving.remove(&id);
+        if let Some(name) = self.names.remove(&id) {
+            self.ids.remove(&*name);
         }
     }
 
-    /// Every name, for "did you mean".
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.defs.values().filter(|e| e.configured).map(|e| e.def.name.as_str())
-    }
-}
-
-fn difference(old: &ServiceDef, new: &ServiceDef) -> Option<Change> {
-    let same_policy = |a: &PolicyDef, b: &PolicyDef| a == b;
-    if old.program != new.program {
-        Some(Change::Program)
-    } else if !same_policy(&old.policy, &new.policy) {
-        Some(Change::Policy)
-    } else {
-        None
+    /// The configured service whose name is most like this one, if one is.
+    pub fn nearest(&self, name: &str) -> Option<&str> {
+        config::nearest(name, self.config.services.keys().map(String::as_str))
     }
 }

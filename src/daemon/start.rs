@@ -3,18 +3,16 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use mio::Poll;
 use syslog::Severity;
 
-use super::clients::{Access, Clients};
 use super::notify::Notify;
 use super::reactor::{Mode, Options, Parts, Reactor};
 use super::rundir::{plain, RunDir};
 use super::signals::Wakeup;
 use super::sink::{Sink, Stamp};
-use super::tree::Trees;
+use super::trees::Trees;
 use crate::config::model::{CgroupUse, Config, Daemon, LogTo};
 use crate::machine::report::Origin;
 use crate::machine::supervisor::{Ending, Supervisor};
@@ -75,10 +73,6 @@ fn build(
     }
     let poll = Poll::new().map_err(|e| format!("epoll: {}", plain(&e)))?;
     let wakeup = Wakeup::install(false).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
-    let access = Access::of(daemon.control_group.as_deref(), daemon.status_group.as_deref())?;
-    let clients = Clients::bind(&run_dir.file("superd.sock"), access, poll.registry())
-        .map_err(|e| complaints.push(format!("no control socket: {e}; SIGHUP tries again")))
-        .ok();
     let notify = Notify::bind(&run_dir.file("notify"), poll.registry())
         .map_err(|e| complaints.push(format!("no notify socket: {e}")))
         .ok();
@@ -87,12 +81,10 @@ fn build(
         options: Options {
             mode: Mode::Daemon,
             config: Some(options.config.clone()),
-            shutdown_deadline: daemon.shutdown_deadline,
         },
         machine: Supervisor::new(seed(), Ending::WhenAsked),
         sink: Sink::new(daemon.log, options.foreground, local_time),
         run_dir: Some(run_dir),
-        clients,
         notify,
         trees,
         ring: daemon.ring,
@@ -156,7 +148,14 @@ fn seed() -> u64 {
 
 fn local_time() -> Stamp {
     let t = sys::timer::local(sys::timer::wall());
-    Stamp { month: t.month, day: t.day, hour: t.hour, minute: t.minute, second: t.second }
+    let small = |n: i32| u8::try_from(n).unwrap_or(0);
+    Stamp {
+        month: small(t.month),
+        day: small(t.day),
+        hour: small(t.hour),
+        minute: small(t.minute),
+        second: small(t.second),
+    }
 }
 
 /// `superd run`: one service in the foreground. Returns the child's exit status, 128 + n
@@ -195,12 +194,10 @@ fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
         options: Options {
             mode: Mode::Wrap,
             config: None,
-            shutdown_deadline: None::<Duration>,
         },
         machine: Supervisor::new(seed(), Ending::WhenIdle),
         sink: Sink::new(LogTo::Stderr, true, local_time),
         run_dir: None,
-        clients: None,
         notify: None,
         trees: Trees::new(root),
         ring: 4096,

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::tree::Usage;
+use crate::config::Plan;
 use crate::control::reply::{PlanLine, Status, StopStatus};
 use crate::machine::event::{Pid, ServiceId};
 use crate::machine::report::{Exit, Verdict};
 use crate::machine::service::{Rest, Service, State, Want};
-use crate::machine::spec::Spec;
 use crate::machine::supervisor::Supervisor;
-use crate::machine::time::{Span, Tick};
+use crate::machine::time::Tick;
 
 /// State of a service. `usage` is asked for only when something runs.
 pub fn status(
@@ -141,28 +141,16 @@ fn ms(d: Duration) -> u64 {
 }
 
 /// The longest stop of each service, and of everything in the order of the shutdown.
-pub fn plan(machine: &Supervisor, shutdown_deadline: Option<Duration>) -> Vec<PlanLine> {
-    let mut lines: Vec<PlanLine> =
-        machine.services().map(|s| plan_line(&s.spec)).collect();
-    // Along the critical path: a service stops after all that follow it.
-    let mut ends = std::collections::BTreeMap::new();
-    for id in machine.order().line().iter().rev() {
-        let followers = machine.order().of(*id).followers.iter();
-        let begins: Duration = followers.filter_map(|f| ends.get(f)).max().copied().unwrap_or_default();
-        let own = machine.service(*id).map(|s| s.spec.stop.longest()).unwrap_or_default();
-        ends.insert(*id, begins + own);
-    }
-    let longest: Duration = ends.values().max().copied().unwrap_or_default();
-    let longest = shutdown_deadline.map_or(longest, |d| d.min(longest));
-    lines.push(PlanLine { service: String::new(), steps: Vec::new(), longest_ms: ms(longest) });
-    lines
-}
-
-fn plan_line(spec: &Spec) -> PlanLine {
-    let steps = spec.stop.steps.iter().map(|s| format!("{}, at most {}", s.action, Span(s.wait)));
-    PlanLine {
-        service: spec.name.to_string(),
-        steps: steps.chain(std::iter::once("KILL of what is left".to_owned())).collect(),
-        longest_ms: ms(spec.stop.longest()),
-    }
+pub fn plan(plan: &Plan) -> Vec<PlanLine> {
+    let each = plan.services.iter().map(|s| PlanLine {
+        service: s.name.clone(),
+        steps: s.steps.clone(),
+        longest_ms: ms(s.longest),
+    });
+    let all = PlanLine {
+        service: String::new(),
+        steps: plan.critical.clone(),
+        longest_ms: ms(plan.longest),
+    };
+    each.chain(std::iter::once(all)).collect()
 }

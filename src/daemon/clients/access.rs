@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use mio::net::UnixStream;
 use nix::sys::socket::{getsockopt, sockopt};
-use nix::unistd::{getgrouplist, Gid, Uid, User};
+use nix::unistd::{getgrouplist, Gid, Group, Uid, User};
 
 use super::set_mode;
+use crate::config::model::Daemon;
 use crate::control::request::Verb;
 use crate::machine::report::Origin;
 
@@ -114,6 +115,30 @@ impl Access {
             status: None,
             peer_groups: None,
         }
+    }
+
+    /// As `[daemon]` says. The groups are looked up by name now; one that does not exist
+    /// lets nobody in, which is what the operator is told.
+    pub fn of(daemon: &Daemon) -> (Access, Vec<String>) {
+        let mut unknown = Vec::new();
+        let mut number = |key: &str, name: &Option<String>| {
+            let name = name.as_deref()?;
+            let found = name.parse().ok().or_else(|| {
+                let group = Group::from_name(name).ok().flatten()?;
+                Some(group.gid.as_raw())
+            });
+            if found.is_none() {
+                unknown.push(format!("{key}: no such group \"{name}\""));
+            }
+            found
+        };
+        let access = Access {
+            uid: Uid::effective().as_raw(),
+            control: number("control-group", &daemon.control_group),
+            status: number("status-group", &daemon.status_group),
+            peer_groups: Some(crate::sys::peer::groups),
+        };
+        (access, unknown)
     }
 
     /// Puts owner and mode on the socket. With one group, the file mode keeps all others

@@ -1,0 +1,70 @@
+//! What `superctl doctor` tells: what superd has found out about this machine, what it
+//! does where something is missing, and what the operator can do.
+
+use std::path::Path;
+
+use super::reactor::Reactor;
+use crate::control::reply::Finding;
+use crate::sys;
+
+impl Reactor {
+    /// Everything that was looked at.
+    pub(super) fn findings(&mut self) -> Vec<Finding> {
+        let mut all: Vec<Finding> = sys::features::probe(self.trees.root().is_some())
+            .into_iter()
+            .map(|f| {
+                let text = match f.has {
+                    true => "there".to_owned(),
+                    false => format!("not there: superd {}", f.instead),
+                };
+                finding(f.name, f.has, text)
+            })
+            .collect();
+        all.push(self.containment());
+        all.push(log_daemon());
+        all.push(self.dropped_lines());
+        all.push(self.shutdown_time());
+        all
+    }
+
+    fn containment(&self) -> Finding {
+        match self.trees.root() {
+            Some(root) => finding("containment", true, format!("cgroups below {}", root.path().display())),
+            None => {
+                let text = "sessions and /proc: a process that leaves its session, its parent and \
+                            its environment behind escapes until superd ends; mount cgroup v2 \
+                            writable for superd";
+                finding("containment", false, text.to_owned())
+            }
+        }
+    }
+
+    fn dropped_lines(&self) -> Finding {
+        match self.sink.dropped() {
+            0 => finding("log lines", true, "none dropped".to_owned()),
+            n => finding("log lines", false, format!("{n} dropped because nobody took them")),
+        }
+    }
+
+    fn shutdown_time(&self) -> Finding {
+        let seconds = self.registry.plan().max_stop_seconds();
+        let text = format!(
+            "stopping everything takes at most {seconds} s: under procd, term_timeout must not be less"
+        );
+        finding("shutdown", true, text)
+    }
+}
+
+fn log_daemon() -> Finding {
+    match Path::new("/dev/log").exists() {
+        true => finding("/dev/log", true, "there".to_owned()),
+        false => {
+            let text = "no log daemon: messages go to standard error until one comes";
+            finding("/dev/log", false, text.to_owned())
+        }
+    }
+}
+
+fn finding(what: &str, good: bool, text: String) -> Finding {
+    Finding { what: what.to_owned(), good, text }
+}
