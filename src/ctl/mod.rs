@@ -1,2 +1,4 @@
 //! superctl: the client.
 #![forbid(unsafe_code)]
+
+pub mod render;
