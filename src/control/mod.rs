@@ -1,5 +1,6 @@
 //! The control protocol: newline-delimited JSON over a unix stream socket (DESIGN 7).
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod reply;
 pub mod request;

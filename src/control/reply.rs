@@ -63,6 +63,10 @@ pub enum Code {
     Refused,
     /// Too many clients or requests; try again.
     Busy,
+    /// Nobody listens on the socket. Only superctl says this, with `--json`.
+    NotRunning,
+    /// It took longer than the client wanted to wait. Only superctl says this, with `--json`.
+    TimedOut,
 }
 
 /// State of a service.

@@ -1,0 +1,460 @@
+//! The command lines of superctl and superd. Each flag is declared here once; help comes
+//! from it, and a test holds the man pages to it. One list, and therefore one long file.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::machine::signal::Signal;
+
+/// Where superctl looks for superd unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/var/run/superd/superd.sock";
+/// Where superd looks for its configuration unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/superd/superd.toml";
+
+/// Talk to superd: see, start and stop services.
+#[derive(Parser, Clone, PartialEq, Debug)]
+#[command(name = "superctl", version, disable_help_subcommand = true)]
+#[command(arg_required_else_help = false)]
+pub struct Ctl {
+    /// superd's socket [default: SUPERCTL_SOCKET, else /var/run/superd/superd.sock]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+    /// Print superd's answers as they come, one JSON object per line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Wait no longer than this, in seconds or as `1m30s`; exit status 124 when it is over
+    #[arg(long, value_name = "TIME", global = true, value_parser = parse_time)]
+    pub timeout: Option<Duration>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What superctl can do.
+#[derive(Subcommand, Clone, PartialEq, Debug)]
+pub enum Command {
+    /// Show the state of all services, or of these
+    Status {
+        /// Services
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Start services
+    Start(Which),
+    /// Stop services by their stop schedule
+    Stop(WhichNow),
+    /// Stop services and start them again
+    Restart(WhichNow),
+    /// Let a service read its configuration again; without a name, superd its own
+    Reload {
+        /// Service
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Send a signal to the main process of a service
+    Signal {
+        /// Service
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// TERM, HUP, USR1 ... or a number
+        #[arg(value_name = "SIGNAL")]
+        signal: Signal,
+    },
+    /// Show what a service printed
+    Logs {
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// Only so many of the last lines
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<u32>,
+        /// Service
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Tell the last stops, crashes and restarts of a service
+    Why {
+        /// Only so many of the last ones
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<u32>,
+        /// Service
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Show what happened, to one service or to all
+    Events {
+        /// Go on with what comes
+        #[arg(short, long)]
+        follow: bool,
+        /// Only so many of the last ones
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<u32>,
+        /// Service
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Check a configuration file; superd need not run
+    Check(CheckArgs),
+    /// Show the longest time that a stop can take
+    Plan(PlanArgs),
+    /// Show what superd found out about this machine
+    Doctor,
+    /// Stop every service and end superd
+    Shutdown {
+        /// KILL the services instead of following their stop schedules
+        #[arg(long)]
+        now: bool,
+        /// Do not wait until it is done
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Show the version
+    Version,
+}
+
+/// Services, and whether to wait.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct Which {
+    /// Services
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    pub names: Vec<String>,
+    /// Every service
+    #[arg(long, conflicts_with = "names")]
+    pub all: bool,
+    /// Do not wait until it is done
+    #[arg(long)]
+    pub no_wait: bool,
+    /// Wait until it is done (the default)
+    #[arg(long, conflicts_with = "no_wait")]
+    pub wait: bool,
+}
+
+/// Services, whether to wait, and whether to be patient with them.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct WhichNow {
+    /// Which services.
+    #[command(flatten)]
+    pub which: Which,
+    /// KILL instead of following the stop schedule
+    #[arg(long)]
+    pub now: bool,
+}
+
+/// `check`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct CheckArgs {
+    /// The configuration file [default: /etc/superd/superd.toml]
+    #[arg(long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// Fail if this is shorter than the longest stop (procd's `term_timeout`)
+    #[arg(long, value_name = "SECONDS")]
+    pub term_timeout: Option<u64>,
+}
+
+/// `plan`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct PlanArgs {
+    /// Plan from this configuration file instead of asking superd
+    #[arg(long, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// Print only the longest stop of everything, in whole seconds
+    #[arg(long)]
+    pub max_stop_seconds: bool,
+}
+
+/// Supervise services and stop them safely.
+#[derive(Parser, Clone, PartialEq, Debug)]
+#[command(name = "superd", version, disable_help_subcommand = true)]
+pub struct Superd {
+    /// The configuration file
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Log to standard error (superd never goes into the background)
+    #[arg(long)]
+    pub foreground: bool,
+    /// What to do instead of supervising the configured services.
+    #[command(subcommand)]
+    pub command: Option<SuperdCommand>,
+}
+
+/// What superd can do besides its work.
+#[derive(Subcommand, Clone, PartialEq, Debug)]
+pub enum SuperdCommand {
+    /// Run one command as a service in the foreground
+    Run(RunArgs),
+    /// Show the longest time that a stop can take, from the configuration file
+    Plan(PlanArgs),
+    /// Check the configuration file
+    Check(CheckArgs),
+    /// Show on a built-in server what superd is for
+    Demo,
+    /// The same as superctl
+    Ctl(Ctl),
+}
+
+/// `superd run`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct RunArgs {
+    /// How to stop it: the name of a preset, or steps as in the configuration
+    #[arg(long, value_name = "STEPS", conflicts_with_all = ["stop_signal", "stop_timeout"])]
+    pub stop: Option<String>,
+    /// The signal that stops it [default: TERM]
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<Signal>,
+    /// How long it may take to stop before it is killed [default: 15s]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub stop_timeout: Option<Duration>,
+    /// What to call it in messages [default: the command's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// When to start it again after it ended by itself
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "never")]
+    pub restart: RestartWhen,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `--restart`.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RestartWhen {
+    /// Never: superd ends with it and passes its exit status on.
+    Never,
+    /// After an exit that is not a success.
+    OnFailure,
+    /// After every exit.
+    Always,
+}
+
+/// Reads `90`, `0.5`, `90s`, `500ms`, `1m30s`, `2h`. A bare number is seconds.
+///
+/// # Errors
+/// A line that says what is allowed.
+pub fn parse_time(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a time (write 90, 90s, 500ms, 1m30s or 2h)");
+    let number_and_unit = |rest: &str| -> Option<(Duration, usize)> {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
+        let (number, after) = rest.split_at_checked(digits)?;
+        let letters = after
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(after.len());
+        let seconds = match after.get(..letters)? {
+            "ms" => 0.001,
+            "s" | "" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            _ => return None,
+        };
+        let amount = number.parse::<f64>().ok()? * seconds;
+        // Rounded to what superd works with; 0.1 s must not become 0.100000001 s.
+        let ms = Duration::try_from_secs_f64(amount).ok()?.as_secs_f64() * 1000.0;
+        // Fits: a year is a limit that no patience reaches.
+        (ms <= 31_536_000_000.0)
+            .then(|| (Duration::from_millis(ms.round() as u64), digits + letters))
+    };
+    let bare = text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let mut sum = Duration::ZERO;
+    let mut rest = text.trim();
+    if rest.is_empty() {
+        return Err(wrong());
+    }
+    while !rest.is_empty() {
+        let (amount, used) = number_and_unit(rest).ok_or_else(wrong)?;
+        // A number without a unit may only stand alone: `1m30` is a slip of the pen.
+        let has_unit = rest
+            .get(..used)
+            .is_some_and(|t| t.ends_with(|c: char| c.is_ascii_alphabetic()));
+        if used == 0 || !(bare || has_unit) {
+            return Err(wrong());
+        }
+        sum += amount;
+        rest = rest.get(used..).unwrap_or_default();
+    }
+    Ok(sum)
+}
+
+/// What to print instead of doing something.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Instead {
+    /// Help or the version, for standard output; exit status 0.
+    Text(String),
+    /// What is wrong with the command line, in one line; exit status 2.
+    Usage(String),
+}
+
+impl Instead {
+    /// Makes one line of clap's several. `program` is superctl or superd.
+    fn of(error: &clap::Error, program: &str) -> Instead {
+        let text = error.render().to_string();
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        ) {
+            return Instead::Text(text);
+        }
+        let said = text.split("\n\n").next().unwrap_or_default();
+        let words: Vec<&str> = said.split_whitespace().collect();
+        let line = words.join(" ");
+        let line = line.strip_prefix("error: ").unwrap_or(&line);
+        Instead::Usage(format!("{line} (see {program} --help)"))
+    }
+}
+
+/// Reads superctl's command line, program name first.
+///
+/// # Errors
+/// What to print instead.
+pub fn ctl(args: impl IntoIterator<Item = OsString>) -> Result<Ctl, Instead> {
+    Ctl::try_parse_from(args).map_err(|e| Instead::of(&e, "superctl"))
+}
+
+/// Reads superd's command line, program name first.
+///
+/// # Errors
+/// What to print instead.
+pub fn superd(args: impl IntoIterator<Item = OsString>) -> Result<Superd, Instead> {
+    Superd::try_parse_from(args).map_err(|e| Instead::of(&e, "superd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Ctl, Instead> {
+        ctl(line.split_whitespace().map(OsString::from))
+    }
+
+    fn usage(line: &str) -> String {
+        match parse(line) {
+            Err(Instead::Usage(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_declarations_are_consistent() {
+        Ctl::command().debug_assert();
+        Superd::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        let ms = |t: &str| parse_time(t).map(|d| d.as_millis());
+        assert_eq!(ms("5"), Ok(5000));
+        assert_eq!(ms("0.5"), Ok(500));
+        assert_eq!(ms("500ms"), Ok(500));
+        assert_eq!(ms("1m30s"), Ok(90_000));
+        assert_eq!(ms("2h"), Ok(7_200_000));
+        assert_eq!(ms("0"), Ok(0));
+        for wrong in [
+            "",
+            "s",
+            "5x",
+            "1m30",
+            "-3",
+            "1e9",
+            "inf",
+            "NaN",
+            "5 s",
+            "..",
+            "9999999999999h",
+        ] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_the_command() {
+        let a = parse("superctl --json --timeout 2s stop --now caddy nats").unwrap();
+        let b = parse("superctl stop caddy nats --now --timeout 2 --json").unwrap();
+        assert_eq!(a, b);
+        assert!(parse("superctl stop --all --wait").is_ok());
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        assert_eq!(
+            usage("superctl stop"),
+            "the following required arguments were not provided: <NAME>... (see superctl --help)"
+        );
+        assert!(usage("superctl").starts_with("'superctl' requires a subcommand"));
+        assert!(usage("superctl stop a --all").contains("cannot be used with"));
+        assert!(usage("superctl signal a TREM").contains("`TREM` is not a signal"));
+        assert!(usage("superctl --timeout soon status").contains("`soon` is not a time"));
+        for line in [
+            "superctl",
+            "superctl stop",
+            "superctl frob",
+            "superctl logs",
+        ] {
+            assert!(!usage(line).contains('\n'));
+        }
+        assert!(matches!(parse("superctl --help"), Err(Instead::Text(_))));
+    }
+
+    #[test]
+    fn superd_takes_its_own_and_superctls_commands() {
+        let parse = |line: &str| superd(line.split_whitespace().map(OsString::from));
+        let plain = parse("superd").unwrap();
+        assert_eq!(plain.config, PathBuf::from(DEFAULT_CONFIG));
+        assert_eq!(plain.command, None);
+        let Some(SuperdCommand::Run(run)) =
+            parse("superd run --stop-signal INT --stop-timeout 3 --restart on-failure -- x --now")
+                .unwrap()
+                .command
+        else {
+            panic!("not run")
+        };
+        assert_eq!(run.command, ["x", "--now"]);
+        assert_eq!(run.restart, RestartWhen::OnFailure);
+        assert!(parse("superd run").is_err());
+        assert!(parse("superd run --stop caddy-api --stop-signal INT -- x").is_err());
+        let Some(SuperdCommand::Ctl(ctl)) = parse("superd ctl stop a --json").unwrap().command
+        else {
+            panic!("not ctl")
+        };
+        assert!(ctl.json);
+    }
+
+    /// Every subcommand and long flag of `command`, and below.
+    fn words(command: &clap::Command, found: &mut Vec<String>) {
+        for arg in command.get_arguments().filter_map(clap::Arg::get_long) {
+            // mdoc: `.Fl -json`, with its hyphens escaped.
+            found.push(format!("Fl -{}", arg.replace('-', "\\-")));
+        }
+        for sub in command.get_subcommands() {
+            found.push(format!("Cm {}", sub.get_name()));
+            if command.get_name() != "superd" || sub.get_name() != "ctl" {
+                words(sub, found);
+            }
+        }
+    }
+
+    fn missing(command: &clap::Command, page: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        words(command, &mut found);
+        // As a whole word: `Fl -no` is not in `Fl -now`.
+        found.retain(|word| {
+            !page
+                .match_indices(word.as_str())
+                .any(|(at, _)| page[at + word.len()..].starts_with([' ', '\n']))
+        });
+        found
+    }
+
+    #[test]
+    fn the_man_pages_name_every_command_and_flag() {
+        let page = include_str!("../../packaging/man/superctl.1");
+        assert_eq!(missing(&Ctl::command(), page), Vec::<String>::new());
+        let page = include_str!("../../packaging/man/superd.8");
+        assert_eq!(missing(&Superd::command(), page), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,180 @@
+//! Commands that look: status, logs, why, events, plan, doctor. Streams are printed as
+//! they come, tables when they are complete.
+
+use std::io::{self, Write};
+
+use crate::control::reply::{Code, EventLine, Finding, PlanLine, Reply, Status};
+use crate::control::request::{Request, Verb};
+
+use super::act::json_line;
+use super::converse::Hear;
+use super::render::{self, result, status, story, Style};
+use super::talk::{Incoming, Trouble};
+use super::{action_code, lsb, PROGRAM};
+
+/// The most lines of an answer that is shown as a whole. What says more than this is
+/// not superd, and must not eat the router's memory.
+const LINES_CAP: usize = 10_000;
+/// The same in bytes, as they travelled.
+const BYTES_CAP: usize = 16 * 1024 * 1024;
+
+/// Gathers or prints what superd tells.
+pub struct Looking<'a> {
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+    style: Style,
+    json: bool,
+    /// The exit status so far.
+    pub exit: i32,
+    states: Vec<Status>,
+    events: Vec<EventLine>,
+    plan: Vec<PlanLine>,
+    findings: Vec<Finding>,
+    lines: usize,
+    bytes: usize,
+}
+
+impl<'a> Looking<'a> {
+    /// Nothing heard yet.
+    pub fn new(
+        out: &'a mut dyn Write,
+        err: &'a mut dyn Write,
+        style: Style,
+        json: bool,
+    ) -> Looking<'a> {
+        Looking {
+            out,
+            err,
+            style,
+            json,
+            exit: 0,
+            states: Vec::new(),
+            events: Vec::new(),
+            plan: Vec::new(),
+            findings: Vec::new(),
+            lines: 0,
+            bytes: 0,
+        }
+    }
+
+    /// `status`: what LSB says about the states, and the table. `names` as asked.
+    pub fn finish_status(&mut self, names: &[String]) -> io::Result<()> {
+        for s in &self.states {
+            let code = lsb::of_state(&s.state);
+            // Nobody asked about this one: that it is stopped on purpose is as it should be.
+            let harmless = names.is_empty() && code == lsb::STOPPED;
+            if !harmless {
+                self.exit = lsb::worse(self.exit, code);
+            }
+        }
+        if self.json {
+            return Ok(());
+        }
+        let text = match (names, self.states.as_slice()) {
+            ([_], [one]) => status::one(one, self.style),
+            // There was no answer, and that has been said.
+            ([], []) if self.exit != 0 => return Ok(()),
+            ([], states) => status::all(states, self.style),
+            (_, []) => return Ok(()),
+            (_, states) => status::all(states, self.style),
+        };
+        self.out.write_all(text.as_bytes())
+    }
+
+    /// `why`: the story, if there was an answer.
+    pub fn finish_why(&mut self, name: &str) -> io::Result<()> {
+        if self.json || self.exit != 0 {
+            return Ok(());
+        }
+        let text = story::why(name, &self.events, self.style);
+        self.out.write_all(text.as_bytes())
+    }
+
+    /// `doctor`.
+    pub fn finish_doctor(&mut self) -> io::Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let text = status::doctor(&self.findings, self.style);
+        self.out.write_all(text.as_bytes())
+    }
+
+    /// `plan`: all of it, or only the longest stop in seconds.
+    pub fn finish_plan(&mut self, only_seconds: bool) -> io::Result<()> {
+        if self.exit != 0 || self.json {
+            return Ok(());
+        }
+        if !only_seconds {
+            let text = status::plan(&self.plan, self.style);
+            return self.out.write_all(text.as_bytes());
+        }
+        match status::longest_seconds(&self.plan) {
+            Some(seconds) => writeln!(self.out, "{seconds}"),
+            None => {
+                self.exit = 1;
+                writeln!(self.err, "{PROGRAM}: superd did not say how long it takes")
+            }
+        }
+    }
+
+    fn error(&mut self, asked: &Request, reply: &Reply) {
+        let code = reply.code.unwrap_or(Code::Failed);
+        if asked.verb == Verb::Status {
+            self.exit = lsb::UNKNOWN;
+        } else {
+            self.exit = self.exit.max(action_code(code));
+        }
+        if !self.json {
+            let line = render::visible(&result::failed(asked, reply));
+            // Nobody reads the error output: the exit status still tells.
+            writeln!(self.err, "{PROGRAM}: {line}").ok();
+        }
+    }
+}
+
+impl Hear for Looking<'_> {
+    fn heard(&mut self, asked: &Request, got: &Incoming) -> Result<(), Trouble> {
+        let reply = &got.reply;
+        if self.json {
+            json_line(self.out, &got.raw, self.style)?;
+        }
+        if !reply.ok {
+            self.error(asked, reply);
+            return Ok(());
+        }
+        let streams = matches!(asked.verb, Verb::Logs | Verb::Events);
+        if !streams {
+            self.lines += 1;
+            self.bytes += got.raw.len();
+            if self.lines > LINES_CAP || self.bytes > BYTES_CAP {
+                return Err(Trouble::Garbage("the answer does not end".to_owned()));
+            }
+        }
+        if let Some(status) = &reply.status {
+            self.states.push((**status).clone());
+        }
+        if let Some(plan) = &reply.plan {
+            self.plan.push(plan.clone());
+        }
+        if let Some(finding) = &reply.finding {
+            self.findings.push(finding.clone());
+        }
+        if let Some(event) = &reply.event {
+            if !streams {
+                self.events.push((**event).clone());
+            } else if !self.json {
+                let text = story::event(event, self.style);
+                self.out.write_all(text.as_bytes())?;
+            }
+        }
+        if let (Some(line), false) = (&reply.line, self.json) {
+            let text = story::log_line(line, self.style);
+            self.out.write_all(text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

@@ -1,0 +1,150 @@
+//! `check` and `plan` from a configuration file: superd need not run. The same code as
+//! superd's own reads the file.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::control::reply::{Code, PlanLine, Reply};
+use crate::machine::time::Span;
+
+use super::act::json_reply;
+use super::args::{CheckArgs, PlanArgs, DEFAULT_CONFIG};
+use super::render::{self, status, Style};
+
+/// SEAM: the configuration is read elsewhere. `load` is to become
+/// `config::load(path)` with its problems as lines (`file:line:col: ...`), and the plan of
+/// what it found (one line per service in the order of the shutdown, then the sum with
+/// an empty service).
+mod seam {
+    use super::{Path, PlanLine};
+
+    /// What `check` and `plan` need to know of a good configuration.
+    pub struct Loaded {
+        /// How many services it defines.
+        pub services: usize,
+        /// The longest stops.
+        pub plan: Vec<PlanLine>,
+    }
+
+    pub fn load(path: &Path) -> Result<Loaded, Vec<String>> {
+        Err(vec![format!("{}: not built yet", path.display())])
+    }
+}
+
+/// Where the words go.
+pub struct Output<'a> {
+    /// `superctl` or `superd`.
+    pub program: &'a str,
+    /// For results.
+    pub out: &'a mut dyn Write,
+    /// For problems.
+    pub err: &'a mut dyn Write,
+    /// How results are to look.
+    pub style: Style,
+    /// Reply objects instead of words.
+    pub json: bool,
+}
+
+impl Output<'_> {
+    /// Prints each problem on a line; exit status 1.
+    fn problems(&mut self, problems: &[String]) -> io::Result<i32> {
+        for (i, problem) in problems.iter().enumerate() {
+            if self.json {
+                let mut reply = Reply::error(0, Code::Failed, problem.as_str());
+                reply.more = i + 1 < problems.len();
+                json_reply(self.out, &reply, self.style)?;
+            } else {
+                writeln!(self.err, "{}: {}", self.program, render::visible(problem))?;
+            }
+        }
+        Ok(1)
+    }
+}
+
+/// `check`: all problems, or one line that says it is good.
+pub fn check(args: &CheckArgs, default: Option<&Path>, to: &mut Output<'_>) -> io::Result<i32> {
+    let path = file(args.config.as_deref(), default);
+    let loaded = match seam::load(path) {
+        Ok(loaded) => loaded,
+        Err(problems) => return to.problems(&problems),
+    };
+    let longest_ms = loaded
+        .plan
+        .iter()
+        .find(|l| l.service.is_empty())
+        .map_or(0, |l| l.longest_ms);
+    if let Some(problem) = too_short(args.term_timeout, longest_ms) {
+        return to.problems(&[format!("{}: {problem}", path.display())]);
+    }
+    let good = format!(
+        "{}: good, {}, stopping everything takes at most {}",
+        path.display(),
+        render::count(
+            u32::try_from(loaded.services).unwrap_or(u32::MAX),
+            "service",
+            "services"
+        ),
+        render::span(longest_ms)
+    );
+    if to.json {
+        let mut reply = Reply::ok(0);
+        reply.message = good;
+        json_reply(to.out, &reply, to.style)?;
+    } else {
+        writeln!(to.out, "{}", to.style.line(&good))?;
+    }
+    Ok(0)
+}
+
+/// procd KILLs superd, and only superd, when `term_timeout` is over.
+fn too_short(term_timeout: Option<u64>, longest_ms: u64) -> Option<String> {
+    let seconds = term_timeout.filter(|s| s.saturating_mul(1000) < longest_ms)?;
+    Some(format!(
+        "a term_timeout of {} is shorter than the longest stop, {}: write at least {}",
+        Span(std::time::Duration::from_secs(seconds)),
+        render::span(longest_ms),
+        longest_ms.div_ceil(1000)
+    ))
+}
+
+/// `plan` from a file.
+pub fn plan(args: &PlanArgs, default: Option<&Path>, to: &mut Output<'_>) -> io::Result<i32> {
+    let path = file(args.config.as_deref(), default);
+    let lines = match seam::load(path) {
+        Ok(loaded) => loaded.plan,
+        Err(problems) => return to.problems(&problems),
+    };
+    if args.max_stop_seconds {
+        writeln!(to.out, "{}", status::longest_seconds(&lines).unwrap_or(0))?;
+    } else if to.json {
+        for (i, line) in lines.iter().enumerate() {
+            let mut reply = Reply::ok(0);
+            reply.plan = Some(line.clone());
+            reply.more = i + 1 < lines.len();
+            json_reply(to.out, &reply, to.style)?;
+        }
+    } else {
+        to.out
+            .write_all(status::plan(&lines, to.style).as_bytes())?;
+    }
+    Ok(0)
+}
+
+fn file<'a>(asked: Option<&'a Path>, default: Option<&'a Path>) -> &'a Path {
+    asked.or(default).unwrap_or(Path::new(DEFAULT_CONFIG))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_timeout_that_is_too_short_is_a_problem() {
+        assert_eq!(too_short(None, 34_000), None);
+        assert_eq!(too_short(Some(34), 34_000), None);
+        assert_eq!(
+            too_short(Some(5), 34_001).unwrap(),
+            "a term_timeout of 5 s is shorter than the longest stop, 34 s: write at least 35"
+        );
+    }
+}

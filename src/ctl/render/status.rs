@@ -1,0 +1,284 @@
+//! `status`, `plan` and `doctor` for people.
+
+use std::fmt::Write as _;
+
+use crate::control::reply::{Finding, PlanLine, Status};
+
+use super::result::step;
+use super::{count, memory, span, table, Style};
+
+/// All services, one line each.
+pub fn all(states: &[Status], style: Style) -> String {
+    if states.is_empty() {
+        return "no services are configured\n".to_owned();
+    }
+    let head = [
+        "NAME",
+        "STATE",
+        "SINCE",
+        "PID",
+        "PROCS",
+        "MEMORY",
+        "RESTARTS",
+        "LAST EXIT / NEXT",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for s in states {
+        let lives = s.pid.is_some() || s.processes > 0;
+        let or_dash = |text: String| if lives { text } else { "-".to_owned() };
+        rows.push(vec![
+            style.line(&s.service),
+            style.line(&s.state),
+            span(s.since_ms).to_string(),
+            s.pid.map_or_else(|| "-".to_owned(), |p| p.to_string()),
+            or_dash(s.processes.to_string()),
+            or_dash(memory(s.memory_kib)),
+            s.restarts.to_string(),
+            style.line(&remarks(s)),
+        ]);
+    }
+    table(&rows)
+}
+
+/// The last column: the present stop, what it waits for, the last exit, the next start.
+fn remarks(s: &Status) -> String {
+    let mut parts = Vec::new();
+    if let Some(stop) = &s.stop {
+        parts.push(step(stop));
+    }
+    if !s.waiting_on.is_empty() {
+        parts.push(format!("waits for {}", s.waiting_on.join(", ")));
+    }
+    if !s.last_exit.is_empty() {
+        parts.push(s.last_exit.clone());
+    }
+    if let Some(ms) = s.retry_ms {
+        parts.push(format!("next start in {}", span(ms)));
+    }
+    match parts.is_empty() {
+        true => "-".to_owned(),
+        false => parts.join("; "),
+    }
+}
+
+/// One service, everything that is known about it.
+pub fn one(s: &Status, style: Style) -> String {
+    let mut out = format!(
+        "{}: {} for {}, wanted {}\n",
+        style.line(&s.service),
+        style.line(&s.state),
+        span(s.since_ms),
+        style.line(&s.want)
+    );
+    let mut row = |name: &str, text: &str| {
+        writeln!(out, "  {name:<13} {}", style.line(text)).ok(); // a String takes everything
+    };
+    if let Some(pid) = s.pid {
+        row("main process", &pid.to_string());
+    }
+    if s.pid.is_some() || s.processes > 0 {
+        row("processes", &s.processes.to_string());
+        row("memory", &memory(s.memory_kib));
+    }
+    row("restarts", &s.restarts.to_string());
+    if !s.waiting_on.is_empty() {
+        row("waits for", &s.waiting_on.join(", "));
+    }
+    if let Some(stop) = &s.stop {
+        let mut text = format!("{}; at most {} in all", step(stop), span(stop.left_ms));
+        if stop.absorbed > 0 {
+            let n = count(stop.absorbed, "further request", "further requests");
+            text.push_str(&format!("; {n} changed nothing"));
+        }
+        row("stop", &text);
+    }
+    if !s.last_exit.is_empty() {
+        row("last exit", &s.last_exit);
+    }
+    if let Some(ms) = s.retry_ms {
+        row("next start", &format!("in {}", span(ms)));
+    }
+    if !s.says.is_empty() {
+        row("says", &s.says);
+    }
+    out
+}
+
+/// The longest stops, the sum last.
+pub fn plan(lines: &[PlanLine], style: Style) -> String {
+    let mut rows = vec![["SERVICE", "LONGEST", "STEPS"].map(str::to_owned).to_vec()];
+    let mut sum = None;
+    for line in lines {
+        if line.service.is_empty() {
+            sum = Some(line.longest_ms);
+            continue;
+        }
+        rows.push(vec![
+            style.line(&line.service),
+            span(line.longest_ms).to_string(),
+            style.line(&line.steps.join("; ")),
+        ]);
+    }
+    let mut out = if rows.len() > 1 {
+        table(&rows)
+    } else {
+        String::new()
+    };
+    if let Some(ms) = sum {
+        out.push_str(&format!(
+            "everything, in the order of the shutdown: at most {}\n",
+            span(ms)
+        ));
+    }
+    out
+}
+
+/// The longest stop of everything in whole seconds, rounded up: procd takes no others.
+pub fn longest_seconds(lines: &[PlanLine]) -> Option<u64> {
+    lines
+        .iter()
+        .find(|l| l.service.is_empty())
+        .map(|l| l.longest_ms.div_ceil(1000))
+}
+
+/// What superd found out about the machine.
+pub fn doctor(findings: &[Finding], style: Style) -> String {
+    let row = |f: &Finding| {
+        vec![
+            if f.good { "ok" } else { "no" }.to_owned(),
+            style.line(&f.what),
+            style.line(&f.text),
+        ]
+    };
+    let rows: Vec<Vec<String>> = findings.iter().map(row).collect();
+    table(&rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::reply::StopStatus;
+
+    const STYLE: Style = Style {
+        terminal: true,
+        now: None,
+    };
+
+    fn three() -> Vec<Status> {
+        vec![
+            Status {
+                service: "caddy".to_owned(),
+                state: "stopping".to_owned(),
+                want: "down".to_owned(),
+                since_ms: 3200,
+                pid: Some(1234),
+                processes: 4,
+                memory_kib: 39_117,
+                restarts: 2,
+                stop: Some(StopStatus {
+                    step: "TERM sent".to_owned(),
+                    step_ms: 3210,
+                    step_of_ms: 15_000,
+                    left_ms: 13_800,
+                    absorbed: 12,
+                }),
+                last_exit: "ended by SIGSEGV".to_owned(),
+                ..Status::default()
+            },
+            Status {
+                service: "dns-forwarder".to_owned(),
+                state: "backoff".to_owned(),
+                want: "up".to_owned(),
+                since_ms: 1100,
+                restarts: 17,
+                last_exit: "exited with status 2".to_owned(),
+                retry_ms: Some(4200),
+                ..Status::default()
+            },
+            Status {
+                service: "web".to_owned(),
+                state: "waiting".to_owned(),
+                since_ms: 250_000,
+                waiting_on: vec!["dns-forwarder".to_owned()],
+                ..Status::default()
+            },
+        ]
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let expected = "\
+NAME           STATE     SINCE       PID   PROCS  MEMORY    RESTARTS  LAST EXIT / NEXT
+caddy          stopping  3.2 s       1234  4      38.2 MiB  2         TERM sent, 3.2 s of 15 s; ended by SIGSEGV
+dns-forwarder  backoff   1.1 s       -     -      -         17        exited with status 2; next start in 4.2 s
+web            waiting   4 min 10 s  -     -      -         0         waits for dns-forwarder
+";
+        assert_eq!(all(&three(), STYLE), expected);
+        assert_eq!(all(&[], STYLE), "no services are configured\n");
+    }
+
+    #[test]
+    fn one_service_is_told_at_length() {
+        let mut caddy = three().remove(0);
+        caddy.says = "draining\u{1b}[31m".to_owned();
+        let expected = "\
+caddy: stopping for 3.2 s, wanted down
+  main process  1234
+  processes     4
+  memory        38.2 MiB
+  restarts      2
+  stop          TERM sent, 3.2 s of 15 s; at most 13.8 s in all; 12 further requests changed nothing
+  last exit     ended by SIGSEGV
+  says          draining\\x1b[31m
+";
+        assert_eq!(one(&caddy, STYLE), expected);
+    }
+
+    #[test]
+    fn the_plan_ends_with_the_sum() {
+        let line = |service: &str, steps: &[&str], longest_ms| PlanLine {
+            service: service.to_owned(),
+            steps: steps.iter().map(|s| (*s).to_owned()).collect(),
+            longest_ms,
+        };
+        let lines = [
+            line(
+                "caddy",
+                &["drain, at most 30 s", "QUIT, at most 2 s"],
+                34_000,
+            ),
+            line("nats", &["TERM, at most 15 s"], 17_000),
+            line("", &[], 34_001),
+        ];
+        let expected = "\
+SERVICE  LONGEST  STEPS
+caddy    34 s     drain, at most 30 s; QUIT, at most 2 s
+nats     17 s     TERM, at most 15 s
+everything, in the order of the shutdown: at most 34 s
+";
+        assert_eq!(plan(&lines, STYLE), expected);
+        assert_eq!(longest_seconds(&lines), Some(35));
+    }
+
+    #[test]
+    fn doctor_says_what_is_missing_and_what_happens_instead() {
+        let finding = |what: &str, good, text: &str| Finding {
+            what: what.to_owned(),
+            good,
+            text: text.to_owned(),
+        };
+        let lines = [
+            finding("pidfd_open", true, "Linux 5.15"),
+            finding(
+                "cgroup v2",
+                false,
+                "not mounted: sessions and /proc instead",
+            ),
+        ];
+        let expected = "\
+ok  pidfd_open  Linux 5.15
+no  cgroup v2   not mounted: sessions and /proc instead
+";
+        assert_eq!(doctor(&lines, STYLE), expected);
+    }
+}

@@ -1,0 +1,395 @@
+//! `why`, `events` and `logs`: what happened, in words for the person at 3 a.m.
+
+use std::fmt::Write as _;
+
+use crate::control::reply::{EventLine, LogLine};
+use crate::machine::report::{EndReport, Happening, Origin, Verdict};
+use crate::machine::time::Span;
+
+use super::{count, span, Style};
+
+/// One line of a service's output. Control characters stay when nobody's terminal reads them.
+pub fn log_line(line: &LogLine, style: Style) -> String {
+    format!("{} {}\n", style.stamp(line.ago_ms), style.line(&line.text))
+}
+
+/// One happening on one line.
+pub fn event(e: &EventLine, style: Style) -> String {
+    let who = match e.service.as_str() {
+        "" => "superd",
+        name => name,
+    };
+    let text = format!("{who}: {}", happening(&e.what));
+    format!("{} {}\n", style.stamp(e.ago_ms), style.line(&text))
+}
+
+/// The story of a service, oldest first.
+pub fn why(name: &str, events: &[EventLine], style: Style) -> String {
+    if events.is_empty() {
+        let name = style.line(name);
+        return format!("{name}: nothing happened to it since superd was started\n");
+    }
+    // The steps of a stop that is over are told in its report.
+    let told: Vec<_> = events
+        .iter()
+        .filter_map(|e| match &e.what {
+            Happening::Ended(end) => Some(end.instance),
+            _ => None,
+        })
+        .collect();
+    let mut out = String::new();
+    for e in events {
+        match &e.what {
+            Happening::Stopping { instance, .. } | Happening::Step { instance, .. }
+                if told.contains(instance) => {}
+            Happening::Ended(end) => out.push_str(&ending(e, end, style)),
+            what => {
+                let line = style.line(&happening(what));
+                writeln!(out, "{}: {line}", when(e.ago_ms, style)).ok(); // a String takes everything
+            }
+        }
+    }
+    out
+}
+
+/// `12 min 3 s ago (2026-07-31 12:34:56Z)`.
+fn when(ago_ms: u64, style: Style) -> String {
+    match style.at(ago_ms) {
+        Some(date) => format!("{} ago ({date})", span(ago_ms)),
+        None => format!("{} ago", span(ago_ms)),
+    }
+}
+
+/// The end of an instance with everything that is known about it.
+fn ending(e: &EventLine, end: &EndReport, style: Style) -> String {
+    let mut out = format!(
+        "{}: {}\n",
+        when(e.ago_ms, style),
+        style.line(&ended(end, &e.service))
+    );
+    let mut row = |name: &str, text: &str| {
+        writeln!(out, "  {name:<11} {}", style.line(text)).ok(); // a String takes everything
+    };
+    let pid = match end.pid {
+        Some(pid) => format!(", pid {}", pid.0),
+        None => String::new(),
+    };
+    row(
+        "run",
+        &format!("number {}{pid}, ran {}", end.instance.0, Span(end.ran)),
+    );
+    if end.by != Origin::Itself {
+        row("asked by", &end.by.to_string());
+    }
+    if end.absorbed > 0 {
+        let n = count(end.absorbed, "further request", "further requests");
+        row("absorbed", &format!("{n} to stop changed nothing"));
+    }
+    if end.stopping_seen > 0 {
+        row(
+            "said",
+            &format!(
+                "that it was stopping, {}",
+                count(end.stopping_seen, "time", "times")
+            ),
+        );
+    }
+    for (i, step) in end.steps.iter().enumerate() {
+        row(if i == 0 { "steps" } else { "" }, &step.to_string());
+    }
+    row("exit", &end.exit.to_string());
+    if let Some(crash) = &end.crash {
+        let place = match crash.frame.as_str() {
+            "" => String::new(),
+            frame => format!(", in {frame}"),
+        };
+        row("crash", &format!("{crash}{place}"));
+    }
+    if end.left > 0 {
+        let n = count(end.left, "process", "processes");
+        row("left behind", &format!("{n}, which superd removed"));
+    }
+    if end.ports_held > 0 {
+        let n = count(end.ports_held, "listening socket", "listening sockets");
+        row("ports", &format!("not free: somebody else holds {n}"));
+    }
+    row("verdict", &end.verdict.to_string());
+    for (i, line) in e.output.iter().enumerate() {
+        row(
+            if i == 0 { "last output" } else { "" },
+            &format!("| {line}"),
+        );
+    }
+    out
+}
+
+/// The head line of an end. `name` may be empty.
+fn ended(end: &EndReport, name: &str) -> String {
+    let by_itself = end.by == Origin::Itself;
+    let after = Span(end.ran);
+    let took = Span(end.took);
+    let what = match (end.verdict, by_itself) {
+        (Verdict::Crashed, _) => format!("crashed after {after}"),
+        (Verdict::ExitedByItself, _) => format!("ended by itself after {after}"),
+        (Verdict::LeftChildren, true) => {
+            format!("ended by itself after {after} and left processes behind")
+        }
+        (Verdict::LeftChildren, false) => {
+            format!("was stopped in {took}, but left processes behind")
+        }
+        (Verdict::Clean, true) => format!("ended by itself after {after}, cleanly"),
+        (Verdict::Clean, false) => format!("was stopped cleanly in {took}"),
+        (Verdict::CleanAfterEscalation, _) => {
+            format!("was stopped in {took}, after a step had run out of time")
+        }
+        (Verdict::Killed, _) => format!("was killed by superd after {took}"),
+        (Verdict::PanickedWhileStopping, _) => format!("panicked while it was stopping, {took}"),
+        (Verdict::FailedWhileStopping, _) => {
+            format!("was stopped in {took}, but reported a failure")
+        }
+    };
+    match name {
+        "" => what,
+        name => format!("{name} {what}"),
+    }
+}
+
+/// Any happening in one line, without the service's name.
+fn happening(what: &Happening) -> String {
+    match what {
+        Happening::Starting { instance, by } => match by {
+            Origin::Policy => format!("automatic restart, run number {}", instance.0),
+            by => format!("starting, run number {}, asked by {by}", instance.0),
+        },
+        Happening::Up { pid, .. } => format!("up, pid {}", pid.0),
+        Happening::StartFailed { error, .. } => format!("could not be started: {error}"),
+        Happening::Stopping { by, longest, .. } => {
+            format!("stopping, at most {}, asked by {by}", Span(*longest))
+        }
+        Happening::Step { what, wait, .. } => format!("{what}, waiting at most {}", Span(*wait)),
+        Happening::Unkillable { left, since, .. } => format!(
+            "{} survived KILL for {}, stuck in the kernel; superd tries on",
+            count(*left, "process", "processes"),
+            Span(*since)
+        ),
+        Happening::Ended(end) => summary(end),
+        Happening::Restarting {
+            pause,
+            failures,
+            crash_loop,
+        } => {
+            let next = match pause.is_zero() {
+                true => "starting again at once".to_owned(),
+                false => format!("starting again in {}", Span(*pause)),
+            };
+            match (crash_loop, failures) {
+                (true, n) => format!("{next}: it crashes again and again, {n} times so far"),
+                (false, 0 | 1) => next,
+                (false, n) => format!("{next}, {n} failures in a row"),
+            }
+        }
+        Happening::GivenUp { why } => format!("not started again: {why}"),
+        Happening::Waiting { on } => format!("waiting for {}", on.join(", ")),
+        Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),
+        Happening::Reloading { by } => format!("reloading, asked by {by}"),
+        Happening::ActionFailed { error } => format!("failed: {error}"),
+        Happening::Status { text } => format!("says: {text}"),
+    }
+}
+
+/// The end of an instance on one line.
+fn summary(end: &EndReport) -> String {
+    let mut text = format!("{}, {}", ended(end, ""), end.exit);
+    if let Some(crash) = &end.crash {
+        write!(text, ", {crash}").ok(); // a String takes everything
+    }
+    if end.left > 0 {
+        let n = count(end.left, "process", "processes");
+        write!(text, ", {n} removed").ok(); // a String takes everything
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::event::{Instance, Pid};
+    use crate::machine::report::{Crash, Exit, SpawnError, Stage, StepOutcome, StepReport};
+    use std::time::Duration;
+
+    const STYLE: Style = Style {
+        terminal: true,
+        now: Some(1_767_225_600),
+    };
+
+    fn step(what: &str, began: u64, took: u64, outcome: StepOutcome) -> StepReport {
+        StepReport {
+            what: what.to_owned(),
+            began: Duration::from_millis(began),
+            took: Duration::from_millis(took),
+            outcome,
+        }
+    }
+
+    fn panicked() -> EndReport {
+        EndReport {
+            instance: Instance(3),
+            pid: Some(Pid(1234)),
+            by: Origin::Client {
+                pid: 4711,
+                uid: 0,
+                command: "super\u{1b}ctl".to_owned(),
+            },
+            absorbed: 199,
+            stopping_seen: 1,
+            ran: Duration::from_secs(10_920),
+            took: Duration::from_millis(5_230),
+            steps: vec![
+                step(
+                    "POST http://127.0.0.1:2019/stop",
+                    0,
+                    10,
+                    StepOutcome::Skipped("connection refused".to_owned()),
+                ),
+                step("TERM to main", 10, 3_200, StepOutcome::Gone),
+            ],
+            exit: Exit::Code(2),
+            crash: Some(Crash {
+                kind: "go-panic".to_owned(),
+                text: "close of closed channel".to_owned(),
+                frame: "main.(*App).Stop".to_owned(),
+            }),
+            left: 2,
+            ports_held: 1,
+            verdict: Verdict::PanickedWhileStopping,
+        }
+    }
+
+    fn line(ago_ms: u64, what: Happening) -> EventLine {
+        EventLine {
+            service: "caddy".to_owned(),
+            ago_ms,
+            what,
+            output: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_stop_is_told_from_who_asked_to_the_last_words() {
+        let mut end = line(723_000, Happening::Ended(Box::new(panicked())));
+        end.output = vec![
+            "panic: close of closed channel".to_owned(),
+            "\u{1b}[2J".to_owned(),
+        ];
+        let events = [
+            line(
+                728_230,
+                Happening::Stopping {
+                    instance: Instance(3),
+                    by: Origin::Policy,
+                    longest: Duration::from_secs(17),
+                },
+            ),
+            end,
+            line(
+                700_000,
+                Happening::StartFailed {
+                    instance: Instance(4),
+                    error: SpawnError {
+                        stage: Stage::User,
+                        thing: "dns".to_owned(),
+                        errno: 0,
+                        cause: "no such user".to_owned(),
+                    },
+                },
+            ),
+            line(
+                699_000,
+                Happening::Restarting {
+                    pause: Duration::from_secs(2),
+                    failures: 3,
+                    crash_loop: false,
+                },
+            ),
+        ];
+        let expected = "\
+12 min 3 s ago (2025-12-31 23:47:57Z): caddy panicked while it was stopping, 5.2 s
+  run         number 3, pid 1234, ran 3 h 2 min
+  asked by    super\\x1bctl (pid 4711, uid 0)
+  absorbed    199 further requests to stop changed nothing
+  said        that it was stopping, 1 time
+  steps       POST http://127.0.0.1:2019/stop at 0 ms, skipped: connection refused
+              TERM to main at 10 ms, gone after 3.2 s
+  exit        exited with status 2
+  crash       go-panic: close of closed channel, in main.(*App).Stop
+  left behind 2 processes, which superd removed
+  ports       not free: somebody else holds 1 listening socket
+  verdict     panicked while stopping
+  last output | panic: close of closed channel
+              | \\x1b[2J
+11 min 40 s ago (2025-12-31 23:48:20Z): could not be started: setting user \"dns\": no such user
+11 min 39 s ago (2025-12-31 23:48:21Z): starting again in 2 s, 3 failures in a row
+";
+        assert_eq!(why("caddy", &events, STYLE), expected);
+        assert_eq!(
+            why("caddy", &[], STYLE),
+            "caddy: nothing happened to it since superd was started\n"
+        );
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let text = |what| event(&line(1000, what), STYLE);
+        assert_eq!(
+            text(Happening::Ended(Box::new(panicked()))),
+            "2025-12-31 23:59:59Z caddy: panicked while it was stopping, 5.2 s, \
+             exited with status 2, go-panic: close of closed channel, 2 processes removed\n"
+        );
+        assert_eq!(
+            text(Happening::Restarting {
+                pause: Duration::ZERO,
+                failures: 1,
+                crash_loop: false
+            }),
+            "2025-12-31 23:59:59Z caddy: starting again at once\n"
+        );
+        assert_eq!(
+            text(Happening::Status {
+                text: "a\nb".to_owned()
+            }),
+            "2025-12-31 23:59:59Z caddy: says: a\\nb\n"
+        );
+    }
+
+    #[test]
+    fn an_exit_without_a_request_names_nobody() {
+        let end = EndReport {
+            by: Origin::Itself,
+            verdict: Verdict::Crashed,
+            steps: Vec::new(),
+            ..panicked()
+        };
+        let events = [line(1000, Happening::Ended(Box::new(end)))];
+        let text = why("caddy", &events, STYLE);
+        assert!(text.contains("caddy crashed after 3 h 2 min\n"), "{text}");
+        assert!(!text.contains("asked by"), "{text}");
+    }
+
+    #[test]
+    fn output_is_verbatim_for_programs_and_harmless_for_terminals() {
+        let said = LogLine {
+            service: "caddy".to_owned(),
+            ago_ms: 1000,
+            text: "\u{1b}[31mred".to_owned(),
+        };
+        assert_eq!(
+            log_line(&said, STYLE),
+            "2025-12-31 23:59:59Z \\x1b[31mred\n"
+        );
+        let file = Style {
+            terminal: false,
+            now: None,
+        };
+        assert_eq!(log_line(&said, file), "1 s ago \u{1b}[31mred\n");
+    }
+}
