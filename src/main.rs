@@ -5,8 +5,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use superd::ctl::args::{self, Superd, SuperdCommand};
+use superd::config::{self, Wrapped};
+use superd::ctl::args::{self, RestartWhen, RunArgs, Superd, SuperdCommand};
 use superd::ctl::{self, offline};
+use superd::daemon::{self, DaemonOptions};
+use superd::machine::spec::{Policy, Schedule};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -29,9 +32,18 @@ fn dispatch(superd: Superd) -> ExitCode {
     let config = superd.config.clone();
     let config = Some(config.as_path());
     match &superd.command {
-        None => entry::daemon(&superd),
-        Some(SuperdCommand::Run(run)) => entry::wrap(run),
-        Some(SuperdCommand::Demo) => entry::demo(),
+        None => daemon::run(&DaemonOptions {
+            config: superd.config,
+            foreground: superd.foreground,
+        }),
+        Some(SuperdCommand::Run(run)) => match wrapped(run) {
+            Ok(config) => daemon::wrap(config),
+            Err(text) => {
+                eprintln!("superd: run: {text}");
+                ExitCode::from(2)
+            }
+        },
+        Some(SuperdCommand::Demo) => ExitCode::FAILURE,
         Some(SuperdCommand::Check(args)) => {
             ctl::check_or_plan(|to| offline::check(args, config, to))
         }
@@ -40,26 +52,43 @@ fn dispatch(superd: Superd) -> ExitCode {
     }
 }
 
-/// SEAM: what the daemon does, to be connected to `superd::daemon::{run, wrap, demo}`.
-mod entry {
-    use std::process::ExitCode;
+/// The command line of `superd run` as a configuration.
+fn wrapped(run: &RunArgs) -> Result<config::Config, String> {
+    let own = run
+        .command
+        .first()
+        .map(|c| ctl::basename(Path::new(c)).to_owned());
+    let name = match (&run.name, own) {
+        (Some(name), _) => name.clone(),
+        (None, Some(own)) if config::service_name(&own).is_ok() => own,
+        (None, _) => "service".to_owned(),
+    };
+    let wrapped = Wrapped {
+        name: &name,
+        command: &run.command,
+        stop: schedule(run)?,
+        restart: match run.restart {
+            RestartWhen::Never => Policy::Never,
+            RestartWhen::OnFailure => Policy::OnFailure,
+            RestartWhen::Always => Policy::Always,
+        },
+    };
+    config::wrap(&wrapped).map_err(|problems| problems.to_string())
+}
 
-    use superd::ctl::args::{RunArgs, Superd};
-
-    pub fn daemon(_args: &Superd) -> ExitCode {
-        not_built_yet("supervising")
+fn schedule(run: &RunArgs) -> Result<Option<Schedule>, String> {
+    if let Some(text) = &run.stop {
+        return config::stop_schedule(text)
+            .map(Some)
+            .map_err(|e| format!("--stop: {e}"));
     }
-
-    pub fn wrap(_args: &RunArgs) -> ExitCode {
-        not_built_yet("run")
+    if run.stop_signal.is_none() && run.stop_timeout.is_none() {
+        return Ok(None);
     }
-
-    pub fn demo() -> ExitCode {
-        not_built_yet("demo")
+    let signal = run.stop_signal.map_or("TERM".to_owned(), |s| s.to_string());
+    let mut schedule = config::stop_schedule(&signal).map_err(|e| format!("--stop-signal: {e}"))?;
+    if let (Some(step), Some(wait)) = (schedule.steps.first_mut(), run.stop_timeout) {
+        step.wait = wait;
     }
-
-    fn not_built_yet(what: &str) -> ExitCode {
-        eprintln!("superd: {what}: not built yet");
-        ExitCode::FAILURE
-    }
+    Ok(Some(schedule))
 }

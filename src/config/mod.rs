@@ -43,6 +43,7 @@ mod read;
 mod service;
 mod stop;
 mod value;
+mod wrap;
 
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ pub use plan::{plan, Plan, ServicePlan};
 pub use problem::{nearest, Place, Problem, Problems, SHOWN};
 pub use stop::{preset, PRESETS};
 pub use value::{duration, service_name, LONGEST};
+pub use wrap::{wrap, Wrapped};
 
 use crate::machine::spec::Schedule;
 use crate::machine::time::Span;

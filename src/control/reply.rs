@@ -1,8 +1,11 @@
 //! Replies: one JSON object per line. A request is answered by one line, or by a
 //! stream: lines with `"more":true`, then (unless the client follows) one without.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
+use crate::config::Plan;
 use crate::machine::report::{Happening, Verdict};
 
 /// One line to a client.
@@ -157,6 +160,24 @@ pub struct PlanLine {
     pub steps: Vec<String>,
     /// The longest it can take, in milliseconds.
     pub longest_ms: u64,
+}
+
+impl PlanLine {
+    /// A line for each service, in an order in which they can be stopped, then the sum.
+    pub fn all(plan: &Plan) -> Vec<PlanLine> {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let each = plan.services.iter().map(|s| PlanLine {
+            service: s.name.clone(),
+            steps: s.steps.clone(),
+            longest_ms: ms(s.longest),
+        });
+        let all = PlanLine {
+            service: String::new(),
+            steps: Vec::new(),
+            longest_ms: ms(plan.longest),
+        };
+        each.chain(std::iter::once(all)).collect()
+    }
 }
 
 /// Something that `doctor` looked at.

@@ -73,10 +73,11 @@ fn as_program(body: impl FnOnce(&Around, &mut dyn Write, &mut dyn Write) -> i32)
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
-/// SEAM: to call `sys::signals::reset_dispositions()`. procd starts superctl with SIGTERM
-/// ignored, and Rust's runtime ignores SIGPIPE; TERM, INT and PIPE are to end superctl.
-/// Until then a closed pipe is noticed by its error, with the same result.
-fn reset_signals() {}
+/// procd starts superctl with SIGTERM ignored, and Rust's runtime ignores SIGPIPE; TERM,
+/// INT and PIPE are to end superctl.
+fn reset_signals() {
+    crate::sys::signals::reset_dispositions().ok(); // as good as before
+}
 
 fn wants_json() -> bool {
     std::env::args_os().any(|a| a == "--json")

@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::config;
 use crate::control::reply::{Code, PlanLine, Reply};
 use crate::machine::time::Span;
 
@@ -11,23 +12,24 @@ use super::act::json_reply;
 use super::args::{CheckArgs, PlanArgs, DEFAULT_CONFIG};
 use super::render::{self, status, Style};
 
-/// SEAM: the configuration is read elsewhere. `load` is to become
-/// `config::load(path)` with its problems as lines (`file:line:col: ...`), and the plan of
-/// what it found (one line per service in the order of the shutdown, then the sum with
-/// an empty service).
-mod seam {
-    use super::{Path, PlanLine};
+/// What `check` and `plan` need to know of a good configuration.
+struct Loaded {
+    /// How many services it defines.
+    services: usize,
+    /// The longest stops.
+    plan: Vec<PlanLine>,
+    /// What is allowed and probably not meant.
+    warnings: Vec<String>,
+}
 
-    /// What `check` and `plan` need to know of a good configuration.
-    pub struct Loaded {
-        /// How many services it defines.
-        pub services: usize,
-        /// The longest stops.
-        pub plan: Vec<PlanLine>,
-    }
-
-    pub fn load(path: &Path) -> Result<Loaded, Vec<String>> {
-        Err(vec![format!("{}: not built yet", path.display())])
+fn load(path: &Path) -> Result<Loaded, Vec<String>> {
+    match config::check(path, None) {
+        Ok(checked) => Ok(Loaded {
+            services: checked.config.services.len(),
+            plan: PlanLine::all(&checked.plan),
+            warnings: checked.warnings,
+        }),
+        Err(problems) => Err(problems.to_string().lines().map(str::to_owned).collect()),
     }
 }
 
@@ -64,10 +66,13 @@ impl Output<'_> {
 /// `check`: all problems, or one line that says it is good.
 pub fn check(args: &CheckArgs, default: Option<&Path>, to: &mut Output<'_>) -> io::Result<i32> {
     let path = file(args.config.as_deref(), default);
-    let loaded = match seam::load(path) {
+    let loaded = match load(path) {
         Ok(loaded) => loaded,
         Err(problems) => return to.problems(&problems),
     };
+    for warning in &loaded.warnings {
+        writeln!(to.err, "{}: {}: {warning}", to.program, path.display())?;
+    }
     let longest_ms = loaded
         .plan
         .iter()
@@ -110,7 +115,7 @@ fn too_short(term_timeout: Option<u64>, longest_ms: u64) -> Option<String> {
 /// `plan` from a file.
 pub fn plan(args: &PlanArgs, default: Option<&Path>, to: &mut Output<'_>) -> io::Result<i32> {
     let path = file(args.config.as_deref(), default);
-    let lines = match seam::load(path) {
+    let lines = match load(path) {
         Ok(loaded) => loaded.plan,
         Err(problems) => return to.problems(&problems),
     };

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::clients::{ClientEvent, Peer, Stream};
 use super::reactor::Reactor;
 use super::status;
-use crate::control::reply::{Code, LogLine, Reply};
+use crate::control::reply::{Code, LogLine, PlanLine, Reply};
 use crate::control::request::{Request, Verb};
 use crate::latch::Bit;
 use crate::machine::event::{self, Answer, Event, ServiceId, Target, Ticket, Wait};
@@ -22,7 +22,11 @@ impl Reactor {
     /// A client says something, or is gone.
     pub(super) fn hear_client(&mut self, event: ClientEvent) {
         match event {
-            ClientEvent::Request { ticket, request, peer } => {
+            ClientEvent::Request {
+                ticket,
+                request,
+                peer,
+            } => {
                 self.hear_request(ticket, &request, &peer);
             }
             ClientEvent::Gone(client) => self.feed(Event::ClientGone(client)),
@@ -107,7 +111,13 @@ impl Reactor {
             false => Wait::No,
         };
         let by = peer.origin();
-        self.feed(Event::Request { ticket: Some(ticket), target, verb, wait, by });
+        self.feed(Event::Request {
+            ticket: Some(ticket),
+            target,
+            verb,
+            wait,
+            by,
+        });
     }
 
     /// The service of this name; the client is told if there is none.
@@ -126,7 +136,10 @@ impl Reactor {
 
     fn reload_by(&mut self, ticket: Ticket, peer: &Peer) {
         let reply = match self.reload(&peer.origin()) {
-            Ok(text) => Reply { message: text, ..Reply::ok(0) },
+            Ok(text) => Reply {
+                message: text,
+                ..Reply::ok(0)
+            },
             Err(text) => Reply::error(0, Code::Failed, text),
         };
         self.reply(ticket, reply);
@@ -155,7 +168,11 @@ impl Reactor {
         };
         for id in ids {
             if let Some(line) = self.status_line(id, now) {
-                let reply = Reply { more: true, status: Some(Box::new(line)), ..Reply::ok(0) };
+                let reply = Reply {
+                    more: true,
+                    status: Some(Box::new(line)),
+                    ..Reply::ok(0)
+                };
                 self.reply(ticket, reply);
             }
         }
@@ -174,8 +191,11 @@ impl Reactor {
 
     /// Every service, by name.
     pub(super) fn sorted_ids(&self) -> Vec<ServiceId> {
-        let mut all: Vec<(&str, ServiceId)> =
-            self.machine.services().map(|s| (&*s.spec.name, s.id)).collect();
+        let mut all: Vec<(&str, ServiceId)> = self
+            .machine
+            .services()
+            .map(|s| (&*s.spec.name, s.id))
+            .collect();
         all.sort_unstable();
         all.into_iter().map(|(_, id)| id).collect()
     }
@@ -199,12 +219,25 @@ impl Reactor {
         let skip = lines.len().saturating_sub(n);
         for (at, id, text) in lines.into_iter().skip(skip) {
             let line = log_line(&self.registry.name(id), now - at, text);
-            self.reply(ticket, Reply { more: true, line: Some(line), ..Reply::ok(0) });
+            self.reply(
+                ticket,
+                Reply {
+                    more: true,
+                    line: Some(line),
+                    ..Reply::ok(0)
+                },
+            );
         }
         self.end_or_follow(ticket, request, Stream::Logs, &ids);
     }
 
-    fn end_or_follow(&mut self, ticket: Ticket, request: &Request, stream: Stream, ids: &[ServiceId]) {
+    fn end_or_follow(
+        &mut self,
+        ticket: Ticket,
+        request: &Request,
+        stream: Stream,
+        ids: &[ServiceId],
+    ) {
         let one = match (&request.service, ids) {
             (Some(_), [id]) => Some(*id),
             _ => None,
@@ -222,20 +255,37 @@ impl Reactor {
             self.reply(ticket, Reply::error(0, Code::BadRequest, text));
             return;
         };
-        let Some(id) = self.find(ticket, name) else { return };
+        let Some(id) = self.find(ticket, name) else {
+            return;
+        };
         let now = self.now();
         let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
         for event in self.history.events(id, &self.registry.name(id), now, n) {
-            let reply = Reply { more: true, event: Some(Box::new(event)), ..Reply::ok(0) };
+            let reply = Reply {
+                more: true,
+                event: Some(Box::new(event)),
+                ..Reply::ok(0)
+            };
             self.reply(ticket, reply);
         }
         if let Some(line) = self.status_line(id, now) {
-            let reply = Reply { more: true, status: Some(Box::new(line)), ..Reply::ok(0) };
+            let reply = Reply {
+                more: true,
+                status: Some(Box::new(line)),
+                ..Reply::ok(0)
+            };
             self.reply(ticket, reply);
         }
         for (at, text) in self.logs.tail(id, 10) {
             let line = log_line(&self.registry.name(id), now - at, text);
-            self.reply(ticket, Reply { more: true, line: Some(line), ..Reply::ok(0) });
+            self.reply(
+                ticket,
+                Reply {
+                    more: true,
+                    line: Some(line),
+                    ..Reply::ok(0)
+                },
+            );
         }
         self.reply(ticket, Reply::ok(0));
     }
@@ -257,22 +307,40 @@ impl Reactor {
         events.sort_by_key(|e| std::cmp::Reverse(e.ago_ms));
         let skip = events.len().saturating_sub(n);
         for event in events.into_iter().skip(skip) {
-            let reply = Reply { more: true, event: Some(Box::new(event)), ..Reply::ok(0) };
+            let reply = Reply {
+                more: true,
+                event: Some(Box::new(event)),
+                ..Reply::ok(0)
+            };
             self.reply(ticket, reply);
         }
         self.end_or_follow(ticket, request, Stream::Events, &ids);
     }
 
     fn tell_plan(&mut self, ticket: Ticket) {
-        for line in status::plan(&self.registry.plan()) {
-            self.reply(ticket, Reply { more: true, plan: Some(line), ..Reply::ok(0) });
+        for line in PlanLine::all(&self.registry.plan()) {
+            self.reply(
+                ticket,
+                Reply {
+                    more: true,
+                    plan: Some(line),
+                    ..Reply::ok(0)
+                },
+            );
         }
         self.reply(ticket, Reply::ok(0));
     }
 
     fn tell_doctor(&mut self, ticket: Ticket) {
         for finding in self.findings() {
-            self.reply(ticket, Reply { more: true, finding: Some(finding), ..Reply::ok(0) });
+            self.reply(
+                ticket,
+                Reply {
+                    more: true,
+                    finding: Some(finding),
+                    ..Reply::ok(0)
+                },
+            );
         }
         self.reply(ticket, Reply::ok(0));
     }
@@ -309,7 +377,10 @@ fn words(answer: Answer) -> Reply {
             },
             ..Reply::ok(0)
         },
-        Answer::Already => Reply { message: "nothing to do".to_owned(), ..Reply::ok(0) },
+        Answer::Already => Reply {
+            message: "nothing to do".to_owned(),
+            ..Reply::ok(0)
+        },
         Answer::Accepted { joined, left } => Reply {
             joined,
             left_ms: left.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),

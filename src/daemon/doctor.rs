@@ -29,7 +29,11 @@ impl Reactor {
 
     fn containment(&self) -> Finding {
         match self.trees.root() {
-            Some(root) => finding("containment", true, format!("cgroups below {}", root.path().display())),
+            Some(root) => finding(
+                "containment",
+                true,
+                format!("cgroups below {}", root.path().display()),
+            ),
             None => {
                 let text = "sessions and /proc: a process that leaves its session, its parent and \
                             its environment behind escapes until superd ends; mount cgroup v2 \
@@ -42,7 +46,11 @@ impl Reactor {
     fn dropped_lines(&self) -> Finding {
         match self.sink.dropped() {
             0 => finding("log lines", true, "none dropped".to_owned()),
-            n => finding("log lines", false, format!("{n} dropped because nobody took them")),
+            n => finding(
+                "log lines",
+                false,
+                format!("{n} dropped because nobody took them"),
+            ),
         }
     }
 
@@ -66,5 +74,9 @@ fn log_daemon() -> Finding {
 }
 
 fn finding(what: &str, good: bool, text: String) -> Finding {
-    Finding { what: what.to_owned(), good, text }
+    Finding {
+        what: what.to_owned(),
+        good,
+        text,
+    }
 }

@@ -107,17 +107,34 @@ impl Reactor {
             Output::Null | Output::Inherit => false,
         };
         let stdout = if out { self.logs.writer(service) } else { None };
-        let notify = self.notify.as_ref().map(|n| n.path()).filter(|_| program.notify);
-        let child = self.trees.start(service, instance, &name, &program, stdout, notify)?;
+        let notify = self
+            .notify
+            .as_ref()
+            .map(|n| n.path())
+            .filter(|_| program.notify);
+        let child = self
+            .trees
+            .start(service, instance, &name, &program, stdout, notify)?;
         let index = self.next_start;
         self.next_start = self.next_start.wrapping_add(1) & 0x0fff_ffff;
         let fd = child.status.as_raw_fd();
         let token = Source::Spawn(index).token();
         // Without a place in the poll set the exec is noticed at the exit only; that is
         // better than a process nobody knows of.
-        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE).ok();
-        self.starts.insert(index, Start { service, instance, status: child.status });
-        self.children.insert(child.pid, Role::Main(service, instance));
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&fd), token, Interest::READABLE)
+            .ok();
+        self.starts.insert(
+            index,
+            Start {
+                service,
+                instance,
+                status: child.status,
+            },
+        );
+        self.children
+            .insert(child.pid, Role::Main(service, instance));
         self.feed(Event::Spawned(service, instance, Pid(child.pid)));
         // A fast exec may be known already.
         Ok(())
@@ -125,8 +142,12 @@ impl Reactor {
 
     /// Says what is known of a start: executing, or failed. Nothing while it is pending.
     pub(super) fn hear_start(&mut self, index: u32) {
-        let Some(start) = self.starts.get(&index) else { return };
-        let Some(program) = self.registry.program(start.service) else { return };
+        let Some(start) = self.starts.get(&index) else {
+            return;
+        };
+        let Some(program) = self.registry.program(start.service) else {
+            return;
+        };
         let outcome = spawn::outcome(&start.status, &program, &program.command);
         let Some(result) = outcome else { return };
         let (service, instance) = (start.service, start.instance);
@@ -144,13 +165,21 @@ impl Reactor {
         action: ActionId,
         argv: &Rc<[String]>,
     ) {
-        let Some(program) = self.registry.program(service) else { return };
+        let Some(program) = self.registry.program(service) else {
+            return;
+        };
         let name = self.registry.name(service);
         let stdout = self.logs.writer(service);
         let outcome = match self.trees.run(action, &name, &program, argv, stdout) {
             Ok(child) => {
-                let command = Command { service, instance, action, argv: argv.clone() };
-                self.children.insert(child.pid, Role::Command(command, child.status));
+                let command = Command {
+                    service,
+                    instance,
+                    action,
+                    argv: argv.clone(),
+                };
+                self.children
+                    .insert(child.pid, Role::Command(command, child.status));
                 return;
             }
             Err(error) => Outcome::Impossible(error.to_string()),
@@ -158,9 +187,17 @@ impl Reactor {
         self.feed(Event::ActionEnded(service, instance, action, outcome));
     }
 
-    fn request(&mut self, service: ServiceId, instance: Instance, action: ActionId, http: &Rc<Http>) {
+    fn request(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        http: &Rc<Http>,
+    ) {
         let registry = self.poll.registry();
-        let begun = self.actions.begin_http(registry, service, instance, action, http);
+        let begun = self
+            .actions
+            .begin_http(registry, service, instance, action, http);
         if let Err(why) = begun {
             let outcome = Outcome::Impossible(why);
             self.feed(Event::ActionEnded(service, instance, action, outcome));
@@ -206,10 +243,18 @@ fn remove(path: &Path) {
 }
 
 fn failure(stage: Stage, thing: &str, cause: &str) -> SpawnError {
-    SpawnError { stage, thing: thing.to_owned(), errno: 0, cause: cause.to_owned() }
+    SpawnError {
+        stage,
+        thing: thing.to_owned(),
+        errno: 0,
+        cause: cause.to_owned(),
+    }
 }
 
 fn io_failure(stage: Stage, e: &std::io::Error) -> SpawnError {
     let errno = sys::errno_of(e);
-    SpawnError { errno, ..failure(stage, "", sys::strerror(errno)) }
+    SpawnError {
+        errno,
+        ..failure(stage, "", sys::strerror(errno))
+    }
 }

@@ -170,7 +170,11 @@ impl Reactor {
         let fd = parts.wakeup.as_raw_fd();
         registry.register(&mut SourceFd(&fd), Source::Wake.token(), Interest::READABLE)?;
         let fd = timer.as_raw_fd();
-        registry.register(&mut SourceFd(&fd), Source::Timer.token(), Interest::READABLE)?;
+        registry.register(
+            &mut SourceFd(&fd),
+            Source::Timer.token(),
+            Interest::READABLE,
+        )?;
         Ok(Reactor {
             options: parts.options,
             poll: parts.poll,
@@ -251,7 +255,11 @@ impl Reactor {
         }
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
         let soonest = [self.machine.next_deadline(), clients];
-        let next = soonest.into_iter().flatten().min().filter(|t| *t < Tick::NEVER);
+        let next = soonest
+            .into_iter()
+            .flatten()
+            .min()
+            .filter(|t| *t < Tick::NEVER);
         if next != self.armed {
             let set = match next {
                 Some(at) => self.timer.set(at.0),
@@ -343,7 +351,12 @@ impl Reactor {
 
     /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service.
     fn pass_on(&mut self, signal: Signal) {
-        let by = Origin::Signal { signal, pid: 0, uid: 0, command: String::new() };
+        let by = Origin::Signal {
+            signal,
+            pid: 0,
+            uid: 0,
+            command: String::new(),
+        };
         self.feed(Event::Request {
             ticket: None,
             target: crate::machine::event::Target::All,
@@ -370,16 +383,32 @@ impl Reactor {
         let by = by.or(from_signal).unwrap_or(Origin::Policy);
         if first || force {
             let how = if force { "at once" } else { "by the schedules" };
-            self.say(Severity::LOG_NOTICE, &format!("shutting down {how}: {by} asked"));
+            self.say(
+                Severity::LOG_NOTICE,
+                &format!("shutting down {how}: {by} asked"),
+            );
         }
         self.hear_notices();
         // The first request is not one that was absorbed.
-        let absorbed = if first || force { more } else { more.saturating_sub(1) };
-        self.feed(Event::Shutdown { force, by, absorbed });
+        let absorbed = if first || force {
+            more
+        } else {
+            more.saturating_sub(1)
+        };
+        self.feed(Event::Shutdown {
+            force,
+            by,
+            absorbed,
+        });
     }
 
     fn reload_by_signal(&mut self) {
-        let by = Origin::Signal { signal: Signal::HUP, pid: 0, uid: 0, command: String::new() };
+        let by = Origin::Signal {
+            signal: Signal::HUP,
+            pid: 0,
+            uid: 0,
+            command: String::new(),
+        };
         match self.reload(&by) {
             Ok(text) => self.say(Severity::LOG_NOTICE, &text),
             Err(text) => self.say(Severity::LOG_ERR, &text),
@@ -413,11 +442,18 @@ impl Reactor {
         let (gone, unchanged) = (delta.gone.len(), delta.unchanged);
         self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
         self.logs.set_ring(daemon.ring);
-        for line in delta.now.iter().chain(&delta.next_start) {
-            self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
+        if by != Origin::Config {
+            // At the start there is nothing to compare with.
+            for line in delta.now.iter().chain(&delta.next_start) {
+                self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
+            }
         }
         self.open_to(&daemon);
-        self.feed(Event::Configure { changed: delta.changed, gone: delta.gone, by });
+        self.feed(Event::Configure {
+            changed: delta.changed,
+            gone: delta.gone,
+            by,
+        });
         format!(
             "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
             changed - new
@@ -438,7 +474,9 @@ impl Reactor {
                 let path = run_dir.file("superd.sock");
                 match Clients::bind(&path, access, self.poll.registry()) {
                     Ok(clients) => self.clients = Some(clients),
-                    Err(e) => complaints.push(format!("no control socket: {e}; SIGHUP tries again")),
+                    Err(e) => {
+                        complaints.push(format!("no control socket: {e}; SIGHUP tries again"))
+                    }
                 }
             }
             (None, None) => {}
@@ -450,7 +488,9 @@ impl Reactor {
 
     fn hear_clients(&mut self) {
         let now = self.now();
-        let Some(clients) = &mut self.clients else { return };
+        let Some(clients) = &mut self.clients else {
+            return;
+        };
         let mut asked = std::mem::take(&mut self.asked);
         clients.turn(now, self.poll.registry(), &mut asked);
         for event in asked.drain(..) {
@@ -463,8 +503,15 @@ impl Reactor {
         if self.logs.more_work() {
             let now = self.now();
             let mut matched = Vec::new();
-            let Reactor { logs, clients, sink, machine, .. } = self;
-            let mut hear = |said: Said<'_>| hear_line(said, now, clients, sink, machine, &mut matched);
+            let Reactor {
+                logs,
+                clients,
+                sink,
+                machine,
+                ..
+            } = self;
+            let mut hear =
+                |said: Said<'_>| hear_line(said, now, clients, sink, machine, &mut matched);
             logs.turn(now, &mut hear);
             self.tell_matches(matched);
         }
@@ -474,7 +521,13 @@ impl Reactor {
     pub(super) fn drain_output(&mut self, service: ServiceId) {
         let now = self.now();
         let mut matched = Vec::new();
-        let Reactor { logs, clients, sink, machine, .. } = self;
+        let Reactor {
+            logs,
+            clients,
+            sink,
+            machine,
+            ..
+        } = self;
         let mut hear = |said: Said<'_>| hear_line(said, now, clients, sink, machine, &mut matched);
         logs.drain(service, now, &mut hear);
         self.tell_matches(matched);
@@ -488,11 +541,15 @@ impl Reactor {
 
     /// Reads the notify socket; only a service's own tree may speak for it.
     pub(super) fn hear_notices(&mut self) {
-        let Some(notify) = &mut self.notify else { return };
+        let Some(notify) = &mut self.notify else {
+            return;
+        };
         let mut heard = std::mem::take(&mut self.heard);
         notify.drain(&mut heard);
         for (pid, notice) in heard.drain(..) {
-            let Some((service, instance)) = self.trees.owner(pid) else { continue };
+            let Some((service, instance)) = self.trees.owner(pid) else {
+                continue;
+            };
             if let Notice::MainPid(main) = notice {
                 if self.trees.owner(main) != Some((service, instance)) {
                     continue;
@@ -507,7 +564,9 @@ impl Reactor {
         let mut ended = std::mem::take(&mut self.ended);
         self.actions.turn(&mut ended);
         for e in ended.drain(..) {
-            self.feed(Event::ActionEnded(e.service, e.instance, e.action, e.outcome));
+            self.feed(Event::ActionEnded(
+                e.service, e.instance, e.action, e.outcome,
+            ));
         }
         self.ended = ended;
     }
@@ -549,7 +608,9 @@ impl Reactor {
         let until = self.now() + FAREWELL;
         loop {
             let now = self.now();
-            let Some(clients) = &mut self.clients else { return };
+            let Some(clients) = &mut self.clients else {
+                return;
+            };
             clients.flush(now, self.poll.registry());
             if clients.is_flushed() || now >= until {
                 return;
@@ -590,7 +651,13 @@ impl Reactor {
         };
         if let Some(clients) = &mut self.clients {
             clients.publish(Stream::Events, service, || Reply {
-                event: Some(Box::new(history::event_line(&name, now, now, &happening, output.clone()))),
+                event: Some(Box::new(history::event_line(
+                    &name,
+                    now,
+                    now,
+                    &happening,
+                    output.clone(),
+                ))),
                 ..Reply::ok(0)
             });
         }
@@ -635,7 +702,10 @@ fn hear_line(
         matched.push((said.service, instance));
     }
     if said.output == Output::Log {
-        let pid = machine.service(said.service).and_then(|s| s.pid()).map(|Pid(n)| n);
+        let pid = machine
+            .service(said.service)
+            .and_then(|s| s.pid())
+            .map(|Pid(n)| n);
         sink.line(now, said.name, pid, said.line);
     }
     if let Some(clients) = clients {

@@ -55,7 +55,12 @@ impl Reactor {
     }
 
     fn command_ended(&mut self, command: &Command, status: &StatusPipe, ended: Ended) {
-        let Command { service, instance, action, argv } = command;
+        let Command {
+            service,
+            instance,
+            action,
+            argv,
+        } = command;
         let program = self.registry.program(*service);
         let started = program.and_then(|p| spawn::outcome(status, &p, argv));
         let first = argv.first().map_or("", String::as_str);
@@ -79,7 +84,13 @@ impl Reactor {
         let now = self.now();
         let lines = self.logs.crash_lines(service, now);
         let crash = crash::recognise(&lines, exit);
-        self.feed(Event::Exited { service, instance, exit, crash, left });
+        self.feed(Event::Exited {
+            service,
+            instance,
+            exit,
+            crash,
+            left,
+        });
     }
 
     /// The exit of a child may be seen before the end of its status pipe.

@@ -79,7 +79,11 @@ impl Registry {
         };
         Delta {
             changed: changed.into_iter().filter_map(spec).collect(),
-            gone: diff.gone.iter().filter_map(|n| self.ids.get(n).copied()).collect(),
+            gone: diff
+                .gone
+                .iter()
+                .filter_map(|n| self.ids.get(n).copied())
+                .collect(),
             unchanged: diff.unchanged.len(),
             now: diff.now,
             next_start: diff.next_start,
@@ -109,13 +113,20 @@ impl Registry {
 
     /// The number of a configured service.
     pub fn id(&self, name: &str) -> Option<ServiceId> {
-        self.config.services.get(name).and_then(|_| self.ids.get(name).copied())
+        self.config
+            .services
+            .get(name)
+            .and_then(|_| self.ids.get(name).copied())
     }
 
     /// What is executed for it, and how.
     pub fn program(&self, id: ServiceId) -> Option<Rc<Program>> {
         let name = self.names.get(&id)?;
-        let def = self.config.services.get(&**name).or_else(|| self.leaving.get(&id));
+        let def = self
+            .config
+            .services
+            .get(&**name)
+            .or_else(|| self.leaving.get(&id));
         def.map(|d| d.program.clone())
     }
 

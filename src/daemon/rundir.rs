@@ -43,7 +43,10 @@ impl RunDir {
         match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
             Ok(held) => {
                 fs::write(&pid_path, format!("{}\n", std::process::id())).ok();
-                Ok(RunDir { path: path.to_owned(), _lock: held })
+                Ok(RunDir {
+                    path: path.to_owned(),
+                    _lock: held,
+                })
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 let holder = fs::read_to_string(&pid_path).unwrap_or_default();
@@ -106,7 +109,10 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("superd-rundir-{}", std::process::id()));
         let held = RunDir::take(&dir).unwrap();
         let refused = RunDir::take(&dir).unwrap_err();
-        assert!(refused.contains(&format!("(pid {})", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("(pid {})", std::process::id())),
+            "{refused}"
+        );
         drop(held);
         assert!(RunDir::take(&dir).is_ok(), "the lock goes with its holder");
         fs::remove_dir_all(&dir).unwrap();
@@ -117,7 +123,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("superd-rundir-file-{}", std::process::id()));
         fs::write(&path, "x").unwrap();
         let refused = RunDir::take(&path).unwrap_err();
-        assert!(!refused.contains('\n') && refused.contains("run-dir"), "{refused}");
+        assert!(
+            !refused.contains('\n') && refused.contains("run-dir"),
+            "{refused}"
+        );
         fs::remove_file(&path).unwrap();
     }
 }

@@ -72,7 +72,11 @@ pub fn command_of(pid: i32) -> String {
     }
     let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let text = String::from_utf8_lossy(&name);
-    text.trim_end().chars().filter(|c| !c.is_control()).take(64).collect()
+    text.trim_end()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(64)
+        .collect()
 }
 
 /// Who asked superd to end, by a signal.
@@ -141,7 +145,10 @@ impl Wakeup {
         ] {
             signals::on(signal, handle)?;
         }
-        Ok(Wakeup { read: File::from(read), _write: write })
+        Ok(Wakeup {
+            read: File::from(read),
+            _write: write,
+        })
     }
 
     /// Empties the pipe. The latch is taken *after* this.

@@ -123,9 +123,9 @@ fn plan<'a>(
     ctx: &Context<'a>,
 ) -> Result<Plan<'a>, SpawnError> {
     let nul = |stage, thing: &str| error(stage, thing, libc::EINVAL, "contains a NUL byte");
-    let argv = command.iter().map(|word| {
-        CString::new(word.as_bytes()).map_err(|_| nul(Stage::Exec, word))
-    });
+    let argv = command
+        .iter()
+        .map(|word| CString::new(word.as_bytes()).map_err(|_| nul(Stage::Exec, word)));
     let mut plan = Plan::new(argv.collect::<Result<_, _>>()?);
     let (env, env_last) = environment(program, base, ctx)?;
     let open_files = base.open_files.map(|limit| (limits::NOFILE, limit));
@@ -229,8 +229,13 @@ fn in_words(fault: SpawnFault, program: &Program, command: &[String]) -> SpawnEr
         Step::User => (Stage::User, text(&program.user)),
         Step::Group => {
             let extra = program.groups.as_ref().zip(index.checked_sub(1));
-            let named = extra.and_then(|(list, i)| list.get(i)).or(program.group.as_ref());
-            (Stage::Group, text(&named.or(program.user.as_ref()).cloned()))
+            let named = extra
+                .and_then(|(list, i)| list.get(i))
+                .or(program.group.as_ref());
+            (
+                Stage::Group,
+                text(&named.or(program.user.as_ref()).cloned()),
+            )
         }
         Step::Directory => (Stage::Directory, text(&program.directory)),
         Step::Exec => (Stage::Exec, text(&command.first().cloned())),

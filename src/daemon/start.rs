@@ -95,17 +95,15 @@ fn build(
     Ok((reactor, complaints))
 }
 
-fn trees(
-    using: &CgroupUse,
-    run_dir: &Path,
-    complaints: &mut Vec<String>,
-) -> Result<Trees, String> {
+fn trees(using: &CgroupUse, run_dir: &Path, complaints: &mut Vec<String>) -> Result<Trees, String> {
     let base = match using {
         CgroupUse::Off => None,
         CgroupUse::Auto => sys::cgroup::own_directory(),
         CgroupUse::Below(path) => Some(path.clone()),
     };
-    let Some(base) = base else { return Ok(Trees::new(None)) };
+    let Some(base) = base else {
+        return Ok(Trees::new(None));
+    };
     match sys::cgroup::Root::make(&base, &run_dir.to_string_lossy()) {
         Ok(root) => Ok(Trees::new(Some(root))),
         Err(e) if *using == CgroupUse::Auto => {

@@ -1,10 +1,9 @@
-//! What `status` and `plan` tell: the machine's state in the words of the protocol.
+//! What `status` tells: the machine's state in the words of the protocol.
 
 use std::time::Duration;
 
 use super::tree::Usage;
-use crate::config::Plan;
-use crate::control::reply::{PlanLine, Status, StopStatus};
+use crate::control::reply::{Status, StopStatus};
 use crate::machine::event::{Pid, ServiceId};
 use crate::machine::report::{Exit, Verdict};
 use crate::machine::service::{Rest, Service, State, Want};
@@ -47,7 +46,11 @@ pub fn status(
             | State::Sweeping(_) => None,
         },
         waiting_on: match &service.state {
-            State::Waiting => machine.waits_for(id).iter().map(|n| n.to_string()).collect(),
+            State::Waiting => machine
+                .waits_for(id)
+                .iter()
+                .map(|n| n.to_string())
+                .collect(),
             State::Down(_)
             | State::Starting(_)
             | State::Up(_)
@@ -126,7 +129,11 @@ fn stop_status(service: &Service, now: Tick) -> Option<StopStatus> {
         State::Sweeping(end) => {
             let (step, elapsed, whole) = end.progress(now);
             let absorbed = end.stop.as_ref().map_or(0, |s| s.order.absorbed);
-            Some(of((step, elapsed, whole), whole.saturating_sub(elapsed), absorbed))
+            Some(of(
+                (step, elapsed, whole),
+                whole.saturating_sub(elapsed),
+                absorbed,
+            ))
         }
         State::Down(_)
         | State::Waiting
@@ -138,19 +145,4 @@ fn stop_status(service: &Service, now: Tick) -> Option<StopStatus> {
 
 fn ms(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The longest stop of each service, and of everything in the order of the shutdown.
-pub fn plan(plan: &Plan) -> Vec<PlanLine> {
-    let each = plan.services.iter().map(|s| PlanLine {
-        service: s.name.clone(),
-        steps: s.steps.clone(),
-        longest_ms: ms(s.longest),
-    });
-    let all = PlanLine {
-        service: String::new(),
-        steps: plan.critical.clone(),
-        longest_ms: ms(plan.longest),
-    };
-    each.chain(std::iter::once(all)).collect()
 }

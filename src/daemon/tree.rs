@@ -338,9 +338,8 @@ impl Tree {
             To::Descendants => self.signal_where(forest, signal, |_, pid| pid != main),
             To::Group => {
                 let leader = self.leader;
-                let is_in = move |f: &mut Forest, pid| {
-                    f.stat(pid).is_some_and(|s| s.pgrp == leader)
-                };
+                let is_in =
+                    move |f: &mut Forest, pid| f.stat(pid).is_some_and(|s| s.pgrp == leader);
                 self.signal_where(forest, signal, is_in)
             }
         }
@@ -451,7 +450,8 @@ impl Tree {
             let mut found = Vec::new();
             proc::listeners(if network == own { "self" } else { &pid }, &mut found);
             found.retain(|l| inodes.binary_search(&l.inode).is_ok());
-            self.ports.extend(found.into_iter().map(|l| (network.clone(), l)));
+            self.ports
+                .extend(found.into_iter().map(|l| (network.clone(), l)));
         }
         count(self.ports.len())
     }
@@ -568,7 +568,11 @@ fn spread(forest: &Forest, members: &mut BTreeSet<i32>, sessions: &mut BTreeSet<
     let is_own_session = |id: i32| id <= 0 || id == own_session || id == own;
     loop {
         let of_members = forest.all.iter().filter(|s| members.contains(&s.pid));
-        sessions.extend(of_members.map(|s| s.session).filter(|s| !is_own_session(*s)));
+        sessions.extend(
+            of_members
+                .map(|s| s.session)
+                .filter(|s| !is_own_session(*s)),
+        );
         let before = members.len();
         for s in &forest.all {
             let belongs = members.contains(&s.ppid) || sessions.contains(&s.session);
@@ -642,7 +646,11 @@ mod tests {
             self.tree.release(&mut self.forest).unwrap();
             for pid in pids.iter().chain([&self.main]) {
                 // Those whose parent is not us are reaped by it, or handed on to us.
-                while self.forest.stat(*pid).is_some_and(|s| s.ppid == self.forest.own) {
+                while self
+                    .forest
+                    .stat(*pid)
+                    .is_some_and(|s| s.ppid == self.forest.own)
+                {
                     reap(*pid).unwrap();
                 }
             }

@@ -99,7 +99,14 @@ impl Trees {
         };
         let child = spawn::start(program, &self.base, &context)?;
         let tree = Tree::new(&mut self.forest, Pid(child.pid), &cookie, group);
-        self.live.insert(service, Live { instance, cookie, tree });
+        self.live.insert(
+            service,
+            Live {
+                instance,
+                cookie,
+                tree,
+            },
+        );
         Ok(child)
     }
 
@@ -141,7 +148,9 @@ impl Trees {
     }
 
     fn group(&self, name: &str) -> Result<Option<Group>, SpawnError> {
-        let Some(root) = &self.root else { return Ok(None) };
+        let Some(root) = &self.root else {
+            return Ok(None);
+        };
         match root.group(name) {
             Ok(group) => Ok(Some(group)),
             Err(e) => Err(SpawnError {
@@ -152,7 +161,10 @@ impl Trees {
     }
 
     fn tree(&mut self, service: ServiceId, instance: Instance) -> Option<(&mut Tree, &mut Forest)> {
-        let live = self.live.get_mut(&service).filter(|l| l.instance == instance)?;
+        let live = self
+            .live
+            .get_mut(&service)
+            .filter(|l| l.instance == instance)?;
         Some((&mut live.tree, &mut self.forest))
     }
 
@@ -179,13 +191,16 @@ impl Trees {
 
     /// How many of those are still open.
     pub fn ports_open(&mut self, service: ServiceId, instance: Instance) -> u32 {
-        let open = self.tree(service, instance).map_or(0, |(t, f)| t.open_ports(f).len());
+        let open = self
+            .tree(service, instance)
+            .map_or(0, |(t, f)| t.open_ports(f).len());
         u32::try_from(open).unwrap_or(u32::MAX)
     }
 
     /// How many processes are alive besides the main one.
     pub fn descendants(&mut self, service: ServiceId, instance: Instance) -> u32 {
-        self.tree(service, instance).map_or(0, |(t, f)| t.count_descendants(f))
+        self.tree(service, instance)
+            .map_or(0, |(t, f)| t.count_descendants(f))
     }
 
     /// How many processes are alive.
@@ -195,7 +210,8 @@ impl Trees {
 
     /// The main process is a zombie: how many processes it leaves.
     pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> u32 {
-        self.tree(service, instance).map_or(0, |(t, f)| t.before_reap(f))
+        self.tree(service, instance)
+            .map_or(0, |(t, f)| t.before_reap(f))
     }
 
     /// Processes and memory.
@@ -208,7 +224,11 @@ impl Trees {
 
     /// The instance is over.
     pub fn release(&mut self, service: ServiceId, instance: Instance) {
-        if self.live.get(&service).is_some_and(|l| l.instance == instance) {
+        if self
+            .live
+            .get(&service)
+            .is_some_and(|l| l.instance == instance)
+        {
             self.live.remove(&service);
         }
     }
@@ -243,15 +263,18 @@ impl Trees {
     /// not grow with the number of services, whoever sends notify messages.
     pub fn owner(&mut self, pid: Pid) -> Option<(ServiceId, Instance)> {
         let is_main = |l: &&Live| l.tree.main() == Some(pid);
-        let by_main = self.live.iter().find(|(_, l)| is_main(l)).map(|(id, _)| *id);
+        let by_main = self
+            .live
+            .iter()
+            .find(|(_, l)| is_main(l))
+            .map(|(id, _)| *id);
         let id = match (by_main, &self.root) {
             (Some(id), _) => id,
             (None, Some(_)) => self.by_cgroup(pid)?,
             (None, None) => self.by_mark(pid)?,
         };
         let live = self.live.get_mut(&id)?;
-        (by_main.is_some() || live.tree.holds(&mut self.forest, pid))
-            .then_some((id, live.instance))
+        (by_main.is_some() || live.tree.holds(&mut self.forest, pid)).then_some((id, live.instance))
     }
 
     fn by_cgroup(&self, pid: Pid) -> Option<ServiceId> {
@@ -265,7 +288,9 @@ impl Trees {
     fn by_mark(&self, pid: Pid) -> Option<ServiceId> {
         let text = read(&format!("/proc/{}/environ", pid.0), ENVIRONMENT_CAP)?;
         let prefix = format!("{INSTANCE}=").into_bytes();
-        let cookie = text.split(|b| *b == 0).find_map(|v| v.strip_prefix(prefix.as_slice()))?;
+        let cookie = text
+            .split(|b| *b == 0)
+            .find_map(|v| v.strip_prefix(prefix.as_slice()))?;
         let is_it = |l: &Live| l.cookie.as_bytes() == cookie;
         self.live.iter().find(|(_, l)| is_it(l)).map(|(id, _)| *id)
     }
@@ -292,7 +317,8 @@ impl Trees {
 /// The group of a process, or one that its service made below the group, ends the path.
 fn has_suffix(group: &Path, path: &str) -> bool {
     let path = Path::new(path);
-    path.ancestors().any(|p| !p.as_os_str().is_empty() && group.ends_with(p) && is_named(group, p))
+    path.ancestors()
+        .any(|p| !p.as_os_str().is_empty() && group.ends_with(p) && is_named(group, p))
 }
 
 /// A suffix is a name only if it goes past the mount point, where all groups are alike.
@@ -302,7 +328,11 @@ fn is_named(group: &Path, suffix: &Path) -> bool {
 
 fn read(path: &str, cap: u64) -> Option<Vec<u8>> {
     let mut text = Vec::new();
-    std::fs::File::open(path).ok()?.take(cap).read_to_end(&mut text).ok()?;
+    std::fs::File::open(path)
+        .ok()?
+        .take(cap)
+        .read_to_end(&mut text)
+        .ok()?;
     Some(text)
 }
 

@@ -36,13 +36,13 @@ mod child;
 pub mod features;
 pub mod kill;
 pub mod limits;
+pub mod peer;
 pub mod pidfd;
 pub mod proc;
 pub mod signals;
 pub mod spawn;
 pub mod subreaper;
 pub mod timer;
-pub mod peer;
 pub mod wait;
 pub mod wake;
 

@@ -32,7 +32,10 @@ pub fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
                 groups.truncate(needed);
                 return Ok(groups);
             }
-            _ if e.raw_os_error() == Some(libc::ERANGE) && needed > groups.len() && needed <= MOST => {
+            _ if e.raw_os_error() == Some(libc::ERANGE)
+                && needed > groups.len()
+                && needed <= MOST =>
+            {
                 groups.resize(needed, 0);
             }
             _ => return Err(e),

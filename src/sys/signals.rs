@@ -53,6 +53,12 @@ pub fn clean_start() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
+/// For a plain command like superctl: nothing is blocked, nothing is ignored, SIGPIPE ends it.
+pub fn reset_dispositions() -> io::Result<()> {
+    clean_start()?;
+    set_disposition(libc::SIGPIPE, libc::SIG_DFL)
+}
+
 /// Blocks everything and returns what was blocked before.
 pub(super) fn block_all() -> io::Result<SigSet> {
     Ok(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?)
@@ -103,10 +109,7 @@ mod tests {
         on(libc::SIGURG, note).unwrap();
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGURG).unwrap();
         assert_eq!(SEEN.load(Ordering::SeqCst), 1);
-        assert_eq!(
-            FROM.load(Ordering::SeqCst),
-            nix::unistd::getpid().as_raw()
-        );
+        assert_eq!(FROM.load(Ordering::SeqCst), nix::unistd::getpid().as_raw());
         assert!(on(libc::SIGKILL, note).is_err());
         assert!(on(libc::SIGSEGV, note).is_err());
     }

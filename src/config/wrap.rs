@@ -1,0 +1,94 @@
+//! The configuration of wrap mode: one service from a command line, with the defaults of
+//! any other, and its output left where superd's goes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::load::load_with;
+use super::model::{Config, Output};
+use super::problem::Problems;
+use crate::machine::spec::{Policy, Schedule};
+
+/// A command to be wrapped.
+#[derive(Clone, Debug)]
+pub struct Wrapped<'a> {
+    /// What it is called; a name as for a service.
+    pub name: &'a str,
+    /// Program and arguments.
+    pub command: &'a [String],
+    /// How it is stopped; none: the default.
+    pub stop: Option<Schedule>,
+    /// When it is started again.
+    pub restart: Policy,
+}
+
+/// The configuration for one wrapped command.
+///
+/// # Errors
+/// As of any configuration; the file is called `command line`.
+pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, Problems> {
+    let words: Vec<String> = wrapped.command.iter().map(|w| quote(w)).collect();
+    let text = format!(
+        "[service.{}]\ncommand = [{}]\nnotify = false\noutput = \"inherit\"\n",
+        quote(wrapped.name),
+        words.join(", ")
+    );
+    let path = Path::new("command line");
+    let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
+    files.insert(path.to_owned(), text.into_bytes());
+    let mut config = load_with(path, &mut files)?;
+    for def in config.services.values_mut() {
+        def.policy.restart.policy = wrapped.restart;
+        if let Some(stop) = &wrapped.stop {
+            def.policy.stop = Rc::new(stop.clone());
+        }
+        let mut program = (*def.program).clone();
+        program.output = Output::Inherit;
+        program.directory = here();
+        def.program = Rc::new(program);
+    }
+    Ok(config)
+}
+
+/// A wrapped command runs where its wrapper was started.
+fn here() -> Option<String> {
+    let path = std::env::current_dir().ok()?;
+    path.into_os_string().into_string().ok()
+}
+
+/// A basic string of TOML.
+fn quote(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\U{:08X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_words_come_through_unchanged() {
+        let command: Vec<String> = ["/bin/x", "", "a\"b\\c", "tab\tnl\ndel\u{7f}", "é ]#'"]
+            .map(String::from)
+            .to_vec();
+        let wrapped = Wrapped {
+            name: "x",
+            command: &command,
+            stop: None,
+            restart: Policy::Never,
+        };
+        let config = wrap(&wrapped).unwrap();
+        let def = config.services.values().next().unwrap();
+        assert_eq!(def.program.command, command);
+        assert_eq!(def.policy.restart.policy, Policy::Never);
+    }
+}
