@@ -1,1 +1,55 @@
 //! The kernel's interfaces: thin, named wrappers, and the only unsafe code.
+//!
+//! Nothing here decides anything and nothing here knows of services, the machine or the
+//! configuration: the arguments are pids, descriptors, bytes and numbers. Where nix(1) has
+//! a safe wrapper it is used; what is left is this list. superd runs on one thread, and
+//! several of these blocks rely on that (the child of a fork of one thread may allocate).
+//!
+//! | file | block | what its contract asks for |
+//! |---|---|---|
+//! | `child.rs` | `sigtimedwait` | initialised sets, writable siginfo |
+//! | `child.rs` | `siginfo_t::si_pid` | the signal was sent by a process |
+//! | `child.rs` | `rt_sigaction` | a zeroed kernel sigaction is SIG_DFL |
+//! | `child.rs` | `dup2`, `close`, `close_range` | only the child's own descriptors |
+//! | `child.rs` | `setpriority` | no pointers |
+//! | `child.rs` | `execve` | NUL-terminated arrays of C strings |
+//! | `child.rs` | `_exit` | no pointers |
+//! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
+//! | `kill.rs` | `kill` | no pointers; guarded against groups, init, superd |
+//! | `limits.rs` | `prlimit64` | valid pointers to two u64 each |
+//! | `pidfd.rs` | `pidfd_open`, `pidfd_send_signal` | no pointers |
+//! | `pidfd.rs` | `ioctl(PIDFD_GET_INFO)` | a struct of the size in the request |
+//! | `pidfd.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
+//! | `proc.rs` | `getdents64` | a writable buffer of the length given |
+//! | `proc.rs` | `sysconf` | no pointers |
+//! | `signals.rs` | `register_sigaction` | an async-signal-safe action |
+//! | `signals.rs` | `siginfo_t::si_pid`, `si_uid` | the signal was sent by a process |
+//! | `signals.rs` | `sigaction` | valid or null pointers |
+//! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
+//! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
+//! | `timer.rs` | `localtime_r` | valid pointers |
+//! | `wait.rs` | `waitid` | writable siginfo |
+//! | `wait.rs` | `siginfo_t::si_pid`, `si_status` | waitid filled it in |
+
+pub mod cgroup;
+mod child;
+pub mod features;
+pub mod kill;
+pub mod limits;
+pub mod pidfd;
+pub mod proc;
+pub mod signals;
+pub mod spawn;
+pub mod subreaper;
+pub mod timer;
+pub mod wait;
+
+/// The errno of an I/O error; EIO when it has none.
+pub fn errno_of(e: &std::io::Error) -> i32 {
+    e.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// strerror(3) without the locale: `No such file or directory`.
+pub fn strerror(errno: i32) -> &'static str {
+    nix::errno::Errno::from_raw(errno).desc()
+}

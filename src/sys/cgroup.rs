@@ -1,0 +1,415 @@
+//! cgroup v2 (Documentation/admin-guide/cgroup-v2.rst) as a container of processes.
+//!
+//! No controller is used: with none enabled, processes in inner nodes are fine, so superd
+//! stays where it was started and its services get groups below. Everything is found by
+//! path at each use: a descriptor per service would cost more than the lookup.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::kill::kill;
+
+/// Nested groups that a service makes are followed this deep.
+const DEPTH: usize = 16;
+/// cgroup.procs is read up to this many bytes: 100,000 processes.
+const PROCS_CAP: u64 = 1 << 20;
+/// How often one call of [`Group::kill`] looks for survivors where cgroup.kill is missing.
+const PASSES: usize = 8;
+
+/// superd's own cgroup as a directory; none where cgroup v2 is not mounted.
+pub fn own_directory() -> Option<PathBuf> {
+    let mounts = fs::read("/proc/self/mountinfo").ok()?;
+    let own = fs::read("/proc/self/cgroup").ok()?;
+    directory(&mounts, &own)
+}
+
+/// The directory of the process that has this mountinfo and this cgroup file.
+fn directory(mountinfo: &[u8], cgroup: &[u8]) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let mut lines = cgroup.split(|b| *b == b'\n');
+    let path = lines.find_map(|l| l.strip_prefix(b"0::"))?;
+    let inside = |(root, point): (Vec<u8>, Vec<u8>)| {
+        // The mount may show a part of the hierarchy only; the path is from the whole.
+        let rest = match root.as_slice() {
+            b"/" => path,
+            root => path.strip_prefix(root)?,
+        };
+        let up = rest.split(|b| *b == b'/').any(|c| c == b"..");
+        (!up && (rest.is_empty() || rest.starts_with(b"/")))
+            .then(|| [point.as_slice(), rest].concat())
+    };
+    let mut found = mountinfo
+        .split(|b| *b == b'\n')
+        .filter_map(cgroup2_mount)
+        .filter_map(inside)
+        .next()?;
+    while found.len() > 1 && found.last() == Some(&b'/') {
+        found.pop();
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(found)))
+}
+
+/// Root and mount point, if this line of mountinfo (proc(5)) is a cgroup v2 mount.
+fn cgroup2_mount(line: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let fields: Vec<&[u8]> = line.split(|b| *b == b' ').take(64).collect();
+    let dash = fields.iter().position(|f| *f == b"-")?;
+    match fields.get(dash + 1) {
+        Some(kind) if *kind == b"cgroup2" => {
+            Some((unescape(fields.get(3)?), unescape(fields.get(4)?)))
+        }
+        _ => None,
+    }
+}
+
+/// Undoes the `\040` of mountinfo.
+fn unescape(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        if let (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', more @ ..]) =
+            (*first, tail)
+        {
+            out.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
+            rest = more;
+        } else {
+            out.push(*first);
+        }
+    }
+    out
+}
+
+/// The directory below which all services of one superd have their groups.
+#[derive(Clone, Debug)]
+pub struct Root {
+    dir: PathBuf,
+    /// Whether cgroup.kill exists (Linux 5.14).
+    has_kill: bool,
+}
+
+impl Root {
+    /// Makes `BASE/superd.KEY` and makes sure that processes can be put there. `key` is
+    /// stable over superd's lives (a hash of its run directory), so that the next superd
+    /// finds the same groups. Errors: EROFS, EACCES where cgroups are not ours to make.
+    pub fn make(base: &Path, key: &str) -> io::Result<Root> {
+        let dir = base.join(format!("superd.{}", escape(key)));
+        make_dir(&dir)?;
+        // Moving a process needs both ends, and the common ancestor, which is `base`.
+        for place in [base, &dir] {
+            let procs = place.join("cgroup.procs");
+            fs::OpenOptions::new().write(true).open(procs)?;
+        }
+        // Below a threaded group no process can be placed.
+        let kind = read_small(&dir.join("cgroup.type"))?;
+        if !kind.starts_with(b"domain") || kind.starts_with(b"domain invalid") {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        let has_kill = dir.join("cgroup.kill").exists();
+        Ok(Root { dir, has_kill })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the kernel kills a group by itself (5.14).
+    pub fn has_kill(&self) -> bool {
+        self.has_kill
+    }
+
+    /// The group of this name, made if it is not there. It may hold processes: those of an
+    /// instance that an earlier superd started.
+    pub fn group(&self, name: &str) -> io::Result<Group> {
+        let dir = self.dir.join(format!("{}.service", escape(name)));
+        make_dir(&dir)?;
+        Ok(Group {
+            dir,
+            has_kill: self.has_kill,
+        })
+    }
+
+    /// Removes the directory if no group is left in it.
+    pub fn remove(&self) -> io::Result<()> {
+        fs::remove_dir(&self.dir)
+    }
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Letters, digits and `_.@-` stay; everything else becomes `%2F`. The suffix that is added
+/// keeps `.`, `..` and the kernel's own file names out of the way.
+fn escape(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for b in name.bytes() {
+        match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'@' | b'-' => {
+                out.push(char::from(b));
+            }
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+/// The group of one service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    dir: PathBuf,
+    has_kill: bool,
+}
+
+impl Group {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The directory, for clone3(2).
+    pub fn open_dir(&self) -> io::Result<OwnedFd> {
+        let flags = libc::O_DIRECTORY | libc::O_PATH;
+        let mut how = fs::OpenOptions::new();
+        Ok(how.read(true).custom_flags(flags).open(&self.dir)?.into())
+    }
+
+    /// cgroup.procs for writing: "0" moves the writer in.
+    pub fn open_procs(&self) -> io::Result<OwnedFd> {
+        let procs = self.dir.join("cgroup.procs");
+        Ok(fs::OpenOptions::new().write(true).open(procs)?.into())
+    }
+
+    /// Whether a process is alive in it or below it. Zombies do not count.
+    pub fn populated(&self) -> io::Result<bool> {
+        let events = match read_small(&self.dir.join("cgroup.events")) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other?,
+        };
+        Ok(events.split(|b| *b == b'\n').any(|l| l == b"populated 1"))
+    }
+
+    /// Adds the pids of the processes in it and below it. Zombies are not among them. The
+    /// usual group without nested ones costs open, read, read, close and stat.
+    pub fn members(&self, pids: &mut Vec<i32>) -> io::Result<()> {
+        members(&self.dir, DEPTH, pids)
+    }
+
+    /// SIGKILL to everything in it and below it. With cgroup.kill that is one write;
+    /// without, the group is frozen so that nothing forks, killed, and thawed, a bounded
+    /// number of times: call again while it is populated.
+    pub fn kill(&self) -> io::Result<()> {
+        if self.has_kill {
+            match self.write("cgroup.kill", b"1") {
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {} // threaded
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                other => return other,
+            }
+        }
+        self.kill_each()
+    }
+
+    fn kill_each(&self) -> io::Result<()> {
+        self.write("cgroup.freeze", b"1").ok(); // from 5.2 on; without it, passes must do
+        let mut pids = Vec::new();
+        let mut result = Ok(());
+        for _ in 0..PASSES {
+            pids.clear();
+            result = self.members(&mut pids);
+            if result.is_err() || pids.is_empty() {
+                break;
+            }
+            for pid in &pids {
+                // A frozen process dies of KILL, and nothing but its frozen parent or we
+                // could reap it: the pid is still the one that was listed.
+                kill(*pid, libc::SIGKILL).ok();
+            }
+        }
+        self.write("cgroup.freeze", b"0").ok();
+        result
+    }
+
+    /// Removes it, and what the service has made below it. EBUSY: a process is left.
+    pub fn remove(&self) -> io::Result<()> {
+        remove(&self.dir, DEPTH)
+    }
+
+    fn write(&self, file: &str, what: &[u8]) -> io::Result<()> {
+        let path = self.dir.join(file);
+        fs::OpenOptions::new().write(true).open(path)?.write_all(what)
+    }
+}
+
+fn members(dir: &Path, depth: usize, pids: &mut Vec<i32>) -> io::Result<()> {
+    match fs::File::open(dir.join("cgroup.procs")) {
+        Ok(file) => {
+            let mut text = Vec::new();
+            match file.take(PROCS_CAP).read_to_end(&mut text) {
+                // A threaded group: its processes are listed further up.
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(e) if e.raw_os_error() == Some(libc::ENODEV) => return Ok(()), // removed
+                other => {
+                    other?;
+                    pids.extend(parse_procs(&text));
+                }
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    for nested in nested(dir, depth)? {
+        members(&nested, depth - 1, pids)?;
+    }
+    Ok(())
+}
+
+/// The groups right below; the usual answer, none, costs one stat(2): a directory of
+/// cgroupfs has two links and one for each directory in it.
+fn nested(dir: &Path, depth: usize) -> io::Result<Vec<PathBuf>> {
+    let links = match fs::metadata(dir) {
+        Ok(m) => m.nlink(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    if links <= 2 || depth == 0 {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(dir)?.filter_map(Result::ok);
+    let is_dir = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
+    Ok(entries.filter(is_dir).map(|e| e.path()).collect())
+}
+
+fn remove(dir: &Path, depth: usize) -> io::Result<()> {
+    for nested in nested(dir, depth)? {
+        remove(&nested, depth - 1)?;
+    }
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// cgroup.procs: a pid per line; 0 for processes of another pid namespace.
+fn parse_procs(text: &[u8]) -> impl Iterator<Item = i32> + '_ {
+    text.split(|b| *b == b'\n')
+        .filter_map(|l| std::str::from_utf8(l).ok()?.parse().ok())
+        .filter(|pid| *pid > 0)
+}
+
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(64);
+    fs::File::open(path)?.take(4096).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    /// A root of its own for one test; none, with a line that says so, where impossible.
+    pub(crate) fn test_root(name: &str) -> Option<Root> {
+        let key = format!("test-{}-{name}", std::process::id());
+        let made = own_directory().map(|base| Root::make(&base, &key));
+        match made {
+            Some(Ok(root)) => Some(root),
+            Some(Err(e)) => {
+                println!("skipped: {name}: needs root: cgroup v2 is not writable: {e}");
+                None
+            }
+            None => {
+                println!("skipped: {name}: needs cgroup v2");
+                None
+            }
+        }
+    }
+
+    fn sleeper_in(group: &Group) -> Child {
+        let script = format!("echo 0 >{}/cgroup.procs; exec sleep 60", group.dir.display());
+        Command::new("sh").args(["-c", &script]).spawn().unwrap()
+    }
+
+    fn wait_for_members(group: &Group, n: usize) -> Vec<i32> {
+        loop {
+            let mut pids = Vec::new();
+            group.members(&mut pids).unwrap();
+            if pids.len() == n {
+                return pids;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_own_group_is_found_below_every_kind_of_mount() {
+        let find = |m: &[u8], c: &[u8]| directory(m, c).map(|p| p.display().to_string());
+        let plain = b"25 1 0:22 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n";
+        assert_eq!(find(plain, b"0::/\n").unwrap(), "/sys/fs/cgroup");
+        assert_eq!(
+            find(plain, b"1:cpu:/x\n0::/services/superd\n").unwrap(),
+            "/sys/fs/cgroup/services/superd"
+        );
+        let part = b"25 1 0:22 /docker/a /cg\\040roup rw shared:1 - cgroup2 none rw\n";
+        assert_eq!(
+            find(part, b"0::/docker/a/b\n").unwrap(),
+            "/cg roup/b"
+        );
+        assert_eq!(find(part, b"0::/docker/ab\n"), None);
+        assert_eq!(find(plain, b"0::/../x\n"), None);
+        assert_eq!(find(b"25 1 0:22 / /x rw - tmpfs t rw\n", b"0::/\n"), None);
+        assert_eq!(find(plain, b"1:cpu:/\n"), None);
+        assert_eq!(find(b"", b""), None);
+    }
+
+    #[test]
+    fn names_cannot_leave_their_directory() {
+        assert_eq!(escape("caddy@eth0.1"), "caddy@eth0.1");
+        assert_eq!(escape("../x"), "..%2Fx");
+        assert_eq!(escape("a b\n"), "a%20b%0A");
+    }
+
+    #[test]
+    fn procs_are_read_and_garbage_is_not() {
+        let pids: Vec<i32> = parse_procs(b"12\n0\n-3\nx\n99999999999\n7").collect();
+        assert_eq!(pids, [12, 7]);
+    }
+
+    #[test]
+    fn a_group_with_a_nested_one_is_listed_killed_and_removed() {
+        let Some(root) = test_root("kill-nested") else {
+            return;
+        };
+        for has_kill in [true, false] {
+            let mut group = root.group("a").unwrap();
+            group.has_kill &= has_kill;
+            let below = Group {
+                dir: group.dir.join("below"),
+                has_kill,
+            };
+            fs::create_dir(&below.dir).unwrap();
+            let mut children = [sleeper_in(&group), sleeper_in(&below)];
+            let mut pids = wait_for_members(&group, 2);
+            pids.sort_unstable();
+            let mut started = children.each_ref().map(|c| c.id() as i32);
+            started.sort_unstable();
+            assert_eq!(pids, started);
+            assert!(group.populated().unwrap());
+            assert!(group.remove().is_err());
+            group.kill().unwrap();
+            for child in &mut children {
+                child.wait().unwrap();
+            }
+            wait_for_members(&group, 0);
+            assert!(!group.populated().unwrap());
+            group.remove().unwrap();
+            assert!(!group.populated().unwrap());
+        }
+        root.remove().unwrap();
+    }
+}

@@ -1,0 +1,372 @@
+//! Making a process: the child's half, from the fork to execve(2).
+//!
+//! The order is: signals, session, cgroup, descriptors, then the lookup of user and groups
+//! (here and not in superd, because a name service on the network may block), nice,
+//! OOM score and limits while it still may, then the user, the directory as that user, and
+//! the program. Lookups come before limits, which may leave no descriptor to do them with.
+
+use std::convert::Infallible;
+use std::ffi::{c_char, CString};
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::unistd::{getegid, geteuid, Gid, Group, Uid, User};
+
+use super::limits;
+use super::spawn::{Prepared, SpawnFault, Step, Why};
+
+/// Becomes the program, or reports why not and exits with status 127.
+pub(super) fn run(prepared: &Prepared<'_>) -> ! {
+    let _guard = ExitGuard;
+    let Err(fault) = become_program(prepared);
+    // If even the report fails, the exit status 127 is all that is left to say.
+    nix::unistd::write(&prepared.report, &fault.to_bytes()).ok();
+    exit()
+}
+
+/// A panic must not unwind into the copy of superd's loop.
+struct ExitGuard;
+
+impl Drop for ExitGuard {
+    fn drop(&mut self) {
+        exit();
+    }
+}
+
+fn exit() -> ! {
+    // SAFETY: _exit(2) takes a number; no exit handler of superd's may run in the child.
+    unsafe { libc::_exit(127) }
+}
+
+fn become_program(prepared: &Prepared<'_>) -> Result<Infallible, SpawnFault> {
+    let plan = prepared.plan;
+    let session = nix::unistd::setsid();
+    own_signals(prepared.parent);
+    session.map_err(at(Step::Session))?;
+    if let Some(procs) = &prepared.procs {
+        nix::unistd::write(procs, b"0").map_err(at(Step::Cgroup))?;
+    }
+    stdio(prepared).map_err(SpawnFault::io(Step::Stdio))?;
+    close_others(prepared.report.as_raw_fd());
+    let identity = Identity::look_up(prepared)?;
+    if let Some(nice) = plan.nice {
+        // SAFETY: setpriority(2) takes three numbers; 0 is ourselves.
+        if unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, nice) } != 0 {
+            return Err(SpawnFault::io(Step::Nice)(io::Error::last_os_error()));
+        }
+    }
+    if let Some(score) = plan.oom_score_adj {
+        oom_score(score).map_err(SpawnFault::io(Step::OomScore))?;
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.umask as _));
+    for (i, (resource, limit)) in plan.limits.iter().enumerate() {
+        limits::set(*resource, *limit).map_err(|e| SpawnFault {
+            index: u16::try_from(i).unwrap_or(u16::MAX),
+            ..SpawnFault::io(Step::Limits)(e)
+        })?;
+    }
+    identity.assume()?;
+    nix::unistd::chdir(plan.directory.as_c_str()).map_err(at(Step::Directory))?;
+    Err(execute(prepared, &identity.environment(prepared)))
+}
+
+fn at(step: Step) -> impl Fn(Errno) -> SpawnFault {
+    move |e| SpawnFault::new(step, e as i32)
+}
+
+/// Default dispositions for all signals, real-time ones too, and nothing blocked.
+///
+/// What is pending now reached superd's process group before setsid(2) (a terminal's
+/// Ctrl-C, a `kill` of the group) and was not meant for this process: it is dropped. What
+/// superd itself has sent (a stop that comes this early) is kept.
+fn own_signals(superd: i32) {
+    let all = SigSet::all();
+    let mut kept = Vec::new();
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    for _ in 0..64 {
+        // SAFETY: sigtimedwait(2) gets an initialised set and timeout and a writable info.
+        let signal = unsafe { libc::sigtimedwait(all.as_ref(), info.as_mut_ptr(), &now) };
+        if signal <= 0 {
+            break;
+        }
+        // SAFETY: zeroed, then written by the kernel.
+        let info = unsafe { info.assume_init_ref() };
+        // SAFETY: for these codes the kernel fills in the sender.
+        let by_process = matches!(info.si_code, libc::SI_USER | libc::SI_TKILL);
+        if by_process && unsafe { info.si_pid() } == superd {
+            kept.push(signal);
+        }
+    }
+    // The C library's sigaction(3) refuses the signals it uses itself (32, 33), but an
+    // ignored one would stay ignored in the program.
+    let default = [0_u64; 20];
+    for signal in 1..=SIGNALS {
+        // SAFETY: rt_sigaction(2) reads a kernel sigaction (at most 160 bytes); all zeroes
+        // is SIG_DFL with an empty mask and no flags. KILL and STOP are refused: EINVAL.
+        unsafe {
+            let null = std::ptr::null_mut::<u8>();
+            let size = SIGNALS as usize / 8;
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, size);
+        }
+    }
+    for signal in kept {
+        let own = nix::unistd::getpid().as_raw();
+        // SAFETY: kill(2) takes two numbers; this one is to ourselves, the new child.
+        unsafe { libc::kill(own, signal) };
+    }
+    SigSet::empty().thread_set_mask().ok(); // cannot fail: the set is valid
+}
+
+/// The kernel's number of signals; its sigset has as many bits.
+#[cfg(any(target_arch = "mips", target_arch = "mips64"))]
+const SIGNALS: i32 = 128;
+/// The kernel's number of signals; its sigset has as many bits.
+#[cfg(not(any(target_arch = "mips", target_arch = "mips64")))]
+const SIGNALS: i32 = 64;
+
+/// /dev/null as standard input, the plan's descriptors as output and error.
+fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
+    let plan = prepared.plan;
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    let raw = |fd: Option<std::os::fd::BorrowedFd<'_>>| match fd {
+        Some(fd) => fd.as_raw_fd(),
+        None => null.as_raw_fd(),
+    };
+    // Copies above 2 first: a source may itself be 0, 1 or 2.
+    let sources = [null.as_raw_fd(), raw(plan.stdout), raw(plan.stderr)];
+    for (target, source) in (0..).zip(sources.map(above_stdio)) {
+        dup2(source?, target)?;
+    }
+    // Copies and /dev/null are closed with everything else that is above 2; if null
+    // itself landed on 0 to 2, closing it would close what is there now.
+    std::mem::forget(null);
+    Ok(())
+}
+
+fn above_stdio(fd: RawFd) -> io::Result<RawFd> {
+    match fd {
+        // SAFETY: fcntl(2) makes a new descriptor and touches no other.
+        0..=2 => match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) } {
+            -1 => Err(io::Error::last_os_error()),
+            high => Ok(high),
+        },
+        _ => Ok(fd),
+    }
+}
+
+/// The copy is not close-on-exec.
+fn dup2(from: RawFd, to: RawFd) -> io::Result<()> {
+    // SAFETY: in the child, 0 to 2 belong to the program to be.
+    match unsafe { libc::dup2(from, to) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Closes every descriptor from 3 on except this one. procd's scripts leave number 1000
+/// open; a lock that lives on in a server blocks every init script after it.
+fn close_others(keep: RawFd) {
+    let keep = keep as u32; // above 2, see status_pipe()
+    let below = keep == 3 || close_range(3, keep - 1);
+    if below && close_range(keep + 1, u32::MAX) {
+        return;
+    }
+    // Before Linux 5.9. The numbers first: closing while reading would skip some.
+    let listed: Vec<u32> = match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => entries
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+            .collect(),
+        Err(_) => {
+            let limit = limits::get(limits::NOFILE).map_or(65_536, |l| l.hard);
+            (3..u32::try_from(limit.clamp(65_536, 1 << 20)).unwrap_or(65_536)).collect()
+        }
+    };
+    for fd in listed.into_iter().filter(|fd| *fd > 2 && *fd != keep) {
+        // SAFETY: in the child nothing else uses superd's descriptors; EBADF is fine.
+        unsafe { libc::close(fd as RawFd) };
+    }
+}
+
+fn close_range(first: u32, last: u32) -> bool {
+    // SAFETY: close_range(2) takes numbers; in the child nothing else uses these.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+}
+
+fn oom_score(score: i32) -> io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/proc/self/oom_score_adj")?;
+    file.write_all(score.to_string().as_bytes())
+}
+
+/// Who the program runs as. A field that is none stays as superd's.
+#[derive(Default)]
+struct Identity {
+    uid: Option<Uid>,
+    gid: Option<Gid>,
+    groups: Option<Vec<Gid>>,
+    entry: Option<User>,
+}
+
+impl Identity {
+    fn look_up(prepared: &Prepared<'_>) -> Result<Identity, SpawnFault> {
+        let plan = prepared.plan;
+        let mut found = Identity::default();
+        if let Some(user) = plan.user {
+            let number = user.parse::<u32>().ok().filter(|n| *n != u32::MAX);
+            found.entry = match number {
+                Some(n) => known(User::from_uid(Uid::from_raw(n))),
+                None => known(User::from_name(user)),
+            }
+            .map_err(at(Step::User))?;
+            let uid = found.entry.as_ref().map(|e| e.uid);
+            found.uid = uid.or(number.map(Uid::from_raw));
+            if found.uid.is_none() {
+                return Err(unknown(Step::User, Why::Unknown, 0));
+            }
+            found.gid = found.entry.as_ref().map(|e| e.gid);
+        }
+        if let Some(group) = plan.group {
+            found.gid = Some(look_up_group(group, 0)?);
+        }
+        if found.uid.is_some() && found.gid.is_none() {
+            return Err(unknown(Step::User, Why::NoGroup, 0));
+        }
+        found.groups = match (plan.groups, found.gid, &found.entry) {
+            (Some(list), ..) => {
+                let each = list.iter().zip(1..=u16::MAX);
+                Some(each.map(|(g, i)| look_up_group(g, i)).collect::<Result<_, _>>()?)
+            }
+            (None, Some(gid), Some(entry)) => Some(member_of(entry, gid)?),
+            (None, Some(gid), None) => Some(vec![gid]),
+            (None, None, _) => None,
+        };
+        let is_ours = found.uid.is_none_or(|u| u == geteuid())
+            && found.gid.is_none_or(|g| g == getegid())
+            && plan.groups.is_none();
+        if is_ours && !geteuid().is_root() {
+            // Nothing to change, and without root setgroups(2) would be refused.
+            found.uid = None;
+            found.gid = None;
+            found.groups = None;
+        }
+        Ok(found)
+    }
+
+    fn assume(&self) -> Result<(), SpawnFault> {
+        if let Some(groups) = &self.groups {
+            nix::unistd::setgroups(groups).map_err(at(Step::Group))?;
+        }
+        if let Some(gid) = self.gid {
+            nix::unistd::setresgid(gid, gid, gid).map_err(at(Step::Group))?;
+        }
+        if let Some(uid) = self.uid {
+            nix::unistd::setresuid(uid, uid, uid).map_err(at(Step::User))?;
+        }
+        Ok(())
+    }
+
+    /// The environment: the plan's, then what the user's entry adds, then what is last.
+    fn environment(&self, prepared: &Prepared<'_>) -> Vec<CString> {
+        let plan = prepared.plan;
+        let mut env = plan.env.clone();
+        if let Some(e) = &self.entry {
+            use std::os::unix::ffi::OsStrExt;
+            let name = e.name.as_bytes();
+            for (key, value) in [
+                ("HOME=", e.dir.as_os_str().as_bytes()),
+                ("USER=", name),
+                ("LOGNAME=", name),
+                ("SHELL=", e.shell.as_os_str().as_bytes()),
+            ] {
+                let is_set = |v: &CString| v.as_bytes().starts_with(key.as_bytes());
+                if !plan.env.iter().any(is_set) {
+                    let var = [key.as_bytes(), value].concat();
+                    env.extend(CString::new(var).ok()); // an entry holds no NUL
+                }
+            }
+        }
+        env.extend(plan.env_last.iter().cloned());
+        env
+    }
+}
+
+fn unknown(step: Step, why: Why, index: u16) -> SpawnFault {
+    SpawnFault {
+        step,
+        why,
+        index,
+        errno: 0,
+    }
+}
+
+/// getpwnam(3) lists errnos that mean no more than "no such entry".
+fn known<T>(found: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
+    match found {
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
+        other => other,
+    }
+}
+
+fn look_up_group(name: &str, index: u16) -> Result<Gid, SpawnFault> {
+    if let Ok(n) = name.parse::<u32>() {
+        if n != u32::MAX {
+            return Ok(Gid::from_raw(n));
+        }
+    }
+    match known(Group::from_name(name)) {
+        Ok(Some(group)) => Ok(group.gid),
+        Ok(None) => Err(unknown(Step::Group, Why::Unknown, index)),
+        Err(e) => Err(SpawnFault {
+            index,
+            ..SpawnFault::new(Step::Group, e as i32)
+        }),
+    }
+}
+
+fn member_of(entry: &User, gid: Gid) -> Result<Vec<Gid>, SpawnFault> {
+    let Ok(name) = CString::new(entry.name.as_str()) else {
+        return Ok(vec![gid]); // an entry holds no NUL
+    };
+    nix::unistd::getgrouplist(&name, gid).map_err(at(Step::Group))
+}
+
+/// execve(2) of the first candidate that there is, as execvp(3) does it.
+fn execute(prepared: &Prepared<'_>, env: &[CString]) -> SpawnFault {
+    let mut pointers: Vec<*const c_char> = env.iter().map(|v| v.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    let mut fault = SpawnFault::new(Step::Exec, libc::ENOENT);
+    for program in &prepared.programs {
+        // SAFETY: execve(2) gets a C string and two arrays of C strings that end in null
+        // and outlive the call, which returns only on failure.
+        unsafe { libc::execve(program.as_ptr(), prepared.argv.as_ptr(), pointers.as_ptr()) };
+        match Errno::last_raw() {
+            libc::ENOENT if program_exists(program) => {
+                fault.why = Why::Interpreter;
+                fault.errno = libc::ENOENT;
+                return fault;
+            }
+            libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ESTALE => {}
+            // There may be one in a later directory that we may execute.
+            libc::EACCES => fault.errno = libc::EACCES,
+            other => {
+                fault.errno = other;
+                return fault;
+            }
+        }
+    }
+    fault
+}
+
+fn program_exists(program: &CString) -> bool {
+    nix::sys::stat::stat(program.as_c_str()).is_ok()
+}

@@ -1,0 +1,129 @@
+//! What this kernel can do, for `superctl doctor`. Nothing else reads these answers: each
+//! call site finds out by itself and falls back by itself.
+
+use super::cgroup;
+
+/// One answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Feature {
+    /// What it is called, with the Linux version that brought it.
+    pub name: &'static str,
+    /// Whether it is here.
+    pub has: bool,
+    /// What superd does where it is not.
+    pub instead: &'static str,
+}
+
+/// Asks for everything. Makes one cgroup directory and removes it, when `cgroups`.
+pub fn probe(cgroups: bool) -> Vec<Feature> {
+    let feature = |name, has, instead| Feature { name, has, instead };
+    let base = cgroup::own_directory().filter(|_| cgroups);
+    let key = format!("probe-{}", std::process::id());
+    let root = base.and_then(|base| cgroup::Root::make(&base, &key).ok());
+    let (writable, has_kill) = (root.is_some(), root.as_ref().is_some_and(|r| r.has_kill()));
+    if let Some(root) = root {
+        root.remove().ok(); // an empty directory that nobody else knows
+    }
+    let pidfd = probe_errno(libc::SYS_pidfd_open, [-1, 0, 0]) != libc::ENOSYS;
+    let getfd = probe_errno(libc::SYS_pidfd_getfd, [-1, -1, 0]) != libc::ENOSYS;
+    // An empty range of numbers that no descriptor has: closes nothing.
+    let close_range = probe_errno(libc::SYS_close_range, [1, 0, 0]) != libc::ENOSYS;
+    vec![
+        feature("pidfd_open (Linux 5.3)", pidfd, "compares start times before each signal"),
+        feature("pidfd_getfd (5.6)", getfd, "cannot drain: steps that drain are skipped"),
+        feature("cgroup v2, writable", writable, "finds processes by session, ancestry and SUPERD_INSTANCE"),
+        feature("cgroup.kill (5.14)", has_kill, "freezes a group, kills each process, and looks again"),
+        feature("clone3 into a cgroup (5.7)", clone_into_cgroup(), "the child moves itself, which is slower"),
+        feature("close_range (5.9)", close_range, "closes what /proc/self/fd lists"),
+        feature("sock_diag", sock_diag(), "reads /proc/net/tcp and udp"),
+        feature("exit status by pidfd (6.15)", pidfd_exit(), "the status of an adopted process is unknown"),
+        feature("child subreaper (3.4)", nix::sys::prctl::get_child_subreaper().is_ok(), "orphans go to init and are found by SUPERD_INSTANCE only"),
+    ]
+}
+
+/// The errno of a call that is made so that it cannot succeed or does nothing.
+fn probe_errno(call: libc::c_long, args: [libc::c_long; 3]) -> i32 {
+    let [a, b, c] = args;
+    // SAFETY: numbers only: descriptors and pids of -1, or an empty range.
+    match unsafe { libc::syscall(call, a, b, c) } {
+        -1 => nix::errno::Errno::last_raw(),
+        _ => 0,
+    }
+}
+
+fn clone_into_cgroup() -> bool {
+    let mut args = [0_u64; 11]; // struct clone_args with the cgroup field, its last
+    let [flags, .., cgroup] = &mut args;
+    *flags = 0x2_0000_0000; // CLONE_INTO_CGROUP
+    *cgroup = i32::MAX as u64; // no descriptor has this number
+    // SAFETY: clone3(2) reads the 88 bytes it is told of; with a cgroup that does not exist
+    // no process is made.
+    let r = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), std::mem::size_of_val(&args)) };
+    r == -1 && nix::errno::Errno::last_raw() == libc::EBADF
+}
+
+/// NETLINK_SOCK_DIAG with inet_diag behind it: the module is not in every image.
+fn sock_diag() -> bool {
+    use nix::sys::socket::{
+        bind, recv, send, socket, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol,
+        SockType,
+    };
+    use std::os::fd::AsRawFd;
+    let asked = || -> nix::Result<bool> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let kind = SockProtocol::NetlinkSockDiag;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, kind)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // nlmsghdr (16 bytes), then inet_diag_req_v2 (56): all TCP sockets of IPv4 in no
+        // state at all, which is answered by DONE, or by an error where there is no module.
+        let mut request = [0_u8; 72];
+        let parts: [(usize, &[u8]); 4] = [
+            (0, &72_u32.to_ne_bytes()),
+            (4, &20_u16.to_ne_bytes()),    // SOCK_DIAG_BY_FAMILY
+            (6, &0x301_u16.to_ne_bytes()), // NLM_F_REQUEST | NLM_F_DUMP
+            (16, &[libc::AF_INET as u8, libc::IPPROTO_TCP as u8]),
+        ];
+        for (at, bytes) in parts {
+            if let Some(place) = request.get_mut(at..at + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+        }
+        send(fd.as_raw_fd(), &request, MsgFlags::empty())?;
+        // The kernel answers within send(2).
+        let mut reply = [0_u8; 64];
+        let n = recv(fd.as_raw_fd(), &mut reply, MsgFlags::MSG_DONTWAIT)?;
+        let [_, _, _, _, t0, t1, ..] = reply;
+        Ok(n >= 16 && i32::from(u16::from_ne_bytes([t0, t1])) == libc::NLMSG_DONE)
+    };
+    asked().unwrap_or(false)
+}
+
+/// Whether a pidfd tells how its process ended. A running process does not give that away,
+/// so the release number has to do.
+fn pidfd_exit() -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else {
+        return false;
+    };
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0_u32);
+    (next(), next()) >= (6, 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probing_answers_everything_and_leaves_nothing() {
+        let features = probe(true);
+        assert_eq!(features.len(), 9);
+        for f in &features {
+            println!("{:5} {} (else: {})", f.has, f.name, f.instead);
+        }
+        if let Some(base) = cgroup::own_directory() {
+            let probe = format!("superd.probe-{}", std::process::id());
+            assert!(!base.join(probe).exists());
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! /proc as superd reads it: processes, their environment, their sockets.
+//!
+//! The parsers are pure functions over bytes that others can influence (a process names
+//! itself, and its environment is its own memory): they never panic, never take more than
+//! they were given, and answer None to garbage. What is read is old the moment it is read;
+//! whoever acts on a pid compares the start time again.
+
+use std::fs;
+use std::io::{self, BufRead, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+/// What superd wants of `/proc/PID/stat` (proc_pid_stat(5)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stat {
+    /// The process.
+    pub pid: i32,
+    /// `R`, `S`, `D`, `Z` ...
+    pub state: u8,
+    /// Its parent.
+    pub ppid: i32,
+    /// Its process group.
+    pub pgrp: i32,
+    /// Its session.
+    pub session: i32,
+    /// Threads that are left.
+    pub threads: u32,
+    /// When it started, in clock ticks after boot: with the pid it names a process.
+    pub start: u64,
+}
+
+impl Stat {
+    /// Whether it still runs. A zombie does not, unless only its first thread has ended.
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
+    }
+}
+
+/// Parses a line of `/proc/PID/stat`. The name in parentheses is the process's own choice
+/// and may hold parentheses, spaces, newlines and digits: the last `)` ends it.
+pub fn parse_stat(line: &[u8]) -> Option<Stat> {
+    let open = line.iter().position(|b| *b == b'(')?;
+    let close = line.iter().rposition(|b| *b == b')')?;
+    let pid = number(line.get(..open)?.trim_ascii())?;
+    let rest = line.get(close + 1..)?;
+    let mut fields = rest.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty());
+    let state = *fields.next()?.first()?;
+    let ppid = number(fields.next()?)?;
+    let pgrp = number(fields.next()?)?;
+    let session = number(fields.next()?)?;
+    // tty, tpgid, flags, 4 faults, 4 times, priority, nice come between.
+    let threads = number(fields.nth(13)?)?;
+    let start = number(fields.nth(1)?)?;
+    Some(Stat {
+        pid,
+        state,
+        ppid,
+        pgrp,
+        session,
+        threads,
+        start,
+    })
+}
+
+fn number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The pids among the entries that getdents64(2) wrote. A record is inode (8 bytes),
+/// offset (8), length (2), type (1), name.
+fn pids_in(entries: &[u8]) -> impl Iterator<Item = i32> + '_ {
+    let mut rest = entries;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes([*rest.get(16)?, *rest.get(17)?]));
+        let record = rest.get(..length.max(20))?;
+        rest = rest.get(length.max(20)..)?;
+        Some(record.get(19..).unwrap_or_default())
+    })
+    .filter_map(|name| number(name.split(|b| *b == 0).next()?))
+    .filter(|pid| *pid > 0)
+}
+
+/// Reads /proc, with buffers that are made once.
+#[derive(Debug)]
+pub struct Scanner {
+    proc: OwnedFd,
+    entries: Vec<u8>,
+    file: Vec<u8>,
+}
+
+impl Scanner {
+    /// Fails where /proc is not mounted.
+    pub fn new() -> io::Result<Scanner> {
+        Ok(Scanner {
+            proc: fs::File::open("/proc")?.into(),
+            entries: vec![0; 4096],
+            file: vec![0; 4096],
+        })
+    }
+
+    /// Every process that can be seen, zombies included, in no promised order. A process
+    /// born during the scan may be missed: scan again after stopping its parents.
+    pub fn each(&mut self, mut f: impl FnMut(&Stat)) -> io::Result<()> {
+        use nix::unistd::{lseek, Whence};
+        lseek(&self.proc, 0, Whence::SeekSet)?;
+        loop {
+            let (fd, buffer) = (self.proc.as_raw_fd(), self.entries.as_mut_ptr());
+            // SAFETY: getdents64(2) writes at most as many bytes as the buffer is long.
+            let n =
+                unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer, self.entries.len()) };
+            let entries = match usize::try_from(n) {
+                Ok(0) => return Ok(()),
+                Ok(n) => self.entries.get(..n).unwrap_or_default(),
+                Err(_) => return Err(io::Error::last_os_error()),
+            };
+            for pid in pids_in(entries) {
+                if let Some(stat) = stat_at(&self.proc, &mut self.file, pid) {
+                    f(&stat);
+                }
+            }
+        }
+    }
+
+    /// One process; none when it is gone.
+    pub fn stat(&mut self, pid: i32) -> Option<Stat> {
+        stat_at(&self.proc, &mut self.file, pid)
+    }
+
+    /// Whether the environment that a process was started with holds exactly this
+    /// `NAME=value`. False when it may not be read.
+    pub fn has_variable(&mut self, pid: i32, variable: &[u8]) -> bool {
+        let Ok(file) = open_at(&self.proc, pid, "environ") else {
+            return false;
+        };
+        let mut search = Search::new(variable);
+        // execve(2) takes at most 6 MiB; the loop is bounded by more than that.
+        for _ in 0..2048 {
+            match nix::unistd::read(file.as_fd(), &mut self.file) {
+                Ok(n) if n > 0 => {
+                    if search.feed(self.file.get(..n).unwrap_or_default()) {
+                        return true;
+                    }
+                }
+                _ => break,
+            }
+        }
+        search.finish()
+    }
+}
+
+fn open_at(proc: &OwnedFd, pid: i32, file: &str) -> nix::Result<OwnedFd> {
+    use nix::fcntl::{openat, OFlag};
+    use std::io::Write;
+    let mut path = [0_u8; 40];
+    write!(path.as_mut_slice(), "{pid}/{file}\0").map_err(|_| nix::Error::ENAMETOOLONG)?;
+    let path = std::ffi::CStr::from_bytes_until_nul(&path).unwrap_or_default();
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    openat(proc, path, flags, nix::sys::stat::Mode::empty())
+}
+
+fn stat_at(proc: &OwnedFd, buffer: &mut [u8], pid: i32) -> Option<Stat> {
+    let file = open_at(proc, pid, "stat").ok()?;
+    let n = nix::unistd::read(file.as_fd(), buffer).ok()?;
+    parse_stat(buffer.get(..n)?)
+}
+
+/// Looks for one entry among NUL-terminated ones that arrive in pieces.
+struct Search<'a> {
+    wanted: &'a [u8],
+    /// How much of `wanted` the current entry has matched; none: it differs.
+    matched: Option<usize>,
+}
+
+impl<'a> Search<'a> {
+    fn new(wanted: &'a [u8]) -> Self {
+        Search {
+            wanted,
+            matched: Some(0),
+        }
+    }
+
+    fn feed(&mut self, piece: &[u8]) -> bool {
+        for b in piece {
+            if *b == 0 {
+                if self.finish() {
+                    return true;
+                }
+                self.matched = Some(0);
+            } else {
+                let next = self.matched.filter(|n| self.wanted.get(*n) == Some(b));
+                self.matched = next.map(|n| n + 1);
+            }
+        }
+        false
+    }
+
+    /// Whether the entry that was fed last is the wanted one.
+    fn finish(&self) -> bool {
+        self.matched == Some(self.wanted.len()) && !self.wanted.is_empty()
+    }
+}
+
+/// The command name of a process, with what cannot be shown replaced; empty when it is gone.
+pub fn comm(pid: i32) -> String {
+    let text = read_capped(&format!("/proc/{pid}/comm"), 256).unwrap_or_default();
+    let name = String::from_utf8_lossy(text.trim_ascii_end());
+    name.replace(|c: char| c.is_control(), "?")
+}
+
+/// Resident memory of a process in KiB, shared pages included; 0 when it is gone.
+pub fn resident_kib(pid: i32) -> u64 {
+    let text = read_capped(&format!("/proc/{pid}/statm"), 256).unwrap_or_default();
+    let mut fields = text.split(u8::is_ascii_whitespace);
+    let pages = fields.nth(1).and_then(number::<u64>).unwrap_or(0);
+    pages.saturating_mul(page_size() / 1024)
+}
+
+fn page_size() -> u64 {
+    // SAFETY: sysconf(3) takes a number.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
+fn read_capped(path: &str, cap: u64) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    fs::File::open(path)?.take(cap).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// Adds the inodes of the sockets that a process holds open. Nothing is added when it is
+/// gone or may not be looked at. At most 65,536 descriptors are looked at.
+pub fn socket_inodes(pid: i32, inodes: &mut Vec<u64>) {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return;
+    };
+    for entry in entries.take(65_536).filter_map(Result::ok) {
+        let link = fs::read_link(entry.path()).unwrap_or_else(|_| PathBuf::new());
+        inodes.extend(link.to_str().and_then(parse_socket));
+    }
+}
+
+/// `socket:[12345]`
+fn parse_socket(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// The network namespace of a process (`net:[4026531840]`); `self` is superd's own.
+pub fn network_of(pid: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+/// Transport of a listening socket.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Transport {
+    /// TCP, over IPv4 or IPv6.
+    Tcp,
+    /// UDP, over IPv4 or IPv6.
+    Udp,
+}
+
+/// A socket that takes what comes in: TCP in state LISTEN, UDP bound and not connected.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Listener {
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// Local port.
+    pub port: u16,
+    /// The socket, until it is closed by everybody who holds it.
+    pub inode: u64,
+}
+
+impl std::fmt::Display for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.transport {
+            Transport::Tcp => write!(f, "tcp/{}", self.port),
+            Transport::Udp => write!(f, "udp/{}", self.port),
+        }
+    }
+}
+
+/// Parses a line of /proc/net/{tcp,tcp6,udp,udp6} (proc_pid_net(5)). None for the heading,
+/// for garbage, and for sockets that are not listening.
+pub fn parse_listener(transport: Transport, line: &[u8]) -> Option<Listener> {
+    let mut fields = line.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty());
+    let local = fields.nth(1)?;
+    let colon = local.iter().rposition(|b| *b == b':')?;
+    let hex = |text| u16::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok();
+    let port = hex(local.get(colon + 1..)?)?;
+    let state = hex(fields.nth(1)?)?;
+    // Queues, timer, retransmits, uid and timeout come between.
+    let inode: u64 = number(fields.nth(5)?)?;
+    let listens = match transport {
+        Transport::Tcp => state == 0x0a, // TCP_LISTEN
+        Transport::Udp => state == 0x07, // TCP_CLOSE: not connected
+    };
+    (listens && port != 0 && inode != 0).then_some(Listener {
+        transport,
+        port,
+        inode,
+    })
+}
+
+/// Adds the listening sockets of the network namespace that `pid` (or `self`) lives in. A
+/// line longer than any kernel writes ends the reading.
+pub fn listeners(pid: &str, found: &mut Vec<Listener>) {
+    for (file, transport) in [
+        ("tcp", Transport::Tcp),
+        ("tcp6", Transport::Tcp),
+        ("udp", Transport::Udp),
+        ("udp6", Transport::Udp),
+    ] {
+        // A kernel without IPv6 has no such file.
+        let Ok(file) = fs::File::open(format!("/proc/{pid}/net/{file}")) else {
+            continue;
+        };
+        let mut reader = io::BufReader::with_capacity(16 * 1024, file);
+        let mut line = Vec::with_capacity(256);
+        loop {
+            line.clear();
+            let mut capped = io::Read::take(&mut reader, 1024);
+            match capped.read_until(b'\n', &mut line) {
+                Ok(n) if n > 0 && line.ends_with(b"\n") => {
+                    found.extend(parse_listener(transport, &line));
+                }
+                _ => break,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(comm: &str) -> Vec<u8> {
+        format!(
+            "4242 ({comm}) S 17 4242 4240 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 99887766 1 2 3"
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn a_name_cannot_pretend_to_be_fields() {
+        for comm in ["sh", "a) R 1 1 1 (b", ") Z 1 (", "a b\nc", "", "((("] {
+            let stat = parse_stat(&line(comm)).unwrap();
+            assert_eq!(
+                stat,
+                Stat {
+                    pid: 4242,
+                    state: b'S',
+                    ppid: 17,
+                    pgrp: 4242,
+                    session: 4240,
+                    threads: 3,
+                    start: 99_887_766,
+                },
+                "{comm}"
+            );
+        }
+        let invalid = [&b"4242 (\xff\xfe) S"[..], b"", b"()", b"1 (x", b")("];
+        assert!(invalid.iter().all(|l| parse_stat(l).is_none()));
+    }
+
+    #[test]
+    fn own_numbers_are_those_of_the_kernel() {
+        let mut scanner = Scanner::new().unwrap();
+        let own = nix::unistd::getpid().as_raw();
+        let mut seen = None;
+        scanner
+            .each(|s| {
+                if s.pid == own {
+                    seen = Some(*s);
+                }
+            })
+            .unwrap();
+        let seen = seen.unwrap();
+        assert_eq!(seen.ppid, nix::unistd::getppid().as_raw());
+        assert_eq!(seen.session, nix::unistd::getsid(None).unwrap().as_raw());
+        assert_eq!(Some(seen.start), scanner.stat(own).map(|s| s.start));
+        assert!(seen.is_alive() && seen.threads >= 1);
+        assert!(resident_kib(own) > 100);
+        assert!(!comm(own).is_empty());
+        assert_eq!(comm(-1), "");
+    }
+
+    #[test]
+    fn a_second_scan_sees_as_much_as_the_first() {
+        let mut scanner = Scanner::new().unwrap();
+        for _ in 0..2 {
+            let mut has_init = false;
+            scanner.each(|s| has_init |= s.pid == 1).unwrap();
+            assert!(has_init);
+        }
+    }
+
+    #[test]
+    fn a_variable_is_found_whole_and_in_pieces() {
+        let env = b"A=1\0SUPERD_INSTANCE=ab-1\0B=2\0";
+        let found = |wanted: &[u8], size: usize| {
+            let mut s = Search::new(wanted);
+            env.chunks(size).any(|piece| s.feed(piece)) || s.finish()
+        };
+        for size in 1..=env.len() {
+            assert!(found(b"SUPERD_INSTANCE=ab-1", size));
+            assert!(found(b"A=1", size));
+            assert!(!found(b"SUPERD_INSTANCE=ab-", size));
+            assert!(!found(b"SUPERD_INSTANCE=ab-12", size));
+            assert!(!found(b"UPERD_INSTANCE=ab-1", size));
+            assert!(!found(b"", size));
+        }
+        let mut unterminated = Search::new(b"X=1");
+        assert!(!unterminated.feed(b"X=1"));
+        assert!(unterminated.finish());
+    }
+
+    #[test]
+    fn a_child_is_known_by_its_variable() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .env("SUPERD_INSTANCE", "test-77")
+            .spawn()
+            .unwrap();
+        let mut scanner = Scanner::new().unwrap();
+        let pid = child.id() as i32;
+        assert!(scanner.has_variable(pid, b"SUPERD_INSTANCE=test-77"));
+        assert!(!scanner.has_variable(pid, b"SUPERD_INSTANCE=test-7"));
+        child.kill().unwrap();
+        // Not reaped yet: a zombie, sooner or later.
+        while scanner.stat(pid).unwrap().is_alive() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert_eq!(scanner.stat(pid), None);
+    }
+
+    #[test]
+    fn listening_sockets_are_told_from_the_others() {
+        let tcp = b"   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 12345 1 0000 100 0 0 10 0\n";
+        let open = b"   1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  1000        0 12346 1 0000 100 0 0 10 0\n";
+        let udp = b"  99: 00000000000000000000000000000000:0035 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 777 2 0000 0\n";
+        let l = parse_listener(Transport::Tcp, tcp).unwrap();
+        assert_eq!((l.port, l.inode), (8080, 12_345));
+        assert_eq!(parse_listener(Transport::Tcp, open), None);
+        let l = parse_listener(Transport::Udp, udp).unwrap();
+        assert_eq!((l.port, l.inode, l.to_string()), (53, 777, "udp/53".into()));
+        assert_eq!(
+            parse_listener(Transport::Tcp, b"  sl  local_address rem_address   st\n"),
+            None
+        );
+    }
+
+    #[test]
+    fn our_own_listening_socket_is_found_until_it_is_closed() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let (mut inodes, mut found) = (Vec::new(), Vec::new());
+        socket_inodes(nix::unistd::getpid().as_raw(), &mut inodes);
+        listeners("self", &mut found);
+        let ours = found.iter().find(|l| l.port == port).unwrap();
+        assert_eq!(ours.transport, Transport::Tcp);
+        assert!(inodes.contains(&ours.inode));
+        drop(socket);
+        let mut after = Vec::new();
+        listeners("self", &mut after);
+        assert!(!after.iter().any(|l| l.inode == ours.inode));
+    }
+
+    /// Bytes that look a little like what the kernel writes: half of them from `like`.
+    fn garbage(seed: &mut u64, like: &[u8]) -> Vec<u8> {
+        let mut next = || {
+            // xorshift64
+            *seed ^= *seed << 13;
+            *seed ^= *seed >> 7;
+            *seed ^= *seed << 17;
+            *seed
+        };
+        let length = next() % 200;
+        (0..length)
+            .map(|_| match next() % 2 {
+                0 => like[next() as usize % like.len()],
+                _ => next() as u8,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn garbage_makes_no_parser_panic() {
+        let mut seed = 0x5eed_u64;
+        for _ in 0..50_000 {
+            let bytes = garbage(&mut seed, b"0123456789() SZ:ABCDEF\n\0=-");
+            parse_stat(&bytes);
+            parse_listener(Transport::Tcp, &bytes);
+            parse_listener(Transport::Udp, &bytes);
+            pids_in(&bytes).for_each(drop);
+            Search::new(b"A=1").feed(&bytes);
+            String::from_utf8_lossy(&bytes).lines().for_each(|l| {
+                parse_socket(l);
+            });
+        }
+        let mut long = line("x");
+        long.truncate(60);
+        assert_eq!(parse_stat(&long), None);
+        long.extend([b' '; 10_000]);
+        assert_eq!(parse_stat(&long), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! Signals that reach superd: clean dispositions at the start, handlers that say who sent.
+//!
+//! What a signal means is the latch's business; a handler here only passes numbers on.
+
+use std::io;
+
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+/// Called inside a signal handler with the signal, and the pid and uid of the sender (0, 0
+/// when a process did not send it). It must be async-signal-safe (signal-safety(7)):
+/// atomics and write(2), no allocation, no lock. errno is preserved around it.
+pub type Handler = fn(signal: i32, pid: i32, uid: u32);
+
+/// Installs a handler for this signal, for good. Refused for KILL, STOP, ILL, FPE, SEGV.
+pub fn on(signal: i32, handler: Handler) -> io::Result<()> {
+    if signal_hook_registry::FORBIDDEN.contains(&signal) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let action = move |info: &libc::siginfo_t| {
+        let errno = nix::errno::Errno::last_raw();
+        let (pid, uid) = sender(info);
+        handler(signal, pid, uid);
+        nix::errno::Errno::set_raw(errno);
+    };
+    // SAFETY: the action is async-signal-safe: it reads the siginfo, reads and writes
+    // errno, and calls a function of which `Handler` asks the same.
+    unsafe { signal_hook_registry::register_sigaction(signal, action) }?;
+    Ok(())
+}
+
+/// Who sent it: kill(2), sigqueue(3), tgkill(2); else nobody.
+fn sender(info: &libc::siginfo_t) -> (i32, u32) {
+    match info.si_code {
+        // SAFETY: for these codes the kernel fills in pid and uid of the sender.
+        libc::SI_USER | libc::SI_QUEUE | libc::SI_TKILL => unsafe {
+            (info.si_pid(), info.si_uid())
+        },
+        _ => (0, 0),
+    }
+}
+
+/// Undoes what whoever started superd has left: nothing is blocked, nothing is ignored but
+/// SIGPIPE (a client that hangs up must not end superd). A shell without job control
+/// ignores INT and QUIT for us, init scripts ignore TERM, and an ignored CHLD would reap
+/// our children behind our back. Handlers (Rust's own, for stack overflows) stay.
+pub fn clean_start() -> io::Result<()> {
+    for signal in 1..=64 {
+        if disposition(signal) == Some(libc::SIG_IGN) && signal != libc::SIGPIPE {
+            set_disposition(signal, libc::SIG_DFL).ok(); // KILL and STOP cannot be ignored
+        }
+    }
+    set_disposition(libc::SIGPIPE, libc::SIG_IGN)?;
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// Blocks everything and returns what was blocked before.
+pub(super) fn block_all() -> io::Result<SigSet> {
+    Ok(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?)
+}
+
+/// Puts back what [`block_all`] returned.
+pub(super) fn restore(mask: &SigSet) {
+    mask.thread_set_mask().ok(); // cannot fail: the set is valid
+}
+
+fn disposition(signal: i32) -> Option<libc::sighandler_t> {
+    let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: sigaction(2) with a null new action only writes the old one; zeroes are valid.
+    let r = unsafe { libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr()) };
+    // SAFETY: as above: initialised either way.
+    (r == 0).then(|| unsafe { old.assume_init() }.sa_sigaction)
+}
+
+fn set_disposition(signal: i32, to: libc::sighandler_t) -> io::Result<()> {
+    let mut new = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a zeroed sigaction with SIG_DFL or SIG_IGN has no handler that could run;
+    // the old action is not wanted.
+    let r = unsafe {
+        (*new.as_mut_ptr()).sa_sigaction = to;
+        libc::sigaction(signal, new.as_ptr(), std::ptr::null_mut())
+    };
+    match r {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+    static SEEN: AtomicU32 = AtomicU32::new(0);
+    static FROM: AtomicI32 = AtomicI32::new(0);
+
+    fn note(_: i32, pid: i32, _: u32) {
+        FROM.store(pid, Ordering::SeqCst);
+        SEEN.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn a_handler_learns_who_sent_the_signal() {
+        on(libc::SIGURG, note).unwrap();
+        nix::sys::signal::raise(nix::sys::signal::Signal::SIGURG).unwrap();
+        assert_eq!(SEEN.load(Ordering::SeqCst), 1);
+        assert_eq!(
+            FROM.load(Ordering::SeqCst),
+            nix::unistd::getpid().as_raw()
+        );
+        assert!(on(libc::SIGKILL, note).is_err());
+        assert!(on(libc::SIGSEGV, note).is_err());
+    }
+
+    #[test]
+    fn an_ignored_signal_is_default_after_a_clean_start() {
+        set_disposition(libc::SIGUSR2, libc::SIG_IGN).unwrap();
+        clean_start().unwrap();
+        assert_eq!(disposition(libc::SIGUSR2), Some(libc::SIG_DFL));
+        assert_eq!(disposition(libc::SIGPIPE), Some(libc::SIG_IGN));
+        assert_eq!(disposition(libc::SIGKILL), Some(libc::SIG_DFL));
+    }
+}

@@ -1,0 +1,425 @@
+//! Making a process: the parent's half. What the child does is in `child.rs`.
+//!
+//! A plain copy of superd is forked, never a vfork: nothing in superd's loop may wait while
+//! a child does chdir(2) or execve(2) on a mount that hangs. Where a cgroup is given and the
+//! kernel can, the child is born in it (clone3(2) with CLONE_INTO_CGROUP): moving a process
+//! by writing to cgroup.procs takes a lock that can cost tens of milliseconds.
+//!
+//! The child tells of a failure through a close-on-exec pipe: end of file means that
+//! execve(2) succeeded, a record says what did not.
+
+use std::ffi::{c_char, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+
+use super::cgroup::Group;
+use super::errno_of;
+use super::limits::Limit;
+use super::pidfd::PidFd;
+use super::{child, signals};
+
+/// Where a start fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Step {
+    /// Making the status pipe.
+    Pipe,
+    /// Opening or entering the cgroup.
+    Cgroup,
+    /// clone3(2), fork(2).
+    Fork,
+    /// setsid(2).
+    Session,
+    /// Standard input, output, error.
+    Stdio,
+    /// A resource limit.
+    Limits,
+    /// setpriority(2).
+    Nice,
+    /// `/proc/self/oom_score_adj`.
+    OomScore,
+    /// The user.
+    User,
+    /// The groups.
+    Group,
+    /// chdir(2).
+    Directory,
+    /// execve(2).
+    Exec,
+}
+
+impl Step {
+    const ALL: [Step; 12] = [
+        Step::Pipe,
+        Step::Cgroup,
+        Step::Fork,
+        Step::Session,
+        Step::Stdio,
+        Step::Limits,
+        Step::Nice,
+        Step::OomScore,
+        Step::User,
+        Step::Group,
+        Step::Directory,
+        Step::Exec,
+    ];
+}
+
+/// What the errno does not say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Why {
+    /// The errno says it all.
+    Errno,
+    /// There is no such user or group.
+    Unknown,
+    /// A user by number without an entry has no primary group, and none was given.
+    NoGroup,
+    /// The program exists; what it names after `#!`, or its dynamic loader, does not.
+    Interpreter,
+}
+
+/// Why there is no process, or why it could not become the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpawnFault {
+    /// Where.
+    pub step: Step,
+    /// What the errno does not say.
+    pub why: Why,
+    /// Which one: an index into `limits` ([`Step::Limits`]); for [`Step::Group`] 0 is the
+    /// primary group, n the (n-1)th of `groups`.
+    pub index: u16,
+    /// The errno, 0 when there is none.
+    pub errno: i32,
+}
+
+impl SpawnFault {
+    pub(super) fn new(step: Step, errno: i32) -> SpawnFault {
+        SpawnFault {
+            step,
+            why: Why::Errno,
+            index: 0,
+            errno,
+        }
+    }
+
+    pub(super) fn io(step: Step) -> impl Fn(io::Error) -> SpawnFault {
+        move |e| SpawnFault::new(step, errno_of(&e))
+    }
+
+    /// The record on the status pipe. Shorter than PIPE_BUF, so it arrives whole.
+    pub(super) fn to_bytes(self) -> [u8; RECORD] {
+        let [i0, i1] = self.index.to_ne_bytes();
+        let [e0, e1, e2, e3] = self.errno.to_ne_bytes();
+        [self.step as u8, self.why as u8, i0, i1, e0, e1, e2, e3]
+    }
+
+    fn from_bytes(record: [u8; RECORD]) -> Option<SpawnFault> {
+        let [step, why, i0, i1, e0, e1, e2, e3] = record;
+        let whys = [Why::Errno, Why::Unknown, Why::NoGroup, Why::Interpreter];
+        Some(SpawnFault {
+            step: *Step::ALL.get(usize::from(step))?,
+            why: *whys.get(usize::from(why))?,
+            index: u16::from_ne_bytes([i0, i1]),
+            errno: i32::from_ne_bytes([e0, e1, e2, e3]),
+        })
+    }
+}
+
+const RECORD: usize = 8;
+
+/// Everything about a process to be.
+#[derive(Clone, Debug)]
+pub struct Plan<'a> {
+    /// Program and arguments. A program without a slash is searched in PATH of `env`.
+    pub argv: Vec<CString>,
+    /// `NAME=value`. HOME, USER, LOGNAME and SHELL of `user` are added unless they are here.
+    pub env: Vec<CString>,
+    /// Put after everything else in the environment.
+    pub env_last: Vec<CString>,
+    /// Standard output; none: /dev/null. Its description should be in blocking mode.
+    pub stdout: Option<BorrowedFd<'a>>,
+    /// Standard error; none: /dev/null.
+    pub stderr: Option<BorrowedFd<'a>>,
+    /// The cgroup it is to live in.
+    pub cgroup: Option<&'a Group>,
+    /// Files created get no more than this takes away.
+    pub umask: u32,
+    /// RLIMIT_ number and values, in this order.
+    pub limits: Vec<(u32, Limit)>,
+    /// -20 to 19; none: as superd.
+    pub nice: Option<i32>,
+    /// -1000 to 1000; none: as superd.
+    pub oom_score_adj: Option<i32>,
+    /// By name or number; looked up by the child.
+    pub user: Option<&'a str>,
+    /// Primary group by name or number; none: the user's.
+    pub group: Option<&'a str>,
+    /// Supplementary groups; none: the user's.
+    pub groups: Option<&'a [String]>,
+    /// Working directory, entered as the user.
+    pub directory: CString,
+    /// Whether the parent wants a pidfd.
+    pub pidfd: bool,
+    /// Never clone3(2): the caller has more than one thread, so the C library's own fork
+    /// must put its locks in order. Set in unit tests, whose harness is threaded.
+    pub threads: bool,
+}
+
+impl Plan<'_> {
+    /// A plan that runs these words as superd's user in `/` with nothing set.
+    pub fn new(argv: Vec<CString>) -> Self {
+        Plan {
+            argv,
+            env: Vec::new(),
+            env_last: Vec::new(),
+            stdout: None,
+            stderr: None,
+            cgroup: None,
+            umask: 0o022,
+            limits: Vec::new(),
+            nice: None,
+            oom_score_adj: None,
+            user: None,
+            group: None,
+            groups: None,
+            directory: c"/".to_owned(),
+            pidfd: false,
+            threads: cfg!(test),
+        }
+    }
+}
+
+/// A process that was made, and is on its way to become the program.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid; also the id of its session and process group (from setsid(2) on).
+    pub pid: i32,
+    /// A pidfd, when the plan asked for one and the kernel has them.
+    pub pidfd: Option<PidFd>,
+    /// What becomes of it.
+    pub status: StatusPipe,
+}
+
+/// The end of the status pipe that superd reads; non-blocking.
+#[derive(Debug)]
+pub struct StatusPipe(OwnedFd);
+
+/// What the status pipe says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Nothing yet.
+    Pending,
+    /// execve(2) succeeded (or the child died before it: its exit tells).
+    Execed,
+    /// It could not become the program, and exits.
+    Failed(SpawnFault),
+}
+
+impl StatusPipe {
+    /// Reads it. After anything but `Pending` it has nothing more to say.
+    pub fn read(&self) -> Status {
+        let mut record = [0_u8; RECORD];
+        loop {
+            return match nix::unistd::read(self.0.as_fd(), &mut record) {
+                Ok(0) => Status::Execed,
+                Ok(RECORD) => match SpawnFault::from_bytes(record) {
+                    Some(fault) => Status::Failed(fault),
+                    None => Status::Failed(SpawnFault::new(Step::Pipe, libc::EPROTO)),
+                },
+                Ok(_) => Status::Failed(SpawnFault::new(Step::Pipe, libc::EPROTO)),
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(nix::errno::Errno::EAGAIN) => Status::Pending,
+                Err(e) => Status::Failed(SpawnFault::new(Step::Pipe, e as i32)),
+            };
+        }
+    }
+}
+
+impl AsRawFd for StatusPipe {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// What the child needs and the parent has prepared.
+pub(super) struct Prepared<'a> {
+    pub plan: &'a Plan<'a>,
+    /// Ends in a null pointer.
+    pub argv: Vec<*const c_char>,
+    /// The candidates for execve(2), in order.
+    pub programs: Vec<CString>,
+    /// Where the child reports; above 2.
+    pub report: OwnedFd,
+    /// cgroup.procs, when the child has to enter by itself.
+    pub procs: Option<OwnedFd>,
+    /// superd.
+    pub parent: i32,
+}
+
+/// Set once the kernel has refused clone3(2) into a cgroup (older than 5.7, or a seccomp
+/// filter): asking again would cost a system call for nothing.
+static NO_CLONE: AtomicBool = AtomicBool::new(false);
+
+/// Makes the process. It runs the program when [`StatusPipe::read`] says so. An error
+/// means that no process came into being.
+pub fn spawn(plan: &Plan<'_>) -> Result<Child, SpawnFault> {
+    let (read, write) = status_pipe().map_err(SpawnFault::io(Step::Pipe))?;
+    let mut argv: Vec<_> = plan.argv.iter().map(|a| a.as_ptr()).collect();
+    argv.push(std::ptr::null());
+    let mut prepared = Prepared {
+        plan,
+        argv,
+        programs: programs(plan)?,
+        report: write,
+        procs: None,
+        parent: nix::unistd::getpid().as_raw(),
+    };
+    if let Some(group) = plan.cgroup {
+        if !plan.threads && !NO_CLONE.load(Ordering::Relaxed) {
+            let dir = group.open_dir().map_err(SpawnFault::io(Step::Cgroup))?;
+            if let Some((pid, pidfd)) = clone_into(&prepared, &dir)? {
+                return Ok(Child {
+                    pid,
+                    pidfd,
+                    status: StatusPipe(read),
+                });
+            }
+        }
+        prepared.procs = Some(group.open_procs().map_err(SpawnFault::io(Step::Cgroup))?);
+    }
+    let pid = plain_fork(&prepared)?;
+    // Not reaped by anybody but us, so the pid cannot be another process yet.
+    let pidfd = plan.pidfd.then(|| PidFd::open(pid).ok()).flatten();
+    Ok(Child {
+        pid,
+        pidfd,
+        status: StatusPipe(read),
+    })
+}
+
+/// Both ends close-on-exec, the reading one non-blocking, the writing one above 2 so that
+/// standard input, output and error do not land on it.
+fn status_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    if write.as_raw_fd() > 2 {
+        return Ok((read, write));
+    }
+    let high = fcntl(&write, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: fcntl(2) has just made this descriptor; nobody else owns it.
+    Ok((read, unsafe { OwnedFd::from_raw_fd(high) }))
+}
+
+/// The files that may be the program: itself when it has a slash, else one per directory
+/// of PATH (relative ones would depend on the working directory and are left out).
+fn programs(plan: &Plan<'_>) -> Result<Vec<CString>, SpawnFault> {
+    let none = || SpawnFault::new(Step::Exec, libc::ENOENT);
+    let name = plan.argv.first().ok_or_else(none)?;
+    if name.as_bytes().is_empty() {
+        return Err(none());
+    }
+    if name.as_bytes().contains(&b'/') {
+        return Ok(vec![name.clone()]);
+    }
+    let all = plan.env.iter().chain(&plan.env_last);
+    let path = all
+        .filter_map(|v| v.as_bytes().strip_prefix(b"PATH="))
+        .next_back()
+        .unwrap_or(b"/usr/sbin:/usr/bin:/sbin:/bin");
+    let directories = path.split(|b| *b == b':').filter(|d| d.starts_with(b"/"));
+    let join = |d: &[u8]| CString::new([d, b"/", name.as_bytes()].concat()).ok();
+    Ok(directories.filter_map(join).collect())
+}
+
+/// `struct clone_args` as of CLONE_ARGS_SIZE_VER2 (clone3(2)); libc has it for some
+/// architectures only.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// None: this kernel cannot, and will not be asked again.
+fn clone_into(
+    prepared: &Prepared<'_>,
+    dir: &OwnedFd,
+) -> Result<Option<(i32, Option<PidFd>)>, SpawnFault> {
+    let mut pidfd: i32 = -1;
+    let mut args = CloneArgs {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: dir.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    if prepared.plan.pidfd {
+        args.flags |= CLONE_PIDFD;
+        args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    }
+    let mask = signals::block_all().map_err(SpawnFault::io(Step::Fork))?;
+    let size = std::mem::size_of::<CloneArgs>();
+    // SAFETY: without CLONE_VM and with no stack this is fork(2): the child runs on its own
+    // copy of everything. superd is single-threaded, so no lock is held by a thread that
+    // the child does not have; callers with threads say so in the plan and never get here.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size) };
+    let error = io::Error::last_os_error();
+    if pid == 0 {
+        child::run(prepared);
+    }
+    signals::restore(&mask);
+    match i32::try_from(pid) {
+        Ok(pid) if pid > 0 => {
+            let held = (pidfd >= 0).then(|| {
+                // SAFETY: clone3(2) has just stored this descriptor; nobody else owns it.
+                PidFd::from_clone(unsafe { OwnedFd::from_raw_fd(pidfd) }, pid)
+            });
+            Ok(Some((pid, held)))
+        }
+        _ => match errno_of(&error) {
+            // Not known, filtered, or a cgroup that takes no processes this way.
+            libc::ENOSYS | libc::EINVAL | libc::E2BIG | libc::EPERM | libc::EOPNOTSUPP => {
+                NO_CLONE.store(true, Ordering::Relaxed);
+                Ok(None)
+            }
+            // clone3(2): these are about the cgroup, not about processes.
+            e @ (libc::EACCES | libc::EBUSY | libc::ENODEV | libc::EBADF) => {
+                Err(SpawnFault::new(Step::Cgroup, e))
+            }
+            e => Err(SpawnFault::new(Step::Fork, e)),
+        },
+    }
+}
+
+fn plain_fork(prepared: &Prepared<'_>) -> Result<i32, SpawnFault> {
+    // Blocked until the child has default dispositions: a handler that ran in the child
+    // would write to superd's self-pipe.
+    let mask = signals::block_all().map_err(SpawnFault::io(Step::Fork))?;
+    // SAFETY: superd is single-threaded; in threaded tests fork(3) of the C library puts
+    // the allocator's locks in order for the child.
+    let pid = unsafe { libc::fork() };
+    let error = io::Error::last_os_error();
+    if pid == 0 {
+        child::run(prepared);
+    }
+    signals::restore(&mask);
+    match pid {
+        1.. => Ok(pid),
+        _ => Err(SpawnFault::new(Step::Fork, errno_of(&error))),
+    }
+}

@@ -1,0 +1,138 @@
+//! Clocks: monotonic time for decisions, a timerfd to wake up exactly, wall time to show.
+//!
+//! A poll timeout is rounded to milliseconds; a timerfd is not.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Duration;
+
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+/// CLOCK_MONOTONIC in nanoseconds. Does not count time in suspend.
+pub fn monotonic() -> u64 {
+    let clock = nix::time::ClockId::CLOCK_MONOTONIC;
+    let Ok(t) = nix::time::clock_gettime(clock) else {
+        return 0; // clock_gettime(2) cannot fail for this clock
+    };
+    let s = u64::try_from(t.tv_sec()).unwrap_or(0);
+    let ns = u64::try_from(t.tv_nsec()).unwrap_or(0);
+    s.saturating_mul(1_000_000_000).saturating_add(ns)
+}
+
+/// A timer on CLOCK_MONOTONIC, readable when it has expired.
+#[derive(Debug)]
+pub struct Timer {
+    fd: TimerFd,
+}
+
+impl Timer {
+    /// A disarmed timer, non-blocking and close-on-exec.
+    pub fn new() -> io::Result<Timer> {
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let fd = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
+        Ok(Timer { fd })
+    }
+
+    /// Expires at this time of [`monotonic`], at once if it is past. Replaces what was set.
+    pub fn set(&self, at: u64) -> io::Result<()> {
+        // An absolute time of zero would disarm the timer.
+        let at = TimeSpec::from_duration(Duration::from_nanos(at.max(1)));
+        let flags = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
+        Ok(self.fd.set(Expiration::OneShot(at), flags)?)
+    }
+
+    /// Never expires until it is set again; an expiry that nobody has read is dropped.
+    pub fn disarm(&self) -> io::Result<()> {
+        Ok(self.fd.unset()?)
+    }
+
+    /// Makes an expired timer unreadable again. Says whether it had expired.
+    pub fn drain(&self) -> bool {
+        let mut count = [0_u8; 8];
+        matches!(nix::unistd::read(self.fd.as_fd(), &mut count), Ok(8))
+    }
+}
+
+impl AsRawFd for Timer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_fd().as_raw_fd()
+    }
+}
+
+/// Wall-clock time of day in the local zone, for display only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalTime {
+    /// Year, such as 2025.
+    pub year: i32,
+    /// 1 to 12.
+    pub month: i32,
+    /// 1 to 31.
+    pub day: i32,
+    /// 0 to 23.
+    pub hour: i32,
+    /// 0 to 59.
+    pub minute: i32,
+    /// 0 to 60.
+    pub second: i32,
+    /// 0 to 999 999 999.
+    pub nanosecond: u32,
+}
+
+/// Wall-clock time since 1970, for display only: it jumps.
+pub fn wall() -> Duration {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO)
+}
+
+/// A wall-clock time broken down in the local zone (localtime_r(3)).
+pub fn local(wall: Duration) -> LocalTime {
+    let mut tm = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // Seconds since 1970 fit every time_t until 2038, and those that are 64 bits wide.
+    let s: libc::time_t = wall.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+    // SAFETY: localtime_r(3) gets two valid pointers; it may read TZ from the environment,
+    // which nothing writes: superd is single-threaded and never sets variables of its own.
+    // All zeroes is a valid tm where it fails.
+    let tm = unsafe {
+        libc::localtime_r(&s, tm.as_mut_ptr());
+        tm.assume_init()
+    };
+    LocalTime {
+        year: tm.tm_year.saturating_add(1900),
+        month: tm.tm_mon + 1,
+        day: tm.tm_mday,
+        hour: tm.tm_hour,
+        minute: tm.tm_min,
+        second: tm.tm_sec,
+        nanosecond: wall.subsec_nanos(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_set_in_the_past_has_expired_and_a_disarmed_one_has_not() {
+        let t = Timer::new().unwrap();
+        assert!(!t.drain());
+        t.set(0).unwrap();
+        // An absolute time in the past expires within the call.
+        assert!(t.drain());
+        assert!(!t.drain());
+        t.set(monotonic() + 3_600_000_000_000).unwrap();
+        assert!(!t.drain());
+        t.set(1).unwrap();
+        t.disarm().unwrap();
+        assert!(!t.drain());
+    }
+
+    #[test]
+    fn local_time_is_a_date() {
+        let t = local(Duration::from_secs(1_700_000_000));
+        assert_eq!((t.year, t.month), (2023, 11));
+        assert!((14..=15).contains(&t.day));
+        assert!(monotonic() > 0);
+    }
+}
