@@ -1,1 +1,654 @@
-//! (being written)
+//! From a service's definition to a process: environment, limits, and errors in words.
+//!
+//! What the child does, and in which order, is `sys::spawn`'s business. Nothing here waits:
+//! whether the program could be executed is read from the status pipe later.
+
+use std::ffi::CString;
+use std::fs;
+use std::hash::{BuildHasher, Hasher};
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::config::model::Program;
+use crate::machine::report::{SpawnError, Stage};
+use crate::sys::cgroup::Group;
+use crate::sys::limits::{self, Limit};
+use crate::sys::spawn::{self, Child, Plan, SpawnFault, Status, StatusPipe, Step, Why};
+use crate::sys::{errno_of, strerror};
+
+/// The variable that marks every process of an instance.
+pub const INSTANCE: &str = "SUPERD_INSTANCE";
+/// An environment file may be this long.
+const FILE_CAP: u64 = 64 * 1024;
+
+/// What every child inherits unless its definition says otherwise: as superd was started.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// `NAME=value`, without what was meant for superd alone.
+    environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Open files as they were before superd raised its own limit.
+    open_files: Option<Limit>,
+    /// Marks of this life of superd.
+    nonce: u64,
+    /// Instances marked so far.
+    count: u64,
+}
+
+impl Base {
+    /// Reads superd's own environment, and raises superd's own limit of open files to the
+    /// hard one. Once, at the start.
+    pub fn of_this_process() -> Base {
+        let own = std::env::vars_os().map(|(k, v)| (k.into_vec(), v.into_vec()));
+        let open_files = limits::raise_open_files();
+        // The standard library seeds its hash tables from getrandom(2) without blocking.
+        let mut random = std::collections::hash_map::RandomState::new().build_hasher();
+        random.write_u32(std::process::id());
+        Base {
+            environment: own.filter(|(name, _)| is_inherited(name)).collect(),
+            open_files: open_files.ok(), // it stays as it is: nothing to give back
+            nonce: random.finish(),
+            count: 0,
+        }
+    }
+
+    /// A mark that no other instance has, of this superd or another.
+    pub fn new_cookie(&mut self) -> String {
+        self.count += 1;
+        format!("{:016x}-{}", self.nonce, self.count)
+    }
+}
+
+/// Not inherited: procd's preloaded library, other supervisors' addresses, our own marks.
+fn is_inherited(name: &[u8]) -> bool {
+    let exact: [&[u8]; 2] = [b"LD_PRELOAD", b"NOTIFY_SOCKET"];
+    let prefixes: [&[u8]; 4] = [b"WATCHDOG_", b"LISTEN_", b"SUPERD_", b"SUPERCTL_"];
+    !exact.contains(&name) && !prefixes.iter().any(|p| name.starts_with(p))
+}
+
+/// What a start needs besides the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// Name of the service, which it finds in SERVICE.
+    pub service: &'a str,
+    /// Its mark, from [`Base::new_cookie`].
+    pub cookie: &'a str,
+    /// Standard output; none: /dev/null.
+    pub stdout: Option<BorrowedFd<'a>>,
+    /// Standard error; none: /dev/null.
+    pub stderr: Option<BorrowedFd<'a>>,
+    /// The address of the notify socket, if it gets one.
+    pub notify_socket: Option<&'a Path>,
+    /// Its cgroup, if it has one.
+    pub cgroup: Option<&'a Group>,
+}
+
+/// Starts the program. [`outcome`] tells whether it could be executed.
+pub fn start(program: &Program, base: &Base, ctx: &Context<'_>) -> Result<Child, SpawnError> {
+    run(program, &program.command, base, ctx)
+}
+
+/// Runs another command (a stop step, a reload) as the same user, with the same limits and
+/// environment. Give it a cookie of its own, and its instance's cgroup or none.
+pub fn run(
+    program: &Program,
+    command: &[String],
+    base: &Base,
+    ctx: &Context<'_>,
+) -> Result<Child, SpawnError> {
+    let plan = plan(program, command, base, ctx)?;
+    spawn::spawn(&plan).map_err(|fault| in_words(fault, program, command))
+}
+
+/// What the status pipe says: none as long as nothing is known, then once whether the
+/// program is executing.
+pub fn outcome(
+    pipe: &StatusPipe,
+    program: &Program,
+    command: &[String],
+) -> Option<Result<(), SpawnError>> {
+    match pipe.read() {
+        Status::Pending => None,
+        Status::Execed => Some(Ok(())),
+        Status::Failed(fault) => Some(Err(in_words(fault, program, command))),
+    }
+}
+
+fn plan<'a>(
+    program: &'a Program,
+    command: &[String],
+    base: &Base,
+    ctx: &Context<'a>,
+) -> Result<Plan<'a>, SpawnError> {
+    let nul = |stage, thing: &str| error(stage, thing, libc::EINVAL, "contains a NUL byte");
+    let argv = command
+        .iter()
+        .map(|word| CString::new(word.as_bytes()).map_err(|_| nul(Stage::Exec, word)));
+    let mut plan = Plan::new(argv.collect::<Result<_, _>>()?);
+    let (env, env_last) = environment(program, base, ctx)?;
+    let open_files = base.open_files.map(|limit| (limits::NOFILE, limit));
+    let configured = program.limits.iter().map(|l| {
+        let (soft, hard) = (l.soft, l.hard);
+        (l.resource, Limit { soft, hard })
+    });
+    let directory = program.directory.as_deref().unwrap_or("/");
+    plan.env = env;
+    plan.env_last = env_last;
+    plan.stdout = ctx.stdout;
+    plan.stderr = ctx.stderr;
+    plan.cgroup = ctx.cgroup;
+    plan.umask = program.umask;
+    // The configured ones first: their position is what a fault names.
+    plan.limits = configured.collect();
+    if !plan.limits.iter().any(|(r, _)| *r == limits::NOFILE) {
+        plan.limits.extend(open_files);
+    }
+    plan.nice = program.nice;
+    plan.oom_score_adj = program.oom_score_adj;
+    plan.user = program.user.as_deref();
+    plan.group = program.group.as_deref();
+    plan.groups = program.groups.as_deref();
+    plan.directory = CString::new(directory).map_err(|_| nul(Stage::Directory, directory))?;
+    Ok(plan)
+}
+
+/// Later ones win: superd's own, the environment file, `environment`, what superd sets.
+/// The mark is the very last variable: a program that overwrites its arguments to show
+/// another name (setproctitle) gets there last.
+fn environment(
+    program: &Program,
+    base: &Base,
+    ctx: &Context<'_>,
+) -> Result<(Vec<CString>, Vec<CString>), SpawnError> {
+    let mut all = base.environment.clone();
+    if program.user.is_some() {
+        // The child sets them from the user's entry; superd's own would be root's.
+        let personal: [&[u8]; 4] = [b"HOME", b"USER", b"LOGNAME", b"SHELL"];
+        all.retain(|(name, _)| !personal.contains(&name.as_slice()));
+    }
+    if let Some(file) = &program.environment_file {
+        for (name, value) in read_environment_file(file)? {
+            set(&mut all, &name, &value);
+        }
+    }
+    for (name, value) in &program.environment {
+        set(&mut all, name.as_bytes(), value.as_bytes());
+    }
+    if let Some(address) = ctx.notify_socket {
+        set(&mut all, b"NOTIFY_SOCKET", address.as_os_str().as_bytes());
+    }
+    let ours = [("SERVICE", ctx.service), (INSTANCE, ctx.cookie)];
+    all.retain(|(name, _)| !ours.iter().any(|(n, _)| n.as_bytes() == name));
+    let own = ours.map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()));
+    let join = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        CString::new([name.as_slice(), b"=", value].concat()).map_err(|_| {
+            let name = String::from_utf8_lossy(name);
+            error(Stage::Exec, &name, libc::EINVAL, "contains a NUL byte")
+        })
+    };
+    Ok((
+        all.iter().map(join).collect::<Result<_, _>>()?,
+        own.iter().map(join).collect::<Result<_, _>>()?,
+    ))
+}
+
+fn set(all: &mut Vec<(Vec<u8>, Vec<u8>)>, name: &[u8], value: &[u8]) {
+    match all.iter_mut().find(|(n, _)| n == name) {
+        Some((_, old)) => *old = value.to_vec(),
+        None => all.push((name.to_vec(), value.to_vec())),
+    }
+}
+
+fn error(stage: Stage, thing: &str, errno: i32, cause: &str) -> SpawnError {
+    SpawnError {
+        stage,
+        thing: thing.to_owned(),
+        errno,
+        cause: cause.to_owned(),
+    }
+}
+
+/// A fault of `sys` with the names that only the definition knows.
+fn in_words(fault: SpawnFault, program: &Program, command: &[String]) -> SpawnError {
+    let index = usize::from(fault.index);
+    let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    let (stage, thing) = match fault.step {
+        Step::Pipe => (Stage::Pipe, String::new()),
+        Step::Cgroup => (Stage::Cgroup, String::new()),
+        Step::Fork => (Stage::Fork, String::new()),
+        Step::Session => (Stage::Session, String::new()),
+        Step::Stdio => (Stage::Stdio, String::new()),
+        Step::Limits => {
+            let name = program.limits.get(index).map_or("nofile", |l| l.name);
+            (Stage::Limits, name.to_owned())
+        }
+        Step::Nice => (Stage::Nice, number(program.nice)),
+        Step::OomScore => (Stage::OomScore, number(program.oom_score_adj)),
+        Step::User => (Stage::User, text(&program.user)),
+        Step::Group => {
+            let extra = program.groups.as_ref().zip(index.checked_sub(1));
+            let named = extra
+                .and_then(|(list, i)| list.get(i))
+                .or(program.group.as_ref());
+            (
+                Stage::Group,
+                text(&named.or(program.user.as_ref()).cloned()),
+            )
+        }
+        Step::Directory => (Stage::Directory, text(&program.directory)),
+        Step::Exec => (Stage::Exec, text(&command.first().cloned())),
+    };
+    let cause = match (fault.why, stage) {
+        (Why::Errno, _) => strerror(fault.errno),
+        (Why::Unknown, Stage::Group) => "no such group",
+        (Why::Unknown, _) => "no such user",
+        (Why::NoGroup, _) => "has no entry, so `group` must be set too",
+        (Why::Interpreter, _) => "its interpreter or dynamic loader does not exist",
+    };
+    error(stage, &thing, fault.errno, cause)
+}
+
+fn number(n: Option<i32>) -> String {
+    n.map(|n| n.to_string()).unwrap_or_default()
+}
+
+/// Names and values.
+type Variables = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Reads an environment file. With a leading `-` it may be missing. As root it must belong
+/// to root, and nobody else may write it: its content decides what root executes.
+fn read_environment_file(configured: &str) -> Result<Variables, SpawnError> {
+    let (path, optional) = match configured.strip_prefix('-') {
+        Some(path) => (path, true),
+        None => (configured, false),
+    };
+    let fail = |errno, cause: &str| error(Stage::EnvironmentFile, path, errno, cause);
+    let io = |e: std::io::Error| fail(errno_of(&e), strerror(errno_of(&e)));
+    // Non-blocking: opening a FIFO without a writer would wait for one.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut how = fs::OpenOptions::new();
+    let file = match how.read(true).custom_flags(flags).open(path) {
+        Err(e) if optional && e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io)?,
+    };
+    let about = file.metadata().map_err(io)?;
+    if !about.is_file() {
+        return Err(fail(0, "not a regular file"));
+    }
+    if nix::unistd::geteuid().is_root() {
+        if about.uid() != 0 {
+            let cause = format!("owned by uid {}, not by root", about.uid());
+            return Err(fail(0, &cause));
+        }
+        if about.mode() & 0o022 != 0 {
+            let cause = format!("others can write it (mode {:04o})", about.mode() & 0o7777);
+            return Err(fail(0, &cause));
+        }
+    }
+    let mut text = Vec::new();
+    file.take(FILE_CAP + 1).read_to_end(&mut text).map_err(io)?;
+    if text.len() as u64 > FILE_CAP {
+        return Err(fail(0, "longer than 64 KiB"));
+    }
+    parse_environment(&text).map_err(|(line, what)| fail(0, &format!("line {line}: {what}")))
+}
+
+/// Parses `NAME=value` lines as systemd.exec(5) describes EnvironmentFile=: `#` and `;`
+/// begin comments, values may be quoted, in single quotes everything is literal, in double
+/// quotes a backslash escapes `"`, `\`, `` ` ``, `$`, outside of quotes everything; a
+/// backslash at the end of a line joins the next. Unlike systemd, which ignores them, lines
+/// that say nothing are errors: their number, and what is wrong.
+pub fn parse_environment(text: &[u8]) -> Result<Variables, (usize, &'static str)> {
+    let mut found = Vec::new();
+    let mut input = Input {
+        rest: text,
+        line: 1,
+    };
+    loop {
+        input.skip(u8::is_ascii_whitespace);
+        match input.peek() {
+            None => return Ok(found),
+            Some(b'#' | b';') => input.skip(|b| *b != b'\n'),
+            Some(_) => found.push(input.assignment()?),
+        }
+    }
+}
+
+struct Input<'a> {
+    rest: &'a [u8],
+    line: usize,
+}
+
+impl Input<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        self.line += usize::from(*first == b'\n');
+        Some(*first)
+    }
+
+    fn skip(&mut self, f: impl Fn(&u8) -> bool) {
+        while self.rest.first().is_some_and(&f) {
+            self.next();
+        }
+    }
+
+    fn assignment(&mut self) -> Result<(Vec<u8>, Vec<u8>), (usize, &'static str)> {
+        let line = self.line;
+        let mut name = Vec::new();
+        loop {
+            match self.next() {
+                Some(b'=') => break,
+                Some(b'\n') | None => return Err((line, "no `=`")),
+                Some(b) => name.push(b),
+            }
+        }
+        let name = name.trim_ascii_end().to_vec();
+        let is_first = |b: u8| b.is_ascii_alphabetic() || b == b'_';
+        let is_rest = |b: u8| is_first(b) || b.is_ascii_digit();
+        match name.split_first() {
+            Some((first, rest)) if is_first(*first) && rest.iter().all(|b| is_rest(*b)) => {}
+            _ => return Err((line, "not a variable name before `=`")),
+        }
+        let value = self.value().map_err(|what| (line, what))?;
+        match name.contains(&0) || value.contains(&0) {
+            true => Err((line, "contains a NUL byte")),
+            false => Ok((name, value)),
+        }
+    }
+
+    fn value(&mut self) -> Result<Vec<u8>, &'static str> {
+        self.skip(|b| matches!(b, b' ' | b'\t'));
+        let mut value = Vec::new();
+        // Blanks at the end are cut, but not those that were quoted or escaped.
+        let mut solid = 0;
+        loop {
+            match self.next() {
+                None | Some(b'\n') => break,
+                Some(b'\r') if matches!(self.peek(), None | Some(b'\n')) => {}
+                Some(b'\\') => {
+                    match self.next() {
+                        None | Some(b'\n') => {}
+                        Some(b) => value.push(b),
+                    }
+                    solid = value.len();
+                }
+                Some(quote @ (b'\'' | b'"')) => {
+                    self.quoted(quote, &mut value)?;
+                    solid = value.len();
+                }
+                Some(b) => {
+                    value.push(b);
+                    if !b.is_ascii_whitespace() {
+                        solid = value.len();
+                    }
+                }
+            }
+        }
+        value.truncate(solid);
+        Ok(value)
+    }
+
+    fn quoted(&mut self, quote: u8, value: &mut Vec<u8>) -> Result<(), &'static str> {
+        loop {
+            match self.next() {
+                None => return Err("a quote is not closed"),
+                Some(b) if b == quote => return Ok(()),
+                Some(b'\\') if quote == b'"' => match self.next() {
+                    None => return Err("a quote is not closed"),
+                    Some(b'\n') => {}
+                    Some(b @ (b'"' | b'\\' | b'`' | b'$')) => value.push(b),
+                    Some(b) => value.extend([b'\\', b]),
+                },
+                Some(b) => value.push(b),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::{self, Output};
+    use crate::sys::wait::reap;
+    use std::collections::BTreeMap;
+    use std::os::fd::AsFd;
+    use std::path::PathBuf;
+
+    fn program(command: &[&str]) -> Program {
+        Program {
+            command: command.iter().map(|w| (*w).to_owned()).collect(),
+            user: None,
+            group: None,
+            groups: None,
+            umask: 0o022,
+            nice: None,
+            oom_score_adj: None,
+            environment: BTreeMap::new(),
+            environment_file: None,
+            directory: None,
+            limits: Vec::new(),
+            notify: false,
+            output: Output::Null,
+        }
+    }
+
+    fn base() -> Base {
+        Base {
+            environment: vec![
+                (b"PATH".to_vec(), b"/usr/bin:/bin".to_vec()),
+                (b"HOME".to_vec(), b"/superd".to_vec()),
+            ],
+            open_files: None,
+            nonce: 0xabc,
+            count: 0,
+        }
+    }
+
+    const CTX: Context<'static> = Context {
+        service: "caddy",
+        cookie: "c-1",
+        stdout: None,
+        stderr: None,
+        notify_socket: None,
+        cgroup: None,
+    };
+
+    /// A file of this test's own, removed at the end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str, text: &str) -> Scratch {
+            use std::os::unix::fs::PermissionsExt;
+            let file = format!("superd-spawn-{}-{name}", std::process::id());
+            let path = std::env::temp_dir().join(file);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            Scratch(path)
+        }
+
+        fn name(&self) -> String {
+            self.0.display().to_string()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            fs::remove_file(&self.0).unwrap();
+        }
+    }
+
+    /// Starts it, waits for the verdict of the status pipe, and reaps it.
+    fn run_to_end(program: &Program, ctx: &Context<'_>) -> Result<(), SpawnError> {
+        let child = start(program, &base(), ctx)?;
+        let told = loop {
+            match outcome(&child.status, program, &program.command) {
+                Some(told) => break told,
+                None => std::thread::yield_now(),
+            }
+        };
+        while reap(child.pid).unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        told
+    }
+
+    fn why_not(program: &Program) -> String {
+        run_to_end(program, &CTX).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_failed_start_names_stage_thing_and_cause() {
+        let exec = Stage::Exec.to_string();
+        let missing = program(&["/nonexistent/caddy"]);
+        assert_eq!(
+            why_not(&missing),
+            format!("{exec} \"/nonexistent/caddy\": No such file or directory")
+        );
+        let mut user = program(&["true"]);
+        user.user = Some("dns-of-nobody".to_owned());
+        assert_eq!(
+            why_not(&user),
+            "setting user \"dns-of-nobody\": no such user"
+        );
+        let mut group = program(&["true"]);
+        group.groups = Some(vec!["0".to_owned(), "wheel-of-nobody".to_owned()]);
+        let text = why_not(&group);
+        assert!(
+            text.ends_with("\"wheel-of-nobody\": no such group"),
+            "{text}"
+        );
+        let mut limit = program(&["true"]);
+        limit.limits.push(model::Limit {
+            name: "core",
+            resource: libc::RLIMIT_CORE as u32,
+            soft: 9,
+            hard: 1,
+        });
+        let text = why_not(&limit);
+        assert!(text.ends_with("\"core\": Invalid argument"), "{text}");
+        let mut directory = program(&["true"]);
+        directory.directory = Some("/nonexistent".to_owned());
+        let text = why_not(&directory);
+        assert!(
+            text.ends_with("\"/nonexistent\": No such file or directory"),
+            "{text}"
+        );
+        assert!(why_not(&program(&["a\0b"])).ends_with("contains a NUL byte"));
+    }
+
+    #[test]
+    fn the_environment_is_that_of_superd_the_file_the_definition_and_superd_again() {
+        let file = Scratch::new("env", "A=file\nB=file\nSUPERD_INSTANCE=forged\n");
+        let mut p = program(&["env"]);
+        p.environment_file = Some(file.name());
+        p.environment.insert("B".to_owned(), "config".to_owned());
+        p.environment
+            .insert("SERVICE".to_owned(), "forged".to_owned());
+        let (read, write) = nix::unistd::pipe().unwrap();
+        let ctx = Context {
+            stdout: Some(write.as_fd()),
+            notify_socket: Some(Path::new("/run/notify")),
+            ..CTX
+        };
+        run_to_end(&p, &ctx).unwrap();
+        drop(write);
+        let mut text = String::new();
+        fs::File::from(read).read_to_string(&mut text).unwrap();
+        let expected = "PATH=/usr/bin:/bin\nHOME=/superd\nA=file\nB=config\n\
+            NOTIFY_SOCKET=/run/notify\nSERVICE=caddy\nSUPERD_INSTANCE=c-1\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_was_meant_for_superd_is_not_inherited() {
+        for name in ["LD_PRELOAD", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS"] {
+            assert!(!is_inherited(name.as_bytes()), "{name}");
+        }
+        assert!(!is_inherited(b"SUPERD_INSTANCE"));
+        assert!(is_inherited(b"PATH") && is_inherited(b"LD_LIBRARY_PATH"));
+    }
+
+    #[test]
+    fn no_two_instances_have_the_same_mark() {
+        let (mut a, mut b) = (Base::of_this_process(), Base::of_this_process());
+        let marks = [a.new_cookie(), a.new_cookie(), b.new_cookie()];
+        assert!(marks[0] != marks[1] && marks[0] != marks[2]);
+        assert!(a.environment.iter().any(|(n, _)| n == b"PATH"));
+    }
+
+    #[test]
+    fn environment_files_are_read_as_systemd_reads_them() {
+        let parse = |text: &str| {
+            let found = parse_environment(text.as_bytes()).map_err(|(l, w)| format!("{l}: {w}"))?;
+            let show = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+            let lines = found
+                .iter()
+                .map(|(n, v)| format!("{}={}", show(n), show(v)));
+            Ok::<_, String>(lines.collect::<Vec<_>>().join("|"))
+        };
+        let ok = |text: &str, is: &str| assert_eq!(parse(text).as_deref(), Ok(is), "{text:?}");
+        ok("", "");
+        ok("A=1\n# c\n; c\n\n  B = 2  \nC=", "A=1|B=2|C=");
+        ok("A=a b \t\r\nB=x#y\r\n", "A=a b|B=x#y");
+        ok("A=\"a \\\"b\\\\ \\n $x\" \n", "A=a \"b\\ \\n $x");
+        ok("A='a \\ \"b\"  '\nB=x' y'\"z\"", "A=a \\ \"b\"  |B=x yz");
+        ok("A=one \\\ntwo\nB=\\ x\\ ", "A=one two|B= x ");
+        ok("A='l1\nl2'", "A=l1\nl2");
+        let fails = |text: &str, why: &str| assert_eq!(parse(text), Err(why.to_owned()));
+        fails("A=1\nB\n", "2: no `=`");
+        fails("\nexport A=1", "2: not a variable name before `=`");
+        fails("=1", "1: not a variable name before `=`");
+        fails("A='x\n\n", "1: a quote is not closed");
+        fails("A=a\0b", "1: contains a NUL byte");
+    }
+
+    #[test]
+    fn an_environment_file_that_cannot_be_trusted_is_refused() {
+        let read = |path: &str| read_environment_file(path).map_err(|e| e.cause);
+        let cause = |path: &str| read(path).unwrap_err();
+        assert_eq!(read("-/nonexistent"), Ok(Vec::new()));
+        assert_eq!(cause("/nonexistent"), "No such file or directory");
+        assert_eq!(cause("/dev/null"), "not a regular file");
+        let fifo = std::env::temp_dir().join(format!("superd-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        assert_eq!(cause(&fifo.display().to_string()), "not a regular file");
+        fs::remove_file(&fifo).unwrap();
+        let long = Scratch::new("long", &"A=1\n".repeat(20_000));
+        assert_eq!(cause(&long.name()), "longer than 64 KiB");
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: owner and mode of environment files: needs root");
+            return;
+        }
+        use std::os::unix::fs::PermissionsExt;
+        let file = Scratch::new("trust", "A=1");
+        fs::set_permissions(&file.0, fs::Permissions::from_mode(0o664)).unwrap();
+        assert_eq!(cause(&file.name()), "others can write it (mode 0664)");
+        fs::set_permissions(&file.0, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(read(&file.name()).is_ok());
+        std::os::unix::fs::chown(&file.0, Some(12_345), None).unwrap();
+        assert_eq!(cause(&file.name()), "owned by uid 12345, not by root");
+    }
+
+    #[test]
+    fn garbage_in_an_environment_file_is_no_panic() {
+        let alphabet = b"A=\"'\\\n# ;\0\xffx";
+        let mut seed = 7_u64;
+        for _ in 0..50_000 {
+            let text: Vec<u8> = (0..seed % 40)
+                .map(|_| {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    alphabet[(seed >> 33) as usize % alphabet.len()]
+                })
+                .collect();
+            seed = seed.wrapping_add(1);
+            parse_environment(&text).ok();
+        }
+    }
+}

@@ -242,7 +242,10 @@ impl Group {
 
     fn write(&self, file: &str, what: &[u8]) -> io::Result<()> {
         let path = self.dir.join(file);
-        fs::OpenOptions::new().write(true).open(path)?.write_all(what)
+        fs::OpenOptions::new()
+            .write(true)
+            .open(path)?
+            .write_all(what)
     }
 }
 
@@ -331,7 +334,10 @@ pub(crate) mod tests {
     }
 
     fn sleeper_in(group: &Group) -> Child {
-        let script = format!("echo 0 >{}/cgroup.procs; exec sleep 60", group.dir.display());
+        let script = format!(
+            "echo 0 >{}/cgroup.procs; exec sleep 60",
+            group.dir.display()
+        );
         Command::new("sh").args(["-c", &script]).spawn().unwrap()
     }
 
@@ -356,10 +362,7 @@ pub(crate) mod tests {
             "/sys/fs/cgroup/services/superd"
         );
         let part = b"25 1 0:22 /docker/a /cg\\040roup rw shared:1 - cgroup2 none rw\n";
-        assert_eq!(
-            find(part, b"0::/docker/a/b\n").unwrap(),
-            "/cg roup/b"
-        );
+        assert_eq!(find(part, b"0::/docker/a/b\n").unwrap(), "/cg roup/b");
         assert_eq!(find(part, b"0::/docker/ab\n"), None);
         assert_eq!(find(plain, b"0::/../x\n"), None);
         assert_eq!(find(b"25 1 0:22 / /x rw - tmpfs t rw\n", b"0::/\n"), None);

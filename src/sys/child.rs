@@ -244,7 +244,10 @@ impl Identity {
         found.groups = match (plan.groups, found.gid, &found.entry) {
             (Some(list), ..) => {
                 let each = list.iter().zip(1..=u16::MAX);
-                Some(each.map(|(g, i)| look_up_group(g, i)).collect::<Result<_, _>>()?)
+                Some(
+                    each.map(|(g, i)| look_up_group(g, i))
+                        .collect::<Result<_, _>>()?,
+                )
             }
             (None, Some(gid), Some(entry)) => Some(member_of(entry, gid)?),
             (None, Some(gid), None) => Some(vec![gid]),

@@ -29,15 +29,47 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
     // An empty range of numbers that no descriptor has: closes nothing.
     let close_range = probe_errno(libc::SYS_close_range, [1, 0, 0]) != libc::ENOSYS;
     vec![
-        feature("pidfd_open (Linux 5.3)", pidfd, "compares start times before each signal"),
-        feature("pidfd_getfd (5.6)", getfd, "cannot drain: steps that drain are skipped"),
-        feature("cgroup v2, writable", writable, "finds processes by session, ancestry and SUPERD_INSTANCE"),
-        feature("cgroup.kill (5.14)", has_kill, "freezes a group, kills each process, and looks again"),
-        feature("clone3 into a cgroup (5.7)", clone_into_cgroup(), "the child moves itself, which is slower"),
-        feature("close_range (5.9)", close_range, "closes what /proc/self/fd lists"),
+        feature(
+            "pidfd_open (Linux 5.3)",
+            pidfd,
+            "compares start times before each signal",
+        ),
+        feature(
+            "pidfd_getfd (5.6)",
+            getfd,
+            "cannot drain: steps that drain are skipped",
+        ),
+        feature(
+            "cgroup v2, writable",
+            writable,
+            "finds processes by session, ancestry and SUPERD_INSTANCE",
+        ),
+        feature(
+            "cgroup.kill (5.14)",
+            has_kill,
+            "freezes a group, kills each process, and looks again",
+        ),
+        feature(
+            "clone3 into a cgroup (5.7)",
+            clone_into_cgroup(),
+            "the child moves itself, which is slower",
+        ),
+        feature(
+            "close_range (5.9)",
+            close_range,
+            "closes what /proc/self/fd lists",
+        ),
         feature("sock_diag", sock_diag(), "reads /proc/net/tcp and udp"),
-        feature("exit status by pidfd (6.15)", pidfd_exit(), "the status of an adopted process is unknown"),
-        feature("child subreaper (3.4)", nix::sys::prctl::get_child_subreaper().is_ok(), "orphans go to init and are found by SUPERD_INSTANCE only"),
+        feature(
+            "exit status by pidfd (6.15)",
+            pidfd_exit(),
+            "the status of an adopted process is unknown",
+        ),
+        feature(
+            "child subreaper (3.4)",
+            nix::sys::prctl::get_child_subreaper().is_ok(),
+            "orphans go to init and are found by SUPERD_INSTANCE only",
+        ),
     ]
 }
 
@@ -56,9 +88,15 @@ fn clone_into_cgroup() -> bool {
     let [flags, .., cgroup] = &mut args;
     *flags = 0x2_0000_0000; // CLONE_INTO_CGROUP
     *cgroup = i32::MAX as u64; // no descriptor has this number
-    // SAFETY: clone3(2) reads the 88 bytes it is told of; with a cgroup that does not exist
-    // no process is made.
-    let r = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), std::mem::size_of_val(&args)) };
+                               // SAFETY: clone3(2) reads the 88 bytes it is told of; with a cgroup that does not exist
+                               // no process is made.
+    let r = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            args.as_ptr(),
+            std::mem::size_of_val(&args),
+        )
+    };
     r == -1 && nix::errno::Errno::last_raw() == libc::EBADF
 }
 

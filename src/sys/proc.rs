@@ -43,7 +43,9 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     let close = line.iter().rposition(|b| *b == b')')?;
     let pid = number(line.get(..open)?.trim_ascii())?;
     let rest = line.get(close + 1..)?;
-    let mut fields = rest.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty());
+    let mut fields = rest
+        .split(u8::is_ascii_whitespace)
+        .filter(|f| !f.is_empty());
     let state = *fields.next()?.first()?;
     let ppid = number(fields.next()?)?;
     let pgrp = number(fields.next()?)?;
@@ -106,8 +108,7 @@ impl Scanner {
         loop {
             let (fd, buffer) = (self.proc.as_raw_fd(), self.entries.as_mut_ptr());
             // SAFETY: getdents64(2) writes at most as many bytes as the buffer is long.
-            let n =
-                unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer, self.entries.len()) };
+            let n = unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer, self.entries.len()) };
             let entries = match usize::try_from(n) {
                 Ok(0) => return Ok(()),
                 Ok(n) => self.entries.get(..n).unwrap_or_default(),
@@ -129,22 +130,35 @@ impl Scanner {
     /// Whether the environment that a process was started with holds exactly this
     /// `NAME=value`. False when it may not be read.
     pub fn has_variable(&mut self, pid: i32, variable: &[u8]) -> bool {
+        // In the middle of execve(2) a process has no environment for some microseconds.
+        for _ in 0..4 {
+            match self.search_environ(pid, variable) {
+                Some(found) => return found,
+                None => std::thread::yield_now(),
+            }
+        }
+        false
+    }
+
+    /// None: the environment is empty.
+    fn search_environ(&mut self, pid: i32, variable: &[u8]) -> Option<bool> {
         let Ok(file) = open_at(&self.proc, pid, "environ") else {
-            return false;
+            return Some(false);
         };
         let mut search = Search::new(variable);
         // execve(2) takes at most 6 MiB; the loop is bounded by more than that.
-        for _ in 0..2048 {
+        for i in 0..2048 {
             match nix::unistd::read(file.as_fd(), &mut self.file) {
+                Ok(0) if i == 0 => return None,
                 Ok(n) if n > 0 => {
                     if search.feed(self.file.get(..n).unwrap_or_default()) {
-                        return true;
+                        return Some(true);
                     }
                 }
                 _ => break,
             }
         }
-        search.finish()
+        Some(search.finish())
     }
 }
 
@@ -241,7 +255,10 @@ pub fn socket_inodes(pid: i32, inodes: &mut Vec<u64>) {
 
 /// `socket:[12345]`
 fn parse_socket(link: &str) -> Option<u64> {
-    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    link.strip_prefix("socket:[")?
+        .strip_suffix(']')?
+        .parse()
+        .ok()
 }
 
 /// The network namespace of a process (`net:[4026531840]`); `self` is superd's own.
@@ -281,7 +298,9 @@ impl std::fmt::Display for Listener {
 /// Parses a line of /proc/net/{tcp,tcp6,udp,udp6} (proc_pid_net(5)). None for the heading,
 /// for garbage, and for sockets that are not listening.
 pub fn parse_listener(transport: Transport, line: &[u8]) -> Option<Listener> {
-    let mut fields = line.split(u8::is_ascii_whitespace).filter(|f| !f.is_empty());
+    let mut fields = line
+        .split(u8::is_ascii_whitespace)
+        .filter(|f| !f.is_empty());
     let local = fields.nth(1)?;
     let colon = local.iter().rposition(|b| *b == b':')?;
     let hex = |text| u16::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok();
@@ -333,10 +352,8 @@ mod tests {
     use super::*;
 
     fn line(comm: &str) -> Vec<u8> {
-        format!(
-            "4242 ({comm}) S 17 4242 4240 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 99887766 1 2 3"
-        )
-        .into_bytes()
+        format!("4242 ({comm}) S 17 4242 4240 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 99887766 1 2 3")
+            .into_bytes()
     }
 
     #[test]
@@ -422,7 +439,10 @@ mod tests {
             .unwrap();
         let mut scanner = Scanner::new().unwrap();
         let pid = child.id() as i32;
-        assert!(scanner.has_variable(pid, b"SUPERD_INSTANCE=test-77"));
+        // The parent goes on a little before the kernel has put the environment in place.
+        while !scanner.has_variable(pid, b"SUPERD_INSTANCE=test-77") {
+            assert!(scanner.stat(pid).unwrap().is_alive());
+        }
         assert!(!scanner.has_variable(pid, b"SUPERD_INSTANCE=test-7"));
         child.kill().unwrap();
         // Not reaped yet: a zombie, sooner or later.

@@ -103,10 +103,7 @@ mod tests {
         on(libc::SIGURG, note).unwrap();
         nix::sys::signal::raise(nix::sys::signal::Signal::SIGURG).unwrap();
         assert_eq!(SEEN.load(Ordering::SeqCst), 1);
-        assert_eq!(
-            FROM.load(Ordering::SeqCst),
-            nix::unistd::getpid().as_raw()
-        );
+        assert_eq!(FROM.load(Ordering::SeqCst), nix::unistd::getpid().as_raw());
         assert!(on(libc::SIGKILL, note).is_err());
         assert!(on(libc::SIGSEGV, note).is_err());
     }

@@ -38,11 +38,7 @@ pub fn reap(pid: i32) -> io::Result<Option<Ended>> {
     Ok(waitid(libc::P_PID, id, 0)?.map(|(_, ended)| ended))
 }
 
-fn waitid(
-    kind: libc::idtype_t,
-    id: libc::id_t,
-    flags: i32,
-) -> io::Result<Option<(i32, Ended)>> {
+fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(i32, Ended)>> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | flags;
     loop {
