@@ -592,19 +592,22 @@ mod tests {
     use crate::sys::cgroup::tests::test_root;
     use crate::sys::spawn::{spawn, Plan};
     use crate::sys::subreaper::become_subreaper;
-    use crate::sys::wait::{reap, Ended};
+    use crate::sys::wait::reap;
     use std::ffi::CString;
     use std::io::Read;
+    use std::os::fd::AsFd;
 
     /// A running instance of a shell script, and what to look at it with.
     struct Running {
         forest: Forest,
         tree: Tree,
         main: i32,
+        /// What the script and its children printed: their pids.
+        pids: Vec<i32>,
     }
 
-    /// Starts a script and reads the pids it prints, one per line, until it prints `up`.
-    fn run(name: &str, group: Option<Group>, script: &str) -> (Running, Vec<i32>) {
+    /// Starts a script and waits until it has printed so many pids, one per line.
+    fn run(name: &str, group: Option<Group>, script: &str, pids: usize) -> Running {
         become_subreaper().unwrap();
         let mut forest = Forest::new();
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
@@ -613,21 +616,38 @@ mod tests {
         let mut plan = Plan::new(words.to_vec());
         plan.env = vec![c"PATH=/usr/bin:/bin".to_owned()];
         plan.env_last = vec![CString::new(format!("{INSTANCE}={cookie}")).unwrap()];
-        plan.stdout = Some(std::os::fd::AsFd::as_fd(&write));
+        plan.stdout = Some(write.as_fd());
         plan.cgroup = group.as_ref();
-        let child = spawn(&plan).unwrap();
+        let main = spawn(&plan).unwrap().pid;
+        drop(plan);
         drop(write);
-        let tree = Tree::new(&mut forest, Pid(child.pid), &cookie, group);
+        let tree = Tree::new(&mut forest, Pid(main), &cookie, group);
         let mut text = String::new();
         let mut pipe = std::fs::File::from(read);
-        while !text.ends_with("up\n") {
+        while text.lines().count() < pids || !text.ends_with('\n') {
             let mut byte = [0];
             assert_eq!(pipe.read(&mut byte).unwrap(), 1, "{text}");
             text.push(char::from(byte[0]));
         }
-        let pids = text.lines().filter_map(|l| l.parse().ok()).collect();
-        let main = child.pid;
-        (Running { forest, tree, main }, pids)
+        let pids = text.lines().map(|l| l.parse().unwrap()).collect();
+        Running {
+            forest,
+            tree,
+            main,
+            pids,
+        }
+    }
+
+    /// One child in the group, one in a session of its own, one forked twice into another
+    /// session with its parents gone; then what the main process does.
+    fn three(name: &str, group: Option<Group>, then: &str) -> Running {
+        let script = format!(
+            "sh -c 'echo $$; exec sleep 60' &
+             setsid sh -c 'echo $$; exec sleep 60' &
+             (setsid sh -c 'sh -c \"echo \\$\\$; exec sleep 60\" & exit 0' &)
+             {then}"
+        );
+        run(name, group, &script, 3)
     }
 
     impl Running {
@@ -637,43 +657,196 @@ mod tests {
             }
         }
 
-        /// KILLs until nothing is left and reaps what became ours.
-        fn finish(mut self, pids: &[i32]) {
+        /// The tree has exactly so many processes, as soon as those that prepared it are gone.
+        fn wait_for_count(&mut self, n: u32) {
+            while self.tree.count(&mut self.forest) != n {
+                std::thread::yield_now();
+            }
+        }
+
+        /// KILLs until nothing is left, checks that nothing is, and reaps what became ours.
+        fn finish(mut self) {
+            let own = self.forest.own;
             while self.tree.count(&mut self.forest) > 0 {
                 self.tree.kill(&mut self.forest);
                 std::thread::yield_now();
             }
-            self.tree.release(&mut self.forest).unwrap();
-            for pid in pids.iter().chain([&self.main]) {
-                // Those whose parent is not us are reaped by it, or handed on to us.
-                while self
-                    .forest
-                    .stat(*pid)
-                    .is_some_and(|s| s.ppid == self.forest.own)
-                {
+            for pid in self.pids.iter().chain([&self.main]) {
+                while self.forest.stat(*pid).is_some_and(|s| s.ppid == own) {
+                    assert!(!self.forest.stat(*pid).unwrap().is_alive());
                     reap(*pid).unwrap();
                 }
+                assert!(!self.forest.stat(*pid).is_some_and(|s| s.is_alive()));
             }
+            self.tree.release(&mut self.forest).unwrap();
         }
     }
 
-    /// One child in the group, one in a session of its own, one forked twice into a session
-    /// of its own whose parents are gone.
-    const THREE: &str = "sleep 60 & echo $!; \
-        setsid sh -c 'echo $$; exec sleep 60' & \
-        setsid sh -c '(setsid sh -c \"echo \\$\\$; echo go >&3; exec sleep 60\" &)' \
-        3>$0.fifo & wait";
+    /// With a cgroup where there is one, and without.
+    fn both_ways(name: &str, test: impl Fn(&str, Option<Group>)) {
+        test(&format!("{name}-plain"), None);
+        let name = format!("{name}-cgroup");
+        if let Some(root) = test_root(&name) {
+            test(&name, Some(root.group("service").unwrap()));
+            root.remove().unwrap();
+        }
+    }
 
-    /// The three kinds of children, by a script that prints their pids and then `up`.
-    fn three(name: &str, group: Option<Group>, then: &str) -> (Running, Vec<i32>) {
-        let _ = THREE;
-        let script = format!(
-            "sleep 60 & echo $!
-             setsid sh -c 'echo $$; exec sleep 60' &
-             (setsid sh -c '(setsid sh -c \"echo \\$\\$; exec sleep 60\" & wait $!) & exit 0' &)
-             while [ $(cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | grep -c \"^$MARK\") -lt 0 ]; do :; done
-             {then}"
-        );
-        run(name, group, &script)
+    #[test]
+    fn children_of_every_kind_belong_to_the_tree_and_die_with_it() {
+        both_ways("alive", |name, group| {
+            let mut r = three(name, group, "exec sleep 60");
+            r.wait_for_count(4);
+            assert_eq!(r.tree.count_descendants(&mut r.forest), 3);
+            for pid in r.pids.clone() {
+                assert!(r.tree.holds(&mut r.forest, Pid(pid)), "{name}: {pid}");
+            }
+            assert!(!r.tree.holds(&mut r.forest, Pid(1)));
+            let own = Pid(r.forest.own);
+            assert!(!r.tree.holds(&mut r.forest, own));
+            let usage = r.tree.usage(&mut r.forest);
+            assert_eq!(usage.processes, 4);
+            assert!(usage.memory_kib > 0);
+            r.finish();
+        });
+    }
+
+    #[test]
+    fn children_of_every_kind_are_left_when_the_main_process_ends_at_once() {
+        both_ways("ended", |name, group| {
+            // Nobody looked while the main process lived.
+            let mut r = three(name, group, "exit 0");
+            r.wait_for_zombie();
+            // The two that prepare the third child may still be ending.
+            assert!(r.tree.before_reap(&mut r.forest) >= 3, "{name}");
+            assert_eq!(r.tree.main(), None);
+            reap(r.main).unwrap();
+            r.wait_for_count(3);
+            assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 0);
+            r.finish();
+        });
+    }
+
+    #[test]
+    fn a_simple_service_leaves_nothing() {
+        both_ways("simple", |name, group| {
+            let mut r = run(name, group, "echo $$; exec sleep 60", 1);
+            assert_eq!(r.tree.count(&mut r.forest), 1);
+            assert_eq!(r.tree.count_descendants(&mut r.forest), 0);
+            assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 1);
+            r.wait_for_zombie();
+            assert_eq!(r.tree.count(&mut r.forest), 0, "{name}: a zombie counts");
+            assert_eq!(r.tree.before_reap(&mut r.forest), 0);
+            reap(r.main).unwrap();
+            r.finish();
+        });
+    }
+
+    #[test]
+    fn a_signal_reaches_whom_it_is_for() {
+        both_ways("whom", |name, group| {
+            let mut r = three(name, group, "exec sleep 60");
+            r.wait_for_count(4);
+            // 0 signals nobody and counts everybody.
+            assert_eq!(r.tree.signal(&mut r.forest, 0, To::Main), 1);
+            assert_eq!(r.tree.signal(&mut r.forest, 0, To::Group), 2, "{name}");
+            assert_eq!(r.tree.signal(&mut r.forest, 0, To::Descendants), 3);
+            assert_eq!(r.tree.signal(&mut r.forest, 0, To::Tree), 4);
+            assert_eq!(
+                r.tree.signal(&mut r.forest, libc::SIGTERM, To::Descendants),
+                3
+            );
+            r.wait_for_count(1);
+            assert!(r.forest.stat(r.main).unwrap().is_alive());
+            r.finish();
+        });
+    }
+
+    #[test]
+    fn a_fork_bomb_within_limits_is_killed() {
+        both_ways("bomb", |name, group| {
+            // Eight sessions that make orphans as fast as they can, each of a short life.
+            let script = "echo $$; i=0; while [ $i -lt 8 ]; do i=$((i+1)); \
+                setsid sh -c 'while :; do (sleep 0.3 & sleep 0.2 &); done' & done; wait";
+            let mut r = run(name, group, script, 1);
+            while r.tree.count(&mut r.forest) < 40 {
+                std::thread::yield_now();
+            }
+            let mut calls = 0;
+            while r.tree.count(&mut r.forest) > 0 {
+                r.tree.kill(&mut r.forest);
+                calls += 1;
+                assert!(calls < 1000, "{name}: still there");
+                std::thread::yield_now();
+            }
+            r.finish();
+        });
+    }
+
+    #[test]
+    fn a_main_process_may_hand_over_to_one_of_its_tree_only() {
+        both_ways("mainpid", |name, group| {
+            let script = "sh -c 'echo $$; exec sleep 60' & exec sleep 60";
+            let mut r = run(name, group, script, 1);
+            let new = Pid(r.pids[0]);
+            assert!(!r.tree.set_main(&mut r.forest, Pid(1)));
+            assert_eq!(r.tree.main(), Some(Pid(r.main)));
+            assert!(r.tree.set_main(&mut r.forest, new));
+            assert_eq!(r.tree.main(), Some(new));
+            r.wait_for_count(2);
+            assert_eq!(r.tree.count_descendants(&mut r.forest), 1, "{name}");
+            assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 1);
+            r.wait_for_count(1);
+            assert!(r.forest.stat(r.main).unwrap().is_alive());
+            r.finish();
+        });
+    }
+
+    #[test]
+    fn a_process_with_the_pid_of_another_one_is_not_signalled() {
+        let mut r = run("reuse", None, "echo $$; exec sleep 60", 1);
+        let start = r.tree.main_start(&mut r.forest).unwrap();
+        let main = Some((Pid(r.main), start + 1));
+        let cookie = "test-of-somebody-else";
+        let mut other = Tree::adopt(&mut r.forest, main, Pid(r.main), cookie, None);
+        assert_eq!(other.signal(&mut r.forest, libc::SIGKILL, To::Main), 0);
+        assert_eq!(other.signal(&mut r.forest, libc::SIGKILL, To::Tree), 0);
+        other.kill(&mut r.forest);
+        assert!(r.forest.stat(r.main).unwrap().is_alive());
+        r.finish();
+    }
+
+    #[test]
+    fn a_tree_is_adopted_with_everything_in_it() {
+        let mut r = three("adopt", None, "exec sleep 60");
+        r.wait_for_count(4);
+        let start = r.tree.main_start(&mut r.forest).unwrap();
+        let cookie = format!("test-{}-adopt", std::process::id());
+        let main = (Pid(r.main), start);
+        r.tree = Tree::adopt(&mut r.forest, Some(main), main.0, &cookie, None);
+        assert_eq!(r.tree.count(&mut r.forest), 4);
+        r.finish();
+    }
+
+    #[test]
+    fn ports_are_open_until_their_last_holder_is_gone() {
+        let name = "skipped: ports: needs python3";
+        if !std::path::Path::new("/usr/bin/python3").exists() {
+            println!("{name}");
+            return;
+        }
+        let script = "exec /usr/bin/python3 -c '
+import os, socket, time
+t = socket.socket(); t.bind((\"127.0.0.1\", 0)); t.listen()
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind((\"127.0.0.1\", 0))
+print(os.getpid(), flush=True)
+time.sleep(60)'";
+        let mut r = run("ports", None, script, 1);
+        assert_eq!(r.tree.note_ports(&mut r.forest), 2);
+        assert_eq!(r.tree.open_ports(&mut r.forest).len(), 2);
+        r.tree.kill(&mut r.forest);
+        r.wait_for_zombie();
+        assert_eq!(r.tree.open_ports(&mut r.forest), []);
+        r.finish();
     }
 }

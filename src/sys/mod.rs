@@ -36,7 +36,6 @@ mod child;
 pub mod features;
 pub mod kill;
 pub mod limits;
-pub mod peer;
 pub mod pidfd;
 pub mod proc;
 pub mod signals;
@@ -44,7 +43,6 @@ pub mod spawn;
 pub mod subreaper;
 pub mod timer;
 pub mod wait;
-pub mod wake;
 
 /// The errno of an I/O error; EIO when it has none.
 pub fn errno_of(e: &std::io::Error) -> i32 {

@@ -423,3 +423,6 @@ fn plain_fork(prepared: &Prepared<'_>) -> Result<i32, SpawnFault> {
         _ => Err(SpawnFault::new(Step::Fork, errno_of(&error))),
     }
 }
+
+#[cfg(test)]
+mod tests;
