@@ -17,6 +17,7 @@
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
 //! | `kill.rs` | `kill` | no pointers; guarded against groups, init, superd |
 //! | `limits.rs` | `prlimit64` | valid pointers to two u64 each |
+//! | `peer.rs` | `getsockopt` | a buffer of the length given |
 //! | `pidfd.rs` | `pidfd_open`, `pidfd_send_signal` | no pointers |
 //! | `pidfd.rs` | `ioctl(PIDFD_GET_INFO)` | a struct of the size in the request |
 //! | `pidfd.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
@@ -30,12 +31,14 @@
 //! | `timer.rs` | `localtime_r` | valid pointers |
 //! | `wait.rs` | `waitid` | writable siginfo |
 //! | `wait.rs` | `siginfo_t::si_pid`, `si_status` | waitid filled it in |
+//! | `wake.rs` | `write` | one readable byte; async-signal-safe |
 
 pub mod cgroup;
 mod child;
 pub mod features;
 pub mod kill;
 pub mod limits;
+pub mod peer;
 pub mod pidfd;
 pub mod proc;
 pub mod signals;
@@ -43,6 +46,7 @@ pub mod spawn;
 pub mod subreaper;
 pub mod timer;
 pub mod wait;
+pub mod wake;
 
 /// The errno of an I/O error; EIO when it has none.
 pub fn errno_of(e: &std::io::Error) -> i32 {

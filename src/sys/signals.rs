@@ -53,6 +53,12 @@ pub fn clean_start() -> io::Result<()> {
     Ok(SigSet::empty().thread_set_mask()?)
 }
 
+/// For a plain command like superctl: nothing is blocked, nothing is ignored, SIGPIPE ends it.
+pub fn reset_dispositions() -> io::Result<()> {
+    clean_start()?;
+    set_disposition(libc::SIGPIPE, libc::SIG_DFL)
+}
+
 /// Blocks everything and returns what was blocked before.
 pub(super) fn block_all() -> io::Result<SigSet> {
     Ok(SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?)
