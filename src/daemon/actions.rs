@@ -456,7 +456,7 @@ mod tests {
         assert!(nothing.is_empty());
         let server = std::thread::spawn(move || {
             let (mut s, _) = listener.accept().unwrap();
-            s.read(&mut [0; 512]).unwrap();
+            let _some = s.read(&mut [0; 512]).unwrap();
             s.write_all(b"HTTP/1.1 200 OK\n\nbody").unwrap();
         });
         actions.begin_http(poll.registry(), X, RUN, &http).unwrap();

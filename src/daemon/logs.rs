@@ -42,6 +42,9 @@ const LARGE: usize = 64 * 1024;
 /// What the shared buffer holds while nobody floods.
 const SMALL: usize = 4096;
 
+/// A service that has so much to say in a turn is flooding.
+const FLOOD: usize = 32 * 1024;
+
 /// Bytes a service may read per turn when each line goes to the log, which costs a
 /// system call per line.
 const LOGGED_SHARE: usize = 16 * 1024;
@@ -93,7 +96,7 @@ struct Log {
     read: File,
     write: OwnedFd,
     queued: bool,
-    /// The last read filled the whole large buffer.
+    /// The last turn brought at least [`FLOOD`] bytes.
     flooding: bool,
     splitter: Splitter,
     kept: Kept,
@@ -230,6 +233,7 @@ impl Logs {
     /// Reads, a share of each service that has something, up to the budget of a turn.
     pub fn turn(&mut self, now: Tick, hear: Hear<'_>) {
         let mut budget = TURN;
+        let mut calm = true;
         for _ in 0..self.queue.len() {
             if budget == 0 {
                 break;
@@ -246,12 +250,14 @@ impl Logs {
             };
             let (n, finished) = log.read(service, &mut self.buf, share, now, hear);
             budget = budget.saturating_sub(n.saturating_mul(price));
+            calm &= n < SMALL;
+            log.flooding = n >= FLOOD;
             log.queued = !finished;
             if !finished {
                 self.queue.push_back(service);
             }
         }
-        if self.queue.is_empty() && self.buf.len() > SMALL {
+        if calm && self.queue.is_empty() && self.buf.len() > SMALL {
             self.buf = Vec::new();
         }
     }
@@ -339,15 +345,11 @@ impl Log {
                 Ok(0) => return (total, true), // cannot be: we hold a writing end
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => {
-                    self.flooding = false;
-                    return (total, true);
-                }
+                Err(_) => return (total, true), // WouldBlock
             };
             total += n;
             let chunk = space.get(..n).unwrap_or_default();
             self.take(service, chunk, now, hear);
-            self.flooding = n == LARGE;
             if total >= share {
                 return (total, false);
             }

@@ -36,7 +36,7 @@ const DATAGRAM_CAP: usize = 1023;
 /// of a pipe, and is written whole or not at all.
 const STDERR_CAP: usize = 2048;
 
-/// How often a log daemon that does not answer is looked for.
+/// How often a log daemon that does not answer is looked for, and a loss is said.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Local time as it is shown.
@@ -223,9 +223,12 @@ pub struct Sink {
     stderr_is_fallback: bool,
     local: LocalTime,
     pid: i32,
+    /// Lines dropped since that was last said.
     dropped: u64,
+    /// Not said again before this.
+    say_dropped: Tick,
     /// Lines dropped since the beginning, for `doctor`.
-    dropped_ever: u64,
+    lost: u64,
     scratch: Vec<u8>,
 }
 
@@ -260,7 +263,8 @@ impl Sink {
             local,
             pid: i32::try_from(std::process::id()).unwrap_or(0),
             dropped: 0,
-            dropped_ever: 0,
+            say_dropped: Tick(0),
+            lost: 0,
             scratch: Vec::new(),
         }
     }
@@ -276,8 +280,8 @@ impl Sink {
     }
 
     /// Lines that were dropped since the beginning.
-    pub fn dropped(&self) -> u64 {
-        self.dropped_ever
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     fn put(
@@ -297,16 +301,17 @@ impl Sink {
             0..=8 | 10..=31 | 127 => b' ',
             b => *b,
         }));
-        if self.dropped > 0 {
-            let lost = format!("{} lines of log dropped", self.dropped);
+        // Not with every line: a log daemon that is only slow would hear of nothing else.
+        if self.dropped > 0 && now >= self.say_dropped {
+            let lost = format!("lines of log dropped: {}", self.dropped);
             if self.deliver(now, Severity::LOG_WARNING, None, lost.as_bytes()) {
                 self.dropped = 0;
+                self.say_dropped = now + RETRY;
             }
         }
-        // While a count could not be said nothing else gets through out of its order.
-        if self.dropped > 0 || !self.deliver(now, severity, service, &clean) {
+        if !self.deliver(now, severity, service, &clean) {
             self.dropped += 1;
-            self.dropped_ever += 1;
+            self.lost += 1;
         }
         clean.truncate(DATAGRAM_CAP);
         clean.shrink_to(DATAGRAM_CAP);
@@ -520,9 +525,9 @@ mod tests {
         sink.say(sec(3), Severity::LOG_INFO, "less than a second later");
         assert_eq!(heard(&log), None);
         sink.say(sec(5), Severity::LOG_INFO, "five");
-        assert!(heard(&log).unwrap().ends_with(": 3 lines of log dropped"));
+        assert!(heard(&log).unwrap().ends_with(": lines of log dropped: 3"));
         assert!(heard(&log).unwrap().ends_with(": five"));
-        assert_eq!(sink.dropped(), 3);
+        assert_eq!(sink.lost(), 3);
         // A restart between two lines loses nothing.
         drop(log);
         let (_, log) = daemon(&dir);
@@ -538,22 +543,55 @@ mod tests {
         for i in 0..5_000 {
             sink.line(sec(1), "x", None, format!("{i}").as_bytes());
         }
-        assert!(sink.dropped() > 0);
+        assert!(sink.lost() > 0);
         let mut got = 0;
-        while heard(&log).is_some() {
+        while heard(&log).is_some_and(|m| !m.contains("dropped")) {
             got += 1;
         }
-        assert_eq!(got + sink.dropped(), 5_000);
-        sink.say(sec(1), Severity::LOG_INFO, "again");
-        assert!(heard(&log).unwrap().contains("lines of log dropped"));
-        assert!(heard(&log).unwrap().ends_with("again"));
+        assert_eq!(got + sink.lost(), 5_000);
+        sink.say(sec(3), Severity::LOG_INFO, "again");
+        let said = format!(": lines of log dropped: {}", sink.lost());
+        assert!(heard(&log).unwrap().ends_with(&said));
+        assert!(heard(&log).unwrap().ends_with(": again"));
+    }
+
+    #[test]
+    fn a_reader_of_standard_error_that_does_not_read_blocks_nobody() {
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        let mut sink = Sink::with_paths(LogTo::None, true, noon, Vec::new());
+        sink.stderr = Some(Stderr::Own(File::from(write)));
+        for i in 0..5_000 {
+            sink.line(
+                sec(1),
+                "x",
+                None,
+                format!("{i} {}", "y".repeat(90)).as_bytes(),
+            );
+        }
+        let lost = sink.lost();
+        assert!(lost > 0);
+        let mut text = vec![0; 1 << 20];
+        let n = nix::unistd::read(&read, &mut text).unwrap();
+        let text = String::from_utf8_lossy(&text[..n]).into_owned();
+        assert!(
+            text.starts_with("x | 0 y") && text.ends_with('\n'),
+            "whole lines only"
+        );
+        let got = text.lines().filter(|l| l.starts_with("x | ")).count() as u64;
+        assert_eq!(got + lost, 5_000);
+        sink.say(sec(3), Severity::LOG_INFO, "x: up");
+        let mut rest = [0; 200];
+        let n = nix::unistd::read(&read, &mut rest).unwrap();
+        let said = String::from_utf8_lossy(&rest[..n]).into_owned();
+        assert!(said.starts_with("superd: lines of log dropped: "), "{said}");
+        assert!(said.ends_with("\nsuperd: x: up\n"), "{said}");
     }
 
     #[test]
     fn nowhere_costs_nothing_and_loses_nothing() {
         let mut sink = Sink::with_paths(LogTo::None, false, noon, Vec::new());
         sink.say(sec(1), Severity::LOG_INFO, "x");
-        assert_eq!(sink.dropped(), 0);
+        assert_eq!(sink.lost(), 0);
     }
 
     #[test]

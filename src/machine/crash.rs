@@ -32,7 +32,11 @@ const BEGINNINGS: [&[u8]; 12] = [
 
 /// Whether this line may be the first one of a crash.
 pub fn begins(line: &[u8]) -> bool {
-    BEGINNINGS.iter().any(|b| line.starts_with(b))
+    // Almost every line of a flood fails at its first byte.
+    matches!(
+        line.first(),
+        Some(b'p' | b'f' | b't' | b'*' | b'T' | b'd' | b'm' | b'U' | b'n')
+    ) && BEGINNINGS.iter().any(|b| line.starts_with(b))
 }
 
 /// The crash that these lines (oldest first) and this exit tell of.
@@ -384,6 +388,12 @@ Node.js v22.14.0";
     fn of_two_panics_the_last_one_counts() {
         let two = format!("panic: first\n\ngoroutine 1 [running]:\n{GO}");
         assert_eq!(parts(&two, Exit::Code(2)).1, "close of nil channel");
+    }
+
+    #[test]
+    fn every_beginning_is_seen_at_its_first_byte() {
+        assert!(BEGINNINGS.iter().all(|b| begins(b)));
+        assert!(!begins(b"") && !begins(b"2026 panic: x"));
     }
 
     #[test]

@@ -246,6 +246,20 @@ fn nonsense_is_answered_and_an_endless_line_ends_the_connection() {
 }
 
 #[test]
+fn a_flood_of_empty_lines_is_taken_a_few_per_turn() {
+    let mut b = Bench::new("empty");
+    let mut c = b.connect();
+    b.settle();
+    c.write_all(&[b'\n'; 500]).unwrap();
+    c.write_all(STATUS).unwrap();
+    let mut turns = 0;
+    while tickets(&b.turn(Duration::from_secs(5))).is_empty() {
+        turns += 1;
+    }
+    assert!(turns >= 500 / PER_TURN);
+}
+
+#[test]
 fn half_lines_idlers_and_those_who_do_not_read_are_dropped() {
     let mut b = Bench::new("limits");
     let mut half = b.connect();

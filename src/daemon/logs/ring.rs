@@ -1,7 +1,5 @@
 //! The last lines of a service, bounded in bytes: one flat ring, no allocation per line.
 
-use std::collections::VecDeque;
-
 use super::shown;
 use crate::machine::time::Tick;
 
@@ -13,7 +11,12 @@ const FIRST: usize = 512;
 
 /// Lines with their times; the oldest make room for new ones.
 pub struct Ring {
-    bytes: VecDeque<u8>,
+    /// All of it is used, wrapping round at its end.
+    bytes: Vec<u8>,
+    /// Where the oldest line begins.
+    start: usize,
+    /// Bytes in use from there on.
+    used: usize,
     bound: usize,
     /// Number of the oldest line here, counted from the first one ever pushed.
     first: u64,
@@ -25,7 +28,9 @@ impl Ring {
     /// At most `bound` bytes, heads of the lines included. Nothing is allocated yet.
     pub fn new(bound: usize) -> Ring {
         Ring {
-            bytes: VecDeque::new(),
+            bytes: Vec::new(),
+            start: 0,
+            used: 0,
             bound,
             first: 0,
             next: 0,
@@ -41,7 +46,9 @@ impl Ring {
     pub fn set_bound(&mut self, bound: usize) {
         self.bound = bound;
         self.make_room(0);
-        self.bytes.shrink_to(bound);
+        if self.bytes.len() > bound {
+            self.resize(bound);
+        }
     }
 
     /// The number that the next line will get.
@@ -58,16 +65,15 @@ impl Ring {
         };
         let line = line.get(..most.min(usize::from(u16::MAX))).unwrap_or(line);
         self.make_room(HEAD + line.len());
-        let need = self.bytes.len() + HEAD + line.len();
-        if need > self.bytes.capacity() {
-            let capacity = (self.bytes.capacity() * 2).max(FIRST).max(need);
-            let capacity = capacity.min(self.bound);
-            self.bytes.reserve_exact(capacity - self.bytes.len());
+        let need = self.used + HEAD + line.len();
+        if need > self.bytes.len() {
+            let size = (self.bytes.len() * 2).max(FIRST).max(need);
+            self.resize(size.min(self.bound));
         }
         let length = u16::try_from(line.len()).unwrap_or(u16::MAX);
-        self.bytes.extend(&length.to_ne_bytes());
-        self.bytes.extend(&at.0.to_ne_bytes());
-        self.bytes.extend(line);
+        self.put(&length.to_ne_bytes());
+        self.put(&at.0.to_ne_bytes());
+        self.put(line);
     }
 
     /// The lines with this number and later ones, oldest first; bytes that are not UTF-8
@@ -76,13 +82,11 @@ impl Ring {
         let mut out = Vec::new();
         let mut at = 0;
         for n in self.first..self.next {
-            let Some((tick, length)) = self.head(at) else {
-                break;
-            };
+            let (tick, length) = self.head(at);
             at += HEAD;
             if n >= number {
-                let end = (at + length).min(self.bytes.len());
-                let line: Vec<u8> = self.bytes.range(at..end).copied().collect();
+                let mut line = vec![0; length];
+                self.copy(at, &mut line);
                 out.push((tick, shown(&line)));
             }
             at += length;
@@ -90,28 +94,75 @@ impl Ring {
         out
     }
 
-    /// Time and length of the line that begins at this offset.
-    fn head(&self, at: usize) -> Option<(Tick, usize)> {
-        let mut head = [0_u8; HEAD];
-        for (i, b) in head.iter_mut().enumerate() {
-            *b = *self.bytes.get(at + i)?;
-        }
-        let (length, tick) = head.split_first_chunk::<2>()?;
-        let tick = u64::from_ne_bytes(tick.try_into().ok()?);
-        Some((Tick(tick), usize::from(u16::from_ne_bytes(*length))))
+    /// Time and length of the line that begins this far from the start.
+    fn head(&self, at: usize) -> (Tick, usize) {
+        let mut length = [0; 2];
+        let mut tick = [0; 8];
+        self.copy(at, &mut length);
+        self.copy(at + 2, &mut tick);
+        (
+            Tick(u64::from_ne_bytes(tick)),
+            usize::from(u16::from_ne_bytes(length)),
+        )
     }
 
+    /// Room for so many bytes below the bound.
     fn make_room(&mut self, need: usize) {
-        let over = (self.bytes.len() + need).saturating_sub(self.bound);
-        let mut cut = 0;
-        while cut < over {
-            let Some((_, length)) = self.head(cut) else {
-                break;
-            };
-            cut += HEAD + length;
+        while self.used > 0 && self.used + need > self.bound {
+            let (_, length) = self.head(0);
+            let gone = (HEAD + length).min(self.used);
+            self.start = self.place(gone);
+            self.used -= gone;
             self.first += 1;
         }
-        self.bytes.drain(..cut.min(self.bytes.len()));
+    }
+
+    /// Index of the byte this far from the start.
+    fn place(&self, at: usize) -> usize {
+        let i = self.start + at;
+        if i >= self.bytes.len() {
+            i - self.bytes.len()
+        } else {
+            i
+        }
+    }
+
+    /// Appends; the room is there.
+    fn put(&mut self, data: &[u8]) {
+        let at = self.place(self.used);
+        let (head, tail) = data
+            .split_at_checked(self.bytes.len() - at)
+            .unwrap_or((data, &[]));
+        for (at, part) in [(at, head), (0, tail)] {
+            if let Some(to) = self.bytes.get_mut(at..at + part.len()) {
+                to.copy_from_slice(part);
+            }
+        }
+        self.used += data.len();
+    }
+
+    /// Reads from this far from the start.
+    fn copy(&self, at: usize, out: &mut [u8]) {
+        let at = self.place(at);
+        let head = out.len().min(self.bytes.len().saturating_sub(at));
+        let Some((head, tail)) = out.split_at_mut_checked(head) else {
+            return;
+        };
+        for (at, part) in [(at, head), (0, tail)] {
+            if let Some(from) = self.bytes.get(at..at + part.len()) {
+                part.copy_from_slice(from);
+            }
+        }
+    }
+
+    /// Another allocation, not smaller than what is in use.
+    fn resize(&mut self, size: usize) {
+        let mut bytes = vec![0; size];
+        if let Some(used) = bytes.get_mut(..self.used) {
+            self.copy(0, used);
+        }
+        self.bytes = bytes;
+        self.start = 0;
     }
 }
 
@@ -122,7 +173,7 @@ mod tests {
     #[test]
     fn the_last_lines_are_there_and_the_bound_holds() {
         let mut ring = Ring::new(1_000);
-        assert_eq!(ring.bytes.capacity(), 0, "nothing before the first line");
+        assert_eq!(ring.bytes.len(), 0, "nothing before the first line");
         let mut seed = 9_u32;
         let mut all: Vec<String> = Vec::new();
         for i in 0..3_000_u64 {
@@ -130,7 +181,7 @@ mod tests {
             let line = format!("{i}{}", "z".repeat((seed >> 16) as usize % 150));
             ring.push(Tick(i), line.as_bytes());
             all.push(line);
-            assert!(ring.bytes.len() <= 1_000 && ring.bytes.capacity() <= 1_000);
+            assert!(ring.used <= 1_000 && ring.bytes.len() <= 1_000);
             let got = ring.since(0);
             assert!(got.len() >= 5.min(all.len()));
             let tail = &all[all.len() - got.len()..];

@@ -93,6 +93,8 @@ fn a_flood_does_not_starve_others_and_is_bounded_per_turn() {
         b.logs.turn(Tick(1), &mut |s| seen.push(s.service.0));
     }
     assert_eq!(seen.len(), 4096 + 1);
+    quiet.write_all(b"and calm\n").unwrap();
+    assert_eq!(b.lines().len(), 1);
     assert!(b.logs.buf.len() <= SMALL, "the large buffer is given back");
 }
 
@@ -169,4 +171,44 @@ fn a_closed_service_is_forgotten() {
     assert!(!b.logs.more_work());
     assert!(b.logs.writer(ServiceId(1)).is_none());
     assert!(b.logs.tail(ServiceId(1), 9).is_empty());
+}
+
+#[test]
+#[ignore = "a measurement: cargo test --release --lib -- --ignored --nocapture cost_of"]
+fn cost_of_a_gigabyte() {
+    for (output, what) in [(Output::Ring, "ring"), (Output::Log, "every line")] {
+        let mut b = Bench::new();
+        let mut w = b.start(1, output);
+        let child = std::thread::spawn(move || {
+            let chunk = b"2026-11-20 10:00:00 a line of output as servers write them, 100 bytes, or so, long enough to be one\n".repeat(650);
+            for _ in 0..1_000_000_000 / chunk.len() {
+                w.write_all(&chunk).unwrap();
+            }
+            w.write_all(b"end\n").unwrap();
+        });
+        let before = thread_cpu();
+        let mut events = mio::Events::with_capacity(8);
+        let (mut lines, mut turns, mut over) = (0_u64, 0_u64, false);
+        while !over {
+            let wait = b.logs.more_work().then_some(Duration::ZERO);
+            b.poll.poll(&mut events, wait).unwrap();
+            if !events.is_empty() {
+                b.logs.ready(ServiceId(1));
+            }
+            turns += 1;
+            b.logs.turn(Tick(1), &mut |s| {
+                lines += 1;
+                over |= s.line == b"end";
+            });
+        }
+        let cost = thread_cpu() - before;
+        child.join().unwrap();
+        eprintln!("{what}: {cost:.2} CPU s/GB, {lines} lines split, {turns} turns");
+    }
+}
+
+/// User and system seconds of this thread (proc(5), `/proc/thread-self/schedstat`).
+fn thread_cpu() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
