@@ -44,7 +44,7 @@ impl Reactor {
     }
 
     fn dropped_lines(&self) -> Finding {
-        match self.sink.dropped() {
+        match self.sink.lost() {
             0 => finding("log lines", true, "none dropped".to_owned()),
             n => finding(
                 "log lines",

@@ -309,7 +309,7 @@ impl Trees {
             }
         }
         if let Some(root) = &self.root {
-            root.remove().ok(); // a process that hangs in the kernel keeps it
+            root.clear().ok(); // a process that hangs in the kernel keeps it
         }
     }
 }

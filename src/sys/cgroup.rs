@@ -136,6 +136,14 @@ impl Root {
     pub fn remove(&self) -> io::Result<()> {
         fs::remove_dir(&self.dir)
     }
+
+    /// Removes the groups below it in which nobody is left, and it itself if none remains.
+    pub fn clear(&self) -> io::Result<()> {
+        for group in nested(&self.dir, 1)? {
+            remove(&group, DEPTH).ok(); // a process that cannot be killed keeps its group
+        }
+        self.remove()
+    }
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
