@@ -27,8 +27,8 @@ const FILE_CAP: u64 = 64 * 1024;
 /// What every child inherits unless its definition says otherwise: as superd was started.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// `NAME=value`, without what was meant for superd alone.
-    environment: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Without what was meant for superd alone.
+    environment: Vec<Variable>,
     /// Open files as they were before superd raised its own limit.
     open_files: Option<Limit>,
     /// Marks of this life of superd.
@@ -182,7 +182,7 @@ fn environment(
     let ours = [("SERVICE", ctx.service), (INSTANCE, ctx.cookie)];
     all.retain(|(name, _)| !ours.iter().any(|(n, _)| n.as_bytes() == name));
     let own = ours.map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()));
-    let join = |(name, value): &(Vec<u8>, Vec<u8>)| {
+    let join = |(name, value): &Variable| {
         CString::new([name.as_slice(), b"=", value].concat()).map_err(|_| {
             let name = String::from_utf8_lossy(name);
             error(Stage::Exec, &name, libc::EINVAL, "contains a NUL byte")
@@ -194,7 +194,7 @@ fn environment(
     ))
 }
 
-fn set(all: &mut Vec<(Vec<u8>, Vec<u8>)>, name: &[u8], value: &[u8]) {
+fn set(all: &mut Vec<Variable>, name: &[u8], value: &[u8]) {
     match all.iter_mut().find(|(n, _)| n == name) {
         Some((_, old)) => *old = value.to_vec(),
         None => all.push((name.to_vec(), value.to_vec())),
@@ -254,12 +254,12 @@ fn number(n: Option<i32>) -> String {
     n.map(|n| n.to_string()).unwrap_or_default()
 }
 
-/// Names and values.
-type Variables = Vec<(Vec<u8>, Vec<u8>)>;
+/// Name and value.
+pub type Variable = (Vec<u8>, Vec<u8>);
 
 /// Reads an environment file. With a leading `-` it may be missing. As root it must belong
 /// to root, and nobody else may write it: its content decides what root executes.
-fn read_environment_file(configured: &str) -> Result<Variables, SpawnError> {
+fn read_environment_file(configured: &str) -> Result<Vec<Variable>, SpawnError> {
     let (path, optional) = match configured.strip_prefix('-') {
         Some(path) => (path, true),
         None => (configured, false),
@@ -300,7 +300,7 @@ fn read_environment_file(configured: &str) -> Result<Variables, SpawnError> {
 /// quotes a backslash escapes `"`, `\`, `` ` ``, `$`, outside of quotes everything; a
 /// backslash at the end of a line joins the next. Unlike systemd, which ignores them, lines
 /// that say nothing are errors: their number, and what is wrong.
-pub fn parse_environment(text: &[u8]) -> Result<Variables, (usize, &'static str)> {
+pub fn parse_environment(text: &[u8]) -> Result<Vec<Variable>, (usize, &'static str)> {
     let mut found = Vec::new();
     let mut input = Input {
         rest: text,
@@ -339,7 +339,7 @@ impl Input<'_> {
         }
     }
 
-    fn assignment(&mut self) -> Result<(Vec<u8>, Vec<u8>), (usize, &'static str)> {
+    fn assignment(&mut self) -> Result<Variable, (usize, &'static str)> {
         let line = self.line;
         let mut name = Vec::new();
         loop {
@@ -527,7 +527,7 @@ mod tests {
         let mut limit = program(&["true"]);
         limit.limits.push(model::Limit {
             name: "core",
-            resource: libc::RLIMIT_CORE as u32,
+            resource: libc::RLIMIT_CORE as _,
             soft: 9,
             hard: 1,
         });

@@ -107,6 +107,16 @@ impl Forest {
         self.stat(pid).is_some_and(|s| s.start == start)
     }
 
+    /// What this process is now, if it still is the one that was seen. A start time counts
+    /// in hundredths of a second, and where a fork bomb has filled the numbers a pid comes
+    /// back within one: session or parent must be the same too.
+    fn again(&mut self, seen: &Stat) -> Option<Stat> {
+        let is_it = |now: &Stat| {
+            now.start == seen.start && (now.session == seen.session || now.ppid == seen.ppid)
+        };
+        self.stat(seen.pid).filter(is_it)
+    }
+
     /// Processes alive below superd that are no main process and no command, and that superd
     /// did not have from the beginning. While services run, most are their descendants.
     pub fn strays(&mut self) -> u32 {
@@ -149,7 +159,7 @@ impl Forest {
         let mut sent = 0;
         for m in members.iter().filter(|m| may_signal(m.pid)) {
             let held = PidFd::open(m.pid);
-            if !self.is_still(m.pid, m.start) {
+            if self.again(m).is_none() {
                 continue;
             }
             sent += u32::from(deliver(held, m.pid, signal));
@@ -205,8 +215,8 @@ pub struct Tree {
     /// `SUPERD_INSTANCE=...`
     mark: Vec<u8>,
     group: Option<Group>,
-    /// Members besides the main one when we last looked, with start times. Not used with a cgroup.
-    known: Vec<(i32, u64)>,
+    /// Members besides the main one when we last looked. Not used with a cgroup.
+    known: Vec<Stat>,
     /// It may have orphans that went to init while no superd was there.
     is_adopted: bool,
     ports: Vec<(Option<PathBuf>, Listener)>,
@@ -281,7 +291,7 @@ impl Tree {
         if let Some(old) = self.main.take() {
             forest.unclaim(old.pid);
             let stat = members.iter().find(|m| m.pid == old.pid);
-            self.known.extend(stat.map(|s| (s.pid, s.start)));
+            self.known.extend(stat);
         }
         forest.claim(new.pid);
         self.main = Some(Main {
@@ -520,70 +530,70 @@ impl Tree {
     }
 
     /// The members by the rules at the head of this file.
+    ///
+    /// A scan is not a snapshot: what was read first may be gone, and its pid or session id
+    /// somebody else's, when the last is read. So each process is looked at again before it
+    /// counts, and then what it says now decides.
     fn find(&mut self, forest: &mut Forest) -> Vec<Stat> {
         forest.scan();
-        let mut seeds = self.seeds(forest);
-        let mut sessions = BTreeSet::new();
-        if let Some(main) = self.main.filter(|m| seeds.contains(&m.pid)) {
-            sessions.insert(main.pid);
+        let mut members = self.seeds(forest);
+        while let Some(new) = next_generation(forest, &members) {
+            members.extend(new);
         }
-        spread(forest, &mut seeds, &mut sessions);
-        let is_member = |s: &&Stat| seeds.contains(&s.pid);
-        let found: Vec<Stat> = forest.all.iter().filter(is_member).copied().collect();
+        members.sort_unstable_by_key(|s| s.pid);
         let main = self.main.map_or(0, |m| m.pid);
-        let besides = found.iter().filter(|s| s.pid != main);
-        self.known = besides.map(|s| (s.pid, s.start)).collect();
-        found.into_iter().filter(Stat::is_alive).collect()
+        self.known.clear();
+        self.known.extend(members.iter().filter(|s| s.pid != main));
+        members.retain(Stat::is_alive);
+        members
     }
 
     /// Members that are such by themselves.
-    fn seeds(&self, forest: &mut Forest) -> BTreeSet<i32> {
-        let mut seeds = BTreeSet::new();
-        let mut candidates = Vec::new();
-        for s in forest.all.iter().filter(|s| may_signal(s.pid)) {
+    fn seeds(&self, forest: &mut Forest) -> Vec<Stat> {
+        let all = std::mem::take(&mut forest.all);
+        let mut seeds = Vec::new();
+        for s in all.iter().filter(|s| may_signal(s.pid)) {
             let is_main = |m: Main| m.pid == s.pid && m.start.is_none_or(|t| t == s.start);
-            if self.main.is_some_and(is_main) || self.known.contains(&(s.pid, s.start)) {
-                seeds.insert(s.pid);
-                continue;
-            }
-            let is_orphan = s.ppid == forest.own || (self.is_adopted && s.ppid == 1);
-            if is_orphan && s.is_alive() && !forest.claimed.contains(&s.pid) {
-                candidates.push(s.pid);
+            let same = |k: &Stat| k.pid == s.pid && k.start == s.start;
+            let known = self.known.iter().find(|k| same(k));
+            let seen = if self.main.is_some_and(is_main) {
+                Some(s)
+            } else {
+                known
+            };
+            if let Some(now) = seen.and_then(|seen| forest.again(seen)) {
+                seeds.push(now);
+            } else if self.may_be_orphan(forest, s) {
+                let scanner = forest.scanner.as_mut();
+                if scanner.is_some_and(|c| c.has_variable(s.pid, &self.mark)) {
+                    seeds.extend(forest.again(s));
+                }
             }
         }
-        for pid in candidates {
-            let scanner = forest.scanner.as_mut();
-            if scanner.is_some_and(|s| s.has_variable(pid, &self.mark)) {
-                seeds.insert(pid);
-            }
-        }
+        forest.all = all;
         seeds
+    }
+
+    fn may_be_orphan(&self, forest: &Forest, s: &Stat) -> bool {
+        let is_left = s.ppid == forest.own || (self.is_adopted && s.ppid == 1);
+        is_left && s.is_alive() && !forest.claimed.contains(&s.pid)
     }
 }
 
-/// Adds the children of members and the processes in their sessions, until there are none.
-fn spread(forest: &Forest, members: &mut BTreeSet<i32>, sessions: &mut BTreeSet<i32>) {
+/// The children of these members and the processes in their sessions; none: no more.
+fn next_generation(forest: &mut Forest, members: &[Stat]) -> Option<Vec<Stat>> {
     let (own, own_session) = (forest.own, forest.own_session);
+    let pids: BTreeSet<i32> = members.iter().map(|m| m.pid).collect();
     // A child that has not called setsid(2) yet is in superd's session, with superd's shell.
-    let is_own_session = |id: i32| id <= 0 || id == own_session || id == own;
-    loop {
-        let of_members = forest.all.iter().filter(|s| members.contains(&s.pid));
-        sessions.extend(
-            of_members
-                .map(|s| s.session)
-                .filter(|s| !is_own_session(*s)),
-        );
-        let before = members.len();
-        for s in &forest.all {
-            let belongs = members.contains(&s.ppid) || sessions.contains(&s.session);
-            if belongs && may_signal(s.pid) && !forest.claimed.contains(&s.pid) {
-                members.insert(s.pid);
-            }
-        }
-        if members.len() == before {
-            return;
-        }
-    }
+    let is_own = |id: &i32| *id <= 0 || *id == own_session || *id == own;
+    let mut sessions: BTreeSet<i32> = members.iter().map(|m| m.session).collect();
+    sessions.retain(|id| !is_own(id));
+    let belongs = |s: &Stat| pids.contains(&s.ppid) || sessions.contains(&s.session);
+    let is_new = |s: &&Stat| belongs(s) && !pids.contains(&s.pid) && may_signal(s.pid);
+    let new: Vec<Stat> = forest.all.iter().filter(is_new).copied().collect();
+    let mut confirmed: Vec<Stat> = new.iter().filter_map(|s| forest.again(s)).collect();
+    confirmed.retain(|s| belongs(s) && !forest.claimed.contains(&s.pid));
+    (!confirmed.is_empty()).then_some(confirmed)
 }
 
 #[cfg(test)]
@@ -765,9 +775,11 @@ mod tests {
     #[test]
     fn a_fork_bomb_within_limits_is_killed() {
         both_ways("bomb", |name, group| {
-            // Eight sessions that make orphans as fast as they can, each of a short life.
-            let script = "echo $$; i=0; while [ $i -lt 8 ]; do i=$((i+1)); \
-                setsid sh -c 'while :; do (sleep 0.3 & sleep 0.2 &); done' & done; wait";
+            // Four sessions that make orphans as fast as they can, 60 each and no more: what
+            // nobody reaps stays, and a test must not use up the machine's pids.
+            let script = "echo $$; for i in 1 2 3 4; do setsid sh -c \
+                'n=0; while [ $n -lt 60 ]; do n=$((n+1)); (sleep 60 &); done; sleep 60' & \
+                done; wait";
             let mut r = run(name, group, script, 1);
             while r.tree.count(&mut r.forest) < 40 {
                 std::thread::yield_now();

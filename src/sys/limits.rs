@@ -6,7 +6,7 @@ use std::io;
 pub const UNLIMITED: u64 = u64::MAX;
 
 /// RLIMIT_NOFILE, as a plain number.
-pub const NOFILE: u32 = libc::RLIMIT_NOFILE as u32;
+pub const NOFILE: u32 = libc::RLIMIT_NOFILE as _;
 
 /// One limit.
 #[repr(C)]
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_limit_comes_back_as_it_was_set() {
-        let core = libc::RLIMIT_CORE as u32;
+        let core = libc::RLIMIT_CORE as _;
         let old = get(core).unwrap();
         set(core, old).unwrap();
         assert_eq!(get(core).unwrap(), old);

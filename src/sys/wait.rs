@@ -81,6 +81,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::zombie_processes)] // reaped by what is tested here
     fn statuses_and_signals_are_told_apart() {
         let exit = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
         assert_eq!(reap_soon(exit.id() as i32), Ended::Code(7));

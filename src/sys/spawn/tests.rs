@@ -104,7 +104,7 @@ fn limits_nice_and_oom_score_are_set() {
     plan.nice = Some(7);
     plan.oom_score_adj = Some(500);
     assert_eq!(output(&plan), "77\n7\n500\n");
-    plan.limits = vec![(libc::RLIMIT_CORE as u32, Limit { soft: 2, hard: 1 })];
+    plan.limits = vec![(libc::RLIMIT_CORE as _, Limit { soft: 2, hard: 1 })];
     let fault = fault(&plan);
     assert_eq!(
         (fault.step, fault.index, fault.errno),
