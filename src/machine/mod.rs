@@ -9,6 +9,8 @@ pub mod event;
 pub mod order;
 pub mod report;
 pub mod restart;
+#[cfg(test)]
+mod rig;
 pub mod service;
 pub mod signal;
 pub mod spec;
@@ -16,4 +18,6 @@ pub mod stop;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod time;

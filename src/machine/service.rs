@@ -586,7 +586,8 @@ impl Service {
         };
         cx.publish(self.id, happening);
         cx.effects.push(Effect::Release(self.id, self.instance));
-        let mut moved = self.decide_next(how, Duration::ZERO, Some(text.clone()), now, cx);
+        let error = Some(text.clone());
+        let mut moved = self.decide_next(how, Duration::ZERO, error, false, now, cx);
         moved.start_failed = Some(text);
         moved
     }
@@ -844,6 +845,7 @@ impl Service {
         };
         let end = *end;
         let instance = end.run.instance;
+        let stopped = end.stop.is_some();
         let error = end.run.exec_error.clone();
         let (report, success) = end.report(&self.spec, now);
         let (verdict, ran) = (report.verdict, report.ran);
@@ -857,7 +859,7 @@ impl Service {
             (None, false) => How::Failure,
         };
         let text = error.map(|e| e.to_string());
-        let mut moved = self.decide_next(how, ran, text.clone(), now, cx);
+        let mut moved = self.decide_next(how, ran, text.clone(), stopped, now, cx);
         moved.over = Some((verdict, how));
         moved.start_failed = text;
         moved
@@ -873,15 +875,17 @@ impl Service {
     }
 
     /// Nothing runs any more: Down, Backoff, or Waiting for the supervisor to start it.
+    /// `stopped`: a stop was under way, so the end is no business of the restart policy.
     fn decide_next(
         &mut self,
         how: How,
         ran: Duration,
         error: Option<String>,
+        stopped: bool,
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {
-        let asked = self.cycle || self.order.is_some();
+        let asked = stopped || self.cycle || self.order.is_some();
         self.cycle = false;
         self.order = None;
         if self.gone || self.want == Want::Down {

@@ -1,0 +1,31 @@
+//! Scenarios, one sentence each.
+
+use std::rc::Rc;
+
+use super::event::{Change, Event, Outcome, Pid, ServiceId, Target, Verb, Wait};
+use super::report::{Crash, Exit, SpawnError, Stage, Verdict};
+use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
+use super::service::{Rest, State, Want};
+use super::signal::Signal;
+use super::spec::{Action, CrashLoop, Policy, Reload, Spec, To, Until};
+use super::testing::spec;
+
+/// A service called `name` that requires these.
+fn needs(name: &str, requires: &[ServiceId]) -> Spec {
+    let mut s = spec(name);
+    s.requires = requires.to_vec();
+    s
+}
+
+#[test]
+fn a_stop_by_a_dependency_that_is_called_off_is_no_business_of_the_restart_policy() {
+    let mut b = needs("b", &[A]);
+    b.restart.policy = Policy::OnFailure;
+    let mut rig = Rig::new(vec![spec("a"), b]);
+    rig.ask(A, Verb::Stop);
+    assert_eq!((rig.state(A), rig.state(B)), ("up", "stopping"));
+    rig.ask(A, Verb::Start);
+    rig.exits(B, Exit::Code(0), 0);
+    assert_eq!(rig.state(B), "up", "it was made to go, it has not finished");
+    assert_eq!(rig.count("spawn b2"), 1);
+}
