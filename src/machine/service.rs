@@ -12,13 +12,15 @@
 //! | Stopping      | -         | absorbed  | Killing   | -                      | remembered            | Sweeping² | step goes on or ends         | step ends        |
 //! | Killing       | -         | absorbed  | absorbed  | -                      | remembered            | Sweeping² | -                            | KILL again       |
 //! | Sweeping      | -         | absorbed  | KILL tree | -                      | -                     | -         | tree empty: over³            | KILL; look again |
-//! | Backoff       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | Starting         |
+//! | Backoff       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | due⁴             |
 //!
 //! ¹ once the pid is known: an order to spawn has its answer in the same turn.
 //! ² when nothing of the tree is left, straight on to ³.
 //! ³ over: Down when it is not wanted, else what the restart policy says (Starting,
 //!   Backoff, or Down). `Start` in a state that runs is decided above, in `supervisor`,
 //!   by setting want: an instance that is going down ends first (never two).
+//! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
+//!   or lets it wait.
 //!
 //! `want` is the operator's word and survives every state; `pid` exists only in states
 //! in which the process is not reaped.
@@ -541,11 +543,12 @@ impl Service {
                 self.after_sweep(swept, now, cx)
             }
             (State::Backoff { until, .. }, Input::Timeout) => {
-                if now < *until {
-                    return Moved::default();
+                // The start is the supervisor's to give: what is required may be away.
+                let due = now >= *until;
+                Moved {
+                    state: due,
+                    ..Moved::default()
                 }
-                self.restarts = self.restarts.saturating_add(1);
-                self.begin_start(Origin::Policy, now, cx)
             }
             (
                 State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_),
@@ -556,6 +559,9 @@ impl Service {
 
     fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
         self.instance = Instance(self.instance.0.wrapping_add(1).max(1));
+        if by == Origin::Policy {
+            self.restarts = self.restarts.saturating_add(1);
+        }
         self.says.clear();
         self.order = None;
         self.cycle = false;
@@ -921,12 +927,8 @@ impl Service {
                 };
                 cx.publish(self.id, happening);
                 let until = now + pause;
-                let moved = self.enter(State::Backoff { until, slow, error }, now);
-                match pause.is_zero() {
-                    // At once, not in the next turn of the loop.
-                    true => self.input(now, Input::Timeout, cx),
-                    false => moved,
-                }
+                // Without a pause it is due at once, in this turn of the loop.
+                self.enter(State::Backoff { until, slow, error }, now)
             }
         }
     }

@@ -400,7 +400,7 @@ impl Supervisor {
         let wanted = service.want == Want::Up && !service.gone && self.shutdown.is_none();
         let at_rest = match &service.state {
             State::Waiting | State::Down(Rest::Stopped) => true,
-            State::Backoff { .. } => !service.target || !wanted,
+            State::Backoff { until, .. } => !service.target || now >= *until,
             State::Down(_) => false,
             State::Starting(_)
             | State::Up(_)
@@ -420,7 +420,10 @@ impl Supervisor {
         }
         let missing = self.waits_for(id);
         if service.target && missing.is_empty() {
-            let by = service.start_by.clone();
+            let by = match service.state {
+                State::Backoff { .. } => Origin::Policy,
+                _ => service.start_by.clone(),
+            };
             self.feed(id, Input::Start(by), now, effects);
         } else if !matches!(service.state, State::Waiting) {
             self.wait(id, &missing, now, effects);
@@ -429,6 +432,9 @@ impl Supervisor {
 
     fn wait(&mut self, id: ServiceId, on: &[Rc<str>], now: Tick, effects: &mut Vec<Effect>) {
         if let Some(service) = self.services.get_mut(&id) {
+            if matches!(service.state, State::Backoff { .. }) {
+                service.start_by = Origin::Policy;
+            }
             service.enter(State::Waiting, now);
             service.order = None;
             let on = on.iter().map(|n| n.to_string()).collect();

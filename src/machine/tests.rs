@@ -29,3 +29,30 @@ fn a_stop_by_a_dependency_that_is_called_off_is_no_business_of_the_restart_polic
     assert_eq!(rig.state(B), "up", "it was made to go, it has not finished");
     assert_eq!(rig.count("spawn b2"), 1);
 }
+
+#[test]
+fn a_service_that_backs_off_does_not_come_back_before_what_it_requires() {
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A])]);
+    for _ in 0..2 {
+        rig.exits(A, Exit::Code(1), 0); // the first time it is back at once
+    }
+    assert_eq!(rig.state(A), "backoff");
+    rig.did();
+    rig.exits(B, Exit::Code(1), 0);
+    assert_eq!(rig.state(B), "waiting");
+    assert_eq!(rig.did(), ["release b1"]);
+    rig.pass(1000);
+    assert_eq!(rig.did(), ["spawn a3", "spawn b2"]);
+}
+
+#[test]
+fn a_start_that_comes_during_the_sweep_of_a_crash_is_answered_when_the_next_one_is_up() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.exits(A, Exit::Code(1), 1);
+    assert_eq!(rig.state(A), "sweeping");
+    rig.ask(A, Verb::Start);
+    rig.did();
+    rig.tree = 0;
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(rig.did(), ["release a1", "spawn a2", "reply 1: done"]);
+}
