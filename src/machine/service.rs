@@ -218,6 +218,18 @@ pub struct Waiter {
     pub goal: Goal,
 }
 
+impl Waiter {
+    /// It waits for a next instance.
+    pub fn wants_it_up(&self) -> bool {
+        matches!(self.goal, Goal::UpAfter(_))
+    }
+
+    /// It waits for the end of an instance.
+    pub fn wants_it_over(&self) -> bool {
+        matches!(self.goal, Goal::Over(_))
+    }
+}
+
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Goal {

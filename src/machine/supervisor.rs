@@ -125,7 +125,7 @@ impl Supervisor {
     pub fn handle(&mut self, now: Tick, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Configure { changed, gone, by } => {
-                self.configure(changed, &gone, &by, now);
+                self.configure(changed, &gone, &by, now, effects);
             }
             Event::Request {
                 ticket,
@@ -276,7 +276,7 @@ impl Supervisor {
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
         if moved.state {
-            self.note_move(id);
+            self.note_move(id, effects);
         }
     }
 
@@ -298,10 +298,10 @@ impl Supervisor {
     }
 
     /// The service's state changed: look at it and everybody who may have waited for that.
-    fn note_move(&mut self, id: ServiceId) {
+    fn note_move(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
         let lost = |s: &Service| matches!(s.state, State::Down(Rest::Failed(_) | Rest::Finished));
         if self.services.get(&id).is_some_and(lost) {
-            self.retarget();
+            self.retarget(effects);
         }
         let edges = self.order.of(id);
         let near = edges
@@ -344,9 +344,10 @@ impl Supervisor {
     }
 
     /// Works out for every service whether it is to be up: wanted, and so is everything
-    /// that it requires.
-    fn retarget(&mut self) {
+    /// that it requires. Who waits for a start that will not come is told so.
+    fn retarget(&mut self, effects: &mut Vec<Effect>) {
         let shutting = self.shutdown.is_some();
+        let mut hopeless = Vec::new();
         for (place, id) in self.order.line().iter().enumerate() {
             let needs_met = self.order.of(*id).requires.iter().all(|dep| {
                 let lost =
@@ -361,6 +362,60 @@ impl Supervisor {
                 service.target = target;
                 self.dirty.insert(place);
             }
+            if !target && service.waiters.iter().any(Waiter::wants_it_up) {
+                hopeless.push(*id);
+            }
+        }
+        for id in hopeless {
+            let why = self.why_not_up(id);
+            self.dismiss(id, Waiter::wants_it_up, &why, effects);
+        }
+    }
+
+    /// Why a service is not to be up, for those who wait for it.
+    fn why_not_up(&self, id: ServiceId) -> String {
+        let Some(service) = self.services.get(&id) else {
+            return "it is no longer configured".to_owned();
+        };
+        if self.shutdown.is_some() {
+            return "superd is shutting down".to_owned();
+        }
+        if service.gone {
+            return "it is no longer configured".to_owned();
+        }
+        if service.want == Want::Down {
+            return "somebody else asked for a stop meanwhile".to_owned();
+        }
+        let culprit = |dep: &&ServiceId| {
+            let lost = |d: &Service| !d.target || matches!(d.state, State::Down(_));
+            self.services.get(dep).is_some_and(lost)
+        };
+        let name = self.order.of(id).requires.iter().find(culprit);
+        match name.and_then(|dep| self.services.get(dep)) {
+            Some(dep) if dep.want == Want::Down => {
+                format!("it requires {}, which is stopped", dep.spec.name)
+            }
+            Some(dep) => format!("it requires {}, which is not up", dep.spec.name),
+            None => "something that it requires is not up".to_owned(),
+        }
+    }
+
+    /// Tells some of those who wait that it will not be.
+    fn dismiss(
+        &mut self,
+        id: ServiceId,
+        whom: impl Fn(&Waiter) -> bool,
+        why: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let all = std::mem::take(&mut service.waiters);
+        let (away, kept): (Vec<Waiter>, Vec<Waiter>) = all.into_iter().partition(whom);
+        service.waiters = kept;
+        for waiter in away {
+            self.answer(waiter.ticket, Answer::Failed(why.to_owned()), effects);
         }
     }
 
@@ -420,9 +475,9 @@ impl Supervisor {
         }
         let missing = self.waits_for(id);
         if service.target && missing.is_empty() {
-            let by = match service.state {
-                State::Backoff { .. } => Origin::Policy,
-                _ => service.start_by.clone(),
+            let by = match matches!(service.state, State::Backoff { .. }) {
+                true => Origin::Policy,
+                false => service.start_by.clone(),
             };
             self.feed(id, Input::Start(by), now, effects);
         } else if !matches!(service.state, State::Waiting) {
@@ -501,6 +556,7 @@ impl Supervisor {
         gone: &[ServiceId],
         by: &Origin,
         now: Tick,
+        effects: &mut Vec<Effect>,
     ) {
         let mut cycling = Vec::new();
         for (id, spec, change) in changed {
@@ -536,7 +592,7 @@ impl Supervisor {
             self.cycle(id, by, now);
             self.try_afresh(id, by, now);
         }
-        self.retarget();
+        self.retarget(effects);
         self.look_at_all();
     }
 
@@ -627,7 +683,7 @@ impl Supervisor {
             Verb::Start | Verb::Stop | Verb::StopNow | Verb::Restart | Verb::RestartNow
         ) && !early.iter().all(Option::is_some)
         {
-            self.retarget();
+            self.retarget(effects);
             if matches!(verb, Verb::StopNow | Verb::RestartNow) {
                 for (id, early) in ids.iter().zip(&early) {
                     if early.is_none() {
@@ -860,7 +916,7 @@ impl Supervisor {
                 }
                 service.absorb(absorbed);
             }
-            self.retarget();
+            self.retarget(effects);
         }
         if force {
             self.force_everything(by, now, effects);

@@ -56,3 +56,43 @@ fn a_start_that_comes_during_the_sweep_of_a_crash_is_answered_when_the_next_one_
     rig.hear(Event::OrphanReaped);
     assert_eq!(rig.did(), ["release a1", "spawn a2", "reply 1: done"]);
 }
+
+#[test]
+fn who_waits_for_a_start_is_told_when_what_it_requires_is_stopped() {
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A])]);
+    rig.ask(A, Verb::Stop);
+    rig.slow_start = true;
+    let restart = rig.ask(B, Verb::Restart);
+    rig.exits(B, Exit::Code(0), 0);
+    rig.did();
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.did()[0], format!("reply {restart}: failed"));
+}
+
+#[test]
+fn who_waits_for_a_start_is_told_when_what_it_requires_has_failed_for_good() {
+    let mut a = spec("a");
+    a.restart.policy = Policy::Never;
+    a.autostart = false;
+    let mut b = needs("b", &[A]);
+    b.autostart = false;
+    let mut rig = Rig::new(vec![a, b]);
+    rig.slow_start = true;
+    let start = rig.ask(B, Verb::Start);
+    assert_eq!(rig.did(), ["spawn a1"]);
+    let instance = rig.at(A).instance;
+    rig.hear(Event::Spawned(A, instance, Pid(7)));
+    rig.exits(A, Exit::Code(1), 0);
+    assert_eq!(rig.state(B), "waiting");
+    assert_eq!(rig.count(&format!("reply {start}: failed")), 1);
+}
+
+#[test]
+fn who_waits_for_a_restart_is_told_when_superd_ends() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    let restart = rig.ask(A, Verb::Restart);
+    rig.shut_down(false);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.count(&format!("reply {restart}: failed")), 1);
+    assert_eq!(rig.count("finish"), 1);
+}
