@@ -667,6 +667,8 @@ impl Supervisor {
         }
         // First everybody's wish, then the movement: with all wishes known, the order of
         // a stop of everything is seen as a whole.
+        let stays =
+            |early: &Option<Answer>| matches!(early, Some(Answer::Already | Answer::Refused(_)));
         let early: Vec<Option<Answer>> = ids
             .iter()
             .map(|id| self.wish(*id, verb, by, now, effects))
@@ -681,7 +683,7 @@ impl Supervisor {
         if matches!(
             verb,
             Verb::Start | Verb::Stop | Verb::StopNow | Verb::Restart | Verb::RestartNow
-        ) && !early.iter().all(Option::is_some)
+        ) && !early.iter().all(stays)
         {
             self.retarget(effects);
             if matches!(verb, Verb::StopNow | Verb::RestartNow) {
@@ -733,20 +735,22 @@ impl Supervisor {
             }
             Verb::Start => {
                 let up = matches!(service.state, State::Up(_)) && !service.cycle;
-                if up && service.want == Want::Up {
+                if up && service.want == Want::Up && service.target {
                     return Some(Answer::Already);
                 }
-                self.want_up(id, by, now);
-                None
+                self.want_up(id, by, now, effects);
+                // Still up: a stop of it, or of what it requires, is called off.
+                up.then_some(Answer::Done(None))
             }
             Verb::Restart | Verb::RestartNow => {
                 let running = service.is_running();
                 service.note_absorbed();
-                self.want_up(id, by, now);
                 if running {
+                    // First: a stop that had not begun is not called off but joined.
                     self.cycle(id, by, now);
                     self.note_force(id, verb == Verb::RestartNow);
                 }
+                self.want_up(id, by, now, effects);
                 None
             }
             Verb::Stop | Verb::StopNow => {
@@ -781,7 +785,7 @@ impl Supervisor {
     }
 
     /// Wants it, and everything that it requires, up.
-    fn want_up(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+    fn want_up(&mut self, id: ServiceId, by: &Origin, now: Tick, effects: &mut Vec<Effect>) {
         let mut todo = vec![(id, by.clone())];
         while let Some((id, by)) = todo.pop() {
             let first = todo.is_empty();
@@ -796,17 +800,27 @@ impl Supervisor {
                 service.start_by = by;
             }
             service.want = Want::Up;
-            if service.is_running() && !service.cycle {
-                // A stop that had not begun is called off.
-                service.order = None;
-            }
             let because = Origin::Dependency {
                 service: service.spec.name.to_string(),
             };
+            self.call_off(id, effects);
             for dep in &self.order.of(id).requires {
                 todo.push((*dep, because.clone()));
             }
         }
+    }
+
+    /// A stop that had not begun, because others had to go first, will not begin.
+    fn call_off(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if !service.is_running() || service.cycle {
+            return;
+        }
+        service.order = None;
+        let why = "somebody else asked for a start meanwhile";
+        self.dismiss(id, Waiter::wants_it_over, why, effects);
     }
 
     fn signal(

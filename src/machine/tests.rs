@@ -96,3 +96,32 @@ fn who_waits_for_a_restart_is_told_when_superd_ends() {
     assert_eq!(rig.count(&format!("reply {restart}: failed")), 1);
     assert_eq!(rig.count("finish"), 1);
 }
+
+#[test]
+fn a_stop_that_had_not_begun_is_called_off_by_a_start_and_both_are_told() {
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A])]);
+    let stop = rig.ask(A, Verb::Stop);
+    assert_eq!(rig.state(A), "up", "b goes first");
+    let start = rig.ask(A, Verb::Start);
+    assert_eq!(rig.at(A).want, Want::Up);
+    assert_eq!(rig.count(&format!("reply {stop}: failed")), 1);
+    assert_eq!(rig.count(&format!("reply {start}: done")), 1);
+    rig.exits(B, Exit::Code(0), 0);
+    assert_eq!((rig.state(A), rig.state(B)), ("up", "up"));
+    assert_eq!((rig.count("TERM a1"), rig.count("spawn a2")), (0, 0));
+}
+
+#[test]
+fn a_start_of_a_service_that_is_about_to_go_with_another_one_keeps_both() {
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A]), needs("c", &[B])]);
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.state(B), "up", "c goes first");
+    let start = rig.ask(B, Verb::Start);
+    assert_eq!(rig.count(&format!("reply {start}: done")), 1);
+    rig.exits(C, Exit::Code(0), 0);
+    assert_eq!(
+        (rig.state(A), rig.state(B), rig.state(C)),
+        ("up", "up", "up")
+    );
+    assert_eq!((rig.count("TERM a1"), rig.count("TERM b1")), (0, 0));
+}
