@@ -125,3 +125,71 @@ fn a_start_of_a_service_that_is_about_to_go_with_another_one_keeps_both() {
     );
     assert_eq!((rig.count("TERM a1"), rig.count("TERM b1")), (0, 0));
 }
+
+/// A service with a drain before its TERM.
+fn drained() -> Spec {
+    let mut s = spec("a");
+    s.stop = schedule(vec![
+        step(Action::Drain, Until::NoConnections, 5_000),
+        step(signal(Signal::TERM), Until::Gone, 10_000),
+    ]);
+    s
+}
+
+#[test]
+fn a_rival_that_comes_during_the_drain_is_left_alone_with_the_service() {
+    let mut rig = Rig::new(vec![drained()]);
+    rig.ask(A, Verb::Stop);
+    rig.pass(1000);
+    rig.says_stopping(A);
+    rig.pass(4000);
+    assert_eq!(rig.did(), ["spawn a1", "drain a1", "end action a1"]);
+    rig.pass(9_999);
+    assert_eq!(
+        rig.did(),
+        [""; 0],
+        "TERM is held back as long as it may wait"
+    );
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did()[0], "release a1");
+}
+
+#[test]
+fn a_rival_whose_stop_made_the_http_step_impossible_is_left_alone_with_the_service() {
+    let mut s = spec("a");
+    s.stop = schedule(vec![
+        step(
+            Action::Run(vec!["stop".to_owned()].into()),
+            Until::Gone,
+            5_000,
+        ),
+        step(signal(Signal::TERM), Until::Gone, 10_000),
+    ]);
+    let mut rig = Rig::new(vec![s]);
+    rig.ask(A, Verb::Stop);
+    rig.unread = 0;
+    rig.action_ends(A, 1, Outcome::Impossible("refused".to_owned()));
+    assert_eq!(rig.count("TERM a1"), 1, "nobody else stops it: go on");
+
+    let mut rig = Rig::new(vec![rig.at(A).spec.as_ref().clone()]);
+    rig.ask(A, Verb::Stop);
+    rig.unread = 1;
+    rig.action_ends(A, 1, Outcome::Impossible("refused".to_owned()));
+    rig.pass(4_999);
+    assert_eq!(rig.count("TERM a1"), 0, "it is stopping: wait");
+    rig.pass(1);
+    assert_eq!(rig.count("TERM a1"), 1, "it had its time");
+}
+
+#[test]
+fn a_rival_is_not_killed_because_a_condition_of_the_last_step_holds() {
+    let mut s = spec("a");
+    s.stop = schedule(vec![step(signal(Signal::TERM), Until::Stopping, 5_000)]);
+    let mut rig = Rig::new(vec![s]);
+    rig.unread = 1;
+    rig.ask(A, Verb::Stop);
+    rig.pass(4_999);
+    assert_eq!(rig.did(), ["spawn a1"]);
+    rig.pass(1);
+    assert_eq!(rig.did(), ["kill a1"]);
+}
