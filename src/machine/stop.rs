@@ -11,7 +11,7 @@ use super::event::{ActionId, Check, Effect, Instance, Outcome, ServiceId};
 use super::report::{Happening, Origin, StepOutcome, StepReport};
 use super::service::Context;
 use super::signal::Signal;
-use super::spec::{Action, Schedule, Step, Until};
+use super::spec::{Action, Schedule, Step, To, Until};
 use super::time::Tick;
 
 /// The first pause between two looks at a condition that sends no event.
@@ -131,6 +131,8 @@ pub struct Stop {
     pub killed: bool,
     /// Signals that the steps have sent.
     pub sent: Vec<Signal>,
+    /// A TERM went to every process besides the main one: leftovers have had theirs.
+    pub told_tree: bool,
     /// The step's action that still runs or may still report.
     action: Option<ActionId>,
     poll: Option<Poll>,
@@ -179,6 +181,7 @@ impl Stop {
             forced: false,
             killed: false,
             sent: Vec::new(),
+            told_tree: false,
             action: None,
             poll: None,
             what: String::new(),
@@ -318,6 +321,8 @@ impl Stop {
         let effect = match action {
             Action::Signal(signal, to) => {
                 self.sent.push(*signal);
+                self.told_tree |=
+                    *signal == Signal::TERM && matches!(to, To::Tree | To::Descendants);
                 Effect::Signal(id, instance, *signal, *to)
             }
             Action::Run(argv) => Effect::Run(id, instance, number(), argv.clone()),

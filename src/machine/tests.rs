@@ -193,3 +193,17 @@ fn a_rival_is_not_killed_because_a_condition_of_the_last_step_holds() {
     rig.pass(1);
     assert_eq!(rig.did(), ["kill a1"]);
 }
+
+#[test]
+fn leftovers_that_had_their_term_with_the_tree_get_no_second_one() {
+    let mut s = spec("a");
+    let to_tree = Action::Signal(Signal::TERM, To::Tree);
+    s.stop = schedule(vec![step(to_tree, Until::Gone, 5_000)]);
+    let mut rig = Rig::new(vec![s]);
+    rig.ask(A, Verb::Stop);
+    rig.exits(A, Exit::Code(0), 2);
+    rig.pass(1_999);
+    assert_eq!(rig.did(), ["spawn a1", "TERM to tree of a1"]);
+    rig.pass(1);
+    assert_eq!(rig.did(), ["kill a1"], "the grace is the same");
+}
