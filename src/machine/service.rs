@@ -842,7 +842,11 @@ impl Service {
             };
             stop.gone(&mut scene);
         }
-        let grace = self.spec.stop.leftover_grace;
+        // As it was when the stop began: a reload does not postpone a KILL.
+        let grace = match &stop {
+            Some(stop) => stop.leftover_grace(),
+            None => self.spec.stop.leftover_grace,
+        };
         let mut end = End::new(run, exit, crash, stop, now);
         let swept = end.begin(self.id, left, killing, grace, now, cx);
         let mut moved = self.enter(State::Sweeping(Box::new(end)), now);

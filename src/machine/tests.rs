@@ -207,3 +207,15 @@ fn leftovers_that_had_their_term_with_the_tree_get_no_second_one() {
     rig.pass(1);
     assert_eq!(rig.did(), ["kill a1"], "the grace is the same");
 }
+
+#[test]
+fn a_reload_does_not_postpone_the_kill_of_leftovers_of_a_stop_under_way() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    let mut longer = spec("a");
+    Rc::make_mut(&mut longer.stop).leftover_grace = ms(60_000);
+    rig.change(A, longer, Change::Policy);
+    rig.exits(A, Exit::Code(0), 1);
+    rig.pass(2_000);
+    assert_eq!(rig.count("kill a1"), 1);
+}
