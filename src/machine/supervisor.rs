@@ -559,6 +559,7 @@ impl Supervisor {
         effects: &mut Vec<Effect>,
     ) {
         let mut cycling = Vec::new();
+        let mut back = Vec::new();
         for (id, spec, change) in changed {
             match self.services.get_mut(&id) {
                 None => {
@@ -569,6 +570,7 @@ impl Supervisor {
                 Some(service) => {
                     if service.gone {
                         service.gone = false;
+                        back.push(id);
                         service.want = if spec.autostart { Want::Up } else { Want::Down };
                     }
                     service.spec = spec;
@@ -588,6 +590,11 @@ impl Supervisor {
             }
         }
         self.reorder();
+        for id in back {
+            if self.services.get(&id).is_some_and(|s| s.want == Want::Up) {
+                self.call_off(id, effects);
+            }
+        }
         for id in cycling {
             self.cycle(id, by, now);
             self.try_afresh(id, by, now);

@@ -219,3 +219,21 @@ fn a_reload_does_not_postpone_the_kill_of_leftovers_of_a_stop_under_way() {
     rig.pass(2_000);
     assert_eq!(rig.count("kill a1"), 1);
 }
+
+#[test]
+fn a_service_that_was_taken_out_of_the_configuration_and_put_back_keeps_no_old_order() {
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A])]);
+    let alone = spec("b");
+    rig.hear(Event::Configure {
+        changed: vec![(B, Rc::new(needs("b", &[A])), Change::Policy)],
+        gone: vec![A],
+        by: by(),
+    });
+    assert_eq!((rig.state(A), rig.state(B)), ("up", "stopping"));
+    rig.change(A, alone, Change::Policy);
+    assert!(rig.at(A).order.is_none(), "nobody wants it to go any more");
+    for _ in 0..2 {
+        rig.exits(A, Exit::Code(1), 0);
+    }
+    assert_eq!(rig.state(A), "backoff", "a crash is a crash");
+}
