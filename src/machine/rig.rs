@@ -4,6 +4,7 @@
 //! Looks ([`Effect::Check`]) are answered at once with what the test has set; starts
 //! succeed at once unless the test holds them.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -72,6 +73,7 @@ pub struct Rig {
     pub descendants: u32,
     pub tree: u32,
     tickets: u64,
+    answers: VecDeque<Event>,
 }
 
 impl Rig {
@@ -94,6 +96,7 @@ impl Rig {
             descendants: 0,
             tree: 0,
             tickets: 0,
+            answers: VecDeque::new(),
         }
     }
 
@@ -116,9 +119,20 @@ impl Rig {
     }
 
     pub fn hear(&mut self, event: Event) {
-        let mut effects = Vec::new();
-        self.machine.handle(self.now, event, &mut effects);
-        self.perform(effects);
+        self.answers.push_back(event);
+        self.work();
+    }
+
+    fn work(&mut self) {
+        while let Some(event) = self.answers.pop_front() {
+            let mut effects = Vec::new();
+            self.machine.handle(self.now, event, &mut effects);
+            self.perform(effects);
+        }
+    }
+
+    fn soon(&mut self, event: Event) {
+        self.answers.push_back(event);
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
@@ -129,8 +143,8 @@ impl Rig {
             match effect {
                 Effect::Publish(id, what) => self.told.push((id, what)),
                 Effect::Spawn(s, i) if !self.slow_start => {
-                    self.hear(Event::Spawned(s, i, Pid(100 + i.0 as i32)));
-                    self.hear(Event::Execed(s, i));
+                    self.soon(Event::Spawned(s, i, Pid(100 + i.0 as i32)));
+                    self.soon(Event::Execed(s, i));
                 }
                 Effect::Check(s, i, check) => {
                     let found = match check {
@@ -141,10 +155,10 @@ impl Rig {
                     };
                     if check == Check::Notify {
                         for _ in 0..std::mem::take(&mut self.unread) {
-                            self.hear(Event::Notified(s, i, Notice::Stopping));
+                            self.soon(Event::Notified(s, i, Notice::Stopping));
                         }
                     }
-                    self.hear(Event::Checked(s, i, check, Found(found)));
+                    self.soon(Event::Checked(s, i, check, Found(found)));
                 }
                 _ => {}
             }
@@ -159,6 +173,7 @@ impl Rig {
             let mut effects = Vec::new();
             self.machine.handle_timeout(self.now, &mut effects);
             self.perform(effects);
+            self.work();
         }
         self.now = end;
     }
@@ -261,7 +276,7 @@ pub fn state_name(state: &State) -> &'static str {
 
 /// `spawn a1`, `TERM a1`, `kill a1`, `reply 3: done, clean`.
 fn words(effect: &Effect) -> Option<String> {
-    let name = |s: &ServiceId| char::from(b'a' + s.0 as u8);
+    let name = |s: &ServiceId| char::from(b'a' + (s.0 % 26) as u8);
     let one = |what: &str, s: &ServiceId, i: &Instance| Some(format!("{what} {}{}", name(s), i.0));
     match effect {
         Effect::Spawn(s, i) => one("spawn", s, i),

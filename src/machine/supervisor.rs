@@ -604,23 +604,27 @@ impl Supervisor {
     }
 
     /// The running instance is to be replaced, and with it those that cannot be without it.
+    /// A list instead of recursion, as for `dirty`.
     fn cycle(&mut self, id: ServiceId, by: &Origin, now: Tick) {
-        let Some(service) = self.services.get_mut(&id) else {
-            return;
-        };
-        if !service.is_running() || service.cycle {
-            return;
-        }
-        service.cycle = true;
-        service.start_by = by.clone();
-        service
-            .order
-            .get_or_insert_with(|| stop::Order::new(by.clone(), now));
-        let because = Origin::Dependency {
-            service: service.spec.name.to_string(),
-        };
-        for dependent in self.order.of(id).dependents.clone() {
-            self.cycle(dependent, &because, now);
+        let mut todo = vec![(id, by.clone())];
+        while let Some((id, by)) = todo.pop() {
+            let Some(service) = self.services.get_mut(&id) else {
+                continue;
+            };
+            if !service.is_running() || service.cycle {
+                continue;
+            }
+            service.cycle = true;
+            service.start_by = by.clone();
+            service
+                .order
+                .get_or_insert_with(|| stop::Order::new(by, now));
+            let because = Origin::Dependency {
+                service: service.spec.name.to_string(),
+            };
+            for dependent in &self.order.of(id).dependents {
+                todo.push((*dependent, because.clone()));
+            }
         }
     }
 
@@ -793,9 +797,10 @@ impl Supervisor {
 
     /// Wants it, and everything that it requires, up.
     fn want_up(&mut self, id: ServiceId, by: &Origin, now: Tick, effects: &mut Vec<Effect>) {
+        let asked = id;
+        let mut seen = BTreeSet::from([id]);
         let mut todo = vec![(id, by.clone())];
         while let Some((id, by)) = todo.pop() {
-            let first = todo.is_empty();
             self.try_afresh(id, &by, now);
             let Some(service) = self.services.get_mut(&id) else {
                 continue;
@@ -803,7 +808,7 @@ impl Supervisor {
             if service.gone {
                 continue;
             }
-            if service.want == Want::Down || first {
+            if service.want == Want::Down || id == asked {
                 service.start_by = by;
             }
             service.want = Want::Up;
@@ -812,7 +817,9 @@ impl Supervisor {
             };
             self.call_off(id, effects);
             for dep in &self.order.of(id).requires {
-                todo.push((*dep, because.clone()));
+                if seen.insert(*dep) {
+                    todo.push((*dep, because.clone()));
+                }
             }
         }
     }

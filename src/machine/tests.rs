@@ -237,3 +237,30 @@ fn a_service_that_was_taken_out_of_the_configuration_and_put_back_keeps_no_old_o
     }
     assert_eq!(rig.state(A), "backoff", "a crash is a crash");
 }
+
+#[test]
+fn a_start_of_a_lattice_of_services_ends_before_the_sun_does() {
+    let mut specs = Vec::new();
+    for n in 0..80_u32 {
+        let layer = n / 2 * 2;
+        let before: Vec<ServiceId> = (0..layer).rev().take(2).map(ServiceId).collect();
+        let mut s = needs("x", &before);
+        s.autostart = false;
+        specs.push(s);
+    }
+    let mut rig = Rig::new(specs);
+    rig.ask(ServiceId(79), Verb::Start);
+    assert_eq!(rig.count("reply 1: done"), 1);
+}
+
+#[test]
+fn a_restart_of_a_long_chain_does_not_run_out_of_stack() {
+    let mut specs = vec![spec("0")];
+    for n in 1..20_000_u32 {
+        specs.push(needs("x", &[ServiceId(n - 1)]));
+    }
+    let mut rig = Rig::new(specs);
+    rig.ask(A, Verb::Restart);
+    assert!(rig.at(A).cycle);
+    assert!(rig.at(ServiceId(10_000)).cycle);
+}
