@@ -123,7 +123,7 @@ pub struct Stop {
     held: bool,
     /// A rival had a whole step's time, in vain: from now on as configured.
     rival_had_time: bool,
-    /// A step ran into its time limit, or a failed action was passed over.
+    /// A step ran into its time limit, or a failed action (not a drain) was passed over.
     pub escalated: bool,
     /// `--now` cut the schedule short.
     pub forced: bool,
@@ -266,7 +266,8 @@ impl Stop {
                 Course::GoesOn
             }
             Phase::Doubting(why) => {
-                self.escalated = true;
+                // A drain only spares the clients; without it the stop is still orderly.
+                self.escalated |= self.current().is_some_and(|s| s.action != Action::Drain);
                 self.end_step(StepOutcome::Skipped(why), scene)
             }
             phase @ (Phase::Acting | Phase::Settling(_)) => {

@@ -264,3 +264,13 @@ fn a_restart_of_a_long_chain_does_not_run_out_of_stack() {
     assert!(rig.at(A).cycle);
     assert!(rig.at(ServiceId(10_000)).cycle);
 }
+
+#[test]
+fn a_drain_that_this_kernel_cannot_do_is_skipped_and_is_no_escalation() {
+    let mut rig = Rig::new(vec![drained()]);
+    rig.ask(A, Verb::Stop);
+    rig.action_ends(A, 1, Outcome::Impossible("no pidfd_getfd".to_owned()));
+    assert_eq!(rig.count("TERM a1"), 1);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.report().verdict, Verdict::Clean);
+}
