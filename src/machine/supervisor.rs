@@ -559,6 +559,7 @@ impl Supervisor {
         effects: &mut Vec<Effect>,
     ) {
         let mut cycling = Vec::new();
+        let mut retrying = Vec::new();
         let mut back = Vec::new();
         for (id, spec, change) in changed {
             match self.services.get_mut(&id) {
@@ -574,8 +575,9 @@ impl Supervisor {
                         service.want = if spec.autostart { Want::Up } else { Want::Down };
                     }
                     service.spec = spec;
-                    if change != Change::Policy {
-                        cycling.push(id);
+                    match change {
+                        Change::New | Change::Program => cycling.push(id),
+                        Change::Policy => retrying.push(id),
                     }
                 }
             }
@@ -593,6 +595,12 @@ impl Supervisor {
         for id in back {
             if self.services.get(&id).is_some_and(|s| s.want == Want::Up) {
                 self.call_off(id, effects);
+            }
+        }
+        for id in retrying {
+            let waits = |s: &Service| matches!(s.state, State::Backoff { .. });
+            if self.services.get(&id).is_some_and(waits) {
+                self.try_afresh(id, by, now);
             }
         }
         for id in cycling {
@@ -640,13 +648,13 @@ impl Supervisor {
                 service.enter(State::Down(Rest::Stopped), now);
                 self.list_deadline(id);
             }
+            // What is to be decided soon is decided without the past.
+            State::Waiting | State::Sweeping(_) => service.record.clear(),
             State::Down(Rest::Stopped)
-            | State::Waiting
             | State::Starting(_)
             | State::Up(_)
             | State::Stopping(..)
-            | State::Killing(..)
-            | State::Sweeping(_) => {}
+            | State::Killing(..) => {}
         }
     }
 

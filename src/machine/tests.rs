@@ -274,3 +274,58 @@ fn a_drain_that_this_kernel_cannot_do_is_skipped_and_is_no_escalation() {
     rig.exits(A, Exit::Code(0), 0);
     assert_eq!(rig.report().verdict, Verdict::Clean);
 }
+
+fn crash_looping() -> Spec {
+    let mut s = spec("a");
+    s.restart.crash_loop = Some(CrashLoop {
+        burst: 2,
+        within: ms(60_000),
+        retry: ms(300_000),
+    });
+    s
+}
+
+fn in_crash_loop() -> Rig {
+    let mut rig = Rig::new(vec![crash_looping()]);
+    for _ in 0..3 {
+        rig.exits(A, Exit::Code(1), 0);
+        if rig.at(A).restarts < 2 {
+            rig.pass(1000);
+        }
+    }
+    assert!(matches!(rig.at(A).state, State::Backoff { slow: true, .. }));
+    rig
+}
+
+#[test]
+fn a_start_ends_a_crash_loop_at_once_and_forgets_it() {
+    let mut rig = in_crash_loop();
+    let start = rig.ask(A, Verb::Start);
+    assert_eq!(rig.count(&format!("reply {start}: done")), 1);
+    rig.exits(A, Exit::Code(1), 0);
+    assert_eq!(rig.state(A), "up", "it counts from the beginning");
+}
+
+#[test]
+fn a_start_during_the_sweep_of_the_last_crash_of_a_loop_does_not_wait_for_the_slow_retry() {
+    let mut rig = Rig::new(vec![crash_looping()]);
+    for _ in 0..2 {
+        rig.exits(A, Exit::Code(1), 0);
+        rig.pass(1000);
+    }
+    rig.exits(A, Exit::Code(1), 1);
+    assert_eq!(rig.state(A), "sweeping");
+    let start = rig.ask(A, Verb::Start);
+    rig.tree = 0;
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(rig.count(&format!("reply {start}: done")), 1);
+}
+
+#[test]
+fn a_change_of_the_policy_retries_at_once_what_backs_off() {
+    let mut rig = in_crash_loop();
+    let mut calmer = crash_looping();
+    calmer.restart.delay = ms(1);
+    rig.change(A, calmer, Change::Policy);
+    assert_eq!(rig.state(A), "up");
+}
