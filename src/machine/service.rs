@@ -645,6 +645,10 @@ impl Service {
     }
 
     fn begin_stop(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
+        if self.spec.stop.steps.is_empty() {
+            // `config` refuses that; should one reach this place, it must not hang.
+            return self.begin_kill(order, now, cx);
+        }
         self.end_reload(cx);
         let schedule = self.spec.stop.clone();
         let Some((run, _, _)) = self.take_run() else {

@@ -329,3 +329,12 @@ fn a_change_of_the_policy_retries_at_once_what_backs_off() {
     rig.change(A, calmer, Change::Policy);
     assert_eq!(rig.state(A), "up");
 }
+
+#[test]
+fn a_stop_without_steps_is_a_kill() {
+    let mut s = spec("a");
+    s.stop = schedule(Vec::new());
+    let mut rig = Rig::new(vec![s]);
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.did(), ["spawn a1", "kill a1"]);
+}
