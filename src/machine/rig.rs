@@ -67,6 +67,8 @@ pub struct Rig {
     pub told: Vec<(ServiceId, Happening)>,
     /// Starts are answered by the test.
     pub slow_start: bool,
+    /// Looks are written down and not answered.
+    pub silent: bool,
     /// STOPPING=1 that lies unread in the notify socket.
     pub unread: u32,
     pub ports: u32,
@@ -91,6 +93,7 @@ impl Rig {
             did: Vec::new(),
             told: Vec::new(),
             slow_start: false,
+            silent: false,
             unread: 0,
             ports: 0,
             descendants: 0,
@@ -146,6 +149,10 @@ impl Rig {
                     self.soon(Event::Spawned(s, i, Pid(100 + i.0 as i32)));
                     self.soon(Event::Execed(s, i));
                 }
+                Effect::Check(s, i, check) if self.silent => {
+                    let what = format!("{check:?}").to_lowercase();
+                    self.did.push(format!("look {what} {}{}", letter(s), i.0));
+                }
                 Effect::Check(s, i, check) => {
                     let found = match check {
                         Check::Notify => 0,
@@ -176,6 +183,16 @@ impl Rig {
             self.work();
         }
         self.now = end;
+    }
+
+    /// Time passes until the machine wants to be woken, or for an hour.
+    pub fn wake(&mut self) {
+        let hour = self.now + ms(3_600_000);
+        self.now = self.machine.next_deadline().unwrap_or(hour);
+        let mut effects = Vec::new();
+        self.machine.handle_timeout(self.now, &mut effects);
+        self.perform(effects);
+        self.work();
     }
 
     /// A client asks and waits. Its number is in the reply.
@@ -274,9 +291,13 @@ pub fn state_name(state: &State) -> &'static str {
     }
 }
 
+fn letter(id: ServiceId) -> char {
+    char::from(b'a' + (id.0 % 26) as u8)
+}
+
 /// `spawn a1`, `TERM a1`, `kill a1`, `reply 3: done, clean`.
 fn words(effect: &Effect) -> Option<String> {
-    let name = |s: &ServiceId| char::from(b'a' + (s.0 % 26) as u8);
+    let name = |s: &ServiceId| letter(*s);
     let one = |what: &str, s: &ServiceId, i: &Instance| Some(format!("{what} {}{}", name(s), i.0));
     match effect {
         Effect::Spawn(s, i) => one("spawn", s, i),

@@ -521,7 +521,7 @@ impl Supervisor {
         self.order.of(id).followers.iter().any(|f| {
             self.services
                 .get(f)
-                .is_some_and(|s| !s.is_at_rest() && self.is_going_down(s))
+                .is_some_and(|s| !s.is_at_rest() && (!s.is_running() || self.is_going_down(s)))
         })
     }
 

@@ -338,3 +338,16 @@ fn a_stop_without_steps_is_a_kill() {
     rig.ask(A, Verb::Stop);
     assert_eq!(rig.did(), ["spawn a1", "kill a1"]);
 }
+
+#[test]
+fn a_restart_does_not_overtake_the_stop_of_who_requires_it() {
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A])]);
+    rig.ask(A, Verb::Stop);
+    assert_eq!((rig.state(A), rig.state(B)), ("up", "stopping"));
+    rig.ask(A, Verb::Restart);
+    assert_eq!(rig.state(A), "up", "b still goes first");
+    rig.exits(B, Exit::Code(0), 0);
+    assert_eq!(rig.state(A), "stopping");
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!((rig.state(A), rig.state(B)), ("up", "up"));
+}
