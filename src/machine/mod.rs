@@ -4,6 +4,8 @@
 //! The same inputs give the same outputs.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod cells;
 mod end;
 pub mod event;
 pub mod order;

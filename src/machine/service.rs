@@ -418,10 +418,13 @@ impl Service {
                     ..Moved::default()
                 }
             }
-            (State::Starting(_), Input::NotSpawned(error)) => self.never_ran(error, now, cx),
+            (State::Starting(run), Input::NotSpawned(error)) if run.pid.is_none() => {
+                self.never_ran(error, now, cx)
+            }
             (
                 State::Down(_)
                 | State::Waiting
+                | State::Starting(_)
                 | State::Up(_)
                 | State::Stopping(..)
                 | State::Killing(..)
