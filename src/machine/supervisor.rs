@@ -361,6 +361,10 @@ impl Supervisor {
             if target != service.target {
                 service.target = target;
                 self.dirty.insert(place);
+                // Who only comes after it need not wait for what will not be.
+                let followers = &self.order.of(*id).followers;
+                self.dirty
+                    .extend(followers.iter().filter_map(|f| self.order.place(*f)));
             }
             if !target && service.waiters.iter().any(Waiter::wants_it_up) {
                 hopeless.push(*id);

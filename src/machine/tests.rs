@@ -351,3 +351,19 @@ fn a_restart_does_not_overtake_the_stop_of_who_requires_it() {
     rig.exits(A, Exit::Code(0), 0);
     assert_eq!((rig.state(A), rig.state(B)), ("up", "up"));
 }
+
+#[test]
+fn a_service_that_comes_after_one_that_will_not_start_does_not_wait_for_it() {
+    let mut a = spec("a");
+    a.restart.policy = Policy::Never;
+    let mut c = spec("c");
+    c.after = vec![B];
+    let mut rig = Rig::bare();
+    rig.slow_start = true;
+    rig.configure(vec![a, needs("b", &[A]), c]);
+    assert_eq!((rig.state(B), rig.state(C)), ("waiting", "waiting"));
+    rig.hear(Event::Spawned(A, rig.at(A).instance, Pid(7)));
+    rig.exits(A, Exit::Code(1), 0);
+    assert_eq!((rig.state(A), rig.state(B)), ("down", "waiting"));
+    assert_eq!(rig.state(C), "starting");
+}
