@@ -83,9 +83,7 @@ impl Hear for Acting<'_> {
             // Before the next line of progress, which goes to the same terminal.
             self.out.flush()?;
         } else {
-            let line = render::visible(&result::failed(asked, reply));
-            // Nobody reads the error output: the exit status still tells.
-            writeln!(self.err, "{PROGRAM}: {line}").ok();
+            render::complain(self.err, PROGRAM, &result::failed(asked, reply));
         }
         Ok(())
     }

@@ -311,8 +311,7 @@ impl<'a> Client<'a> {
             };
             json_reply(self.out, &Reply::error(id, code, text), self.style)?;
         } else {
-            // Nobody reads the error output: the exit status still tells.
-            writeln!(self.err, "{PROGRAM}: {}", render::visible(&text)).ok();
+            render::complain(self.err, PROGRAM, &text);
         }
         Ok(action_code(code))
     }

@@ -125,9 +125,7 @@ impl<'a> Looking<'a> {
             self.exit = self.exit.max(action_code(code));
         }
         if !self.json {
-            let line = render::visible(&result::failed(asked, reply));
-            // Nobody reads the error output: the exit status still tells.
-            writeln!(self.err, "{PROGRAM}: {line}").ok();
+            render::complain(self.err, PROGRAM, &result::failed(asked, reply));
         }
     }
 }

@@ -314,13 +314,13 @@ fn words(e: &io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::signal::Signal;
     use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
     use std::time::Duration;
 
     const X: ServiceId = ServiceId(3);
     const RUN: Instance = Instance(1);
+    const DO: ActionId = ActionId(7);
 
     fn post(to: HttpAddress) -> Rc<Http> {
         Rc::new(Http {
@@ -370,16 +370,21 @@ mod tests {
         });
         let mut poll = mio::Poll::new().unwrap();
         let mut actions = Actions::new();
-        actions.begin_http(poll.registry(), X, RUN, &http).unwrap();
+        actions.begin_http(poll.registry(), X, RUN, DO, &http).unwrap();
         let ended = end(&mut actions, &mut poll);
         assert_eq!((ended.service, ended.instance), (X, RUN));
         let request = server.join().unwrap();
         assert!(request.starts_with("POST /stop HTTP/1.1\r\nHost: 127.0.0.1:2019\r\n"));
         assert!(request.contains("\r\nContent-Length: 0\r\n"));
-        ended.result.map_err(|e| {
-            let prefix = format!("{http}: ");
-            e.strip_prefix(&prefix).unwrap().to_owned()
-        })
+        assert_eq!(ended.action, DO);
+        match ended.outcome {
+            Outcome::Done => Ok(()),
+            Outcome::Unhappy(e) => {
+                let prefix = format!("{http}: ");
+                Err(e.strip_prefix(&prefix).unwrap().to_owned())
+            }
+            Outcome::Impossible(e) => panic!("the server got it, and yet: {e}"),
+        }
     }
 
     #[test]
@@ -419,14 +424,15 @@ mod tests {
         drop(listener);
         let mut poll = mio::Poll::new().unwrap();
         let mut actions = Actions::new();
-        let result = match actions.begin_http(poll.registry(), X, RUN, &http) {
-            Ok(()) => end(&mut actions, &mut poll).result,
-            Err(e) => Err(e),
+        let result = match actions.begin_http(poll.registry(), X, RUN, DO, &http) {
+            Ok(()) => end(&mut actions, &mut poll).outcome,
+            Err(e) => Outcome::Impossible(e),
         };
-        assert_eq!(result, Err(format!("{http}: connection refused")));
+        let refused = format!("{http}: connection refused");
+        assert_eq!(result, Outcome::Impossible(refused), "it never arrived");
         let none = post(HttpAddress::Unix("/nonexistent/admin.sock".into()));
         let e = actions
-            .begin_http(poll.registry(), X, RUN, &none)
+            .begin_http(poll.registry(), X, RUN, DO, &none)
             .unwrap_err();
         assert_eq!(
             e,
@@ -435,7 +441,7 @@ mod tests {
         let mut evil = (*http).clone();
         evil.path = "/x HTTP/1.1\r\nEvil: yes".into();
         assert!(actions
-            .begin_http(poll.registry(), X, RUN, &Rc::new(evil))
+            .begin_http(poll.registry(), X, RUN, DO, &Rc::new(evil))
             .is_err());
     }
 
@@ -448,8 +454,8 @@ mod tests {
         let http = post(HttpAddress::Unix(path.to_str().unwrap().into()));
         let mut poll = mio::Poll::new().unwrap();
         let mut actions = Actions::new();
-        actions.begin_http(poll.registry(), X, RUN, &http).unwrap();
-        assert!(actions.cancel(X, RUN).is_empty());
+        actions.begin_http(poll.registry(), X, RUN, DO, &http).unwrap();
+        actions.cancel(DO);
         let (mut s, _) = listener.accept().unwrap();
         let mut nothing = Vec::new();
         s.read_to_end(&mut nothing).unwrap();
@@ -459,34 +465,9 @@ mod tests {
             let _some = s.read(&mut [0; 512]).unwrap();
             s.write_all(b"HTTP/1.1 200 OK\n\nbody").unwrap();
         });
-        actions.begin_http(poll.registry(), X, RUN, &http).unwrap();
-        assert_eq!(end(&mut actions, &mut poll).result, Ok(()));
+        actions.begin_http(poll.registry(), X, RUN, DO, &http).unwrap();
+        assert_eq!(end(&mut actions, &mut poll).outcome, Outcome::Done);
         server.join().unwrap();
         std::fs::remove_file(&path).unwrap();
-    }
-
-    #[test]
-    fn commands_are_known_until_they_are_reaped() {
-        let mut a = Actions::new();
-        let argv = ["/bin/x".to_owned(), "y".to_owned()];
-        for pid in 10..14 {
-            a.began_command(Pid(pid), X, RUN, &argv);
-        }
-        assert_eq!(a.reaped(Pid(9), Exit::Code(0)), None);
-        let result = |a: &mut Actions, pid, exit| a.reaped(Pid(pid), exit).unwrap().unwrap().result;
-        assert_eq!(result(&mut a, 10, Exit::Code(0)), Ok(()));
-        assert_eq!(
-            result(&mut a, 11, Exit::Code(3)),
-            Err("/bin/x: exited with status 3".to_owned())
-        );
-        assert_eq!(
-            result(&mut a, 12, Exit::Signal(Signal::KILL)),
-            Err("/bin/x: ended by SIGKILL".to_owned())
-        );
-        assert!(a.cancel(X, Instance(2)).is_empty());
-        assert_eq!(a.cancel(X, RUN), [Pid(13)]);
-        assert!(a.cancel(X, RUN).is_empty(), "asked for once");
-        assert_eq!(a.reaped(Pid(13), Exit::Signal(Signal::KILL)), Some(None));
-        assert!(!a.is_command(Pid(13)));
     }
 }

@@ -276,17 +276,6 @@ impl Reactor {
             };
             self.reply(ticket, reply);
         }
-        for (at, text) in self.logs.tail(id, 10) {
-            let line = log_line(&self.registry.name(id), now - at, text);
-            self.reply(
-                ticket,
-                Reply {
-                    more: true,
-                    line: Some(line),
-                    ..Reply::ok(0)
-                },
-            );
-        }
         self.reply(ticket, Reply::ok(0));
     }
 

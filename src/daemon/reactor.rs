@@ -234,7 +234,9 @@ impl Reactor {
         self.heed(LATCH.take());
         self.hear_clients();
         self.hear_output();
-        self.hear_notices();
+        if self.notify.as_ref().is_some_and(Notify::more_work) {
+            self.hear_notices();
+        }
         self.hear_actions();
         self.expire();
         self.perform();

@@ -99,6 +99,7 @@ impl Reactor {
         let index = self.starts.iter().find(|(_, s)| of(s)).map(|(i, _)| *i);
         if let Some(index) = index {
             self.hear_start(index);
+            self.starts.remove(&index); // whatever it said: the process is over
         }
     }
 }

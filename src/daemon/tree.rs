@@ -69,9 +69,11 @@ impl Forest {
             claimed: BTreeSet::new(),
             inherited: Vec::new(),
         };
-        forest.scan();
-        let ours = forest.all.iter().filter(|s| s.ppid == own);
-        forest.inherited = ours.map(|s| (s.pid, s.start)).collect();
+        if crate::sys::wait::has_children() {
+            forest.scan();
+            let ours = forest.all.iter().filter(|s| s.ppid == own);
+            forest.inherited = ours.map(|s| (s.pid, s.start)).collect();
+        }
         forest
     }
 
@@ -456,6 +458,9 @@ impl Tree {
             proc::socket_inodes(member.pid, &mut inodes);
         }
         inodes.sort_unstable();
+        if inodes.is_empty() {
+            return 0; // the kernel's lists are long to walk
+        }
         for (network, pid) in networks {
             let mut found = Vec::new();
             proc::listeners(if network == own { "self" } else { &pid }, &mut found);

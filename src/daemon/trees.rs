@@ -34,6 +34,9 @@ pub struct Trees {
     base: Base,
     root: Option<Root>,
     live: BTreeMap<ServiceId, Live>,
+    /// Groups that were found empty at a first start. From then on the sweep after each
+    /// instance vouches for it, and a restart need not look.
+    groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
 }
 
@@ -52,6 +55,7 @@ impl Trees {
             base: Base::of_this_process(),
             root,
             live: BTreeMap::new(),
+            groups: BTreeMap::new(),
             commands: BTreeMap::new(),
         }
     }
@@ -75,13 +79,10 @@ impl Trees {
         out: Option<BorrowedFd<'_>>,
         notify: Option<&Path>,
     ) -> Result<Child, SpawnError> {
-        let group = self.group(name)?;
-        if let Some(group) = &group {
-            if group.populated().unwrap_or(false) {
-                group.kill().ok(); // if it cannot be, the next try will say so again
-                return Err(failure(Stage::Cgroup, name, libc::EBUSY));
-            }
-        }
+        let group = match self.groups.get(&service) {
+            Some(group) => Some(group.clone()),
+            None => self.empty_group(service, name)?,
+        };
         let cookie = self.base.new_cookie();
         let inherited = match program.output {
             Output::Inherit => Some(std::io::stdout()),
@@ -97,7 +98,16 @@ impl Trees {
             notify_socket: notify,
             cgroup: group.as_ref(),
         };
-        let child = spawn::start(program, &self.base, &context)?;
+        let child = match spawn::start(program, &self.base, &context) {
+            Ok(child) => child,
+            Err(error) => {
+                if error.stage == Stage::Cgroup {
+                    // Somebody has removed it: the next try makes it anew.
+                    self.groups.remove(&service);
+                }
+                return Err(error);
+            }
+        };
         let tree = Tree::new(&mut self.forest, Pid(child.pid), &cookie, group);
         self.live.insert(
             service,
@@ -145,6 +155,20 @@ impl Trees {
                 Err(error)
             }
         }
+    }
+
+    /// The group for the first start of a service. What an earlier superd left in it is
+    /// KILLed first: never two.
+    fn empty_group(&mut self, service: ServiceId, name: &str) -> Result<Option<Group>, SpawnError> {
+        let Some(group) = self.group(name)? else {
+            return Ok(None);
+        };
+        if group.populated().unwrap_or(false) {
+            group.kill().ok(); // if it cannot be, the next try will say so again
+            return Err(failure(Stage::Cgroup, name, libc::EBUSY));
+        }
+        self.groups.insert(service, group.clone());
+        Ok(Some(group))
     }
 
     fn group(&self, name: &str) -> Result<Option<Group>, SpawnError> {
@@ -253,6 +277,7 @@ impl Trees {
     /// The service is no longer configured: its cgroup goes.
     pub fn forget(&mut self, service: ServiceId, name: &str) {
         self.live.remove(&service);
+        self.groups.remove(&service);
         if let Ok(Some(group)) = self.group(name) {
             group.remove().ok(); // in use by somebody else: not ours to remove
         }

@@ -30,6 +30,11 @@ pub fn peek() -> io::Result<Option<(i32, Ended)>> {
     waitid(libc::P_ALL, 0, libc::WNOWAIT)
 }
 
+/// Whether this process has any child, running or ended.
+pub fn has_children() -> bool {
+    !matches!(raw_waitid(libc::P_ALL, 0, libc::WNOWAIT), Err(e) if e.raw_os_error() == Some(libc::ECHILD))
+}
+
 /// Reaps this child. None when it still runs or is no child of ours.
 pub fn reap(pid: i32) -> io::Result<Option<Ended>> {
     let Ok(id) = libc::id_t::try_from(pid) else {
@@ -39,6 +44,18 @@ pub fn reap(pid: i32) -> io::Result<Option<Ended>> {
 }
 
 fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option<(i32, Ended)>> {
+    match raw_waitid(kind, id, flags) {
+        Err(e) if e.raw_os_error() == Some(libc::ECHILD) => Ok(None),
+        other => other,
+    }
+}
+
+/// ECHILD when there is no such child at all.
+fn raw_waitid(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    flags: i32,
+) -> io::Result<Option<(i32, Ended)>> {
     let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
     let flags = libc::WEXITED | libc::WNOHANG | flags;
     loop {
@@ -48,7 +65,6 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option
         }
         match io::Error::last_os_error().raw_os_error() {
             Some(libc::EINTR) => continue,
-            Some(libc::ECHILD) => return Ok(None),
             _ => return Err(io::Error::last_os_error()),
         }
     }

@@ -80,6 +80,14 @@ pub fn visible(text: &str) -> String {
     out
 }
 
+/// Says what went wrong, each line after the program's name: a configuration can have
+/// more than one problem. That nobody reads it is no error: the exit status still tells.
+pub fn complain(err: &mut dyn std::io::Write, program: &str, text: &str) {
+    for line in text.lines() {
+        writeln!(err, "{program}: {}", visible(line)).ok();
+    }
+}
+
 /// The same for a line of JSON: escapes that mean the same to a program.
 pub fn visible_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
