@@ -201,7 +201,7 @@ impl Stage {
         let request = Request::open(&socket)?;
         story.began = Instant::now();
         let mut volley = Volley::default();
-        let requests = volley.fire(self, &superd)?;
+        let requests = volley.fire(self, &superd, &mut story)?;
         story.say(format!("{requests} requests to stop have been made"));
         let answered = request.finish();
         story.until_the_end()?;
@@ -295,7 +295,12 @@ struct Volley {
 impl Volley {
     /// Makes all requests as fast as it can, and says how many. When it returns, all but
     /// the first few `superctl` have had their answers.
-    fn fire(&mut self, stage: &Stage, superd: &Running) -> Result<usize, String> {
+    fn fire(
+        &mut self,
+        stage: &Stage,
+        superd: &Running,
+        story: &mut Story,
+    ) -> Result<usize, String> {
         let mut made = 0;
         // A superd that ends before the open request is done has failed already.
         while made < REQUESTS && !self.failed.contains(&NOT_RUNNING) {
@@ -305,6 +310,7 @@ impl Volley {
                 _ => self.ask(stage)?,
             }
             made += 1;
+            story.catch_up()?;
         }
         self.wait(WAITING)?;
         Ok(made)

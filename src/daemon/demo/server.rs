@@ -5,13 +5,15 @@
 //! tidy up, and forgets its child. It is not an example of how to write one.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// How long it tidies up after its last request is done.
 const TIDY: Duration = Duration::from_millis(500);
@@ -35,78 +37,130 @@ pub const BEGUN: u8 = b'+';
 /// The answer to a request, when it is done.
 pub const DONE: u8 = b'.';
 
-/// Held while a request is open.
-static REQUEST: Mutex<()> = Mutex::new(());
-
 /// Runs the server on this unix socket. Returns with status 2 when it is stopped twice.
 pub fn server(socket: &Path) -> ExitCode {
-    let mut stops = SigSet::empty();
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-    ] {
-        stops.add(signal);
-    }
-    let begun = stops
-        .thread_block() // before there is a second thread, for sigwait(3) to get them all
-        .map_err(io::Error::from)
-        .and_then(|()| leave_child())
-        .and_then(|child| Ok((child, UnixListener::bind(socket)?)));
-    let (child, listener) = match begun {
-        Ok(begun) => begun,
-        Err(e) => {
-            say(&format!("cannot start: {e}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    say(&format!("{CHILD}{child}"));
-    std::thread::spawn(move || serve(&listener));
-    say(READY);
-
-    wait_for_one(&stops);
-    say(WAITING);
-    std::thread::spawn(drain);
-    wait_for_one(&stops);
-    say(PANIC);
-    say("goroutine 1 [running]:");
-    say("main.(*server).stop(...)");
-    ExitCode::from(PANIC_STATUS)
+    let served = Server::start(socket).and_then(|mut server| server.serve());
+    served.unwrap_or_else(|e| {
+        say(&format!("failed: {e}"));
+        ExitCode::FAILURE
+    })
 }
 
-/// Waits for a signal and says which.
-fn wait_for_one(stops: &SigSet) {
-    if let Ok(signal) = stops.wait() {
-        let name = signal.as_str();
+struct Server {
+    listener: UnixListener,
+    signals: SignalFd,
+    /// The open request; one at a time.
+    request: Option<UnixStream>,
+    stopping: bool,
+    /// Everything is done then.
+    tidy_at: Option<Instant>,
+}
+
+impl Server {
+    fn start(socket: &Path) -> io::Result<Server> {
+        let mut stops = SigSet::empty();
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+        ] {
+            stops.add(signal);
+        }
+        stops.thread_block()?;
+        let signals = SignalFd::with_flags(&stops, SfdFlags::SFD_CLOEXEC)?;
+        let child = leave_child()?;
+        let listener = UnixListener::bind(socket)?;
+        say(&format!("{CHILD}{child}"));
+        say(READY);
+        Ok(Server {
+            listener,
+            signals,
+            request: None,
+            stopping: false,
+            tidy_at: None,
+        })
+    }
+
+    fn serve(&mut self) -> io::Result<ExitCode> {
+        loop {
+            let (signal, client) = self.wait()?;
+            if signal && self.stopped_again()? {
+                say(PANIC);
+                say("goroutine 1 [running]:");
+                say("main.(*server).stop(...)");
+                return Ok(ExitCode::from(PANIC_STATUS));
+            }
+            if client {
+                self.go_on();
+            }
+            let now = Instant::now();
+            if self.stopping && self.request.is_none() && self.tidy_at.is_none() {
+                say("the request is done, tidying up");
+                self.tidy_at = Some(now + TIDY);
+            }
+            if self.tidy_at.is_some_and(|t| t <= now) {
+                say("stopped");
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+
+    /// Waits for a signal, and for the client of the open request, else for a new one.
+    fn wait(&self) -> io::Result<(bool, bool)> {
+        let client = match &self.request {
+            Some(client) => client.as_fd(),
+            None => self.listener.as_fd(),
+        };
+        let mut fds = [
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(client, PollFlags::POLLIN),
+        ];
+        let left = self
+            .tidy_at
+            .map(|t| t.saturating_duration_since(Instant::now()));
+        // Rounded up: not a millisecond of turning in circles at the end.
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        poll(&mut fds, timeout)?;
+        let [signal, client] = fds.map(|fd| fd.any().unwrap_or(true));
+        Ok((signal, client))
+    }
+
+    /// Takes a signal. True: it is the second one.
+    fn stopped_again(&mut self) -> io::Result<bool> {
+        let Some(info) = self.signals.read_signal()? else {
+            return Ok(false);
+        };
+        let signal = i32::try_from(info.ssi_signo).map_err(io::Error::other)?;
+        let name = Signal::try_from(signal)?.as_str();
         say(&format!(
             "{GOT}{}",
             name.strip_prefix("SIG").unwrap_or(name)
         ));
+        if !self.stopping {
+            say(WAITING);
+        }
+        Ok(std::mem::replace(&mut self.stopping, true))
     }
-}
 
-/// One request after the other: each lasts until its client has sent everything.
-fn serve(listener: &UnixListener) {
-    for client in listener.incoming().flatten() {
-        let _open = REQUEST.lock().unwrap_or_else(PoisonError::into_inner);
-        answer(client).ok(); // a client that hangs up is a request that is done
+    /// A request is open until its client has sent everything, or hung up.
+    fn go_on(&mut self) {
+        self.request = match self.request.take() {
+            Some(mut client) => match client.read(&mut [0; 64]) {
+                Ok(1..) => Some(client),
+                _ => {
+                    client.write_all(&[DONE]).ok(); // the client is gone: its own wish
+                    None
+                }
+            },
+            None => self.listener.accept().ok().map(|(mut client, _)| {
+                client.write_all(&[BEGUN]).ok(); // found out by the next read
+                client
+            }),
+        };
     }
-}
-
-fn answer(mut client: UnixStream) -> io::Result<()> {
-    client.write_all(&[BEGUN])?;
-    client.read_to_end(&mut Vec::new())?;
-    client.write_all(&[DONE])
-}
-
-/// The orderly end: the open request, half a second to tidy up, status 0.
-fn drain() {
-    let _done = REQUEST.lock().unwrap_or_else(PoisonError::into_inner);
-    say("the request is done, tidying up");
-    std::thread::sleep(TIDY);
-    say("stopped");
-    std::process::exit(0);
 }
 
 /// Starts a child that leaves our session, and forgets it. Returns its pid when it has.

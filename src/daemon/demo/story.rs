@@ -1,13 +1,15 @@
 //! What the demonstration sees: processes, a request, and a timeline of who said what.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{kill, Signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{getpid, Pid};
@@ -126,9 +128,20 @@ struct Entry {
     text: String,
 }
 
-enum Heard {
-    Line(Entry),
-    End(Box<EndReport>),
+impl Voice {
+    /// Reads what there is and hands on what the whole lines of it say. False: it has ended.
+    fn take(&mut self, mut hear: impl FnMut(&'static str, Said)) -> bool {
+        let mut buf = [0; 4096];
+        let read = self.from.read(&mut buf).unwrap_or(0);
+        self.rest.extend(buf.iter().take(read));
+        while let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = self.rest.drain(..=end).collect();
+            for said in (self.read)(String::from_utf8_lossy(&line).trim_end()) {
+                hear(self.who, said);
+            }
+        }
+        read > 0
+    }
 }
 
 /// What a line of somebody's output says; none: nothing that belongs here.
@@ -149,45 +162,36 @@ pub struct Story {
     /// How superd says that the stop went, once it has.
     pub report: Option<Box<EndReport>>,
     entries: Vec<Entry>,
-    /// Gone when everybody has been started: the receiver then sees the last one end.
-    tell: Option<Sender<Heard>>,
-    heard: Receiver<Heard>,
+    voices: Vec<Voice>,
+}
+
+/// Somebody whose output is listened to.
+struct Voice {
+    who: &'static str,
+    from: File,
+    read: Reading,
+    /// The beginning of a line.
+    rest: Vec<u8>,
 }
 
 impl Story {
     pub fn new() -> Story {
-        let (tell, heard) = mpsc::channel();
         Story {
             began: Instant::now(),
             report: None,
             entries: Vec::new(),
-            tell: Some(tell),
-            heard,
+            voices: Vec::new(),
         }
     }
 
-    /// Listens to the output of a process until that ends.
-    pub fn follow(
-        &self,
-        who: &'static str,
-        from: Option<impl Read + Send + 'static>,
-        read: Reading,
-    ) {
-        let (Some(tell), Some(from)) = (self.tell.clone(), from) else {
-            return;
-        };
-        std::thread::spawn(move || {
-            for line in BufReader::new(from).lines().map_while(Result::ok) {
-                let at = Instant::now();
-                for said in read(&line) {
-                    let heard = match said {
-                        Said::Text(text) => Heard::Line(Entry { at, who, text }),
-                        Said::End(report) => Heard::End(report),
-                    };
-                    tell.send(heard).ok(); // nobody listens any more
-                }
-            }
-        });
+    /// Listens to the output of a process from now on.
+    pub fn follow(&mut self, who: &'static str, from: Option<impl Into<OwnedFd>>, read: Reading) {
+        self.voices.extend(from.map(|from| Voice {
+            who,
+            from: File::from(from.into()),
+            read,
+            rest: Vec::new(),
+        }));
     }
 
     /// Adds what we did ourselves.
@@ -200,32 +204,57 @@ impl Story {
     /// Waits until somebody has said this.
     pub fn until(&mut self, text: &str) -> Result<(), String> {
         while !self.said(text) {
-            if !self.listen()? {
+            if self.voices.is_empty() {
                 self.print();
                 return Err(format!("everybody has ended, and nobody said `{text}`"));
             }
+            self.wait()?;
         }
         Ok(())
     }
 
     /// Waits until all that are listened to have ended.
     pub fn until_the_end(&mut self) -> Result<(), String> {
-        self.tell = None;
-        while self.listen()? {}
+        while !self.voices.is_empty() {
+            self.wait()?;
+        }
         Ok(())
     }
 
-    fn listen(&mut self) -> Result<bool, String> {
-        match self.heard.recv_timeout(PATIENCE) {
-            Ok(Heard::Line(entry)) => self.entries.push(entry),
-            Ok(Heard::End(report)) => self.report = Some(report),
-            Err(RecvTimeoutError::Disconnected) => return Ok(false),
-            Err(RecvTimeoutError::Timeout) => {
-                self.print();
-                return Err(format!("nothing happened for {} s", PATIENCE.as_secs()));
-            }
+    fn wait(&mut self) -> Result<(), String> {
+        if self.listen(PATIENCE)? {
+            return Ok(());
         }
-        Ok(true)
+        self.print();
+        Err(format!("nothing happened for {} s", PATIENCE.as_secs()))
+    }
+
+    /// Takes what has been said since, for its time to be right.
+    pub fn catch_up(&mut self) -> Result<(), String> {
+        self.listen(Duration::ZERO).map(|_| ())
+    }
+
+    /// Whether somebody said something, or ended, within this time.
+    fn listen(&mut self, within: Duration) -> Result<bool, String> {
+        let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX);
+        let mut fds: Vec<PollFd<'_>> = self
+            .voices
+            .iter()
+            .map(|v| PollFd::new(v.from.as_fd(), PollFlags::POLLIN))
+            .collect();
+        poll(&mut fds, timeout).map_err(|e| format!("poll: {}", e.desc()))?;
+        let spoke: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(true)).collect();
+        let at = Instant::now();
+        let mut spoke_next = spoke.iter();
+        let (entries, report) = (&mut self.entries, &mut self.report);
+        self.voices.retain_mut(|voice| match spoke_next.next() {
+            Some(true) => voice.take(|who, said| match said {
+                Said::Text(text) => entries.push(Entry { at, who, text }),
+                Said::End(end) => *report = Some(end),
+            }),
+            _ => true,
+        });
+        Ok(spoke.contains(&true))
     }
 
     /// Whether somebody has said this.
