@@ -43,7 +43,9 @@ fn dispatch(superd: Superd) -> ExitCode {
                 ExitCode::from(2)
             }
         },
-        Some(SuperdCommand::Demo) => ExitCode::FAILURE,
+        Some(SuperdCommand::Demo) => daemon::demo::run(),
+        Some(SuperdCommand::DemoServer { socket }) => daemon::demo::server(socket),
+        Some(SuperdCommand::DemoChild) => daemon::demo::child(),
         Some(SuperdCommand::Check(args)) => {
             ctl::check_or_plan(|to| offline::check(args, config, to))
         }

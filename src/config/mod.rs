@@ -78,7 +78,7 @@ pub struct Checked {
     pub warnings: Vec<String>,
 }
 
-/// Loads a configuration as [`load`] does and looks at its stop times: `superctl check`.
+/// Loads a configuration as [`load()`] does and looks at its stop times: `superctl check`.
 /// `term_timeout` is procd's, in seconds; that it is shorter than the longest stop is a
 /// problem, because procd then KILLs superd in the middle of it.
 pub fn check(path: &Path, term_timeout: Option<u64>) -> Result<Checked, Problems> {

@@ -192,6 +192,15 @@ pub enum SuperdCommand {
     Check(CheckArgs),
     /// Show on a built-in server what superd is for
     Demo,
+    /// The server of the demonstration
+    #[command(hide = true)]
+    DemoServer {
+        /// Its unix socket
+        socket: PathBuf,
+    },
+    /// The child that it leaves behind
+    #[command(hide = true)]
+    DemoChild,
     /// The same as superctl
     Ctl(Ctl),
 }
@@ -430,7 +439,7 @@ mod tests {
             // mdoc: `.Fl -json`, with its hyphens escaped.
             found.push(format!("Fl -{}", arg.replace('-', "\\-")));
         }
-        for sub in command.get_subcommands() {
+        for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
             found.push(format!("Cm {}", sub.get_name()));
             if command.get_name() != "superd" || sub.get_name() != "ctl" {
                 words(sub, found);

@@ -370,7 +370,9 @@ mod tests {
         });
         let mut poll = mio::Poll::new().unwrap();
         let mut actions = Actions::new();
-        actions.begin_http(poll.registry(), X, RUN, DO, &http).unwrap();
+        actions
+            .begin_http(poll.registry(), X, RUN, DO, &http)
+            .unwrap();
         let ended = end(&mut actions, &mut poll);
         assert_eq!((ended.service, ended.instance), (X, RUN));
         let request = server.join().unwrap();
@@ -454,7 +456,9 @@ mod tests {
         let http = post(HttpAddress::Unix(path.to_str().unwrap().into()));
         let mut poll = mio::Poll::new().unwrap();
         let mut actions = Actions::new();
-        actions.begin_http(poll.registry(), X, RUN, DO, &http).unwrap();
+        actions
+            .begin_http(poll.registry(), X, RUN, DO, &http)
+            .unwrap();
         actions.cancel(DO);
         let (mut s, _) = listener.accept().unwrap();
         let mut nothing = Vec::new();
@@ -465,7 +469,9 @@ mod tests {
             let _some = s.read(&mut [0; 512]).unwrap();
             s.write_all(b"HTTP/1.1 200 OK\n\nbody").unwrap();
         });
-        actions.begin_http(poll.registry(), X, RUN, DO, &http).unwrap();
+        actions
+            .begin_http(poll.registry(), X, RUN, DO, &http)
+            .unwrap();
         assert_eq!(end(&mut actions, &mut poll).outcome, Outcome::Done);
         server.join().unwrap();
         std::fs::remove_file(&path).unwrap();

@@ -4,6 +4,7 @@
 pub mod actions;
 mod answer;
 pub mod clients;
+pub mod demo;
 mod doctor;
 pub mod history;
 pub mod logs;

@@ -1,0 +1,115 @@
+"""superd.
+
+What may still change is all in the first half of this file: the configuration
+(DAEMON, SERVICE), the words of the command line (ARGV, CLIENT) and the socket.
+"""
+
+import json
+import os
+import re
+
+from .base import Adapter
+
+DAEMON = """\
+[daemon]
+run-dir = %(run)s
+log = "none"
+"""
+
+SERVICE = """
+[service.%(name)s]
+command = %(command)s
+restart = "always"
+restart-delay = "1ms"
+crash-loop = false
+output = %(output)s
+stop = [{ signal = "TERM", wait = %(grace)s }]
+"""
+
+OUTPUT = {False: "null", True: "ring"}           # by s.log
+ARGV = ["--foreground", "--config", "%(config)s"]
+CLIENT = ["--socket", "%(socket)s"]
+CONFIG = "superd.toml"
+RUN_DIR = "run"
+SOCKET = "superd.sock"                           # below RUN_DIR
+
+
+def toml(value):
+    """A string or a list of strings; JSON's form of both is valid TOML."""
+    return json.dumps(value)
+
+
+def duration(seconds):
+    return "%ds" % seconds if seconds == int(seconds) else "%dms" % (seconds * 1000)
+
+
+class Superd(Adapter):
+    name = "superd"
+    programs = {"superd": ("BENCH_SUPERD", "superd"),
+                "superctl": ("BENCH_SUPERCTL", "superctl")}
+    restart_note = "restart-delay=0s, crash-loop=false"
+    grace_note = "stop = TERM, wait 1s; then KILL of the tree"
+    log_note = 'output="ring": ring in its own memory, no file'
+    notes = "one multi-call binary"
+
+    @classmethod
+    def locate(cls):
+        # A link, a hard link or a copy: one program on a real system, so its
+        # size counts once. Two different builds count as two.
+        found = super().locate()
+        cls.runtime_programs = None
+        cls.notes = "superd and superctl are two programs"
+        if cls._same(found["superd"], found["superctl"]):
+            cls.runtime_programs = ["superd"]
+            cls.notes = "one multi-call binary"
+        return found
+
+    @staticmethod
+    def _same(a, b):
+        if os.path.samefile(a, b):
+            return True
+        if os.path.getsize(a) != os.path.getsize(b):
+            return False
+        with open(a, "rb") as f, open(b, "rb") as g:
+            return f.read() == g.read()
+
+    @classmethod
+    def version(cls):
+        text = cls._output(cls.locate()["superd"], "--version")
+        found = re.match(r"superd (\S+)", text)
+        return found.group(1) if found else ""
+
+    def configure(self):
+        # Root's superd refuses what others can write.
+        os.makedirs(self.path(RUN_DIR), mode=0o755, exist_ok=True)
+        os.chmod(self.path(RUN_DIR), 0o755)
+        text = DAEMON % {"run": toml(self.path(RUN_DIR))}
+        for s in self.services:
+            text += SERVICE % {"name": s.name, "command": toml(s.argv),
+                               "output": toml(OUTPUT[bool(s.log)]),
+                               "grace": toml(duration(self.grace or 10))}
+        self.write(CONFIG, text)
+
+    def _words(self, words):
+        return [w % {"config": self.path(CONFIG), "dir": self.dir,
+                     "socket": self.path(RUN_DIR, SOCKET)} for w in words]
+
+    def argv(self):
+        return [self.bin["superd"]] + self._words(ARGV)
+
+    def _ctl(self, *words):
+        return [self.bin["superctl"]] + self._words(CLIENT) + list(words)
+
+    def stop_cmd(self, name):
+        return self._ctl("stop", name)
+
+    def start_cmd(self, name):
+        return self._ctl("start", name)
+
+    def status_cmd(self, name):
+        return self._ctl("status", name)
+
+    def status_all_cmd(self):
+        return self._ctl("status")
+
+    # Shutdown: SIGTERM, the default; `superctl shutdown` asks for the same.
