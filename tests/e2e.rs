@@ -1,0 +1,25 @@
+//! End to end: the real superd and superctl, real processes, waiting for events and never
+//! for time to pass. One binary; each file below is about one promise.
+//!
+//! What cannot be run on a machine (no root, no cgroup v2, a real server that is not built)
+//! is skipped by name, on standard error: `skipped: NAME: why`, and listed at the end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::indexing_slicing)]
+
+#[macro_use]
+#[path = "e2e/support.rs"]
+mod support;
+
+#[path = "e2e/verbs.rs"]
+mod verbs;
+#[path = "e2e/stops.rs"]
+mod stops;
+#[path = "e2e/starts.rs"]
+mod starts;
+#[path = "e2e/restarts.rs"]
+mod restarts;
+#[path = "e2e/wraps.rs"]
+mod wraps;
+#[path = "e2e/hostile.rs"]
+mod hostile;

@@ -1,0 +1,232 @@
+//! Always back: at once after a stable run, then with pauses, then slowly; and reloads.
+
+use serde_json::json;
+
+use crate::support::*;
+
+#[test]
+fn the_first_restart_is_immediate_and_the_next_ones_have_growing_pauses() {
+    let s = Superd::start(
+        r#"
+        [service.flaky]
+        command = [$TWIN:flaky, "exit", "1", "--first", "4"]
+        restart-delay = "100ms"
+        max-delay = "150ms"
+        "#,
+    );
+    let record = s.wait_record("flaky", "start", 5);
+    let starts: Vec<u64> = record.all("start").map(|n| n.at).collect();
+    let exits: Vec<u64> = record.all("exit").map(|n| n.at).collect();
+    let pause = |n: usize| (starts[n + 1] - exits[n]) / 1_000_000;
+    // 10 % of jitter either way.
+    assert!(pause(1) >= 90, "{} ms", pause(1));
+    assert!(pause(2) >= 135, "{} ms", pause(2));
+    assert!(pause(3) >= 135, "{} ms", pause(3));
+    let events = s.events("flaky");
+    let pauses: Vec<bool> = events
+        .iter()
+        .filter(|e| e["event"] == "restarting")
+        .map(|e| e["pause"] == json!({"secs": 0, "nanos": 0}))
+        .collect();
+    assert_eq!(pauses, [true, false, false, false], "only the first is immediate");
+    assert_eq!(s.status("flaky")["restarts"], 4);
+    s.end();
+}
+
+#[test]
+fn a_crash_loop_is_retried_slowly_until_somebody_starts_it() {
+    let s = Superd::start(
+        r#"
+        [service.loop]
+        command = [$TWIN:loop, "exit", "1"]
+        restart-delay = "1ms"
+        crash-loop = { burst = 3, within = "1m", retry = "1h" }
+        "#,
+    );
+    s.wait_state("loop", "failed");
+    assert_eq!(s.record("loop").count("start"), 4);
+    let retry = s.status("loop")["retry_ms"].as_u64().unwrap();
+    assert!(retry > 3_000_000, "never silently given up: {retry}");
+    let events = s.events("loop");
+    assert!(events.iter().any(|e| e["crash_loop"] == true));
+    // The operator has mended it, or believes so: everything from the beginning.
+    s.ctl(&["start", "loop"]);
+    s.wait_record("loop", "start", 8);
+    s.wait_state("loop", "failed");
+    s.ok(&["stop", "loop"]);
+    assert_eq!(s.state("loop"), "down");
+    assert_eq!(s.status("loop")["retry_ms"], json!(null));
+    s.end();
+}
+
+#[test]
+fn the_policy_decides_by_the_exit() {
+    let s = Superd::start(
+        r#"
+        [service.done]
+        command = [$TWIN:done, "exit", "0"]
+        restart = "on-failure"
+        [service.fine]
+        command = [$TWIN:fine, "exit", "7"]
+        restart = "on-failure"
+        success-exit = [7]
+        [service.never]
+        command = [$TWIN:never, "crash", "SEGV"]
+        restart = "never"
+        [service.again]
+        command = [$TWIN:again, "exit", "0", "--first", "1"]
+        restart = "always"
+        "#,
+    );
+    s.wait_record("again", "start", 2);
+    s.wait_state("done", "down");
+    s.wait_state("fine", "down");
+    s.wait_state("never", "failed");
+    for name in ["done", "fine", "never"] {
+        assert_eq!(s.record(name).count("start"), 1, "{name}");
+        assert_eq!(s.ends(name).len(), 1);
+    }
+    assert_eq!(s.verdict("never"), "crashed");
+    assert_eq!(s.verdict("done"), "exited-by-itself");
+    s.end();
+}
+
+#[test]
+fn a_panic_during_a_requested_stop_starts_nothing() {
+    let s = Superd::start(
+        r#"
+        [service.nats]
+        command = [$TWIN:nats, "twohandlers", "--listen", "$HOST:4222", "--panic", "100"]
+        "#,
+    );
+    for round in 1..=5 {
+        s.wait_record("nats", "start", round);
+        s.wait_state("nats", "up");
+        let said = s.ctl(&["stop", "nats"]);
+        assert!(said.out.contains("panicked"), "{said:?}");
+        assert_eq!(s.verdict("nats"), "panicked-while-stopping");
+        assert_eq!(s.state("nats"), "down");
+        assert_eq!(s.record("nats").count("start"), round);
+        s.ok(&["start", "nats"]);
+    }
+    s.end();
+}
+
+#[test]
+fn a_twin_of_quic_go_is_back_after_each_second_client() {
+    let s = Superd::start(
+        r#"
+        [service.quic]
+        command = [$TWIN:quic, "secondclient", "--listen", "$HOST:443"]
+        restart-delay = "1ms"
+        max-delay = "1ms"
+        crash-loop = { burst = 1000, within = "1m", retry = "1m" }
+        "#,
+    );
+    use std::io::{Read, Write};
+    for round in 1..=20 {
+        s.wait_record("quic", "start", round);
+        for _ in 0..2 {
+            let mut stream =
+                std::net::TcpStream::connect(format!("{}:443", s.place.host)).unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            stream.read_to_end(&mut Vec::new()).ok(); // it dies with its second client
+        }
+    }
+    s.wait_record("quic", "start", 21);
+    wait_until("all ends are told", || s.status("quic")["restarts"] == 20);
+    assert!(s.ends("quic").len() >= 3, "the last ones are kept");
+    for end in s.ends("quic") {
+        assert_eq!(end["verdict"], "crashed");
+        assert_eq!(end["crash"]["text"], "close of closed channel");
+    }
+    s.end();
+}
+
+const BEFORE: &str = r#"
+    [service.same]
+    command = [$TWIN:same, "obey"]
+    [service.changed]
+    command = [$TWIN:changed, "obey"]
+    environment = { A = "1" }
+    [service.policy]
+    command = [$TWIN:policy, "obey"]
+    [service.gone]
+    command = [$TWIN:gone, "obey"]
+"#;
+
+const AFTER: &str = r#"
+    [service.same]
+    command = [$TWIN:same, "obey"]
+    [service.changed]
+    command = [$TWIN:changed, "obey"]
+    environment = { A = "2" }
+    [service.policy]
+    command = [$TWIN:policy, "obey"]
+    stop = [{ signal = "INT", wait = "10m" }]
+    [service.new]
+    command = [$TWIN:new, "obey"]
+"#;
+
+#[test]
+fn a_reload_touches_what_changed_and_nothing_else() {
+    for by_signal in [false, true] {
+        let s = Superd::start(BEFORE);
+        for name in ["same", "changed", "policy", "gone"] {
+            s.wait_record(name, "start", 1);
+            s.wait_state(name, "up");
+        }
+        s.place.configure(Flavour::NoCgroups, AFTER);
+        if by_signal {
+            s.signal(libc::SIGHUP);
+        } else {
+            s.ok(&["reload"]);
+        }
+        s.wait_record("new", "start", 1);
+        s.wait_record("changed", "start", 2);
+        s.wait_record("gone", "exit", 1);
+        wait_until("the service is forgotten", || {
+            s.ctl(&["status", "gone"]).code == 4
+        });
+        for name in ["same", "policy"] {
+            let record = s.record(name);
+            assert_eq!(record.count("start"), 1, "{name}");
+            assert_eq!(record.count("signal"), 0, "{name}");
+        }
+        assert_eq!(s.record("changed").count("signal TERM"), 1);
+        // The new stop schedule is in force without a restart.
+        s.ok(&["stop", "policy"]);
+        assert_eq!(s.record("policy").count("signal INT"), 1);
+        assert_eq!(s.record("policy").count("signal TERM"), 0);
+        s.end();
+    }
+}
+
+#[test]
+fn a_bad_configuration_changes_nothing_and_is_answered() {
+    let s = Superd::start(BEFORE);
+    s.wait_record("same", "start", 1);
+    s.wait_state("same", "up");
+    for bad in [
+        "[service.same]\ncommand = 3\n",
+        "[service.same]\ncommand = [\"/bin/true\"]\nafter = [\"other\"]\n",
+        "[service.a]\ncommand=[\"x\"]\nafter=[\"b\"]\n[service.b]\ncommand=[\"x\"]\nafter=[\"a\"]\n",
+        "this is not toml [",
+        "\u{0}\u{1}\u{2}",
+    ] {
+        s.place.configure(Flavour::NoCgroups, bad);
+        let said = s.ctl(&["reload"]);
+        assert_eq!(said.code, 1, "{bad}: {said:?}");
+        assert!(said.err.contains("superd.toml:"), "{bad}: {said:?}");
+        s.signal(libc::SIGHUP);
+    }
+    std::fs::remove_file(s.place.file("superd.toml")).unwrap();
+    assert_eq!(s.ctl(&["reload"]).code, 1);
+    assert_eq!(s.state("same"), "up");
+    assert_eq!(s.record("same").count("start"), 1);
+    assert_eq!(s.record("same").count("signal"), 0);
+    s.place.configure(Flavour::NoCgroups, BEFORE);
+    let said = s.ok(&["reload"]);
+    assert!(said.contains("4 unchanged"), "{said}");
+    s.end();
+}

@@ -1,0 +1,406 @@
+//! What superctl can do, its exit statuses, and `--json`.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use serde_json::{json, Value};
+
+use crate::support::*;
+
+const TWO: &str = r#"
+    [service.web]
+    command = [$TWIN:web, "obey"]
+    reload = { signal = "HUP" }
+    [service.idle]
+    command = [$TWIN:idle, "obey"]
+    autostart = false
+"#;
+
+#[test]
+fn a_service_is_started_stopped_and_restarted() {
+    let s = Superd::start(TWO);
+    let record = s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    assert_eq!(s.pid_of("web"), record.first("start").pid);
+    assert_eq!(s.state("idle"), "down");
+
+    assert_eq!(s.ok(&["start", "idle"]), "idle: up\n");
+    s.wait_record("idle", "start", 1);
+
+    assert_eq!(s.ok(&["stop", "web"]), "web: stopped, clean\n");
+    assert_eq!(s.state("web"), "down");
+    let record = s.record("web");
+    assert_eq!(record.count("signal"), 1);
+    assert_eq!(record.rest("signal TERM"), [format!("from {}", s.pid)]);
+    assert_eq!(record.rest("exit"), ["0"]);
+
+    s.ok(&["start", "web"]);
+    let record = s.wait_record("web", "start", 2);
+    let second = record.all("start").last().unwrap().pid;
+    assert_eq!(s.ok(&["restart", "web"]), "web: restarted\n");
+    let record = s.wait_record("web", "start", 3);
+    let ended = record.all("exit").find(|e| e.pid == second).unwrap().at;
+    let began = record.all("start").last().unwrap().at;
+    assert!(ended < began, "two instances at once");
+    s.end();
+}
+
+#[test]
+fn what_is_done_already_is_no_error() {
+    let s = Superd::start(TWO);
+    s.wait_state("web", "up");
+    assert_eq!(s.ctl(&["start", "web"]).code, 0);
+    assert_eq!(s.ctl(&["stop", "idle"]).code, 0);
+    s.ok(&["stop", "--all"]);
+    s.ok(&["stop", "--all"]);
+    assert_eq!(s.record("web").count("start"), 1);
+    s.ok(&["start", "--all"]);
+    s.wait_state("idle", "up");
+    s.wait_state("web", "up");
+    s.end();
+}
+
+#[test]
+fn status_has_the_exit_statuses_of_lsb() {
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        [service.down]
+        command = [$TWIN:down, "obey"]
+        autostart = false
+        [service.failed]
+        command = [$TWIN:failed, "exit", "3"]
+        restart = "on-failure"
+        crash-loop = { burst = 1, within = "1m", retry = "1h" }
+        "#,
+    );
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    s.wait_state("failed", "failed");
+    assert_eq!(s.ctl(&["status", "web"]).code, 0);
+    assert_eq!(s.ctl(&["status", "failed"]).code, 1);
+    assert_eq!(s.ctl(&["status", "down"]).code, 3);
+    let unknown = s.ctl(&["status", "wep"]);
+    assert_eq!(unknown.code, 4);
+    assert!(unknown.err.contains("did you mean \"web\""), "{unknown:?}");
+    assert_eq!(unknown.err.lines().count(), 1);
+    let all = s.ctl(&["status"]);
+    assert_eq!(all.code, 1, "one of them has failed: {all:?}");
+    for name in ["web", "down", "failed"] {
+        assert!(all.out.contains(name), "{all:?}");
+    }
+    let failed = s.ctl(&["status", "failed"]);
+    assert!(failed.out.contains("status 3"), "{failed:?}");
+    s.end();
+}
+
+#[test]
+fn actions_have_the_exit_statuses_of_lsb() {
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        [service.broken]
+        command = ["$DIR/no-such-program"]
+        autostart = false
+        "#,
+    );
+    assert_eq!(s.ctl(&["start", "broken"]).code, 1);
+    assert_eq!(s.ctl(&["stop"]).code, 2);
+    assert_eq!(s.ctl(&["signal", "web", "TREM"]).code, 2);
+    assert_eq!(s.ctl(&["stop", "nobody"]).code, 6);
+    assert_eq!(s.ctl(&["logs", "nobody"]).code, 6);
+    let place = s.end();
+    let gone = run(std::process::Command::new(SUPERCTL)
+        .arg("--socket")
+        .arg(place.socket())
+        .args(["stop", "web"]));
+    assert_eq!(gone.code, 7, "{gone:?}");
+    assert_eq!(gone.err.lines().count(), 1, "{gone:?}");
+}
+
+#[test]
+fn who_may_not_is_told_so() {
+    let name = "who_may_not_is_told_so";
+    if !root_or_skip(name) {
+        return;
+    }
+    let s = Superd::start(TWO);
+    s.wait_state("web", "up");
+    let mut command = s.ctl_command(&["stop", "web"]);
+    use std::os::unix::process::CommandExt;
+    let said = run(command.uid(65534).gid(65534));
+    assert_eq!(said.code, 4, "{said:?}");
+    assert_eq!(s.state("web"), "up");
+    assert_eq!(s.record("web").count("signal"), 0);
+    s.end();
+}
+
+#[test]
+fn waiting_ends_after_the_time_that_the_operator_has() {
+    let s = Superd::start(
+        r#"
+        [service.slow]
+        command = [$TWIN:slow, "slow-stop", "0", "--gate", "$DIR/gate"]
+        stop = [{ signal = "TERM", wait = "10m" }]
+        "#,
+    );
+    s.wait_record("slow", "start", 1);
+    let said = s.ctl(&["--timeout", "200ms", "stop", "slow"]);
+    assert_eq!(said.code, 124, "{said:?}");
+    let said = s.ctl(&["stop", "--no-wait", "slow"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.out.contains("under way"), "{said:?}");
+    assert_eq!(s.state("slow"), "stopping");
+    let status = s.ok(&["status", "slow"]);
+    assert!(status.contains("TERM"), "{status}");
+    std::fs::write(s.place.file("gate"), "").unwrap();
+    s.wait_state("slow", "down");
+    assert_eq!(s.record("slow").count("signal TERM"), 1);
+    s.end();
+}
+
+#[test]
+fn a_service_reads_its_configuration_again_or_gets_a_signal() {
+    let s = Superd::start(TWO);
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    s.ok(&["reload", "web"]);
+    s.wait_record("web", "signal HUP", 1);
+    s.ok(&["signal", "web", "USR1"]);
+    s.wait_record("web", "signal USR1", 1);
+    let cannot = s.ctl(&["reload", "idle"]);
+    assert_eq!(cannot.code, 1, "{cannot:?}");
+    let down = s.ctl(&["signal", "idle", "HUP"]);
+    assert_eq!(down.code, 1, "{down:?}");
+    s.end();
+}
+
+#[test]
+fn logs_are_kept_and_followed() {
+    let s = Superd::start(
+        r#"
+        [service.talker]
+        command = [$TWIN:talker, "lines", "30"]
+        "#,
+    );
+    s.wait_record("talker", "start", 1);
+    wait_until("the lines are there", || {
+        s.ok(&["logs", "talker"]).contains("line 30")
+    });
+    let five = s.ok(&["logs", "-n", "5", "talker"]);
+    assert_eq!(five.lines().count(), 5, "{five}");
+    assert!(five.contains("line 26") && !five.contains("line 25"), "{five}");
+
+    let mut follow = s
+        .ctl_command(&["logs", "-f", "-n", "1", "talker"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("line 30"));
+    s.ok(&["restart", "talker"]);
+    let next = lines.next().unwrap().unwrap();
+    assert!(next.contains("line 1"), "{next}");
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    s.end();
+}
+
+#[test]
+fn why_tells_who_asked_what_was_sent_and_how_it_ended() {
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = [$TWIN:web, "slow-stop", "0", "--say", "last words"]
+        "#,
+    );
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    s.ok(&["stop", "web"]);
+    let why = s.ok(&["why", "web"]);
+    for part in ["superctl", "TERM", "clean", "last words"] {
+        assert!(why.contains(part), "no {part} in:\n{why}");
+    }
+    let end = s.last_end("web");
+    assert_eq!(end["by"]["kind"], "client");
+    assert_eq!(end["by"]["command"], "superctl");
+    assert_eq!(end["exit"], json!({"code": 0}));
+    assert_eq!(end["steps"][0]["outcome"], "gone");
+    let events = s.ok(&["events", "web"]);
+    for part in ["starting", "up", "stop"] {
+        assert!(events.to_lowercase().contains(part), "no {part} in:\n{events}");
+    }
+    s.end();
+}
+
+#[test]
+fn why_tells_what_a_crash_said_last() {
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = [$TWIN:web, "exit", "2", "--first", "1", "--text",
+            "panic: close of closed channel\\n\\ngoroutine 7 [running]:\\nmain.main()\\n\\t/src/x.go:1 +0x1"]
+        "#,
+    );
+    s.wait_record("web", "start", 2);
+    wait_until("the end is told", || !s.ends("web").is_empty());
+    let end = s.last_end("web");
+    assert_eq!(end["verdict"], "crashed");
+    assert_eq!(end["crash"]["kind"], "go-panic");
+    let why = s.ok(&["why", "web"]);
+    assert!(why.contains("close of closed channel"), "{why}");
+    s.end();
+}
+
+#[test]
+fn events_are_followed() {
+    let s = Superd::start(TWO);
+    s.wait_state("web", "up");
+    let mut raw = s.raw();
+    raw.send(&json!({"do": "events", "service": "idle", "lines": 0, "follow": true}));
+    let mut other = s.raw();
+    other.ask(&json!({"do": "status"})); // superd has read what was sent before
+    s.ok(&["start", "idle"]);
+    let event = raw.reply().unwrap();
+    assert_eq!(event["event"]["event"], "starting", "{event}");
+    assert_eq!(event["more"], true);
+    s.end();
+}
+
+#[test]
+fn check_and_plan_work_with_and_without_superd() {
+    let s = Superd::start(
+        r#"
+        [service.a]
+        command = [$TWIN:a, "obey"]
+        stop = [{ signal = "TERM", wait = "20s" }]
+        [service.b]
+        command = [$TWIN:b, "obey"]
+        stop = [{ signal = "TERM", wait = "10s" }]
+        after = ["a"]
+        "#,
+    );
+    let plan = s.ok(&["plan"]);
+    assert!(plan.contains("20 s") && plan.contains("10 s"), "{plan}");
+    // b's 10 s, then a's 20 s, and 2 s for the leftovers of each.
+    assert_eq!(s.ok(&["plan", "--max-stop-seconds"]), "34\n");
+    let config = s.place.file("superd.toml").display().to_string();
+    assert_eq!(
+        s.ok(&["plan", "--config", &config, "--max-stop-seconds"]),
+        "34\n"
+    );
+    let check = |args: &[&str]| {
+        run(std::process::Command::new(SUPERCTL)
+            .args(["check", "--config", &config])
+            .args(args))
+    };
+    assert_eq!(check(&[]).code, 0);
+    assert_eq!(check(&["--term-timeout", "34"]).code, 0);
+    let short = check(&["--term-timeout", "5"]);
+    assert_eq!(short.code, 1);
+    assert!(short.err.contains("34"), "{short:?}");
+    let place = s.end();
+    place.configure(Flavour::NoCgroups, "[service.a]\ncomand = [\"x\"]\nstop = 3\n");
+    let config = place.file("superd.toml").display().to_string();
+    let bad = run(std::process::Command::new(SUPERCTL).args(["check", "--config", &config]));
+    assert_eq!(bad.code, 1);
+    assert!(bad.err.contains("did you mean `command`"), "{bad:?}");
+    assert!(bad.err.contains("superd.toml:6:1"), "place: {bad:?}");
+    assert!(bad.err.lines().count() >= 2, "all problems at once: {bad:?}");
+}
+
+#[test]
+fn doctor_tells_what_the_machine_can_do() {
+    let s = Superd::start(TWO);
+    let said = s.ok(&["doctor"]);
+    assert!(said.contains("pidfd") && said.contains("cgroup"), "{said}");
+    s.end();
+}
+
+#[test]
+fn every_verb_speaks_json() {
+    let s = Superd::start(TWO);
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    for (args, code) in [
+        (vec!["status"], 0),
+        (vec!["status", "web"], 0),
+        (vec!["stop", "web"], 0),
+        (vec!["start", "web"], 0),
+        (vec!["status", "idle"], 3),
+        (vec!["restart", "web"], 0),
+        (vec!["reload", "web"], 0),
+        (vec!["signal", "web", "USR1"], 0),
+        (vec!["logs", "web"], 0),
+        (vec!["why", "web"], 0),
+        (vec!["events"], 0),
+        (vec!["plan"], 0),
+        (vec!["doctor"], 0),
+        (vec!["stop", "nobody"], 6),
+        (vec!["reload"], 0),
+        (vec!["shutdown"], 0),
+    ] {
+        // Before it holds its signals, any would end it: without a word in the record.
+        match args[0] {
+            "restart" => drop(s.wait_record("web", "start", 2)),
+            "reload" => drop(s.wait_record("web", "start", 3)),
+            _ => {}
+        }
+        let said = s.ctl(&[&["--json"], args.as_slice()].concat());
+        assert_eq!(said.code, code, "{args:?}: {said:?}");
+        let lines = said.json();
+        let is_reply = |l: &Value| l["ok"].is_boolean() && l["id"].is_u64();
+        assert!(!lines.is_empty() && lines.iter().all(is_reply), "{said:?}");
+    }
+}
+
+#[test]
+fn shutdown_stops_everything_and_waits() {
+    let mut s = Superd::start(TWO);
+    s.wait_record("web", "start", 1);
+    s.ok(&["shutdown"]);
+    // superctl has waited: superd may only still be on its way out.
+    assert_eq!(s.wait().code(), Some(0));
+    s.assert_nothing_left();
+    assert_eq!(s.record("web").count("signal TERM"), 1);
+    assert!(!s.place.socket().exists());
+}
+
+#[test]
+fn shutdown_now_does_not_wait_for_anybody() {
+    let mut s = Superd::start(
+        r#"
+        [service.deaf]
+        command = [$TWIN:deaf, "ignore"]
+        stop = [{ signal = "TERM", wait = "10m" }]
+        "#,
+    );
+    s.wait_record("deaf", "start", 1);
+    s.ok(&["shutdown", "--no-wait"]);
+    s.wait_record("deaf", "signal TERM", 1);
+    s.ok(&["shutdown", "--now", "--no-wait"]);
+    assert_eq!(s.wait().code(), Some(0));
+    s.assert_nothing_left();
+}
+
+#[test]
+fn stop_now_kills_at_once() {
+    let s = Superd::start(
+        r#"
+        [service.deaf]
+        command = [$TWIN:deaf, "ignore"]
+        stop = [{ signal = "TERM", wait = "10m" }]
+        "#,
+    );
+    s.wait_record("deaf", "start", 1);
+    s.wait_state("deaf", "up");
+    s.ok(&["stop", "--no-wait", "deaf"]);
+    s.wait_record("deaf", "signal TERM", 1);
+    s.ctl(&["stop", "--now", "deaf"]);
+    assert_eq!(s.state("deaf"), "down");
+    assert_eq!(s.verdict("deaf"), "killed");
+    s.assert_nothing_left();
+    s.end();
+}
