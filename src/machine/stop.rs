@@ -111,7 +111,7 @@ pub struct Stop {
     step: usize,
     phase: Phase,
     step_began: Tick,
-    /// Fixed when the step begins.
+    /// Fixed when the step's action is performed.
     step_deadline: Tick,
     /// Of the whole stop. Only ever moves earlier: a repeated stop must not postpone the kill.
     deadline: Tick,
@@ -296,6 +296,10 @@ impl Stop {
                 self.what
             );
         } else {
+            // Looking (at ports, at the notify socket) took superd's time. The service has
+            // its grace from the moment at which it is told.
+            self.step_began = scene.now;
+            self.step_deadline = scene.now + step.wait;
             self.perform(&step.action, scene);
         }
         let what = self.what.clone();

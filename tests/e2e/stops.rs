@@ -185,6 +185,90 @@ fn a_second_stop_does_not_move_the_deadline() {
     s.end();
 }
 
+const GRACE: u64 = 50_000_000;
+
+/// What a machine as busy as this one makes of the same grace when nothing is in the way: a
+/// timer of this thread, KILL, and the notice of the death. In nanoseconds after the deadline.
+///
+/// Without cgroups the tree has to be found before it can be killed, or its children would be
+/// lost with their parent: a walk through /proc.
+fn kill_by_hand(place: &Place, flavour: Flavour) -> i64 {
+    let args = [twin().display().to_string(), "ignore".to_owned()];
+    let mut child = place.command(&args).spawn().unwrap();
+    let pidfd = Pidfd::of(child.id() as i32).unwrap();
+    let deadline = monotonic() + GRACE;
+    sleep_until(deadline);
+    if flavour == Flavour::NoCgroups {
+        children_of(child.id() as i32);
+    }
+    child.kill().unwrap();
+    assert!(pidfd.wait(LIMIT));
+    let died = monotonic();
+    child.wait().unwrap();
+    died as i64 - deadline as i64
+}
+
+/// How late KILL came, in nanoseconds after what [`kill_by_hand`] gives: medians of many,
+/// because each sample is late by chance. superd is woken as the hand is, and then once more
+/// by chance: on a busy machine that counts twice.
+fn measure_grace(flavour: Flavour) -> i64 {
+    let s = Superd::start_in(
+        flavour,
+        r#"
+        [service.deaf]
+        command = [$TWIN:deaf, "ignore"]
+        stop = [{ signal = "TERM", wait = "50ms" }]
+        autostart = false
+        "#,
+    );
+    let (mut late, mut by_hand) = (Vec::new(), Vec::new());
+    for n in 1..=21 {
+        s.ok(&["start", "deaf"]);
+        let record = s.wait_record("deaf", "start", n);
+        let pidfd = Pidfd::of(record.all("start").last().unwrap().pid).unwrap();
+        let mut raw = s.raw();
+        let asked = monotonic();
+        raw.send(&json!({"do": "stop", "service": "deaf"}));
+        assert!(pidfd.wait(LIMIT));
+        let died = monotonic();
+        let record = s.record("deaf");
+        assert_eq!(record.count("signal TERM"), n);
+        let told = record.all("signal TERM").last().unwrap().at;
+        let early = (asked + GRACE).saturating_sub(died);
+        assert_eq!(early, 0, "nanoseconds too early");
+        late.push(died as i64 - (told + GRACE) as i64);
+        s.wait_state("deaf", "down");
+        by_hand.push(kill_by_hand(&s.place, flavour));
+    }
+    s.end();
+    let median = |all: &mut Vec<i64>| {
+        all.sort_unstable();
+        all[all.len() / 2]
+    };
+    let (superd, hand) = (median(&mut late), median(&mut by_hand));
+    let ms = |ns: i64| ns as f64 / 1e6;
+    tell(&format!(
+        "grace, {flavour:?}: KILL {:.3} ms after the deadline (median of {}; least {:.3}, \
+         most {:.3}); by hand {:.3}",
+        ms(superd),
+        late.len(),
+        ms(late[0]),
+        ms(late[late.len() - 1]),
+        ms(hand)
+    ));
+    superd - 2 * hand
+}
+
+in_both_flavours! {
+    fn kill_comes_never_early_and_at_most_a_millisecond_late(flavour: Flavour) {
+        alone(|| {
+            // Something else on the machine may be busy: one quiet batch of five will do.
+            let good = (0..5).any(|_| measure_grace(flavour) <= 1_000_000);
+            assert!(good, "see the lines that begin with `grace`");
+        });
+    }
+}
+
 #[test]
 fn steps_follow_each_other_and_end_when_the_service_is_gone() {
     let s = Superd::start(
