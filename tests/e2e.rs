@@ -15,6 +15,8 @@ mod support;
 mod verbs;
 #[path = "e2e/stops.rs"]
 mod stops;
+#[path = "e2e/trees.rs"]
+mod trees;
 #[path = "e2e/starts.rs"]
 mod starts;
 #[path = "e2e/restarts.rs"]

@@ -105,7 +105,10 @@ fn trees(using: &CgroupUse, run_dir: &Path, complaints: &mut Vec<String>) -> Res
         return Ok(Trees::new(None));
     };
     match sys::cgroup::Root::make(&base, &run_dir.to_string_lossy()) {
-        Ok(root) => Ok(Trees::new(Some(root))),
+        Ok(root) => {
+            try_birth(&root);
+            Ok(Trees::new(Some(root)))
+        }
         Err(e) if *using == CgroupUse::Auto => {
             complaints.push(format!(
                 "no cgroups below {}: {}; sessions and /proc are used instead",
@@ -115,6 +118,14 @@ fn trees(using: &CgroupUse, run_dir: &Path, complaints: &mut Vec<String>) -> Res
             Ok(Trees::new(None))
         }
         Err(e) => Err(format!("cgroup {}: {}", base.display(), plain(&e))),
+    }
+}
+
+/// Once, with a group that no service can have.
+fn try_birth(root: &sys::cgroup::Root) {
+    if let Ok(group) = root.group("birth/") {
+        sys::spawn::try_birth(&group);
+        group.remove().ok(); // empty, so nothing keeps it
     }
 }
 
@@ -188,6 +199,7 @@ fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
     let wakeup = Wakeup::install(true).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
     let key = format!("run.{}", std::process::id());
     let root = sys::cgroup::own_directory().and_then(|d| sys::cgroup::Root::make(&d, &key).ok());
+    root.iter().for_each(try_birth);
     let reactor = Reactor::new(Parts {
         options: Options {
             mode: Mode::Wrap,

@@ -254,6 +254,11 @@ impl Trees {
             .is_some_and(|l| l.instance == instance)
         {
             self.live.remove(&service);
+            if let Some(group) = self.groups.get(&service).filter(|g| !g.is_fresh()) {
+                // It was killed; the next instance is born into one that was not.
+                group.remove().ok(); // in use: the next instance enters it by itself
+                self.groups.remove(&service);
+            }
         }
     }
 

@@ -4,11 +4,13 @@
 //! stays where it was started and its services get groups below. Everything is found by
 //! path at each use: a descriptor per service would cost more than the lookup.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::kill::kill;
 
@@ -125,10 +127,16 @@ impl Root {
     /// instance that an earlier superd started.
     pub fn group(&self, name: &str) -> io::Result<Group> {
         let dir = self.dir.join(format!("{}.service", escape(name)));
-        make_dir(&dir)?;
+        // What an earlier superd left empty may have been killed: made anew, it is fresh.
+        fs::remove_dir(&dir).ok(); // not there, or in use
+        let fresh = match fs::create_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            made => made.map(|()| true)?,
+        };
         Ok(Group {
             dir,
             has_kill: self.has_kill,
+            fresh: Rc::new(Cell::new(fresh)),
         })
     }
 
@@ -173,6 +181,8 @@ fn escape(name: &str) -> String {
 pub struct Group {
     dir: PathBuf,
     has_kill: bool,
+    /// Made by this process, and not killed since.
+    fresh: Rc<Cell<bool>>,
 }
 
 impl Group {
@@ -186,6 +196,14 @@ impl Group {
         let flags = libc::O_DIRECTORY | libc::O_PATH;
         let mut how = fs::OpenOptions::new();
         Ok(how.read(true).custom_flags(flags).open(&self.dir)?.into())
+    }
+
+    /// Whether a process may be born in it. Kernels from 6.14 on (and older ones with that
+    /// patch, "cgroup: fix race between fork and cgroup.kill") count the kills of a group,
+    /// compare the counts of the new process's group and of its parent's, and kill the
+    /// newborn when they differ: in a group that was killed once, all of them.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh.get()
     }
 
     /// cgroup.procs for writing: "0" moves the writer in.
@@ -214,6 +232,7 @@ impl Group {
     /// number of times: call again while it is populated.
     pub fn kill(&self) -> io::Result<()> {
         if self.has_kill {
+            self.fresh.set(false);
             match self.write("cgroup.kill", b"1") {
                 Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {} // threaded
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -402,6 +421,7 @@ pub(crate) mod tests {
             let below = Group {
                 dir: group.dir.join("below"),
                 has_kill,
+                fresh: group.fresh.clone(),
             };
             fs::create_dir(&below.dir).unwrap();
             let mut children = [sleeper_in(&group), sleeper_in(&below)];

@@ -279,7 +279,7 @@ pub fn spawn(plan: &Plan<'_>) -> Result<Child, SpawnFault> {
         parent: nix::unistd::getpid().as_raw(),
     };
     if let Some(group) = plan.cgroup {
-        if !plan.threads && !NO_CLONE.load(Ordering::Relaxed) {
+        if !plan.threads && group.is_fresh() && !NO_CLONE.load(Ordering::Relaxed) {
             let dir = group.open_dir().map_err(SpawnFault::io(Step::Cgroup))?;
             if let Some((pid, pidfd)) = clone_into(&prepared, &dir)? {
                 return Ok(Child {
@@ -355,6 +355,34 @@ struct CloneArgs {
 
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Whether a process that is born in a group lives. Where superd's own group was killed
+/// once (and superd put into it later), the kernel kills every newborn of a fresh group: see
+/// [`Group::is_fresh`]. Then, from now on, processes enter their groups by themselves. Only
+/// to be called while there is one thread and no child.
+pub fn try_birth(group: &Group) {
+    let Ok(dir) = group.open_dir() else { return };
+    let mut args = CloneArgs {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: dir.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    let size = std::mem::size_of::<CloneArgs>();
+    // SAFETY: as in `clone_into`; the child only ends.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size) };
+    if pid == 0 {
+        // SAFETY: _exit(2) does not return, and touches nothing.
+        unsafe { libc::_exit(0) };
+    }
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap_or(-1));
+    let lived = pid.as_raw() > 0
+        && matches!(
+            nix::sys::wait::waitpid(pid, None),
+            Ok(nix::sys::wait::WaitStatus::Exited(_, 0))
+        );
+    NO_CLONE.store(!lived, Ordering::Relaxed);
+}
 
 /// None: this kernel cannot, and will not be asked again.
 fn clone_into(

@@ -1,0 +1,322 @@
+//! Nothing is left behind: whatever a service does with its processes, they end with it.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::support::*;
+
+/// A child in its group (g), one in a session of its own (s), one double-forked (d).
+const TREE: &str = r#"
+    [service.tree]
+    command = [$TWIN:tree, "tree"]
+    restart = "on-failure"
+    restart-delay = "1ms"
+"#;
+
+/// None of them minds anything but KILL.
+const STUBBORN: &str = r#"
+    [service.tree]
+    command = [$TWIN:tree, "tree", "--stubborn"]
+    leftover-grace = "50ms"
+"#;
+
+/// Waits until the main process and its three children are there.
+fn grown(s: &Superd, trees: usize) -> BTreeSet<i32> {
+    let record = s.wait_record("tree", "begun", 3 * trees);
+    s.wait_record("tree", "start", trees);
+    s.wait_state("tree", "up");
+    let mut pids: BTreeSet<i32> = record.all("begun").map(|n| n.pid).collect();
+    pids.extend(record.all("start").map(|n| n.pid));
+    pids
+}
+
+/// With cgroups, the processes are really in one.
+fn contained(s: &Superd, flavour: Flavour) {
+    let pid = s.pid_of("tree");
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let own = groups.lines().any(|l| l.starts_with("0::") && l.ends_with("/tree.service"));
+    assert_eq!(own, flavour == Flavour::Cgroups, "{groups}");
+}
+
+in_both_flavours! {
+    fn a_stop_leaves_none_of_the_tree(flavour: Flavour) {
+        let s = Superd::start_in(flavour, TREE);
+        grown(&s, 1);
+        contained(&s, flavour);
+        assert_eq!(s.status("tree")["processes"], 4);
+        s.ctl(&["stop", "tree"]);
+        s.assert_nothing_left();
+        // The main process went; what it left was asked once, and went too.
+        let record = s.record("tree");
+        assert_eq!(record.count("signal TERM"), 4, "{:?}", record.rest("signal"));
+        let end = s.last_end("tree");
+        assert_eq!(end["left"], 3);
+        assert_eq!(end["verdict"], "left-children");
+        s.end();
+    }
+
+    fn a_stop_kills_what_does_not_go(flavour: Flavour) {
+        let s = Superd::start_in(flavour, STUBBORN);
+        for round in 1..=3 {
+            grown(&s, round);
+            s.ctl(&["stop", "tree"]);
+            s.assert_nothing_left();
+            assert_eq!(s.verdict("tree"), "left-children");
+            // What was killed does not stand in the way of the next start.
+            s.ok(&["start", "tree"]);
+        }
+        grown(&s, 4);
+        s.end();
+    }
+
+    fn a_crash_leaves_none_of_the_tree_and_the_next_instance_waits_for_that(flavour: Flavour) {
+        let s = Superd::start_in(flavour, STUBBORN);
+        for round in 1..=3 {
+            let old = grown(&s, round);
+            let main = s.pid_of("tree");
+            kill(main, libc::SIGKILL);
+            s.wait_record("tree", "start", round + 1);
+            grown(&s, round + 1);
+            let record = s.record("tree");
+            let next = record.all("start").nth(round).unwrap();
+            let alive: BTreeSet<i32> = s.place.processes().intersection(&old).copied().collect();
+            assert!(alive.is_empty(), "{} beside {next:?}", describe(&alive));
+        }
+        assert_eq!(s.ends("tree").len(), 3);
+        assert_eq!(s.verdict("tree"), "crashed");
+        s.end();
+    }
+
+    fn superds_own_shutdown_leaves_none_of_the_tree(flavour: Flavour) {
+        let s = Superd::start_in(flavour, STUBBORN);
+        grown(&s, 1);
+        s.end();
+    }
+
+    fn a_forced_shutdown_leaves_none_of_the_tree(flavour: Flavour) {
+        let mut s = Superd::start_in(flavour, STUBBORN);
+        grown(&s, 1);
+        s.signal(libc::SIGQUIT);
+        assert_eq!(s.wait().code(), Some(0));
+        s.assert_nothing_left();
+    }
+
+    fn a_killed_service_can_be_started_again(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.deaf]
+            command = [$TWIN:deaf, "ignore"]
+            stop = [{ signal = "TERM", wait = "10ms" }]
+            "#,
+        );
+        for round in 1..=5 {
+            s.wait_record("deaf", "start", round);
+            s.wait_state("deaf", "up");
+            s.ctl(&["stop", "deaf"]);
+            s.ok(&["start", "deaf"]);
+        }
+        s.wait_record("deaf", "start", 6);
+        assert_eq!(s.status("deaf")["restarts"], 0);
+        s.end();
+    }
+
+    fn an_application_in_a_session_of_its_own_goes_with_its_wrapper(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.air]
+            command = [$TWIN:air, "wrapper", "--pty"]
+            [service.panics]
+            command = [$TWIN:panics, "wrapper", "--panic", "100"]
+            [service.hangs]
+            command = [$TWIN:hangs, "wrapper", "--hang", "100"]
+            stop = [{ signal = "TERM", wait = "100ms" }]
+            "#,
+        );
+        for (name, verdict) in [
+            ("air", "left-children"),
+            ("panics", "panicked-while-stopping"),
+            ("hangs", "killed"),
+        ] {
+            s.wait_record(name, "start", 1);
+            s.wait_record(name, "begun app", 1);
+            s.wait_state(name, "up");
+            s.ctl(&["stop", name]);
+            assert_eq!(s.verdict(name), verdict, "{name}");
+        }
+        s.assert_nothing_left();
+        s.end();
+    }
+
+    fn children_first_spares_the_wrapper_any_signal(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.air]
+            command = [$TWIN:air, "wrapper", "--panic", "50", "--hang", "50"]
+            stop = "children-first"
+            "#,
+        );
+        for round in 1..=5 {
+            s.wait_record("air", "start", round);
+            s.wait_record("air", "begun app", round);
+            s.wait_state("air", "up");
+            s.ctl(&["stop", "air"]);
+            s.assert_nothing_left();
+            let record = s.record("air");
+            assert_eq!(record.count("ended by TERM"), round, "the application");
+            assert_eq!(record.count("panic"), 0);
+            let wrapper = record.all("start").last().unwrap().pid;
+            let told = record.0.iter().any(|n| n.pid == wrapper && n.what.starts_with("signal"));
+            assert!(!told, "a signal to the wrapper");
+            s.ok(&["start", "air"]);
+        }
+        s.end();
+    }
+
+    fn who_leaves_with_status_0_is_swept_up_after(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.go2rtc]
+            command = [$TWIN:go2rtc, "leaver"]
+            [service.hasty]
+            command = [$TWIN:hasty, "leaver", "--at-once", "--stubborn"]
+            restart = "never"
+            leftover-grace = "20ms"
+            "#,
+        );
+        s.wait_record("go2rtc", "begun camera", 1);
+        s.wait_record("go2rtc", "start", 1);
+        s.wait_state("go2rtc", "up");
+        s.ctl(&["stop", "go2rtc"]);
+        assert_eq!(s.verdict("go2rtc"), "left-children");
+        wait_until("the hasty one is swept", || !s.ends("hasty").is_empty());
+        s.wait_state("hasty", "down");
+        assert_eq!(s.verdict("hasty"), "left-children");
+        s.assert_nothing_left();
+        s.end();
+    }
+
+    fn a_restart_has_the_port_for_itself(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.web]
+            command = [$TWIN:web, "bind", "--listen", "$HOST:8080"]
+            restart-delay = "1ms"
+            crash-loop = false
+            "#,
+        );
+        for round in 1..=10 {
+            s.wait_record("web", "start", round);
+            s.wait_state("web", "up");
+            if round % 2 == 0 {
+                s.ok(&["restart", "web"]);
+            } else {
+                kill(s.pid_of("web"), libc::SIGKILL);
+            }
+        }
+        s.wait_record("web", "start", 11);
+        assert_eq!(s.record("web").count("bind failed"), 0);
+        s.end();
+    }
+
+    fn a_fork_bomb_within_its_limits_is_cleared_away(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.bomb]
+            command = [$TWIN:bomb, "fork-bomb", "300"]
+            leftover-grace = "10ms"
+            [service.bystander]
+            command = [$TWIN:bystander, "obey"]
+            "#,
+        );
+        s.wait_record("bomb", "start", 1);
+        assert_eq!(s.record("bomb").rest("bombed"), ["300 errno 0"]);
+        s.ctl(&["stop", "bomb"]);
+        assert_eq!(s.state("bomb"), "down");
+        assert_eq!(s.state("bystander"), "up");
+        let mut left = s.place.processes();
+        left.remove(&s.pid);
+        assert_eq!(left.len(), 1, "{}", describe(&left));
+        assert_eq!(children_of(s.pid).len(), 1);
+        s.end();
+    }
+
+    fn a_service_that_execs_something_else_stays_the_same_service(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.shell]
+            command = [$TWIN:shell, "exec-other"]
+            "#,
+        );
+        let record = s.wait_record("shell", "start", 1);
+        assert_eq!(record.first("execs").pid, record.first("start").pid);
+        s.wait_state("shell", "up");
+        assert_eq!(s.pid_of("shell"), record.first("start").pid);
+        assert_eq!(s.ok(&["stop", "shell"]), "shell: stopped, clean\n");
+        s.end();
+    }
+}
+
+#[test]
+fn a_user_with_a_limit_of_processes_cannot_hurt_the_others() {
+    let name = "a_user_with_a_limit_of_processes_cannot_hurt_the_others";
+    if !root_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    std::fs::write(place.file("bomb.record"), "").unwrap();
+    std::os::unix::fs::chown(place.file("bomb.record"), Some(64321), None).unwrap();
+    place.configure(
+        Flavour::NoCgroups,
+        r#"
+        [service.bomb]
+        command = [$TWIN:bomb, "fork-bomb", "400"]
+        user = "64321"
+        group = "64321"
+        limits = { nproc = 50 }
+        leftover-grace = "10ms"
+        [service.bystander]
+        command = [$TWIN:bystander, "obey"]
+        "#,
+    );
+    let command = place.command(&place.superd_args());
+    let s = Superd::launch(place, command);
+    s.wait_record("bomb", "start", 1);
+    let bombed = s.record("bomb").rest("bombed");
+    assert_eq!(bombed, [format!("49 errno {}", libc::EAGAIN)]);
+    s.ctl(&["stop", "bomb"]);
+    assert_eq!(s.state("bystander"), "up");
+    let lines = s.ask(json!({"do": "status", "service": "bomb"}));
+    assert_eq!(lines[0]["status"]["state"], "down");
+    s.end();
+}
+
+/// Without cgroups a look through /proc takes longer than each of them lives; superd says so
+/// (`superctl doctor`).
+#[test]
+fn processes_that_never_stay_are_caught_with_cgroups() {
+    if !cgroups_or_skip("processes_that_never_stay_are_caught_with_cgroups") {
+        return;
+    }
+    let s = Superd::start_in(
+        Flavour::Cgroups,
+        r#"
+        [service.hop]
+        command = [$TWIN:hop, "hop", "20"]
+        leftover-grace = "10ms"
+        "#,
+    );
+    s.wait_record("hop", "start", 1);
+    s.wait_state("hop", "up");
+    s.ctl(&["stop", "hop"]);
+    assert_eq!(s.state("hop"), "down");
+    s.assert_nothing_left();
+    s.end();
+}
