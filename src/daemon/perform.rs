@@ -86,7 +86,14 @@ impl Reactor {
             }
             Check::Ports => self.trees.ports_open(service, instance),
             Check::Descendants => self.trees.descendants(service, instance),
-            Check::Tree => self.trees.alive(service, instance),
+            Check::Tree => match self.trees.alive(service, instance) {
+                // Dead is not enough: "stopped" is said when they are reaped, too.
+                0 => {
+                    self.reap();
+                    u32::from(self.reap_again)
+                }
+                left => left,
+            },
         };
         self.feed(Event::Checked(service, instance, check, Found(found)));
     }
