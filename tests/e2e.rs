@@ -25,3 +25,5 @@ mod restarts;
 mod wraps;
 #[path = "e2e/hostile.rs"]
 mod hostile;
+#[path = "e2e/places.rs"]
+mod places;

@@ -470,16 +470,8 @@ impl Superd {
     }
 
     /// Starts a command that becomes (or has as its child) superd, and waits until it answers.
-    pub fn launch(place: Place, mut command: Command) -> Superd {
-        let child = command.spawn().unwrap();
-        let pid = child.id() as i32;
-        let mut superd = Superd {
-            place,
-            child,
-            pid,
-            ended: None,
-            orderly: true,
-        };
+    pub fn launch(place: Place, command: Command) -> Superd {
+        let mut superd = Superd::launch_unheard(place, command);
         wait_until("superd answers", || {
             let status = superd.child.try_wait().unwrap();
             assert!(status.is_none(), "superd ended: {status:?}");
@@ -489,6 +481,19 @@ impl Superd {
                 .is_some()
         });
         superd
+    }
+
+    /// The same without waiting: a superd that may have no socket.
+    pub fn launch_unheard(place: Place, mut command: Command) -> Superd {
+        let child = command.spawn().unwrap();
+        let pid = child.id() as i32;
+        Superd {
+            place,
+            child,
+            pid,
+            ended: None,
+            orderly: true,
+        }
     }
 
     /// superctl with these arguments.

@@ -1,0 +1,362 @@
+//! Where superd runs: run directories of every kind, PID 1, no log daemon, a log daemon that
+//! comes and goes, and clocks.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::*;
+
+const WEB: &str = r#"
+    [service.web]
+    command = [$TWIN:web, "obey"]
+"#;
+
+/// superd in a mount namespace of its own, after `script` has been run in it. The pid stays
+/// the one of the child.
+fn in_namespace(place: &Place, script: &str) -> Command {
+    let superd = place.superd_args();
+    let mut args: Vec<String> = ["unshare", "-m", "sh", "-ec"].map(str::to_owned).to_vec();
+    args.push(format!("{}\nexec \"$@\"", place.expand(script)));
+    args.push("sh".to_owned());
+    args.extend(superd);
+    place.command(&args)
+}
+
+fn namespaces_or_skip(name: &str) -> bool {
+    root_or_skip(name) && program_or_skip(name, "unshare") && {
+        let works = run(Command::new("unshare").args(["-pfm", "--mount-proc", "true"]));
+        if works.code != 0 {
+            skip(name, &format!("no namespaces here: {}", works.err.trim()));
+        }
+        works.code == 0
+    }
+}
+
+#[test]
+fn a_second_superd_is_refused_in_one_line() {
+    let s = Superd::start(WEB);
+    s.wait_record("web", "start", 1);
+    let said = run(Command::new(SUPERD)
+        .arg("--config")
+        .arg(s.place.file("superd.toml")));
+    assert_eq!(said.code, 1, "{said:?}");
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    assert!(said.err.contains(&format!("pid {}", s.pid)), "{said:?}");
+    assert_eq!(s.record("web").count("start"), 1);
+    s.wait_state("web", "up");
+    s.end();
+}
+
+#[test]
+fn a_configuration_with_problems_starts_nothing() {
+    let place = Place::new();
+    place.configure(Flavour::NoCgroups, "[service.web]\ncommand = []\nnice = 99\n");
+    let said = run(Command::new(SUPERD)
+        .arg("--config")
+        .arg(place.file("superd.toml")));
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.lines().count() >= 2, "all problems: {said:?}");
+    assert!(said.err.lines().all(|l| l.starts_with("superd: ")), "{said:?}");
+    let missing = run(Command::new(SUPERD).args(["--config", "/no/such/file"]));
+    assert_eq!(missing.code, 1);
+    assert_eq!(missing.err.lines().count(), 1, "{missing:?}");
+}
+
+#[test]
+fn what_others_can_write_is_refused() {
+    let name = "what_others_can_write_is_refused";
+    if !root_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    place.configure(Flavour::NoCgroups, WEB);
+    let config = place.file("superd.toml");
+    let open = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(&config, open).unwrap();
+    let said = run(Command::new(SUPERD).arg("--config").arg(&config));
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("write"), "{said:?}");
+    let closed = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&config, closed).unwrap();
+    std::fs::create_dir(place.file("run")).unwrap();
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(place.file("run"), open).unwrap();
+    let said = run(Command::new(SUPERD).arg("--config").arg(&config));
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("run-dir"), "{said:?}");
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_the_services_outlive_a_killed_superd() {
+    let mut s = Superd::start(WEB);
+    let main = s.wait_record("web", "start", 1).first("start").pid;
+    s.kill();
+    assert!(s.place.socket().exists());
+    let pidfd = Pidfd::of(main).unwrap();
+    assert!(!pidfd.wait(Duration::ZERO), "the service went with superd");
+    let stale = run(&mut s.ctl_command(&["status"]));
+    assert_eq!(stale.code, 4, "status of what nobody answers for: {stale:?}");
+    assert_eq!(run(&mut s.ctl_command(&["stop", "web"])).code, 7);
+    kill(main, libc::SIGKILL);
+    assert!(pidfd.wait(LIMIT));
+    let command = s.place.command(&s.place.superd_args());
+    let place = std::mem::replace(&mut s.place, Place::new());
+    let next = Superd::launch(place, command);
+    next.wait_record("web", "start", 2);
+    next.end();
+}
+
+#[test]
+fn after_a_killed_superd_there_are_never_two() {
+    let name = "after_a_killed_superd_there_are_never_two";
+    if !cgroups_or_skip(name) {
+        return;
+    }
+    let mut s = Superd::start_in(Flavour::Cgroups, WEB);
+    let old = s.wait_record("web", "start", 1).first("start").pid;
+    let pidfd = Pidfd::of(old).unwrap();
+    s.kill();
+    assert!(!pidfd.wait(Duration::ZERO));
+    let command = s.place.command(&s.place.superd_args());
+    let place = std::mem::replace(&mut s.place, Place::new());
+    let next = Superd::launch(place, command);
+    next.wait_state("web", "up");
+    let pid = next.pid_of("web");
+    assert!(pid == old || pidfd.wait(Duration::ZERO), "the old one lives, too");
+    next.end();
+}
+
+/// The service runs, superd ends as it should, and what it could not have is said.
+fn runs_without_a_run_dir(name: &str, mount: &str, complaint: &str) {
+    if !namespaces_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    place.configure(Flavour::NoCgroups, WEB);
+    std::fs::create_dir(place.file("run")).unwrap();
+    let command = in_namespace(&place, mount);
+    let mut s = Superd::launch_unheard(place, command);
+    s.wait_record("web", "start", 1);
+    let log = s.place.log();
+    let lines: Vec<&str> = log.lines().filter(|l| l.contains("socket")).collect();
+    assert!(lines.iter().any(|l| l.contains(complaint)), "{log}");
+    s.signal(libc::SIGHUP);
+    s.signal(libc::SIGTERM);
+    assert_eq!(s.wait().code(), Some(0));
+    assert_eq!(s.record("web").count("signal TERM"), 1);
+    s.assert_nothing_left();
+}
+
+#[test]
+fn a_full_run_dir_does_not_keep_the_services_from_running() {
+    runs_without_a_run_dir(
+        "a_full_run_dir_does_not_keep_the_services_from_running",
+        "mount -t tmpfs -o size=16k,nr_inodes=2,mode=755 tmpfs $DIR/run; \
+         head -c 64k /dev/zero >$DIR/run/filler || true",
+        "No space left",
+    );
+}
+
+#[test]
+fn a_read_only_run_dir_does_not_keep_the_services_from_running() {
+    runs_without_a_run_dir(
+        "a_read_only_run_dir_does_not_keep_the_services_from_running",
+        "mount -t tmpfs -o ro,mode=755 tmpfs $DIR/run",
+        "Read-only",
+    );
+}
+
+#[test]
+fn a_run_dir_without_room_for_data_has_room_for_sockets() {
+    let name = "a_run_dir_without_room_for_data_has_room_for_sockets";
+    if !namespaces_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    place.configure(Flavour::NoCgroups, WEB);
+    std::fs::create_dir(place.file("run")).unwrap();
+    let script = "mount -t tmpfs -o size=16k,nr_inodes=20,mode=755 tmpfs $DIR/run
+        head -c 64k /dev/zero >$DIR/run/filler || true";
+    let command = in_namespace(&place, script);
+    let s = Superd::launch_unheard(place, command);
+    s.wait_record("web", "start", 1);
+    // The socket is in the other namespace, and so must superctl be.
+    let inside = |args: &[&str]| {
+        run(Command::new("nsenter")
+            .arg("-m")
+            .arg(format!("-t{}", s.pid))
+            .arg(SUPERCTL)
+            .arg("--socket")
+            .arg(s.place.socket())
+            .args(args))
+    };
+    wait_until("superd answers", || inside(&["status", "web"]).code == 0);
+    assert_eq!(inside(&["stop", "web"]).code, 0);
+    assert_eq!(s.record("web").count("signal TERM"), 1);
+    s.end();
+}
+
+#[test]
+fn superd_is_a_good_pid_1() {
+    let name = "superd_is_a_good_pid_1";
+    if !namespaces_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    place.configure(
+        Flavour::NoCgroups,
+        r#"
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        [service.orphans]
+        command = ["/bin/sh", "-c", "for i in 1 2 3 4 5; do (/bin/true &) ; done; exec sleep 1000000"]
+        [service.tree]
+        command = [$TWIN:tree, "tree", "--stubborn"]
+        leftover-grace = "10ms"
+        "#,
+    );
+    let mut args: Vec<String> = ["unshare", "-pf", "--mount-proc"].map(str::to_owned).to_vec();
+    args.extend(place.superd_args());
+    let command = place.command(&args);
+    let mut s = Superd::launch(place, command);
+    let unshare = s.pid;
+    s.pid = *children_of(unshare).iter().next().unwrap();
+    s.wait_record("web", "start", 1);
+    s.wait_record("tree", "start", 1);
+    s.wait_record("tree", "begun", 3);
+    s.wait_state("orphans", "up");
+    wait_until("the orphans are reaped", || {
+        let zombie = |p: &i32| status_field(*p, "State").is_some_and(|s| s.starts_with('Z'));
+        !children_of(s.pid).iter().any(zombie)
+    });
+    s.ctl(&["stop", "tree"]);
+    assert_eq!(s.state("tree"), "down");
+    let children = children_of(s.pid);
+    assert_eq!(children.len(), 2, "{}", describe(&children));
+    s.ok(&["stop", "web"]);
+    assert_eq!(s.record("web").rest("exit"), ["0"]);
+    // A signal from outside reaches PID 1 only if it has a handler for it.
+    s.signal(libc::SIGTERM);
+    assert_eq!(s.wait().code(), Some(0));
+    let left = s.place.processes();
+    assert!(left.is_empty(), "{}", describe(&left));
+}
+
+/// What came to the log socket, as text.
+fn received(socket: &UnixDatagram) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut buffer = [0; 70_000];
+    while let Ok(n) = socket.recv(&mut buffer) {
+        assert!(n <= 1023, "a datagram of {n} bytes");
+        lines.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
+    }
+    lines
+}
+
+#[test]
+fn the_log_goes_to_syslog_which_may_come_and_go() {
+    let name = "the_log_goes_to_syslog_which_may_come_and_go";
+    if !namespaces_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    place.configure(
+        Flavour::NoCgroups,
+        r#"
+        log = "syslog"
+        [service.talker]
+        command = ["/bin/sh", "-c", "while read line <$DIR/say; do echo $line; done"]
+        "#,
+    );
+    std::fs::create_dir(place.file("dev")).unwrap();
+    let said = run(Command::new("mkfifo").arg(place.file("say")));
+    assert_eq!(said.code, 0, "{said:?}");
+    let script = "mknod $DIR/dev/null c 1 3; chmod 666 $DIR/dev/null; mount --bind $DIR/dev /dev";
+    let command = in_namespace(&place, script);
+    // No log daemon at first: nothing breaks.
+    let s = Superd::launch(place, command);
+    s.wait_state("talker", "up");
+    let say = |text: &str| std::fs::write(s.place.file("say"), format!("{text}\n")).unwrap();
+    let log_socket = || {
+        std::fs::remove_file(s.place.file("dev/log")).ok(); // of an earlier life
+        let socket = UnixDatagram::bind(s.place.file("dev/log")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let heard = |socket: &UnixDatagram, text: &str| {
+        let mut all: Vec<String> = Vec::new();
+        let mut n = 0;
+        wait_until(&format!("syslog hears {text}"), || {
+            n += 1;
+            // What is said while nobody listens may be lost: it is said again.
+            if n % 100 == 0 {
+                say(text);
+            }
+            all.extend(received(socket));
+            all.iter().any(|l| l.contains(text))
+        });
+        all
+    };
+    let first = log_socket();
+    say("one");
+    let lines = heard(&first, "one");
+    let line = lines.iter().find(|l| l.contains("one")).unwrap();
+    // RFC 3164: <PRI>Mmm dd hh:mm:ss, then the service as the tag.
+    let stamp = line.strip_prefix('<').unwrap().split_once('>').unwrap().1;
+    assert_eq!(stamp.as_bytes()[3], b' ', "{line}");
+    assert_eq!(stamp.as_bytes()[15], b' ', "{line}");
+    assert!(stamp.contains("talker["), "{line}");
+    // It goes, and another one comes.
+    drop(first);
+    say("lost");
+    let second = log_socket();
+    say("two");
+    heard(&second, "two");
+    // A long line is cut into datagrams that are not too long.
+    say(&"x".repeat(5000));
+    say("three");
+    heard(&second, "three");
+    // A daemon that does not read does not hold anybody up.
+    for n in 0..300 {
+        say(&format!("unread {n}"));
+    }
+    assert_eq!(s.state("talker"), "up");
+    s.end();
+}
+
+#[test]
+fn no_timer_depends_on_the_wall_clock() {
+    // The wall clock of the machine is not a test's to change. It can be seen that nothing
+    // waits by it: every timer is of CLOCK_MONOTONIC, and epoll knows no other.
+    let s = Superd::start(
+        r#"
+        [service.deaf]
+        command = [$TWIN:deaf, "ignore"]
+        stop = [{ signal = "TERM", wait = "1m" }]
+        [service.loop]
+        command = ["/bin/false"]
+        restart-delay = "1m"
+        max-delay = "1m"
+        "#,
+    );
+    s.wait_record("deaf", "start", 1);
+    s.wait_state("loop", "backoff");
+    s.wait_state("deaf", "up");
+    s.ok(&["stop", "--no-wait", "deaf"]);
+    s.wait_record("deaf", "signal TERM", 1);
+    let mut clocks = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fdinfo", s.pid)).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        let clock = text.lines().find_map(|l| l.strip_prefix("clockid:"));
+        clocks.extend(clock.map(|c| c.trim().to_owned()));
+    }
+    assert!(!clocks.is_empty(), "no timer though two things are awaited");
+    assert!(clocks.iter().all(|c| c == "1"), "{clocks:?}");
+    let timers = std::fs::read_to_string(format!("/proc/{}/timers", s.pid)).unwrap_or_default();
+    assert_eq!(timers, "", "timers by signal");
+    s.ctl(&["stop", "--now", "deaf"]);
+    s.end();
+}
