@@ -11,19 +11,21 @@
 #[path = "e2e/support.rs"]
 mod support;
 
-#[path = "e2e/verbs.rs"]
-mod verbs;
-#[path = "e2e/stops.rs"]
-mod stops;
-#[path = "e2e/trees.rs"]
-mod trees;
-#[path = "e2e/starts.rs"]
-mod starts;
-#[path = "e2e/restarts.rs"]
-mod restarts;
-#[path = "e2e/wraps.rs"]
-mod wraps;
 #[path = "e2e/hostile.rs"]
 mod hostile;
 #[path = "e2e/places.rs"]
 mod places;
+#[path = "e2e/real_servers.rs"]
+mod real_servers;
+#[path = "e2e/restarts.rs"]
+mod restarts;
+#[path = "e2e/starts.rs"]
+mod starts;
+#[path = "e2e/stops.rs"]
+mod stops;
+#[path = "e2e/trees.rs"]
+mod trees;
+#[path = "e2e/verbs.rs"]
+mod verbs;
+#[path = "e2e/wraps.rs"]
+mod wraps;

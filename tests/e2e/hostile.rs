@@ -355,7 +355,11 @@ fn idle_costs_nothing() {
         let s = Superd::start(&toml);
         wait_until("all are up", || {
             let lines = s.ask(json!({"do": "status"}));
-            lines.iter().filter(|l| l["status"]["state"] == "up").count() == 100
+            lines
+                .iter()
+                .filter(|l| l["status"]["state"] == "up")
+                .count()
+                == 100
         });
         let counted = || {
             let field = |key: &str| -> u64 { status_field(s.pid, key).unwrap().parse().unwrap() };

@@ -52,13 +52,19 @@ fn a_second_superd_is_refused_in_one_line() {
 #[test]
 fn a_configuration_with_problems_starts_nothing() {
     let place = Place::new();
-    place.configure(Flavour::NoCgroups, "[service.web]\ncommand = []\nnice = 99\n");
+    place.configure(
+        Flavour::NoCgroups,
+        "[service.web]\ncommand = []\nnice = 99\n",
+    );
     let said = run(Command::new(SUPERD)
         .arg("--config")
         .arg(place.file("superd.toml")));
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.lines().count() >= 2, "all problems: {said:?}");
-    assert!(said.err.lines().all(|l| l.starts_with("superd: ")), "{said:?}");
+    assert!(
+        said.err.lines().all(|l| l.starts_with("superd: ")),
+        "{said:?}"
+    );
     let missing = run(Command::new(SUPERD).args(["--config", "/no/such/file"]));
     assert_eq!(missing.code, 1);
     assert_eq!(missing.err.lines().count(), 1, "{missing:?}");
@@ -98,7 +104,10 @@ fn a_stale_socket_is_replaced_and_the_services_outlive_a_killed_superd() {
     let pidfd = Pidfd::of(main).unwrap();
     assert!(!pidfd.wait(Duration::ZERO), "the service went with superd");
     let stale = run(&mut s.ctl_command(&["status"]));
-    assert_eq!(stale.code, 4, "status of what nobody answers for: {stale:?}");
+    assert_eq!(
+        stale.code, 4,
+        "status of what nobody answers for: {stale:?}"
+    );
     assert_eq!(run(&mut s.ctl_command(&["stop", "web"])).code, 7);
     kill(main, libc::SIGKILL);
     assert!(pidfd.wait(LIMIT));
@@ -125,7 +134,10 @@ fn after_a_killed_superd_there_are_never_two() {
     let next = Superd::launch(place, command);
     next.wait_state("web", "up");
     let pid = next.pid_of("web");
-    assert!(pid == old || pidfd.wait(Duration::ZERO), "the old one lives, too");
+    assert!(
+        pid == old || pidfd.wait(Duration::ZERO),
+        "the old one lives, too"
+    );
     next.end();
 }
 
@@ -218,7 +230,9 @@ fn superd_is_a_good_pid_1() {
         leftover-grace = "10ms"
         "#,
     );
-    let mut args: Vec<String> = ["unshare", "-pf", "--mount-proc"].map(str::to_owned).to_vec();
+    let mut args: Vec<String> = ["unshare", "-pf", "--mount-proc"]
+        .map(str::to_owned)
+        .to_vec();
     args.extend(place.superd_args());
     let command = place.command(&args);
     let mut s = Superd::launch(place, command);

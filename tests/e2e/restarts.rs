@@ -28,7 +28,11 @@ fn the_first_restart_is_immediate_and_the_next_ones_have_growing_pauses() {
         .filter(|e| e["event"] == "restarting")
         .map(|e| e["pause"] == json!({"secs": 0, "nanos": 0}))
         .collect();
-    assert_eq!(pauses, [true, false, false, false], "only the first is immediate");
+    assert_eq!(
+        pauses,
+        [true, false, false, false],
+        "only the first is immediate"
+    );
     assert_eq!(s.status("flaky")["restarts"], 4);
     s.end();
 }
@@ -127,8 +131,7 @@ fn a_twin_of_quic_go_is_back_after_each_second_client() {
     for round in 1..=20 {
         s.wait_record("quic", "start", round);
         for _ in 0..2 {
-            let mut stream =
-                std::net::TcpStream::connect(format!("{}:443", s.place.host)).unwrap();
+            let mut stream = std::net::TcpStream::connect(format!("{}:443", s.place.host)).unwrap();
             stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
             stream.read_to_end(&mut Vec::new()).ok(); // it dies with its second client
         }

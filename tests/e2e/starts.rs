@@ -23,7 +23,7 @@ impl Shown {
     }
 
     fn has(&self, line: &str) -> bool {
-        self.0.0.iter().any(|n| n.what == format!("show {line}"))
+        self.0 .0.iter().any(|n| n.what == format!("show {line}"))
     }
 
     fn env(&self, name: &str) -> Option<String> {
@@ -50,7 +50,13 @@ fn carelessly(command: &mut std::process::Command) {
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
             libc::dup2(2, 1000);
             libc::dup2(2, 17);
-            for n in [libc::SIGTERM, libc::SIGPIPE, libc::SIGHUP, libc::SIGUSR1, 40] {
+            for n in [
+                libc::SIGTERM,
+                libc::SIGPIPE,
+                libc::SIGHUP,
+                libc::SIGUSR1,
+                40,
+            ] {
                 libc::signal(n, libc::SIG_IGN);
             }
             let mut mask: libc::sigset_t = std::mem::zeroed();
@@ -286,7 +292,10 @@ fn limits_that_cannot_be_set_are_a_stage_of_their_own() {
         ("user", "user"),
     ] {
         let (at, text) = failure(&s, name);
-        assert!(at == stage || (name == "user" && at == "group"), "{at}: {text}");
+        assert!(
+            at == stage || (name == "user" && at == "group"),
+            "{at}: {text}"
+        );
         assert!(
             text.contains("ermi") || text.contains("ermission"),
             "the reason: {text}"
@@ -348,7 +357,10 @@ fn a_hundred_services_are_all_there() {
     let mut up = 0;
     wait_until("all are up", || {
         let lines = s.ask(json!({"do": "status"}));
-        up = lines.iter().filter(|l| l["status"]["state"] == "up").count();
+        up = lines
+            .iter()
+            .filter(|l| l["status"]["state"] == "up")
+            .count();
         up == 100
     });
     s.ok(&["stop", "--all"]);

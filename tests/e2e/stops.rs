@@ -116,13 +116,16 @@ fn ten_thousand_requests_and_ten_thousand_sigterms_are_one_stop() {
         let (s, stormed) = (&s, &stormed);
         scope.spawn(move || {
             for n in 0..REQUESTS {
-                s.signal(if n % 4 == 3 { libc::SIGINT } else { libc::SIGTERM });
+                s.signal(if n % 4 == 3 {
+                    libc::SIGINT
+                } else {
+                    libc::SIGTERM
+                });
             }
             stormed.store(true, Ordering::SeqCst);
         });
         wait_until("all but the waiting are answered", || {
-            answered.load(Ordering::SeqCst) >= REQUESTS - CLIENTS
-                && stormed.load(Ordering::SeqCst)
+            answered.load(Ordering::SeqCst) >= REQUESTS - CLIENTS && stormed.load(Ordering::SeqCst)
         });
         std::fs::write(s.place.file("gate"), "").unwrap();
         clients.into_iter().map(|c| c.join().unwrap()).collect()
@@ -308,7 +311,12 @@ fn steps_follow_each_other_and_end_when_the_service_is_gone() {
     );
     assert_eq!(s.verdict("deaf"), "killed");
     let steps = s.last_end("deaf")["steps"].clone();
-    let outcomes: Vec<&Value> = steps.as_array().unwrap().iter().map(|s| &s["outcome"]).collect();
+    let outcomes: Vec<&Value> = steps
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| &s["outcome"])
+        .collect();
     assert_eq!(outcomes[1], "held", "{steps}");
     assert_eq!(outcomes[0], "timed-out", "{steps}");
     s.end();
@@ -387,16 +395,15 @@ fn a_stop_by_http_is_made_over_tcp_and_unix_sockets() {
     s.ctl(&["stop", "mute"]);
     assert_eq!(s.verdict("mute"), "clean-after-escalation");
     let end = s.last_end("mute");
-    assert!(
-        end["steps"][0]["outcome"]["skipped"].is_string(),
-        "{end}"
-    );
+    assert!(end["steps"][0]["outcome"]["skipped"].is_string(), "{end}");
     s.end();
 }
 
 fn api_stop(path: &std::path::Path) {
     let mut stream = UnixStream::connect(path).unwrap();
-    stream.write_all(b"POST /stop HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    stream
+        .write_all(b"POST /stop HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
 }
 
@@ -538,7 +545,10 @@ fn orders_in_any_sequence_end_in_what_was_asked_last() {
         }
     }
     for pid in record.pids() {
-        let terms = record.0.iter().filter(|n| n.pid == pid && n.what.starts_with("signal TERM"));
+        let terms = record
+            .0
+            .iter()
+            .filter(|n| n.pid == pid && n.what.starts_with("signal TERM"));
         assert!(terms.count() <= 1, "two TERMs to {pid}: {record:?}");
     }
     s.end();

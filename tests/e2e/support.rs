@@ -157,9 +157,7 @@ pub fn own_cgroup() -> Option<PathBuf> {
     let mount = mounts.lines().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         let place = left.split(' ').nth(4)?;
-        right
-            .starts_with("cgroup2 ")
-            .then(|| PathBuf::from(place))
+        right.starts_with("cgroup2 ").then(|| PathBuf::from(place))
     })?;
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = groups.lines().find_map(|l| l.strip_prefix("0::/"))?;
@@ -172,7 +170,11 @@ pub fn cgroups_or_skip(name: &str) -> bool {
         skip(name, "needs cgroup v2");
         return false;
     };
-    let probe = dir.join(format!("superd-e2e-probe-{}-{}", std::process::id(), number()));
+    let probe = dir.join(format!(
+        "superd-e2e-probe-{}-{}",
+        std::process::id(),
+        number()
+    ));
     match fs::create_dir(&probe) {
         Ok(()) => {
             fs::remove_dir(&probe).unwrap();
@@ -312,7 +314,9 @@ impl Place {
             let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
             let end = part.find(ends).unwrap_or(part.len());
             let (name, rest) = part.split_at(end);
-            out.push_str(&format!("{twin:?}, \"--record\", \"{dir}/{name}.record\"{rest}"));
+            out.push_str(&format!(
+                "{twin:?}, \"--record\", \"{dir}/{name}.record\"{rest}"
+            ));
         }
         out.replace("$DIR", &dir).replace("$HOST", &self.host)
     }
@@ -336,7 +340,12 @@ impl Place {
     /// The command line of superd over this place's configuration.
     pub fn superd_args(&self) -> Vec<String> {
         let config = self.file("superd.toml").display().to_string();
-        vec![SUPERD.to_owned(), "--config".to_owned(), config, "--foreground".to_owned()]
+        vec![
+            SUPERD.to_owned(),
+            "--config".to_owned(),
+            config,
+            "--foreground".to_owned(),
+        ]
     }
 
     /// A command of this place: marked, and with its output in `superd.log`.
@@ -422,12 +431,20 @@ impl Drop for Place {
             fs::remove_dir(&dir).ok(); // as above
         }
         if thread::panicking() {
-            tell(&format!("--- {} ---\n{}", self.mark, last_lines(&self.log(), 40)));
+            tell(&format!(
+                "--- {} ---\n{}",
+                self.mark,
+                last_lines(&self.log(), 40)
+            ));
             for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
                 if entry.path().extension().is_some_and(|e| e == "record") {
                     let text = fs::read_to_string(entry.path()).unwrap_or_default();
                     let name = entry.file_name();
-                    tell(&format!("--- {} ---\n{}", name.display(), last_lines(&text, 20)));
+                    tell(&format!(
+                        "--- {} ---\n{}",
+                        name.display(),
+                        last_lines(&text, 20)
+                    ));
                 }
             }
         }
@@ -710,8 +727,18 @@ pub fn finish(mut child: Child) -> Said {
             String::from_utf8_lossy(&bytes).into_owned()
         })
     };
-    let out = read(child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
-    let err = read(child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
+    let out = read(
+        child
+            .stdout
+            .take()
+            .map(|s| Box::new(s) as Box<dyn Read + Send>),
+    );
+    let err = read(
+        child
+            .stderr
+            .take()
+            .map(|s| Box::new(s) as Box<dyn Read + Send>),
+    );
     let pid = child.id() as i32;
     if !Pidfd::of(pid).is_some_and(|p| p.wait(LIMIT * 2)) {
         child.kill().ok(); // it is ours

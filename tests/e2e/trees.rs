@@ -35,7 +35,9 @@ fn grown(s: &Superd, trees: usize) -> BTreeSet<i32> {
 fn contained(s: &Superd, flavour: Flavour) {
     let pid = s.pid_of("tree");
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let own = groups.lines().any(|l| l.starts_with("0::") && l.ends_with("/tree.service"));
+    let own = groups
+        .lines()
+        .any(|l| l.starts_with("0::") && l.ends_with("/tree.service"));
     assert_eq!(own, flavour == Flavour::Cgroups, "{groups}");
 }
 

@@ -191,7 +191,10 @@ fn logs_are_kept_and_followed() {
     });
     let five = s.ok(&["logs", "-n", "5", "talker"]);
     assert_eq!(five.lines().count(), 5, "{five}");
-    assert!(five.contains("line 26") && !five.contains("line 25"), "{five}");
+    assert!(
+        five.contains("line 26") && !five.contains("line 25"),
+        "{five}"
+    );
 
     let mut follow = s
         .ctl_command(&["logs", "-f", "-n", "1", "talker"])
@@ -230,7 +233,10 @@ fn why_tells_who_asked_what_was_sent_and_how_it_ended() {
     assert_eq!(end["steps"][0]["outcome"], "gone");
     let events = s.ok(&["events", "web"]);
     for part in ["starting", "up", "stop"] {
-        assert!(events.to_lowercase().contains(part), "no {part} in:\n{events}");
+        assert!(
+            events.to_lowercase().contains(part),
+            "no {part} in:\n{events}"
+        );
     }
     s.end();
 }
@@ -302,13 +308,19 @@ fn check_and_plan_work_with_and_without_superd() {
     assert_eq!(short.code, 1);
     assert!(short.err.contains("34"), "{short:?}");
     let place = s.end();
-    place.configure(Flavour::NoCgroups, "[service.a]\ncomand = [\"x\"]\nstop = 3\n");
+    place.configure(
+        Flavour::NoCgroups,
+        "[service.a]\ncomand = [\"x\"]\nstop = 3\n",
+    );
     let config = place.file("superd.toml").display().to_string();
     let bad = run(std::process::Command::new(SUPERCTL).args(["check", "--config", &config]));
     assert_eq!(bad.code, 1);
     assert!(bad.err.contains("did you mean `command`"), "{bad:?}");
     assert!(bad.err.contains("superd.toml:6:1"), "place: {bad:?}");
-    assert!(bad.err.lines().count() >= 2, "all problems at once: {bad:?}");
+    assert!(
+        bad.err.lines().count() >= 2,
+        "all problems at once: {bad:?}"
+    );
 }
 
 #[test]

@@ -65,7 +65,14 @@ fn any_number_of_term_and_int_is_one_stop() {
     let pid = child.id() as i32;
     place.wait_record("app", "start", 1);
     for n in 0..2000 {
-        kill(pid, if n % 2 == 0 { libc::SIGTERM } else { libc::SIGINT });
+        kill(
+            pid,
+            if n % 2 == 0 {
+                libc::SIGTERM
+            } else {
+                libc::SIGINT
+            },
+        );
     }
     place.wait_record("app", "signal TERM", 1);
     for _ in 0..2000 {
