@@ -35,7 +35,11 @@ pub const SUPERCTL: &str = env!("CARGO_BIN_EXE_superctl");
 /// The twins, which cargo builds beside the programs.
 pub fn twin() -> PathBuf {
     let path = Path::new(SUPERD).parent().unwrap().join("examples/twin");
-    assert!(path.exists(), "{}: not built", path.display());
+    assert!(
+        path.exists(),
+        "{}: not built: run `cargo test`, or `cargo build --examples` first",
+        path.display()
+    );
     path
 }
 
