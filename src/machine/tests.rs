@@ -1,4 +1,4 @@
-//! Scenarios, one sentence each.
+//! Scenarios, one sentence each. Long because there are many; none needs another one.
 
 use std::rc::Rc;
 

@@ -1,5 +1,7 @@
 //! Puts the machine into the fake world and lets things happen, one after another, in
 //! the order in which the daemon's loop would let them happen.
+//!
+//! Longer than a file should be: people, time and the daemon take turns in one loop.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
