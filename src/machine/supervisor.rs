@@ -949,12 +949,14 @@ impl Supervisor {
                 forced: false,
             });
             for service in self.services.values_mut() {
+                // One who was asked to stop before is asked once more by this.
+                let again = service.order.is_some() || service.stop().is_some();
                 if service.is_running() {
                     service
                         .order
                         .get_or_insert_with(|| stop::Order::new(by.clone(), now));
                 }
-                service.absorb(absorbed);
+                service.absorb(absorbed.saturating_add(u32::from(again)));
             }
             self.retarget(effects);
         }

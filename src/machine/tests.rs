@@ -1,13 +1,14 @@
-//! Scenarios, one sentence each.
+//! Scenarios, one sentence each. Long because there are many; none needs another one.
 
 use std::rc::Rc;
 
 use super::event::{Change, Event, Outcome, Pid, ServiceId, Target, Verb, Wait};
 use super::report::{Crash, Exit, SpawnError, Stage, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
-use super::service::{Rest, State, Want};
+use super::service::{State, Want};
 use super::signal::Signal;
 use super::spec::{Action, CrashLoop, Policy, Reload, Spec, To, Until};
+use super::supervisor::{Ending, Supervisor};
 use super::testing::spec;
 
 /// A service called `name` that requires these.
@@ -366,4 +367,509 @@ fn a_service_that_comes_after_one_that_will_not_start_does_not_wait_for_it() {
     rig.exits(A, Exit::Code(1), 0);
     assert_eq!((rig.state(A), rig.state(B)), ("down", "waiting"));
     assert_eq!(rig.state(C), "starting");
+}
+
+// ---- one stop --------------------------------------------------------------
+
+#[test]
+fn a_second_stop_sends_nothing_and_does_not_move_the_deadline() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    let deadline = rig.at(A).stop().unwrap().deadline();
+    rig.did();
+    rig.pass(4_000);
+    rig.request(Target::One(A), Verb::Stop, Wait::No);
+    rig.ask(A, Verb::Restart);
+    rig.ask(A, Verb::Stop);
+    rig.shut_down(false);
+    let did = rig.did();
+    assert_eq!(did[0], "reply 2: joined, 13000 ms left");
+    assert!(did.iter().all(|d| d.starts_with("reply")), "{did:?}");
+    assert_eq!(rig.at(A).stop().unwrap().deadline(), deadline);
+    rig.exits(A, Exit::Signal(Signal::TERM), 0);
+    assert_eq!(rig.report().absorbed, 4);
+    assert_eq!(rig.report().verdict, Verdict::Clean);
+}
+
+#[test]
+fn stop_now_during_a_stop_kills_at_once_and_once() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    let deadline = rig.at(A).stop().unwrap().deadline();
+    rig.did();
+    for _ in 0..3 {
+        rig.ask(A, Verb::StopNow);
+    }
+    rig.shut_down(true);
+    assert_eq!(rig.did(), ["kill a1"]);
+    assert!(rig.at(A).stop().unwrap().deadline() < deadline);
+    rig.exits(A, Exit::Signal(Signal::KILL), 0);
+    assert_eq!(rig.report().verdict, Verdict::Killed);
+    assert_eq!(rig.count("reply 4: done, killed"), 1);
+}
+
+#[test]
+fn kill_comes_exactly_when_the_grace_has_run_out() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    rig.pass(14_999);
+    assert_eq!(rig.count("kill a1"), 0);
+    rig.pass(1);
+    assert_eq!(rig.count("kill a1"), 1);
+    rig.pass(999);
+    assert_eq!(rig.count("kill a1"), 1);
+    rig.pass(6_001);
+    assert_eq!(rig.count("kill a1"), 4, "again after 1, 3 and 7 s");
+}
+
+#[test]
+fn each_step_waits_for_its_condition_and_settles_before_the_next_one() {
+    let mut s = spec("a");
+    let mut lame_duck = step(signal(Signal::USR2), Until::PortsClosed, 30_000);
+    lame_duck.settle = ms(200);
+    let term = step(signal(Signal::TERM), Until::Gone, 15_000);
+    s.stop = schedule(vec![lame_duck, term]);
+    let mut rig = Rig::new(vec![s]);
+    rig.ports = 1;
+    rig.ask(A, Verb::Stop);
+    rig.pass(10_000);
+    assert_eq!(rig.did(), ["spawn a1", "USR2 a1"]);
+    rig.ports = 0;
+    rig.pass(50);
+    assert_eq!(rig.did(), [""; 0], "settling");
+    rig.pass(200);
+    assert_eq!(rig.did(), ["TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.report().verdict, Verdict::Clean);
+    assert_eq!(rig.report().steps.len(), 2);
+}
+
+#[test]
+fn a_rival_s_stopping_makes_the_first_step_keep_its_hands_off() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.says_stopping(A);
+    rig.ask(A, Verb::Stop);
+    rig.pass(14_999);
+    assert_eq!(rig.did(), ["spawn a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.report().verdict, Verdict::Clean);
+    assert_eq!(rig.report().stopping_seen, 1);
+}
+
+#[test]
+fn stopping_said_after_our_term_is_no_rival_and_changes_nothing() {
+    let mut s = spec("a");
+    let int = step(signal(Signal::INT), Until::Gone, 1_000);
+    let term = step(signal(Signal::TERM), Until::Gone, 1_000);
+    s.stop = schedule(vec![int, term]);
+    let mut rig = Rig::new(vec![s]);
+    rig.ask(A, Verb::Stop);
+    rig.says_stopping(A);
+    rig.pass(1_000);
+    assert_eq!(rig.did(), ["spawn a1", "INT a1", "TERM a1"]);
+}
+
+#[test]
+fn children_first_with_a_planned_kill_is_clean() {
+    let mut s = spec("a");
+    let to_children = Action::Signal(Signal::TERM, To::Descendants);
+    s.stop = schedule(vec![step(to_children, Until::DescendantsGone, 5_000)]);
+    let mut rig = Rig::new(vec![s]);
+    rig.descendants = 2;
+    rig.ask(A, Verb::Stop);
+    rig.pass(100);
+    rig.descendants = 0;
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(
+        rig.did(),
+        ["spawn a1", "TERM to descendants of a1", "kill a1"]
+    );
+    rig.exits(A, Exit::Signal(Signal::KILL), 0);
+    assert_eq!(rig.report().verdict, Verdict::Clean);
+}
+
+#[test]
+fn leftovers_get_term_and_then_kill() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    rig.exits(A, Exit::Code(0), 2);
+    rig.pass(1_999);
+    assert_eq!(rig.did(), ["spawn a1", "TERM a1", "TERM to tree of a1"]);
+    rig.pass(1);
+    assert_eq!(rig.did(), ["kill a1"]);
+    rig.tree = 0;
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(rig.did(), ["release a1", "reply 1: done, left children"]);
+    assert_eq!(rig.report().left, 2);
+}
+
+#[test]
+fn a_port_that_somebody_else_holds_is_reported_and_not_waited_for_for_ever() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ports = 1;
+    rig.ask(A, Verb::Stop);
+    rig.exits(A, Exit::Code(0), 0);
+    rig.pass(1_999);
+    assert_eq!(rig.state(A), "sweeping");
+    rig.pass(1);
+    assert_eq!(rig.state(A), "down");
+    assert_eq!(rig.report().ports_held, 1);
+}
+
+// ---- every wish at every moment ----------------------------------------------
+
+#[test]
+fn restart_while_stopping_starts_once_after_the_end() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    for _ in 0..3 {
+        rig.ask(A, Verb::Restart);
+    }
+    rig.did();
+    rig.exits(A, Exit::Code(0), 0);
+    let did = rig.did();
+    assert_eq!(did[..3], ["release a1", "reply 1: done, clean", "spawn a2"]);
+    assert_eq!(
+        did[3..],
+        ["reply 2: done", "reply 3: done", "reply 4: done"]
+    );
+}
+
+#[test]
+fn start_while_stopping_starts_after_the_end_and_not_before() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    rig.ask(A, Verb::Start);
+    assert_eq!(rig.count("spawn a2"), 0);
+    rig.exits(A, Exit::Code(0), 1);
+    assert_eq!(rig.count("spawn a2"), 0, "something is left");
+    rig.tree = 0;
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(rig.count("spawn a2"), 1);
+    assert_eq!(rig.count("reply 2: done"), 1);
+}
+
+#[test]
+fn stop_while_backing_off_ends_the_retries() {
+    let mut rig = in_crash_loop();
+    rig.did();
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.did(), ["reply 1: done"]);
+    rig.pass(3_600_000);
+    assert_eq!(rig.did(), [""; 0]);
+    assert_eq!(rig.machine.next_deadline(), None);
+}
+
+#[test]
+fn a_crash_during_a_requested_stop_is_never_followed_by_a_start() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    let instance = rig.at(A).instance;
+    rig.hear(Event::Exited {
+        service: A,
+        instance,
+        exit: Exit::Code(2),
+        crash: Some(panic()),
+        left: 0,
+    });
+    rig.pass(3_600_000);
+    assert_eq!(rig.count("spawn a2"), 0);
+    assert_eq!(rig.report().verdict, Verdict::PanickedWhileStopping);
+    assert_eq!(rig.at(A).record.failures(), 0, "it does not count");
+}
+
+#[test]
+fn a_stop_before_the_fork_is_known_waits_for_it() {
+    let mut rig = Rig::bare();
+    rig.slow_start = true;
+    rig.configure(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.did(), ["spawn a1"]);
+    rig.hear(Event::Spawned(A, rig.at(A).instance, Pid(7)));
+    assert_eq!(rig.did(), ["TERM a1"]);
+}
+
+#[test]
+fn a_signal_by_hand_is_refused_while_it_stops_unless_it_is_harmless() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    rig.did();
+    rig.ask(A, Verb::Signal(Signal::TERM));
+    rig.ask(A, Verb::Signal(Signal::USR1));
+    rig.ask(A, Verb::Signal(Signal(libc::SIGCONT)));
+    let refused = ["reply 2: refused", "reply 3: refused"];
+    assert_eq!(
+        rig.did(),
+        [&refused[..], &["CONT a1", "reply 4: done"]].concat()
+    );
+}
+
+// ---- order -------------------------------------------------------------------
+
+#[test]
+fn what_is_required_starts_first_and_stops_last() {
+    let mut rig = Rig::new(vec![needs("a", &[C]), needs("b", &[A]), spec("c")]);
+    assert_eq!(rig.did(), ["spawn c1", "spawn a1", "spawn b1"]);
+    rig.shut_down(false);
+    assert_eq!(rig.did(), ["TERM b1"]);
+    rig.exits(B, Exit::Code(0), 0);
+    assert_eq!(rig.did(), ["release b1", "TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    rig.exits(C, Exit::Code(0), 0);
+    assert_eq!(rig.did(), ["release a1", "TERM c1", "release c1", "finish"]);
+}
+
+#[test]
+fn a_stop_takes_what_requires_it_along_and_leaves_what_only_comes_after_it() {
+    let mut c = spec("c");
+    c.after = vec![A];
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A]), c]);
+    rig.did();
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.did(), ["TERM b1"]);
+    rig.exits(B, Exit::Code(0), 0);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.state(C), "up");
+    assert_eq!(rig.state(B), "waiting");
+    rig.did();
+    rig.ask(A, Verb::Start);
+    assert_eq!(rig.did(), ["spawn a2", "reply 2: done", "spawn b2"]);
+}
+
+#[test]
+fn a_start_takes_what_it_requires_along() {
+    let off = |mut s: Spec| {
+        s.autostart = false;
+        s
+    };
+    let mut rig = Rig::new(vec![off(spec("a")), off(needs("b", &[A]))]);
+    rig.ask(B, Verb::Start);
+    assert_eq!(rig.did(), ["spawn a1", "spawn b1", "reply 1: done"]);
+}
+
+#[test]
+fn a_restart_takes_what_requires_it_along_once() {
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A])]);
+    rig.ask(A, Verb::Restart);
+    rig.exits(B, Exit::Code(0), 0);
+    rig.exits(A, Exit::Code(0), 0);
+    let did = ["TERM b1", "release b1", "TERM a1", "release a1"];
+    assert_eq!(rig.did()[2..6], did);
+    assert_eq!((rig.state(A), rig.state(B)), ("up", "up"));
+    assert_eq!((rig.at(A).instance.0, rig.at(B).instance.0), (2, 2));
+}
+
+#[test]
+fn a_request_about_all_is_answered_once_with_the_worst() {
+    let mut rig = Rig::new(vec![spec("a"), spec("b"), spec("c")]);
+    rig.request(Target::All, Verb::Stop, Wait::Done);
+    rig.exits(A, Exit::Code(0), 0);
+    rig.pass(15_000);
+    rig.exits(B, Exit::Signal(Signal::KILL), 0);
+    rig.exits(C, Exit::Signal(Signal::KILL), 0);
+    let replies: Vec<String> = rig.did();
+    let replies: Vec<&String> = replies.iter().filter(|d| d.starts_with("reply")).collect();
+    assert_eq!(replies, ["reply 1: done, killed"]);
+}
+
+#[test]
+fn a_client_that_is_gone_gets_no_answer_and_its_stop_goes_on() {
+    let mut rig = Rig::new(vec![spec("a"), spec("b")]);
+    rig.ask(A, Verb::Stop);
+    rig.request(Target::All, Verb::Stop, Wait::Done);
+    rig.hear(Event::ClientGone(1));
+    rig.exits(A, Exit::Code(0), 0);
+    rig.exits(B, Exit::Code(0), 0);
+    assert!(rig.did().iter().all(|d| !d.starts_with("reply")));
+    assert_eq!(rig.state(A), "down");
+}
+
+// ---- superd's own end ----------------------------------------------------------
+
+#[test]
+fn a_shutdown_deadline_kills_what_is_left() {
+    let mut rig = Rig::bare();
+    rig.machine.set_shutdown_deadline(Some(ms(3_000)));
+    rig.configure(vec![spec("a"), needs("b", &[A])]);
+    rig.did();
+    rig.shut_down(false);
+    rig.pass(2_999);
+    assert_eq!(rig.did(), ["TERM b1"]);
+    rig.pass(1);
+    assert_eq!(rig.did(), ["kill b1", "kill a1"]);
+}
+
+#[test]
+fn with_one_service_superd_ends_with_it() {
+    let mut rig = Rig::bare();
+    rig.machine = Supervisor::new(1, Ending::WhenIdle);
+    let mut s = spec("a");
+    s.restart.policy = Policy::OnFailure;
+    rig.configure(vec![s]);
+    rig.exits(A, Exit::Code(1), 0);
+    assert_eq!(rig.count("finish"), 0, "it comes back");
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.count("finish"), 1);
+}
+
+// ---- reload ----------------------------------------------------------------------
+
+#[test]
+fn a_reload_command_answers_all_who_asked_for_it_meanwhile() {
+    let mut s = spec("a");
+    s.reload = Some(Reload::Run(vec!["reload".to_owned()].into()));
+    let mut rig = Rig::new(vec![s, spec("b")]);
+    rig.ask(A, Verb::Reload);
+    rig.ask(A, Verb::Reload);
+    rig.action_ends(A, 1, Outcome::Done);
+    rig.ask(A, Verb::Reload);
+    rig.action_ends(A, 2, Outcome::Unhappy("status 1".to_owned()));
+    rig.ask(A, Verb::Reload);
+    rig.ask(A, Verb::Stop);
+    rig.ask(B, Verb::Reload);
+    let did: Vec<String> = rig.did().split_off(2);
+    let first = [
+        "run a1",
+        "reply 1: done",
+        "reply 2: done",
+        "run a1",
+        "reply 3: failed",
+    ];
+    let then = [
+        "run a1",
+        "end action a1",
+        "reply 4: failed",
+        "TERM a1",
+        "reply 6: refused",
+    ];
+    assert_eq!(did, [first, then].concat());
+}
+
+#[test]
+fn a_changed_program_is_replaced_and_a_changed_policy_is_not() {
+    let mut rig = Rig::new(vec![spec("a"), spec("b")]);
+    rig.did();
+    rig.change(A, spec("a"), Change::Policy);
+    assert_eq!(rig.did(), [""; 0]);
+    rig.change(A, spec("a"), Change::Program);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did(), ["TERM a1", "release a1", "spawn a2"]);
+}
+
+// ---- starts that fail ------------------------------------------------------------
+
+#[test]
+fn a_start_that_fails_is_told_with_stage_and_cause_and_tried_again_if_it_may_pass() {
+    for (errno, next) in [(libc::EAGAIN, 100), (libc::ENOENT, 300_000)] {
+        let mut rig = Rig::bare();
+        rig.slow_start = true;
+        let mut s = spec("a");
+        s.autostart = false;
+        rig.configure(vec![s]);
+        rig.ask(A, Verb::Start);
+        let instance = rig.at(A).instance;
+        let error = SpawnError {
+            stage: Stage::Exec,
+            thing: "/bin/a".to_owned(),
+            errno,
+            cause: "no".to_owned(),
+        };
+        rig.hear(Event::NotSpawned(A, instance, error));
+        assert_eq!(rig.did(), ["spawn a1", "release a1", "reply 1: failed"]);
+        rig.pass(next - 1);
+        assert_eq!(rig.did(), [""; 0]);
+        rig.pass(1);
+        assert_eq!(rig.did(), ["spawn a2"]);
+    }
+}
+
+// ---- the verdict -------------------------------------------------------------------
+
+fn panic() -> Crash {
+    Crash {
+        kind: "go-panic".to_owned(),
+        text: "close of closed channel".to_owned(),
+        frame: String::new(),
+    }
+}
+
+#[test]
+fn the_verdict_is_not_the_exit_status_alone() {
+    let term = Exit::Signal(Signal::TERM);
+    let segv = Exit::Signal(Signal(libc::SIGSEGV));
+    // (stopped, exit, crash text, left, ports held) -> verdict
+    let table = [
+        (true, Exit::Code(0), false, 0, 0, Verdict::Clean),
+        (true, Exit::Code(3), false, 0, 0, Verdict::Clean), // success-exit
+        (true, term, false, 0, 0, Verdict::Clean),
+        (
+            true,
+            Exit::Code(1),
+            false,
+            0,
+            0,
+            Verdict::FailedWhileStopping,
+        ),
+        (true, segv, false, 0, 0, Verdict::FailedWhileStopping),
+        (
+            true,
+            Exit::Code(2),
+            true,
+            0,
+            0,
+            Verdict::PanickedWhileStopping,
+        ),
+        (
+            true,
+            Exit::Code(0),
+            true,
+            0,
+            0,
+            Verdict::PanickedWhileStopping,
+        ),
+        (true, Exit::Code(0), false, 1, 0, Verdict::LeftChildren),
+        (true, Exit::Code(0), false, 0, 1, Verdict::LeftChildren),
+        (false, Exit::Code(0), false, 0, 0, Verdict::ExitedByItself),
+        (false, Exit::Code(1), false, 0, 0, Verdict::ExitedByItself),
+        (false, Exit::Code(0), false, 1, 0, Verdict::LeftChildren),
+        (false, Exit::Code(2), true, 0, 0, Verdict::Crashed),
+        (false, segv, false, 0, 0, Verdict::Crashed),
+        (false, segv, false, 1, 0, Verdict::Crashed),
+        (false, term, false, 0, 0, Verdict::Crashed),
+    ];
+    for (stopped, exit, crashed, left, ports, verdict) in table {
+        let mut s = spec("a");
+        s.success_exit = vec![3];
+        let mut rig = Rig::new(vec![s]);
+        rig.ports = ports;
+        if stopped {
+            rig.ask(A, Verb::Stop);
+        }
+        rig.tree = left;
+        let instance = rig.at(A).instance;
+        rig.hear(Event::Exited {
+            service: A,
+            instance,
+            exit,
+            crash: crashed.then(panic),
+            left,
+        });
+        rig.tree = 0;
+        rig.pass(2_000);
+        let case = format!("stopped {stopped}, {exit}, crash {crashed}, left {left}");
+        assert_eq!(rig.report().verdict, verdict, "{case}");
+    }
+}
+
+#[test]
+fn a_stop_that_needed_its_second_step_is_clean_after_escalation() {
+    let mut s = spec("a");
+    let int = step(signal(Signal::INT), Until::Gone, 1_000);
+    let quit = step(signal(Signal::QUIT), Until::Gone, 1_000);
+    s.stop = schedule(vec![int, quit]);
+    let mut rig = Rig::new(vec![s]);
+    rig.ask(A, Verb::Stop);
+    rig.pass(1_000);
+    rig.exits(A, Exit::Signal(Signal::QUIT), 0);
+    assert_eq!(rig.report().verdict, Verdict::CleanAfterEscalation);
 }

@@ -1,0 +1,133 @@
+//! Random definitions of services: schedules of every kind, policies, graphs.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use superd::machine::event::ServiceId;
+use superd::machine::signal::Signal;
+use superd::machine::spec::{
+    Action, CrashLoop, Http, HttpAddress, Policy, Reload, Restart, Schedule, Spec, Step, To, Until,
+};
+
+use crate::dice::Dice;
+
+fn argv(dice: &mut Dice) -> Rc<[String]> {
+    vec![format!("/bin/stop-{}", dice.below(3))].into()
+}
+
+fn action(dice: &mut Dice) -> Action {
+    let to = *dice.pick(&[
+        To::Main,
+        To::Main,
+        To::Main,
+        To::Group,
+        To::Descendants,
+        To::Tree,
+    ]);
+    match dice.below(10) {
+        0..=3 => Action::Signal(Signal::TERM, to),
+        4 => Action::Signal(Signal::INT, to),
+        5 => Action::Signal(Signal::QUIT, To::Main),
+        6 => Action::Signal(Signal::USR2, To::Main),
+        7 => Action::Run(argv(dice)),
+        8 => Action::Http(Rc::new(Http {
+            method: "POST".to_owned(),
+            to: HttpAddress::Unix("/run/admin".to_owned()),
+            host: "localhost".to_owned(),
+            path: format!("/stop{}", dice.below(3)),
+        })),
+        _ => Action::Drain,
+    }
+}
+
+fn until(dice: &mut Dice, action: &Action) -> Until {
+    match (action, dice.below(8)) {
+        (Action::Drain, 0..=6) => Until::NoConnections,
+        (Action::Run(_) | Action::Http(_), 0..=2) => Until::ActionEnded,
+        (_, 0) => Until::PortsClosed,
+        (_, 1) => Until::DescendantsGone,
+        (_, 2) => Until::Stopping,
+        (_, 3) => Until::Log("bye".into()),
+        _ => Until::Gone,
+    }
+}
+
+fn pause(dice: &mut Dice) -> Duration {
+    match dice.below(6) {
+        0 => Duration::ZERO,
+        1 => dice.ms(3),
+        2 | 3 => dice.ms(500),
+        _ => dice.ms(15_000),
+    }
+}
+
+pub fn schedule(dice: &mut Dice) -> Schedule {
+    let steps = (0..=dice.below(3))
+        .map(|_| {
+            let action = action(dice);
+            Step {
+                until: until(dice, &action),
+                action,
+                wait: pause(dice),
+                settle: match dice.chance(25) {
+                    true => dice.ms(300),
+                    false => Duration::ZERO,
+                },
+            }
+        })
+        .collect();
+    Schedule {
+        steps,
+        leftover_grace: match dice.chance(20) {
+            true => Duration::ZERO,
+            false => dice.ms(3_000),
+        },
+    }
+}
+
+fn restart(dice: &mut Dice) -> Restart {
+    Restart {
+        policy: *dice.pick(&[
+            Policy::Always,
+            Policy::Always,
+            Policy::OnFailure,
+            Policy::Never,
+        ]),
+        delay: Duration::from_millis(1 + dice.below(500)),
+        max_delay: Duration::from_secs(1 + dice.below(30)),
+        stable: Duration::from_millis(1 + dice.below(10_000)),
+        crash_loop: dice.chance(50).then(|| CrashLoop {
+            burst: dice.below(6) as u32,
+            within: Duration::from_secs(1 + dice.below(60)),
+            retry: Duration::from_secs(1 + dice.below(300)),
+        }),
+    }
+}
+
+/// A definition that depends on some of `others` only, which come before it.
+pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
+    let mut after = Vec::new();
+    let mut requires = Vec::new();
+    for other in others.iter().filter(|other| **other < id) {
+        match dice.below(6) {
+            0 => after.push(*other),
+            1 | 2 => requires.push(*other),
+            _ => {}
+        }
+    }
+    Spec {
+        name: format!("s{}", id.0).into(),
+        autostart: dice.chance(80),
+        after,
+        requires,
+        stop: Rc::new(schedule(dice)),
+        restart: restart(dice),
+        success_exit: vec![3],
+        success_signal: Vec::new(),
+        reload: match dice.below(3) {
+            0 => None,
+            1 => Some(Reload::Signal(Signal::HUP)),
+            _ => Some(Reload::Run(argv(dice))),
+        },
+    }
+}

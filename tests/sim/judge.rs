@@ -1,0 +1,750 @@
+//! The invariants (DESIGN 1 and 9), worked out a second time from the events and effects
+//! alone. The machine is asked for nothing but the deadline of a stop.
+//!
+//! Longer than a file should be: it is one list of promises, read from top to bottom.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use superd::machine::event::{
+    ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, ServiceId, Target, Ticket,
+    Verb,
+};
+use superd::machine::report::Happening;
+use superd::machine::service::{State, Want, KILL_AGAIN};
+use superd::machine::signal::Signal;
+use superd::machine::spec::{Action, Policy, Reload, Schedule, Spec, To, Until};
+use superd::machine::supervisor::Supervisor;
+use superd::machine::time::Tick;
+
+use crate::world::World;
+
+/// A promise that was not kept.
+#[derive(Debug)]
+pub struct Broken {
+    pub rule: &'static str,
+    pub text: String,
+}
+
+type Ruling = Result<(), Broken>;
+
+fn broken(rule: &'static str, text: impl Into<String>) -> Ruling {
+    Err(Broken {
+        rule,
+        text: text.into(),
+    })
+}
+
+pub fn require(holds: bool, rule: &'static str, text: impl FnOnce() -> String) -> Ruling {
+    match holds {
+        true => Ok(()),
+        false => broken(rule, text()),
+    }
+}
+
+/// A stop as the schedule allows it.
+#[derive(Debug)]
+struct Course {
+    schedule: Rc<Schedule>,
+    began: Tick,
+    forced: bool,
+    /// The step announced last.
+    last: Option<usize>,
+    step_at: Tick,
+    cond_at: Option<Tick>,
+    impossible: bool,
+    /// The action of the step after `last` is out and not announced yet.
+    acted: bool,
+    action: Option<ActionId>,
+    /// The hands were off the service during this step, because of a rival.
+    held: bool,
+    /// Actions that reached the service, or may have.
+    reached: u32,
+    rival: bool,
+    rival_had_time: bool,
+    term_to_tree: bool,
+    deadline: Option<Tick>,
+}
+
+impl Course {
+    fn may_go_on(&self, now: Tick) -> bool {
+        let Some(step) = self.last.and_then(|n| self.schedule.steps.get(n)) else {
+            return true;
+        };
+        self.impossible
+            || now >= self.step_at + step.wait
+            || self.cond_at.is_some_and(|at| now >= at + step.settle)
+    }
+
+    fn until(&self) -> Option<&Until> {
+        self.schedule.steps.get(self.last?).map(|s| &s.until)
+    }
+
+    fn wait(&self) -> Duration {
+        let step = self.last.and_then(|n| self.schedule.steps.get(n));
+        step.map_or(Duration::ZERO, |s| s.wait)
+    }
+}
+
+/// An instance that is not released.
+#[derive(Debug)]
+struct Live {
+    instance: Instance,
+    forked: bool,
+    execed: bool,
+    stopping_said: bool,
+    stop: Option<Course>,
+    exited: Option<Tick>,
+    /// For what it leaves behind when it was not stopped.
+    grace: Duration,
+    /// Somebody said `--now` and nobody called it off.
+    forced: bool,
+    /// Somebody has said `--now`.
+    may_force: bool,
+    killed_at: Option<Tick>,
+    term_to_leftovers: bool,
+    actions: BTreeSet<ActionId>,
+}
+
+/// A service as its operator sees it.
+#[derive(Debug)]
+pub struct Shadow {
+    pub spec: Rc<Spec>,
+    pub want: Want,
+    pub gone: bool,
+    /// It ended and its policy was not to start it again.
+    given_up: bool,
+    last: Instance,
+    live: Option<Live>,
+}
+
+#[derive(Debug, Default)]
+pub struct Judge {
+    pub services: BTreeMap<ServiceId, Shadow>,
+    pub shutdown: bool,
+    pub forced: bool,
+    pub finished: bool,
+    pub pending: BTreeMap<Ticket, String>,
+    asked: Option<(Target, Verb)>,
+    actions: BTreeSet<ActionId>,
+    pub spawns: u64,
+    pub stops: u64,
+    pub replies: u64,
+}
+
+impl Judge {
+    /// Wanted, and so is everything it requires.
+    pub fn target(&self, id: ServiceId) -> bool {
+        let Some(s) = self.services.get(&id) else {
+            return false;
+        };
+        !self.shutdown
+            && !s.gone
+            && s.want == Want::Up
+            && s.spec.requires.iter().all(|dep| self.can_be_used(*dep))
+    }
+
+    fn can_be_used(&self, id: ServiceId) -> bool {
+        self.target(id) && self.services.get(&id).is_some_and(|s| !s.given_up)
+    }
+
+    fn want_up(&mut self, id: ServiceId) {
+        let Some(s) = self.services.get_mut(&id).filter(|s| !s.gone) else {
+            return;
+        };
+        s.want = Want::Up;
+        s.given_up = false;
+        if let Some(live) = s.live.as_mut().filter(|l| l.stop.is_none()) {
+            live.forced = false;
+        }
+        for dep in s.spec.requires.clone() {
+            self.want_up(dep);
+        }
+    }
+
+    // ---- events ------------------------------------------------------------
+
+    pub fn hear(&mut self, now: Tick, event: &Event) {
+        self.asked = None;
+        match event {
+            Event::Configure { changed, gone, .. } => {
+                for (id, spec, change) in changed {
+                    self.define(*id, spec, *change);
+                }
+                for id in gone {
+                    if let Some(s) = self.services.get_mut(id) {
+                        s.gone = true;
+                        s.want = Want::Down;
+                    }
+                }
+            }
+            Event::Request {
+                ticket,
+                target,
+                verb,
+                ..
+            } => {
+                if let Some(ticket) = ticket {
+                    let what = format!("{verb:?} of {target:?}");
+                    self.pending.insert(*ticket, what);
+                }
+                self.asked = Some((*target, *verb));
+                let ids: Vec<ServiceId> = match target {
+                    Target::One(id) => vec![*id],
+                    Target::All => self.services.keys().copied().collect(),
+                };
+                for id in ids {
+                    self.wish(id, *verb);
+                }
+            }
+            Event::ClientGone(client) => self.pending.retain(|t, _| t.client != *client),
+            Event::Shutdown { force, .. } => {
+                self.shutdown = true;
+                if *force {
+                    self.force_all();
+                }
+            }
+            Event::Spawned(s, i, _) => self.with(*s, *i, |l| l.forked = true),
+            Event::Execed(s, i) => self.with(*s, *i, |l| l.execed = true),
+            Event::Exited {
+                service, instance, ..
+            } => {
+                let grace = self
+                    .services
+                    .get(service)
+                    .map(|s| s.spec.stop.leftover_grace);
+                self.with(*service, *instance, |l| {
+                    l.exited = Some(now);
+                    l.grace = grace.unwrap_or_default();
+                });
+            }
+            Event::Notified(s, i, Notice::Stopping) => self.with(*s, *i, |l| {
+                l.stopping_said = true;
+                if let Some(stop) = &mut l.stop {
+                    stop.rival |= stop.reached == 0;
+                    // What could not be done is waited for instead of passed over.
+                    stop.held |= stop.impossible && stop.rival && !stop.rival_had_time;
+                }
+                Self::condition(l, now, |u| *u == Until::Stopping);
+            }),
+            Event::Checked(s, i, check, found) if found.0 == 0 => self.with(*s, *i, |l| {
+                Self::condition(l, now, |u| match check {
+                    Check::Ports => *u == Until::PortsClosed,
+                    Check::Descendants => *u == Until::DescendantsGone,
+                    Check::Notify | Check::Tree => false,
+                });
+            }),
+            Event::OutputMatched(s, i) => self.with(*s, *i, |l| {
+                Self::condition(l, now, |u| matches!(u, Until::Log(_)));
+            }),
+            Event::ActionEnded(s, i, action, outcome) => {
+                self.with(*s, *i, |l| Self::action_ended(l, *action, outcome, now));
+            }
+            Event::NotSpawned(..)
+            | Event::ExecFailed(..)
+            | Event::Checked(..)
+            | Event::Notified(..)
+            | Event::OrphanReaped => {}
+        }
+    }
+
+    fn define(&mut self, id: ServiceId, spec: &Rc<Spec>, change: Change) {
+        let first = match spec.autostart {
+            true => Want::Up,
+            false => Want::Down,
+        };
+        let s = self.services.entry(id).or_insert_with(|| Shadow {
+            spec: spec.clone(),
+            want: first,
+            gone: false,
+            given_up: false,
+            last: Instance(0),
+            live: None,
+        });
+        s.spec = spec.clone();
+        s.given_up &= change == Change::Policy;
+        if std::mem::take(&mut s.gone) {
+            s.want = first;
+            if let (Want::Up, Some(live)) = (first, &mut s.live) {
+                live.forced &= live.stop.is_some();
+            }
+        }
+    }
+
+    fn wish(&mut self, id: ServiceId, verb: Verb) {
+        let open = !self.shutdown && self.services.get(&id).is_some_and(|s| !s.gone);
+        match verb {
+            Verb::Start | Verb::Restart if open => self.want_up(id),
+            Verb::RestartNow if open => {
+                self.want_up(id);
+                self.force(id);
+            }
+            Verb::Stop | Verb::StopNow => {
+                if let Some(s) = self.services.get_mut(&id) {
+                    s.want = Want::Down;
+                    s.given_up = false;
+                }
+                if verb == Verb::StopNow {
+                    self.force(id);
+                }
+            }
+            Verb::Start | Verb::Restart | Verb::RestartNow | Verb::Reload | Verb::Signal(_) => {}
+        }
+    }
+
+    fn force(&mut self, id: ServiceId) {
+        if let Some(live) = self.services.get_mut(&id).and_then(|s| s.live.as_mut()) {
+            live.forced = true;
+            live.may_force = true;
+        }
+    }
+
+    pub fn force_all(&mut self) {
+        self.forced = true;
+        for id in self.services.keys().copied().collect::<Vec<_>>() {
+            self.force(id);
+        }
+    }
+
+    fn with(&mut self, id: ServiceId, instance: Instance, f: impl FnOnce(&mut Live)) {
+        let live = self.services.get_mut(&id).and_then(|s| s.live.as_mut());
+        if let Some(live) = live.filter(|l| l.instance == instance) {
+            f(live);
+        }
+    }
+
+    fn condition(live: &mut Live, now: Tick, wanted: impl Fn(&Until) -> bool) {
+        if let Some(stop) = &mut live.stop {
+            if stop.until().is_some_and(wanted) {
+                stop.cond_at.get_or_insert(now);
+            }
+        }
+    }
+
+    fn action_ended(live: &mut Live, action: ActionId, outcome: &Outcome, now: Tick) {
+        live.actions.remove(&action);
+        let Some(stop) = live.stop.as_mut().filter(|s| s.action == Some(action)) else {
+            return;
+        };
+        stop.action = None;
+        match outcome {
+            Outcome::Impossible(_) => {
+                stop.impossible = true;
+                let step = stop.last.and_then(|n| stop.schedule.steps.get(n));
+                if step.is_some_and(|s| s.action != Action::Drain) {
+                    stop.reached = stop.reached.saturating_sub(1);
+                }
+                // It stops, and nothing of ours has reached it: a rival.
+                stop.rival |= live.stopping_said && stop.reached == 0;
+                stop.held |= stop.rival && !stop.rival_had_time;
+            }
+            Outcome::Done | Outcome::Unhappy(_) => {
+                let done = *outcome == Outcome::Done;
+                Self::condition(live, now, |u| {
+                    *u == Until::ActionEnded || (*u == Until::NoConnections && done)
+                });
+            }
+        }
+    }
+
+    // ---- effects -----------------------------------------------------------
+
+    pub fn rule(&mut self, now: Tick, effect: &Effect, world: &World) -> Ruling {
+        require(!self.finished, "nothing after Finish", || {
+            format!("{effect:?}")
+        })?;
+        match effect {
+            Effect::Spawn(s, i) => self.spawn(*s, *i, world),
+            Effect::Signal(s, i, signal, to) => self.signal(now, *s, *i, *signal, *to),
+            Effect::KillTree(s, i) => self.kill(now, *s, *i),
+            Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
+            Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
+            Effect::Drain(s, i, a) => self.action(now, *s, *i, *a, &Action::Drain),
+            Effect::EndAction(s, i, a) => {
+                let open = self.live(*s, *i)?.actions.remove(a);
+                require(open, "an action ends once", || format!("{a:?} of {s:?}"))
+            }
+            Effect::NotePorts(s, i) | Effect::WatchOutput(s, i, _) | Effect::Check(s, i, _) => {
+                self.live(*s, *i).map(|_| ())
+            }
+            Effect::Release(s, i) => self.release(*s, *i, world),
+            Effect::Forget(s) => {
+                let at_rest = |s: Shadow| s.gone && s.live.is_none();
+                let ok = self.services.remove(s).is_some_and(at_rest);
+                require(ok, "only a gone service at rest is forgotten", || {
+                    format!("{s:?}")
+                })
+            }
+            Effect::Reply(ticket, answer) => {
+                self.replies += 1;
+                let known = self.pending.remove(ticket).is_some();
+                require(known, "one reply for each request", || {
+                    format!("{ticket:?}: {answer:?}")
+                })
+            }
+            Effect::Publish(s, what) => self.publish(now, *s, what),
+            Effect::Finish => {
+                self.finished = true;
+                let busy = self.services.values().any(|s| s.live.is_some());
+                require(
+                    self.shutdown && !busy,
+                    "Finish when asked and nothing runs",
+                    String::new,
+                )
+            }
+        }
+    }
+
+    fn live(&mut self, id: ServiceId, instance: Instance) -> Result<&mut Live, Broken> {
+        let live = self.services.get_mut(&id).and_then(|s| s.live.as_mut());
+        live.filter(|l| l.instance == instance)
+            .ok_or_else(|| Broken {
+                rule: "nothing is done to an instance that is not there",
+                text: format!("{id:?} {instance:?}"),
+            })
+    }
+
+    fn missing_before(&self, id: ServiceId) -> Vec<ServiceId> {
+        let Some(s) = self.services.get(&id) else {
+            return Vec::new();
+        };
+        let live = |dep: &ServiceId| self.services.get(dep).and_then(|d| d.live.as_ref());
+        let untouched = |l: &Live| l.stop.is_none() && l.exited.is_none();
+        let up = |l: &Live| l.execed && untouched(l);
+        let on_its_way = |l: &Live| !l.execed && untouched(l);
+        let required = s.spec.requires.iter().filter(|d| !live(d).is_some_and(up));
+        let late = |d: &&ServiceId| self.target(**d) && live(d).is_some_and(on_its_way);
+        required
+            .chain(s.spec.after.iter().filter(late))
+            .copied()
+            .collect()
+    }
+
+    fn spawn(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+        self.spawns += 1;
+        let wanted = self.target(id);
+        let missing = self.missing_before(id);
+        let own = world.children.iter().filter(|((s, _), _)| *s == id);
+        let before: u32 = own.map(|(_, child)| child.tree()).sum();
+        require(before == 0, "never two", || {
+            format!("{before} processes of {id:?} are left")
+        })?;
+        require(wanted, "never without being wanted", || {
+            format!("{id:?} {instance:?}")
+        })?;
+        require(missing.is_empty(), "start order", || {
+            format!("{id:?} before {missing:?}")
+        })?;
+        let Some(s) = self.services.get_mut(&id) else {
+            return broken("never without being wanted", format!("{id:?}"));
+        };
+        require(s.live.is_none(), "never two", || {
+            format!("{instance:?} of {id:?} before the one before was released")
+        })?;
+        require(instance > s.last, "instances count up", || {
+            format!("{instance:?}")
+        })?;
+        s.last = instance;
+        s.live = Some(Live {
+            instance,
+            forked: false,
+            execed: false,
+            stopping_said: false,
+            stop: None,
+            exited: None,
+            grace: Duration::ZERO,
+            forced: false,
+            may_force: false,
+            killed_at: None,
+            term_to_leftovers: false,
+            actions: BTreeSet::new(),
+        });
+        Ok(())
+    }
+
+    fn signal(&mut self, now: Tick, id: ServiceId, i: Instance, signal: Signal, to: To) -> Ruling {
+        let asked = self.asked;
+        let reload = self.services.get(&id).and_then(|s| s.spec.reload.clone());
+        let live = self.live(id, i)?;
+        require(
+            live.forked,
+            "no signal to a process that is not there",
+            || format!("{id:?}"),
+        )?;
+        if live.exited.is_some() {
+            let had_it = live.stop.as_ref().is_some_and(|s| s.term_to_tree);
+            let first = !live.term_to_leftovers && live.killed_at.is_none() && !had_it;
+            live.term_to_leftovers = true;
+            let ok = first && (signal, to) == (Signal::TERM, To::Tree);
+            return require(ok, "leftovers get one TERM", || {
+                format!("{id:?} {signal} to {to}")
+            });
+        }
+        let by_hand = match asked {
+            Some((_, Verb::Signal(wanted))) => {
+                let harmless = live.stop.is_none() || !signal.ends_or_stops_a_process();
+                wanted == signal && to == To::Main && harmless
+            }
+            Some((_, Verb::Reload)) => {
+                live.stop.is_none() && reload == Some(Reload::Signal(signal))
+            }
+            _ => false,
+        };
+        match by_hand {
+            true => Ok(()),
+            false => self.step(now, id, i, &Action::Signal(signal, to)),
+        }
+    }
+
+    fn action(
+        &mut self,
+        now: Tick,
+        id: ServiceId,
+        i: Instance,
+        a: ActionId,
+        action: &Action,
+    ) -> Ruling {
+        require(self.actions.insert(a), "actions have new numbers", || {
+            format!("{a:?}")
+        })?;
+        let asked = self.asked;
+        let reload = self.services.get(&id).and_then(|s| s.spec.reload.clone());
+        let live = self.live(id, i)?;
+        live.actions.insert(a);
+        if let (None, Some((_, Verb::Reload))) = (&live.stop, asked) {
+            let ok = matches!((reload, action), (Some(Reload::Run(x)), Action::Run(y)) if x == *y);
+            return require(ok, "reload runs its command", || format!("{id:?}"));
+        }
+        if let Some(stop) = &mut live.stop {
+            stop.action = Some(a);
+        }
+        self.step(now, id, i, action)
+    }
+
+    /// Something is done to stop the service.
+    fn step(&mut self, now: Tick, id: ServiceId, i: Instance, action: &Action) -> Ruling {
+        let live = self.live(id, i)?;
+        let gone = live.exited.is_some() || live.killed_at.is_some();
+        let Some(stop) = live.stop.as_mut().filter(|_| !gone) else {
+            return broken("only a stop does that", format!("{id:?}: {action}"));
+        };
+        let next = stop.last.map_or(0, |n| n + 1);
+        let text = || format!("{id:?} step {next}: {action}");
+        require(!stop.acted, "each step once", text)?;
+        let planned = stop.schedule.steps.get(next);
+        let planned = planned.is_some_and(|s| s.action == *action);
+        require(planned, "as the schedule says", text)?;
+        require(stop.may_go_on(now), "a step has its time", text)?;
+        if stop.rival && !stop.rival_had_time {
+            let waited = stop.held && now >= stop.step_at + stop.wait();
+            require(waited, "STOPPING=1 means hands off", text)?;
+            stop.rival_had_time = true;
+        }
+        stop.acted = true;
+        match action {
+            Action::Drain => {}
+            Action::Signal(Signal::TERM, To::Tree | To::Descendants) => {
+                stop.term_to_tree = true;
+                stop.reached += 1;
+            }
+            Action::Signal(..) | Action::Run(_) | Action::Http(_) => stop.reached += 1,
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, now: Tick, id: ServiceId, what: &Happening) -> Ruling {
+        match what {
+            Happening::Stopping { instance, .. } => self.begin_stop(now, id, *instance),
+            Happening::Step { instance, what, .. } if !what.starts_with("KILL to the tree") => {
+                let live = self.live(id, *instance)?;
+                let said = live.stopping_said;
+                let Some(stop) = live.stop.as_mut() else {
+                    return broken("only a stop does that", what.clone());
+                };
+                let held = what.contains("held back");
+                let text = || format!("{id:?}: {what}");
+                require(held != stop.acted, "each step acts or is held back", text)?;
+                require(!held || said, "held back for a rival only", text)?;
+                require(stop.may_go_on(now), "a step has its time", text)?;
+                stop.last = Some(stop.last.map_or(0, |n| n + 1));
+                stop.step_at = now;
+                stop.impossible = false;
+                stop.acted = false;
+                stop.held = held;
+                let stopping = said && stop.until() == Some(&Until::Stopping);
+                stop.cond_at = stopping.then_some(now);
+                Ok(())
+            }
+            Happening::GivenUp { .. } => {
+                let Some(s) = self.services.get_mut(&id) else {
+                    return broken("services are kept", format!("{id:?}"));
+                };
+                s.given_up = true;
+                let never = s.spec.restart.policy != Policy::Always;
+                require(never && s.want == Want::Up, "never given up", || {
+                    format!("{id:?}")
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn begin_stop(&mut self, now: Tick, id: ServiceId, instance: Instance) -> Ruling {
+        self.stops += 1;
+        let follows = |s: &Shadow| s.spec.after.contains(&id) || s.spec.requires.contains(&id);
+        let late: Vec<ServiceId> = self
+            .services
+            .iter()
+            .filter(|(_, s)| follows(s))
+            .filter(|(f, s)| {
+                let goes = |l: &Live| l.stop.is_some() || !self.target(**f);
+                s.live.as_ref().is_some_and(goes)
+            })
+            .map(|(f, _)| *f)
+            .collect();
+        let schedule = self.services.get(&id).map(|s| s.spec.stop.clone());
+        let all = self.forced;
+        let live = self.live(id, instance)?;
+        require(live.stop.is_none(), "one stop", || format!("{id:?}"))?;
+        let forced = live.may_force || all;
+        require(forced || late.is_empty(), "stop order", || {
+            format!("{id:?} before {late:?}")
+        })?;
+        let Some(schedule) = schedule else {
+            return Ok(());
+        };
+        live.stop = Some(Course {
+            schedule,
+            began: now,
+            forced,
+            last: None,
+            step_at: now,
+            cond_at: None,
+            impossible: false,
+            acted: false,
+            action: None,
+            held: false,
+            reached: 0,
+            rival: live.stopping_said,
+            rival_had_time: false,
+            term_to_tree: false,
+            deadline: None,
+        });
+        Ok(())
+    }
+
+    fn kill(&mut self, now: Tick, id: ServiceId, instance: Instance) -> Ruling {
+        let all = self.forced;
+        let live = self.live(id, instance)?;
+        let text = || format!("{id:?} {instance:?}");
+        require(
+            live.forked,
+            "no signal to a process that is not there",
+            text,
+        )?;
+        let since = live.killed_at.map(|at| now - at);
+        // The rest of the tree gets one more at the moment the main process is gone.
+        let again = since.is_none_or(|d| d >= KILL_AGAIN) || live.exited == Some(now);
+        require(again, "KILL is not hammered", text)?;
+        let first = live.killed_at.replace(now).is_none();
+        if !first || live.may_force || all {
+            return Ok(());
+        }
+        match (&live.stop, live.exited) {
+            (stop, Some(at)) => {
+                let grace = stop
+                    .as_ref()
+                    .map_or(live.grace, |s| s.schedule.leftover_grace);
+                require(now >= at + grace, "KILL is never early", text)
+            }
+            (Some(stop), None) => {
+                let all_done = stop.last.map_or(0, |n| n + 1) == stop.schedule.steps.len();
+                let due = all_done && !stop.acted && stop.may_go_on(now);
+                require(due, "KILL is never early", text)?;
+                let hasty = stop.held && now < stop.step_at + stop.wait();
+                require(!hasty, "STOPPING=1 means hands off", text)
+            }
+            (None, None) => broken("only a stop does that", text()),
+        }
+    }
+
+    fn release(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+        self.live(id, instance)?;
+        let child = world.children.get(&(id, instance));
+        let left = child.map_or(0, |c| c.tree());
+        require(left == 0, "released when the tree is empty", || {
+            format!("{id:?}: {left} left")
+        })?;
+        let live = self.services.get_mut(&id).and_then(|s| s.live.take());
+        let open = live.map_or(0, |l| l.actions.len());
+        require(open == 0, "no action outlives its instance", || {
+            format!("{id:?}: {open}")
+        })
+    }
+
+    // ---- after each step -----------------------------------------------------
+
+    pub fn after(&mut self, now: Tick, machine: &Supervisor) -> Ruling {
+        if let Some(next) = machine.next_deadline() {
+            require(next > now, "next_deadline is in the future", || {
+                format!("{next:?} at {now:?}")
+            })?;
+        }
+        for (id, s) in &mut self.services {
+            let Some(live) = &mut s.live else { continue };
+            let (killed, exited) = (live.killed_at.is_some(), live.exited.is_some());
+            let Some(stop) = &mut live.stop else { continue };
+            let limit = stop.began + stop.schedule.longest();
+            let in_time = killed || exited || now <= limit;
+            require(in_time, "a stop ends in time", || {
+                format!("{id:?} at {now:?}, began {:?}", stop.began)
+            })?;
+            let ignored = live.forced && !killed && !exited;
+            require(!ignored, "--now kills at once", || format!("{id:?}"))?;
+            let held = machine.service(*id).and_then(|s| s.stop());
+            let held = held.map(|s| s.deadline());
+            if let (Some(old), Some(new)) = (stop.deadline, held) {
+                require(new <= old, "a deadline never moves later", || {
+                    format!("{id:?}: from {old:?} to {new:?}")
+                })?;
+            }
+            stop.deadline = held.or(stop.deadline);
+            stop.forced |= live.forced;
+        }
+        Ok(())
+    }
+
+    /// Everything has calmed down and every deadline has run out.
+    pub fn at_the_end(&self, machine: &Supervisor) -> Ruling {
+        let none = self.pending.is_empty();
+        require(none, "each request is answered", || {
+            format!("{:?}", self.pending)
+        })?;
+        for (id, s) in &self.services {
+            let Some(real) = machine.service(*id) else {
+                return broken("services are kept", format!("{id:?}"));
+            };
+            require(real.want == s.want, "want is the operator's word", || {
+                format!("{id:?}: {:?}, not {:?}", real.want, s.want)
+            })?;
+            let is_up = |d: &superd::machine::service::Service| matches!(d.state, State::Up(_));
+            let lost = |d: &ServiceId| !machine.service(*d).is_some_and(is_up);
+            let ok = match &real.state {
+                State::Down(_) if s.want == Want::Down || self.shutdown => true,
+                State::Down(_) => s.given_up,
+                State::Waiting => s.want == Want::Up && s.spec.requires.iter().any(lost),
+                State::Up(_) => self.target(*id),
+                State::Backoff { .. }
+                | State::Starting(_)
+                | State::Stopping(..)
+                | State::Killing(..)
+                | State::Sweeping(_) => false,
+            };
+            require(ok, "it comes to what is wanted", || {
+                format!("{id:?}: want {:?}, {:?}", s.want, real.state)
+            })?;
+        }
+        Ok(())
+    }
+}

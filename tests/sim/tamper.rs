@@ -1,0 +1,82 @@
+//! Mistakes on purpose: what the machine says is spoilt on its way to the world. Each
+//! must be noticed, or the simulator proves nothing.
+
+use superd::machine::event::{Effect, Instance};
+use superd::machine::signal::Signal;
+use superd::machine::spec::To;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tamper {
+    /// The machine as it is.
+    Not,
+    /// Each TERM is sent twice.
+    TermTwice,
+    /// The TERM of leftovers goes out although nobody is left to be told.
+    TermAfterRelease,
+    /// An instance is never let go.
+    NoRelease,
+    /// An instance is let go twice.
+    ReleaseTwice,
+    /// An answer is lost.
+    NoReply,
+    /// An answer is given twice.
+    ReplyTwice,
+    /// A second instance is started at once.
+    SpawnTwice,
+    /// It does not wait before it KILLs.
+    KillAtOnce,
+    /// KILL is forgotten.
+    NoKill,
+    /// superd ends twice.
+    FinishTwice,
+    /// superd ends with the first instance.
+    FinishEarly,
+    /// superd never ends.
+    NoFinish,
+}
+
+impl Tamper {
+    pub fn with(self, effects: &mut Vec<Effect>) {
+        let twice = |e: &Effect| match (self, e) {
+            (Tamper::TermTwice, Effect::Signal(_, _, s, _)) => *s == Signal::TERM,
+            (Tamper::ReleaseTwice, Effect::Release(..))
+            | (Tamper::ReplyTwice, Effect::Reply(..))
+            | (Tamper::FinishTwice, Effect::Finish) => true,
+            _ => false,
+        };
+        let never = |e: &Effect| {
+            matches!(
+                (self, e),
+                (Tamper::NoRelease, Effect::Release(..))
+                    | (Tamper::NoReply, Effect::Reply(..))
+                    | (Tamper::NoKill, Effect::KillTree(..))
+                    | (Tamper::NoFinish, Effect::Finish)
+            )
+        };
+        let mut spoilt = Vec::with_capacity(effects.len());
+        for effect in effects.drain(..) {
+            let more = match (self, &effect) {
+                (Tamper::TermAfterRelease, Effect::Release(s, i)) => {
+                    Some(Effect::Signal(*s, *i, Signal::TERM, To::Tree))
+                }
+                (Tamper::SpawnTwice, Effect::Spawn(s, i)) => {
+                    Some(Effect::Spawn(*s, Instance(i.0 + 1)))
+                }
+                (Tamper::KillAtOnce, Effect::Signal(s, i, Signal::TERM, _)) => {
+                    Some(Effect::KillTree(*s, *i))
+                }
+                (Tamper::FinishEarly, Effect::Release(..)) => Some(Effect::Finish),
+                _ => None,
+            };
+            if never(&effect) {
+                continue;
+            }
+            if twice(&effect) {
+                spoilt.push(effect.clone());
+            }
+            spoilt.push(effect);
+            spoilt.extend(more);
+        }
+        *effects = spoilt;
+    }
+}

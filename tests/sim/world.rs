@@ -1,0 +1,561 @@
+//! The fake world: processes with characters of their own. It performs effects the way
+//! the daemon does and says what happened as events; it judges nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use superd::machine::event::{
+    ActionId, Check, Effect, Event, Found, Instance, Notice, Outcome, Pid, ServiceId,
+};
+use superd::machine::report::{Crash, Exit, SpawnError, Stage};
+use superd::machine::signal::Signal;
+use superd::machine::spec::To;
+use superd::machine::time::Tick;
+
+use crate::dice::Dice;
+
+/// One run of one service.
+pub type Key = (ServiceId, Instance);
+
+/// What is going to happen.
+#[derive(Clone, Debug)]
+pub enum Thing {
+    Fork(Key),
+    Exec(Key),
+    Dies(Key, Exit, Option<Crash>),
+    OrphanDies(Key, usize),
+    ActionEnds(Key, ActionId, Outcome),
+    SaysStopping(Key),
+    ReadsNotice(Key),
+    Says(Key, Notice),
+    PortsClose(Key),
+    Output(Key),
+    Rival(Key),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    Forking,
+    Forked,
+    Running,
+    Reaped,
+}
+
+/// How a process takes a wish to stop.
+#[derive(Clone, Debug)]
+enum OnStop {
+    Ends(Duration, i32),
+    Panics(Duration),
+    Never,
+}
+
+#[derive(Clone, Debug)]
+struct Orphan {
+    alive: bool,
+    /// Ends so long after a TERM; none: ignores it.
+    term: Option<Duration>,
+    /// Ends together with the main process.
+    faithful: bool,
+    forks: bool,
+    hang: Duration,
+}
+
+/// A fake service process and its tree.
+#[derive(Debug)]
+pub struct Child {
+    pub stage: Life,
+    on_stop: OnStop,
+    /// A second stop wish while it is stopping makes it panic (Caddy, NATS, Air, go2rtc).
+    fragile: bool,
+    says_stopping: Option<Duration>,
+    pub stopping: bool,
+    unread: u32,
+    hang: Duration,
+    orphans: Vec<Orphan>,
+    ports_open: bool,
+    ports_outlive: bool,
+    watched: bool,
+    exec_fails: bool,
+}
+
+impl Child {
+    pub fn orphans_alive(&self) -> u32 {
+        self.orphans.iter().filter(|o| o.alive).count() as u32
+    }
+
+    pub fn tree(&self) -> u32 {
+        self.orphans_alive() + u32::from(matches!(self.stage, Life::Forked | Life::Running))
+    }
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub dice: Dice,
+    pub now: Tick,
+    /// No more faults and no more ideas of their own: everybody comes to an end.
+    pub calm: bool,
+    pub children: BTreeMap<Key, Child>,
+    pub due: BTreeMap<(Tick, u64), Thing>,
+    count: u64,
+    pids: i32,
+}
+
+fn crash() -> Option<Crash> {
+    Some(Crash {
+        kind: "go-panic".to_owned(),
+        text: "close of closed channel".to_owned(),
+        frame: String::new(),
+    })
+}
+
+impl World {
+    pub fn new(seed: u64, now: Tick) -> World {
+        World {
+            dice: Dice::new(seed),
+            now,
+            calm: false,
+            children: BTreeMap::new(),
+            due: BTreeMap::new(),
+            count: 0,
+            pids: 1,
+        }
+    }
+
+    pub fn plan(&mut self, after: Duration, thing: Thing) {
+        self.count += 1;
+        self.due.insert((self.now + after, self.count), thing);
+    }
+
+    pub fn next(&self) -> Option<Tick> {
+        self.due.keys().next().map(|(t, _)| *t)
+    }
+
+    fn soon(&mut self) -> Duration {
+        match self.dice.below(5) {
+            0 | 1 => Duration::ZERO,
+            2 => Duration::from_micros(self.dice.below(900)),
+            3 => self.dice.ms(20),
+            _ => self.dice.ms(4_000),
+        }
+    }
+
+    /// How long SIGKILL takes; a process in D state takes its time.
+    fn hang(&mut self) -> Duration {
+        match self.dice.below(20) {
+            0 => self.dice.ms(100_000),
+            1..=9 => Duration::ZERO,
+            _ => self.dice.ms(5),
+        }
+    }
+
+    fn orphan(&mut self, forks: bool) -> Orphan {
+        Orphan {
+            alive: true,
+            term: match self.dice.chance(60) {
+                true => Some(self.soon()),
+                false => None,
+            },
+            faithful: self.dice.chance(40),
+            forks: forks && self.dice.chance(20),
+            hang: self.hang(),
+        }
+    }
+
+    fn newborn(&mut self) -> Child {
+        let stop = match self.dice.below(12) {
+            0 | 1 if !self.calm => OnStop::Never,
+            2 if !self.calm => OnStop::Panics(self.soon()),
+            3..=8 => OnStop::Ends(self.dice.ms(50), 0),
+            _ => OnStop::Ends(self.soon(), *self.dice.pick(&[0, 0, 1, 3])),
+        };
+        let many = match self.dice.below(4) {
+            0 => 1 + self.dice.below(3),
+            _ => 0,
+        };
+        Child {
+            stage: Life::Forking,
+            on_stop: stop,
+            fragile: self.dice.chance(50),
+            says_stopping: match self.dice.chance(40) {
+                true => Some(self.soon()),
+                false => None,
+            },
+            stopping: false,
+            unread: 0,
+            hang: self.hang(),
+            orphans: (0..many).map(|_| self.orphan(true)).collect(),
+            ports_open: self.dice.chance(70),
+            ports_outlive: self.dice.chance(3),
+            watched: false,
+            exec_fails: !self.calm && self.dice.chance(4),
+        }
+    }
+
+    /// Does what the effect says. Events that the daemon has in the same turn come back.
+    pub fn perform(&mut self, effect: &Effect, out: &mut Vec<Event>) {
+        match effect {
+            Effect::Spawn(s, i) => self.spawn((*s, *i), out),
+            Effect::Signal(s, i, signal, to) => self.signal((*s, *i), *signal, *to),
+            Effect::KillTree(s, i) => self.kill((*s, *i)),
+            Effect::Run(s, i, a, _) | Effect::Http(s, i, a, _) => self.act((*s, *i), *a, out),
+            Effect::Drain(s, i, a) => self.drain((*s, *i), *a, out),
+            Effect::WatchOutput(s, i, _) => {
+                if let Some(child) = self.children.get_mut(&(*s, *i)) {
+                    child.watched = true;
+                    let stopping = child.stopping;
+                    if stopping && self.dice.chance(70) {
+                        let pause = self.soon();
+                        self.plan(pause, Thing::Output((*s, *i)));
+                    }
+                }
+            }
+            Effect::Check(s, i, check) => self.look((*s, *i), *check, out),
+            Effect::Release(s, i) => {
+                self.children.remove(&(*s, *i));
+            }
+            Effect::EndAction(..)
+            | Effect::NotePorts(..)
+            | Effect::Forget(_)
+            | Effect::Reply(..)
+            | Effect::Publish(..)
+            | Effect::Finish => {}
+        }
+    }
+
+    fn spawn(&mut self, key: Key, out: &mut Vec<Event>) {
+        let child = self.newborn();
+        self.children.insert(key, child);
+        match self.dice.chance(70) {
+            true => self.fork(key, out),
+            false => {
+                let pause = self.dice.ms(2);
+                self.plan(pause, Thing::Fork(key));
+            }
+        }
+    }
+
+    fn fork(&mut self, key: Key, out: &mut Vec<Event>) {
+        if !self.calm && self.dice.chance(4) {
+            self.children.remove(&key);
+            let errno = *self.dice.pick(&[libc::EAGAIN, libc::EAGAIN, libc::EPERM]);
+            out.push(Event::NotSpawned(key.0, key.1, error(Stage::Fork, errno)));
+            return;
+        }
+        self.pids += 1;
+        out.push(Event::Spawned(key.0, key.1, Pid(self.pids)));
+        if let Some(child) = self.children.get_mut(&key) {
+            child.stage = Life::Forked;
+        }
+        let pause = self.dice.ms(3);
+        self.plan(pause, Thing::Exec(key));
+    }
+
+    fn exec(&mut self, key: Key, out: &mut Vec<Event>) {
+        let Some(child) = self.children.get_mut(&key) else {
+            return;
+        };
+        if child.stage != Life::Forked {
+            return;
+        }
+        if child.exec_fails {
+            child.orphans.clear();
+            child.ports_open = false;
+            let errno = *self.dice.pick(&[libc::ENOENT, libc::EACCES, libc::ETXTBSY]);
+            out.push(Event::ExecFailed(key.0, key.1, error(Stage::Exec, errno)));
+            self.plan(Duration::ZERO, Thing::Dies(key, Exit::Code(127), None));
+            return;
+        }
+        child.stage = Life::Running;
+        out.push(Event::Execed(key.0, key.1));
+        if self.calm {
+            return;
+        }
+        match self.dice.below(8) {
+            0 => {
+                let life = self.soon();
+                let (exit, crash) = match self.dice.below(4) {
+                    0 => (Exit::Code(0), None),
+                    1 => (Exit::Code(2), crash()),
+                    2 => (Exit::Signal(Signal(libc::SIGSEGV)), None),
+                    _ => (Exit::Code(1), None),
+                };
+                self.plan(life, Thing::Dies(key, exit, crash));
+            }
+            1 => {
+                let life = self.soon();
+                self.plan(life, Thing::Rival(key));
+            }
+            2 => {
+                let pause = self.soon();
+                let notice = match self.dice.below(4) {
+                    0 => Notice::Ready,
+                    1 => Notice::Reloading,
+                    2 => Notice::MainPid(Pid(77)),
+                    _ => Notice::Status("busy".to_owned()),
+                };
+                self.plan(pause, Thing::Says(key, notice));
+            }
+            _ => {}
+        }
+    }
+
+    /// A wish to stop reaches the main process, from whomever.
+    fn wish(&mut self, key: Key) {
+        let Some(child) = self.children.get_mut(&key) else {
+            return;
+        };
+        match child.stage {
+            Life::Forking | Life::Reaped => return,
+            Life::Forked => {
+                self.plan(
+                    Duration::ZERO,
+                    Thing::Dies(key, Exit::Signal(Signal::TERM), None),
+                );
+                return;
+            }
+            Life::Running => {}
+        }
+        if child.stopping {
+            if child.fragile {
+                self.plan(Duration::ZERO, Thing::Dies(key, Exit::Code(2), crash()));
+            }
+            return;
+        }
+        child.stopping = true;
+        let (on_stop, says, watched) = (child.on_stop.clone(), child.says_stopping, child.watched);
+        match on_stop {
+            OnStop::Ends(pause, status) => {
+                self.plan(pause, Thing::Dies(key, Exit::Code(status), None));
+            }
+            OnStop::Panics(pause) => self.plan(pause, Thing::Dies(key, Exit::Code(2), crash())),
+            OnStop::Never => {}
+        }
+        if let Some(pause) = says {
+            self.plan(pause, Thing::SaysStopping(key));
+        }
+        if self.dice.chance(60) {
+            let pause = self.soon();
+            self.plan(pause, Thing::PortsClose(key));
+        }
+        if watched && self.dice.chance(60) {
+            let pause = self.soon();
+            self.plan(pause, Thing::Output(key));
+        }
+    }
+
+    fn signal(&mut self, key: Key, signal: Signal, to: To) {
+        let wishes = [Signal::TERM, Signal::INT, Signal::QUIT];
+        let main = matches!(to, To::Main | To::Group | To::Tree);
+        if main && wishes.contains(&signal) {
+            self.wish(key);
+        }
+        if main && signal == Signal::USR2 {
+            let pause = self.soon();
+            self.plan(pause, Thing::PortsClose(key));
+        }
+        if to == To::Main || !wishes.contains(&signal) {
+            return;
+        }
+        let Some(child) = self.children.get_mut(&key) else {
+            return;
+        };
+        let mut ends = Vec::new();
+        let mut forks = 0;
+        for (n, orphan) in child.orphans.iter_mut().enumerate() {
+            if let (true, Some(pause)) = (orphan.alive, orphan.term) {
+                ends.push((pause, n));
+            }
+            if orphan.alive && std::mem::take(&mut orphan.forks) {
+                forks += 1;
+            }
+        }
+        for (pause, n) in ends {
+            self.plan(pause, Thing::OrphanDies(key, n));
+        }
+        for _ in 0..forks {
+            let orphan = self.orphan(false);
+            if let Some(child) = self.children.get_mut(&key) {
+                child.orphans.push(orphan);
+            }
+        }
+    }
+
+    fn kill(&mut self, key: Key) {
+        let Some(child) = self.children.get(&key) else {
+            return;
+        };
+        let main = matches!(child.stage, Life::Forked | Life::Running).then_some(child.hang);
+        let ends: Vec<(Duration, usize)> = child
+            .orphans
+            .iter()
+            .enumerate()
+            .filter(|(_, o)| o.alive)
+            .map(|(n, o)| (o.hang, n))
+            .collect();
+        if let Some(pause) = main {
+            self.plan(pause, Thing::Dies(key, Exit::Signal(Signal::KILL), None));
+        }
+        for (pause, n) in ends {
+            self.plan(pause, Thing::OrphanDies(key, n));
+        }
+    }
+
+    fn act(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
+        let ended = |outcome| Event::ActionEnded(key.0, key.1, action, outcome);
+        match self.dice.below(8) {
+            0 => out.push(ended(Outcome::Impossible("no such command".to_owned()))),
+            1 => {
+                let (pause, why) = (self.soon(), "connection refused".to_owned());
+                self.plan(
+                    pause,
+                    Thing::ActionEnds(key, action, Outcome::Impossible(why)),
+                );
+            }
+            2 => {
+                let (pause, why) = (self.soon(), "status 1".to_owned());
+                self.plan(pause, Thing::ActionEnds(key, action, Outcome::Unhappy(why)));
+            }
+            3 => {
+                // And does not return until the daemon loses patience.
+                self.wish(key);
+                let (pause, why) = (Duration::from_secs(100), "took too long".to_owned());
+                self.plan(pause, Thing::ActionEnds(key, action, Outcome::Unhappy(why)));
+            }
+            _ => {
+                self.wish(key);
+                let pause = self.soon();
+                self.plan(pause, Thing::ActionEnds(key, action, Outcome::Done));
+            }
+        }
+    }
+
+    fn drain(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
+        let why = "no pidfd_getfd".to_owned();
+        match self.dice.below(4) {
+            0 => out.push(Event::ActionEnded(
+                key.0,
+                key.1,
+                action,
+                Outcome::Impossible(why),
+            )),
+            1 => {}
+            _ => {
+                let pause = self.soon();
+                self.plan(pause, Thing::ActionEnds(key, action, Outcome::Done));
+            }
+        }
+    }
+
+    fn look(&mut self, key: Key, check: Check, out: &mut Vec<Event>) {
+        let mut unread = 0;
+        let found = match self.children.get_mut(&key) {
+            None => 0,
+            Some(child) => match check {
+                Check::Notify => {
+                    unread = std::mem::take(&mut child.unread);
+                    0
+                }
+                Check::Ports => {
+                    let held = child.tree() > 0 || child.ports_outlive;
+                    u32::from(child.ports_open && held)
+                }
+                Check::Descendants => child.orphans_alive(),
+                Check::Tree => child.tree(),
+            },
+        };
+        for _ in 0..unread {
+            out.push(Event::Notified(key.0, key.1, Notice::Stopping));
+        }
+        out.push(Event::Checked(key.0, key.1, check, Found(found)));
+    }
+
+    /// The next thing that is due happens; what the daemon hears of it comes back.
+    pub fn happen(&mut self, out: &mut Vec<Event>) -> Option<Thing> {
+        let (_, thing) = self.due.pop_first()?;
+        match thing.clone() {
+            Thing::Fork(key) => self.fork(key, out),
+            Thing::Exec(key) => self.exec(key, out),
+            Thing::Dies(key, exit, crash) => self.die(key, exit, crash, out),
+            Thing::OrphanDies(key, n) => self.orphan_dies(key, n, out),
+            Thing::ActionEnds(key, action, outcome) => {
+                // Also when it is over: the daemon may have it in its queue already.
+                out.push(Event::ActionEnded(key.0, key.1, action, outcome));
+            }
+            Thing::SaysStopping(key) => {
+                if let Some(child) = self.children.get_mut(&key) {
+                    if child.stage == Life::Running {
+                        child.unread += 1;
+                        let pause = self.dice.ms(2);
+                        self.plan(pause, Thing::ReadsNotice(key));
+                    }
+                }
+            }
+            Thing::ReadsNotice(key) => {
+                if let Some(child) = self.children.get_mut(&key) {
+                    for _ in 0..std::mem::take(&mut child.unread) {
+                        out.push(Event::Notified(key.0, key.1, Notice::Stopping));
+                    }
+                }
+            }
+            Thing::Says(key, notice) => out.push(Event::Notified(key.0, key.1, notice)),
+            Thing::PortsClose(key) => {
+                if let Some(child) = self.children.get_mut(&key) {
+                    child.ports_open = false;
+                }
+            }
+            Thing::Output(key) => {
+                if self.children.contains_key(&key) {
+                    out.push(Event::OutputMatched(key.0, key.1));
+                }
+            }
+            Thing::Rival(key) => self.wish(key),
+        }
+        Some(thing)
+    }
+
+    fn die(&mut self, key: Key, exit: Exit, crash: Option<Crash>, out: &mut Vec<Event>) {
+        let Some(child) = self.children.get_mut(&key) else {
+            return;
+        };
+        if !matches!(child.stage, Life::Forked | Life::Running) {
+            return;
+        }
+        child.stage = Life::Reaped;
+        for orphan in child.orphans.iter_mut().filter(|o| o.faithful) {
+            orphan.alive = false;
+        }
+        let left = child.orphans_alive();
+        for _ in 0..std::mem::take(&mut child.unread) {
+            out.push(Event::Notified(key.0, key.1, Notice::Stopping));
+        }
+        out.push(Event::Exited {
+            service: key.0,
+            instance: key.1,
+            exit,
+            crash,
+            left,
+        });
+    }
+
+    fn orphan_dies(&mut self, key: Key, n: usize, out: &mut Vec<Event>) {
+        let heard = self.dice.chance(80);
+        let Some(child) = self.children.get_mut(&key) else {
+            return;
+        };
+        let Some(orphan) = child.orphans.get_mut(n) else {
+            return;
+        };
+        if std::mem::take(&mut orphan.alive) && heard {
+            out.push(Event::OrphanReaped);
+        }
+    }
+}
+
+fn error(stage: Stage, errno: i32) -> SpawnError {
+    SpawnError {
+        stage,
+        thing: String::new(),
+        errno,
+        cause: format!("errno {errno}"),
+    }
+}
