@@ -513,12 +513,12 @@ fn orders_in_any_sequence_end_in_what_was_asked_last() {
     for _ in 0..300 {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let verb = ["start", "stop", "restart", "stop", "start"][(seed >> 16) as usize % 5];
-        let now = verb != "start" && (seed >> 8) % 7 == 0;
+        let now = verb != "start" && (seed >> 8).is_multiple_of(7);
         raw.send(&json!({"do": verb, "service": "web", "now": now}));
-        if (seed >> 20) % 3 == 0 {
+        if (seed >> 20).is_multiple_of(3) {
             thread::sleep(Duration::from_micros(u64::from(seed >> 22)));
         }
-        if (seed >> 24) % 16 == 0 {
+        if (seed >> 24).is_multiple_of(16) {
             let pid = s.pid_of("web");
             // Not reaped while superd calls it the main process, or just now: ours anyway.
             if pid > 1 && s.place.processes().contains(&pid) {

@@ -322,3 +322,35 @@ fn processes_that_never_stay_are_caught_with_cgroups() {
     s.assert_nothing_left();
     s.end();
 }
+
+/// Kernels from 6.14 on count the kills of a cgroup, and kill what is born into one whose count
+/// is not that of its parent's.
+#[test]
+fn superd_in_a_cgroup_that_was_killed_once_can_start_services() {
+    let name = "superd_in_a_cgroup_that_was_killed_once_can_start_services";
+    if !cgroups_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    let group = own_cgroup().unwrap().join(&place.mark);
+    std::fs::create_dir(&group).unwrap();
+    let killed = std::fs::write(group.join("cgroup.kill"), "1");
+    place.configure(
+        Flavour::Cgroups,
+        "[service.web]\ncommand = [$TWIN:web, \"obey\"]\n",
+    );
+    let mut args: Vec<String> = ["sh", "-ec", "echo 0 >\"$0\"; exec \"$@\""]
+        .map(str::to_owned)
+        .to_vec();
+    args.push(group.join("cgroup.procs").display().to_string());
+    args.extend(place.superd_args());
+    let command = place.command(&args);
+    let s = Superd::launch(place, command);
+    s.wait_record("web", "start", 1);
+    assert_eq!(s.status("web")["restarts"], 0);
+    s.end();
+    std::fs::remove_dir(&group).unwrap();
+    if killed.is_err() {
+        skip(name, "cgroup.kill needs Linux 5.14");
+    }
+}

@@ -138,6 +138,30 @@ fn who_may_not_is_told_so() {
 }
 
 #[test]
+fn groups_may_look_or_do_as_the_configuration_says() {
+    use std::os::unix::process::CommandExt;
+    let name = "groups_may_look_or_do_as_the_configuration_says";
+    if !root_or_skip(name) {
+        return;
+    }
+    let s = Superd::start(&format!(
+        "control-group = \"bin\"\nstatus-group = \"daemon\"\n{TWO}"
+    ));
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    let (bin, daemon) = (2, 1);
+    let by = |gid, args: &[&str]| run(s.ctl_command(args).uid(65534).gid(gid)).code;
+    assert_eq!(by(daemon, &["status", "web"]), 0);
+    assert_eq!(by(daemon, &["why", "web"]), 0);
+    assert_eq!(by(daemon, &["stop", "web"]), 4);
+    assert_eq!(by(daemon, &["shutdown"]), 4);
+    assert_eq!(s.record("web").count("signal"), 0);
+    assert_eq!(by(bin, &["stop", "web"]), 0);
+    assert_eq!(s.last_end("web")["by"]["uid"], 65534);
+    s.end();
+}
+
+#[test]
 fn waiting_ends_after_the_time_that_the_operator_has() {
     let s = Superd::start(
         r#"
