@@ -59,7 +59,11 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
             close_range,
             "closes what /proc/self/fd lists",
         ),
-        feature("sock_diag", sock_diag(), "reads /proc/net/tcp and udp"),
+        feature(
+            "sock_diag",
+            sock_diag(),
+            "reads /proc/net/tcp and udp instead, which takes longer",
+        ),
         feature(
             "exit status by pidfd (6.15)",
             pidfd_exit(),
@@ -102,38 +106,7 @@ fn clone_into_cgroup() -> bool {
 
 /// NETLINK_SOCK_DIAG with inet_diag behind it: the module is not in every image.
 fn sock_diag() -> bool {
-    use nix::sys::socket::{
-        bind, recv, send, socket, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol,
-        SockType,
-    };
-    use std::os::fd::AsRawFd;
-    let asked = || -> nix::Result<bool> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let kind = SockProtocol::NetlinkSockDiag;
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, kind)?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        // nlmsghdr (16 bytes), then inet_diag_req_v2 (56): all TCP sockets of IPv4 in no
-        // state at all, which is answered by DONE, or by an error where there is no module.
-        let mut request = [0_u8; 72];
-        let parts: [(usize, &[u8]); 4] = [
-            (0, &72_u32.to_ne_bytes()),
-            (4, &20_u16.to_ne_bytes()),    // SOCK_DIAG_BY_FAMILY
-            (6, &0x301_u16.to_ne_bytes()), // NLM_F_REQUEST | NLM_F_DUMP
-            (16, &[libc::AF_INET as u8, libc::IPPROTO_TCP as u8]),
-        ];
-        for (at, bytes) in parts {
-            if let Some(place) = request.get_mut(at..at + bytes.len()) {
-                place.copy_from_slice(bytes);
-            }
-        }
-        send(fd.as_raw_fd(), &request, MsgFlags::empty())?;
-        // The kernel answers within send(2).
-        let mut reply = [0_u8; 64];
-        let n = recv(fd.as_raw_fd(), &mut reply, MsgFlags::MSG_DONTWAIT)?;
-        let [_, _, _, _, t0, t1, ..] = reply;
-        Ok(n >= 16 && i32::from(u16::from_ne_bytes([t0, t1])) == libc::NLMSG_DONE)
-    };
-    asked().unwrap_or(false)
+    super::sock_diag::listeners(&mut Vec::new()).is_ok()
 }
 
 /// Whether a pidfd tells how its process ended. A running process does not give that away,

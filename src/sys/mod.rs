@@ -42,6 +42,7 @@ pub mod peer;
 pub mod pidfd;
 pub mod proc;
 pub mod signals;
+mod sock_diag;
 pub mod spawn;
 pub mod subreaper;
 pub mod timer;

@@ -319,9 +319,18 @@ pub fn parse_listener(transport: Transport, line: &[u8]) -> Option<Listener> {
     })
 }
 
-/// Adds the listening sockets of the network namespace that `pid` (or `self`) lives in. A
-/// line longer than any kernel writes ends the reading.
+/// Adds the listening sockets of the network namespace that `pid` (or `self`) lives in.
 pub fn listeners(pid: &str, found: &mut Vec<Listener>) {
+    let before = found.len();
+    if pid == "self" && super::sock_diag::listeners(found).is_ok() {
+        return;
+    }
+    found.truncate(before);
+    read_listeners(pid, found);
+}
+
+/// The same from /proc/net. A line longer than any kernel writes ends the reading.
+pub(super) fn read_listeners(pid: &str, found: &mut Vec<Listener>) {
     for (file, transport) in [
         ("tcp", Transport::Tcp),
         ("tcp6", Transport::Tcp),
