@@ -94,12 +94,15 @@ impl End {
         } else {
             self.left = left;
             self.phase = Phase::Grace(now + grace);
-            cx.effects.push(Effect::Signal(
-                id,
-                self.run.instance,
-                Signal::TERM,
-                To::Tree,
-            ));
+            // One TERM in all: a second one is what makes servers panic.
+            if !self.stop.as_ref().is_some_and(|s| s.told_tree) {
+                cx.effects.push(Effect::Signal(
+                    id,
+                    self.run.instance,
+                    Signal::TERM,
+                    To::Tree,
+                ));
+            }
         }
         Swept::NotYet
     }

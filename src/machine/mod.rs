@@ -4,12 +4,16 @@
 //! The same inputs give the same outputs.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod cells;
 pub mod crash;
 mod end;
 pub mod event;
 pub mod order;
 pub mod report;
 pub mod restart;
+#[cfg(test)]
+mod rig;
 pub mod service;
 pub mod signal;
 pub mod spec;
@@ -17,4 +21,6 @@ pub mod stop;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod time;

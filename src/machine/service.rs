@@ -12,13 +12,15 @@
 //! | Stopping      | -         | absorbed  | Killing   | -                      | remembered            | Sweeping² | step goes on or ends         | step ends        |
 //! | Killing       | -         | absorbed  | absorbed  | -                      | remembered            | Sweeping² | -                            | KILL again       |
 //! | Sweeping      | -         | absorbed  | KILL tree | -                      | -                     | -         | tree empty: over³            | KILL; look again |
-//! | Backoff       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | Starting         |
+//! | Backoff       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | due⁴             |
 //!
 //! ¹ once the pid is known: an order to spawn has its answer in the same turn.
 //! ² when nothing of the tree is left, straight on to ³.
 //! ³ over: Down when it is not wanted, else what the restart policy says (Starting,
 //!   Backoff, or Down). `Start` in a state that runs is decided above, in `supervisor`,
 //!   by setting want: an instance that is going down ends first (never two).
+//! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
+//!   or lets it wait.
 //!
 //! `want` is the operator's word and survives every state; `pid` exists only in states
 //! in which the process is not reaped.
@@ -216,6 +218,18 @@ pub struct Waiter {
     pub goal: Goal,
 }
 
+impl Waiter {
+    /// It waits for a next instance.
+    pub fn wants_it_up(&self) -> bool {
+        matches!(self.goal, Goal::UpAfter(_))
+    }
+
+    /// It waits for the end of an instance.
+    pub fn wants_it_over(&self) -> bool {
+        matches!(self.goal, Goal::Over(_))
+    }
+}
+
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Goal {
@@ -404,10 +418,13 @@ impl Service {
                     ..Moved::default()
                 }
             }
-            (State::Starting(_), Input::NotSpawned(error)) => self.never_ran(error, now, cx),
+            (State::Starting(run), Input::NotSpawned(error)) if run.pid.is_none() => {
+                self.never_ran(error, now, cx)
+            }
             (
                 State::Down(_)
                 | State::Waiting
+                | State::Starting(_)
                 | State::Up(_)
                 | State::Stopping(..)
                 | State::Killing(..)
@@ -541,11 +558,12 @@ impl Service {
                 self.after_sweep(swept, now, cx)
             }
             (State::Backoff { until, .. }, Input::Timeout) => {
-                if now < *until {
-                    return Moved::default();
+                // The start is the supervisor's to give: what is required may be away.
+                let due = now >= *until;
+                Moved {
+                    state: due,
+                    ..Moved::default()
                 }
-                self.restarts = self.restarts.saturating_add(1);
-                self.begin_start(Origin::Policy, now, cx)
             }
             (
                 State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_),
@@ -556,6 +574,9 @@ impl Service {
 
     fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
         self.instance = Instance(self.instance.0.wrapping_add(1).max(1));
+        if by == Origin::Policy {
+            self.restarts = self.restarts.saturating_add(1);
+        }
         self.says.clear();
         self.order = None;
         self.cycle = false;
@@ -586,7 +607,8 @@ impl Service {
         };
         cx.publish(self.id, happening);
         cx.effects.push(Effect::Release(self.id, self.instance));
-        let mut moved = self.decide_next(how, Duration::ZERO, Some(text.clone()), now, cx);
+        let error = Some(text.clone());
+        let mut moved = self.decide_next(how, Duration::ZERO, error, false, now, cx);
         moved.start_failed = Some(text);
         moved
     }
@@ -626,6 +648,10 @@ impl Service {
     }
 
     fn begin_stop(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
+        if self.spec.stop.steps.is_empty() {
+            // `config` refuses that; should one reach this place, it must not hang.
+            return self.begin_kill(order, now, cx);
+        }
         self.end_reload(cx);
         let schedule = self.spec.stop.clone();
         let Some((run, _, _)) = self.take_run() else {
@@ -823,7 +849,11 @@ impl Service {
             };
             stop.gone(&mut scene);
         }
-        let grace = self.spec.stop.leftover_grace;
+        // As it was when the stop began: a reload does not postpone a KILL.
+        let grace = match &stop {
+            Some(stop) => stop.leftover_grace(),
+            None => self.spec.stop.leftover_grace,
+        };
         let mut end = End::new(run, exit, crash, stop, now);
         let swept = end.begin(self.id, left, killing, grace, now, cx);
         let mut moved = self.enter(State::Sweeping(Box::new(end)), now);
@@ -844,6 +874,7 @@ impl Service {
         };
         let end = *end;
         let instance = end.run.instance;
+        let stopped = end.stop.is_some();
         let error = end.run.exec_error.clone();
         let (report, success) = end.report(&self.spec, now);
         let (verdict, ran) = (report.verdict, report.ran);
@@ -857,7 +888,7 @@ impl Service {
             (None, false) => How::Failure,
         };
         let text = error.map(|e| e.to_string());
-        let mut moved = self.decide_next(how, ran, text.clone(), now, cx);
+        let mut moved = self.decide_next(how, ran, text.clone(), stopped, now, cx);
         moved.over = Some((verdict, how));
         moved.start_failed = text;
         moved
@@ -873,15 +904,17 @@ impl Service {
     }
 
     /// Nothing runs any more: Down, Backoff, or Waiting for the supervisor to start it.
+    /// `stopped`: a stop was under way, so the end is no business of the restart policy.
     fn decide_next(
         &mut self,
         how: How,
         ran: Duration,
         error: Option<String>,
+        stopped: bool,
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {
-        let asked = self.cycle || self.order.is_some();
+        let asked = stopped || self.cycle || self.order.is_some();
         self.cycle = false;
         self.order = None;
         if self.gone || self.want == Want::Down {
@@ -917,12 +950,8 @@ impl Service {
                 };
                 cx.publish(self.id, happening);
                 let until = now + pause;
-                let moved = self.enter(State::Backoff { until, slow, error }, now);
-                match pause.is_zero() {
-                    // At once, not in the next turn of the loop.
-                    true => self.input(now, Input::Timeout, cx),
-                    false => moved,
-                }
+                // Without a pause it is due at once, in this turn of the loop.
+                self.enter(State::Backoff { until, slow, error }, now)
             }
         }
     }

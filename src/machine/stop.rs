@@ -11,7 +11,7 @@ use super::event::{ActionId, Check, Effect, Instance, Outcome, ServiceId};
 use super::report::{Happening, Origin, StepOutcome, StepReport};
 use super::service::Context;
 use super::signal::Signal;
-use super::spec::{Action, Schedule, Step, Until};
+use super::spec::{Action, Schedule, Step, To, Until};
 use super::time::Tick;
 
 /// The first pause between two looks at a condition that sends no event.
@@ -115,9 +115,15 @@ pub struct Stop {
     step_deadline: Tick,
     /// Of the whole stop. Only ever moves earlier: a repeated stop must not postpone the kill.
     deadline: Tick,
-    /// The service said STOPPING=1 before superd had done anything: a rival stops it.
+    /// Signals, commands and requests of ours that have reached the service, or may have.
+    reached: u32,
+    /// The service said STOPPING=1 before any of ours had reached it: a rival stops it.
     rival: bool,
-    /// A step ran into its time limit, or a failed action was passed over.
+    /// The hands are off the service in the present step, because of a rival.
+    held: bool,
+    /// A rival had a whole step's time, in vain: from now on as configured.
+    rival_had_time: bool,
+    /// A step ran into its time limit, or a failed action (not a drain) was passed over.
     pub escalated: bool,
     /// `--now` cut the schedule short.
     pub forced: bool,
@@ -125,6 +131,8 @@ pub struct Stop {
     pub killed: bool,
     /// Signals that the steps have sent.
     pub sent: Vec<Signal>,
+    /// A TERM went to every process besides the main one: leftovers have had theirs.
+    pub told_tree: bool,
     /// The step's action that still runs or may still report.
     action: Option<ActionId>,
     poll: Option<Poll>,
@@ -165,11 +173,15 @@ impl Stop {
             step_began: now,
             step_deadline: now,
             deadline: now + longest,
+            reached: 0,
             rival: scene.says_stopping,
+            held: false,
+            rival_had_time: false,
             escalated: false,
             forced: false,
             killed: false,
             sent: Vec::new(),
+            told_tree: false,
             action: None,
             poll: None,
             what: String::new(),
@@ -222,6 +234,7 @@ impl Stop {
     fn end_step(&mut self, outcome: StepOutcome, scene: &mut Scene<'_, '_>) -> Course {
         if matches!(outcome, StepOutcome::TimedOut) {
             self.escalated = true;
+            self.rival_had_time |= self.held;
         }
         self.close_step(outcome, scene);
         self.step += 1;
@@ -247,9 +260,14 @@ impl Stop {
     pub fn looked(&mut self, scene: &mut Scene<'_, '_>) -> Course {
         match std::mem::replace(&mut self.phase, Phase::Acting) {
             Phase::Looking => self.act(scene),
-            Phase::Doubting(_) if scene.says_stopping => Course::GoesOn,
+            Phase::Doubting(_) if scene.says_stopping => {
+                self.rival |= self.reached == 0;
+                self.held = self.rival;
+                Course::GoesOn
+            }
             Phase::Doubting(why) => {
-                self.escalated = true;
+                // A drain only spares the clients; without it the stop is still orderly.
+                self.escalated |= self.current().is_some_and(|s| s.action != Action::Drain);
                 self.end_step(StepOutcome::Skipped(why), scene)
             }
             phase @ (Phase::Acting | Phase::Settling(_)) => {
@@ -260,11 +278,12 @@ impl Stop {
     }
 
     fn act(&mut self, scene: &mut Scene<'_, '_>) -> Course {
-        // STOPPING=1 before our first action means that somebody else has asked the
-        // service already: a signal on top is what makes it panic. Once a step has
-        // waited in vain, escalation goes on as configured.
-        self.rival |= scene.says_stopping && self.sent.is_empty() && self.steps.is_empty();
-        let hands_off = self.rival && !self.escalated;
+        // STOPPING=1 before anything of ours has reached the service (a drain does not)
+        // means that somebody else has asked it already: a signal on top is what makes
+        // it panic. Once a step has waited in vain, it goes on as configured.
+        self.rival |= scene.says_stopping && self.reached == 0;
+        let hands_off = self.rival && !self.rival_had_time;
+        self.held = hands_off;
         let Some(step) = self.current().cloned() else {
             return Course::Exhausted;
         };
@@ -296,9 +315,15 @@ impl Stop {
             self.action = Some(n);
             n
         };
+        match action {
+            Action::Drain => {}
+            Action::Signal(..) | Action::Run(_) | Action::Http(_) => self.reached += 1,
+        }
         let effect = match action {
             Action::Signal(signal, to) => {
                 self.sent.push(*signal);
+                self.told_tree |=
+                    *signal == Signal::TERM && matches!(to, To::Tree | To::Descendants);
                 Effect::Signal(id, instance, *signal, *to)
             }
             Action::Run(argv) => Effect::Run(id, instance, number(), argv.clone()),
@@ -326,6 +351,12 @@ impl Stop {
 
     /// The condition of the present step holds.
     fn hold(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        let last = self.step + 1 == self.schedule.steps.len();
+        if self.held && last {
+            // KILL comes next: the rival gets the whole wait first.
+            self.poll = None;
+            return Course::GoesOn;
+        }
         let settle = self.current().map_or(Duration::ZERO, |s| s.settle);
         if settle.is_zero() {
             return self.end_step(StepOutcome::Held, scene);
@@ -355,6 +386,7 @@ impl Stop {
 
     /// The service said STOPPING=1.
     pub fn said_stopping(&mut self, scene: &mut Scene<'_, '_>) -> Course {
+        self.rival |= self.reached == 0;
         match self.is_acting_until(|u| *u == Until::Stopping) {
             true => self.hold(scene),
             false => Course::GoesOn,
@@ -412,6 +444,10 @@ impl Stop {
                     error: error.clone(),
                 };
                 scene.cx.publish(scene.id, happening);
+                let drain = self.current().is_some_and(|s| s.action == Action::Drain);
+                if !drain {
+                    self.reached = self.reached.saturating_sub(1);
+                }
                 if acting {
                     self.phase = Phase::Doubting(error);
                     scene.emit(Effect::Check(scene.id, scene.instance, Check::Notify));

@@ -125,7 +125,7 @@ impl Supervisor {
     pub fn handle(&mut self, now: Tick, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Configure { changed, gone, by } => {
-                self.configure(changed, &gone, &by, now);
+                self.configure(changed, &gone, &by, now, effects);
             }
             Event::Request {
                 ticket,
@@ -276,7 +276,7 @@ impl Supervisor {
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
         if moved.state {
-            self.note_move(id);
+            self.note_move(id, effects);
         }
     }
 
@@ -298,10 +298,10 @@ impl Supervisor {
     }
 
     /// The service's state changed: look at it and everybody who may have waited for that.
-    fn note_move(&mut self, id: ServiceId) {
+    fn note_move(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
         let lost = |s: &Service| matches!(s.state, State::Down(Rest::Failed(_) | Rest::Finished));
         if self.services.get(&id).is_some_and(lost) {
-            self.retarget();
+            self.retarget(effects);
         }
         let edges = self.order.of(id);
         let near = edges
@@ -344,9 +344,10 @@ impl Supervisor {
     }
 
     /// Works out for every service whether it is to be up: wanted, and so is everything
-    /// that it requires.
-    fn retarget(&mut self) {
+    /// that it requires. Who waits for a start that will not come is told so.
+    fn retarget(&mut self, effects: &mut Vec<Effect>) {
         let shutting = self.shutdown.is_some();
+        let mut hopeless = Vec::new();
         for (place, id) in self.order.line().iter().enumerate() {
             let needs_met = self.order.of(*id).requires.iter().all(|dep| {
                 let lost =
@@ -360,7 +361,65 @@ impl Supervisor {
             if target != service.target {
                 service.target = target;
                 self.dirty.insert(place);
+                // Who only comes after it need not wait for what will not be.
+                let followers = &self.order.of(*id).followers;
+                self.dirty
+                    .extend(followers.iter().filter_map(|f| self.order.place(*f)));
             }
+            if !target && service.waiters.iter().any(Waiter::wants_it_up) {
+                hopeless.push(*id);
+            }
+        }
+        for id in hopeless {
+            let why = self.why_not_up(id);
+            self.dismiss(id, Waiter::wants_it_up, &why, effects);
+        }
+    }
+
+    /// Why a service is not to be up, for those who wait for it.
+    fn why_not_up(&self, id: ServiceId) -> String {
+        let Some(service) = self.services.get(&id) else {
+            return "it is no longer configured".to_owned();
+        };
+        if self.shutdown.is_some() {
+            return "superd is shutting down".to_owned();
+        }
+        if service.gone {
+            return "it is no longer configured".to_owned();
+        }
+        if service.want == Want::Down {
+            return "somebody else asked for a stop meanwhile".to_owned();
+        }
+        let culprit = |dep: &&ServiceId| {
+            let lost = |d: &Service| !d.target || matches!(d.state, State::Down(_));
+            self.services.get(dep).is_some_and(lost)
+        };
+        let name = self.order.of(id).requires.iter().find(culprit);
+        match name.and_then(|dep| self.services.get(dep)) {
+            Some(dep) if dep.want == Want::Down => {
+                format!("it requires {}, which is stopped", dep.spec.name)
+            }
+            Some(dep) => format!("it requires {}, which is not up", dep.spec.name),
+            None => "something that it requires is not up".to_owned(),
+        }
+    }
+
+    /// Tells some of those who wait that it will not be.
+    fn dismiss(
+        &mut self,
+        id: ServiceId,
+        whom: impl Fn(&Waiter) -> bool,
+        why: &str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let all = std::mem::take(&mut service.waiters);
+        let (away, kept): (Vec<Waiter>, Vec<Waiter>) = all.into_iter().partition(whom);
+        service.waiters = kept;
+        for waiter in away {
+            self.answer(waiter.ticket, Answer::Failed(why.to_owned()), effects);
         }
     }
 
@@ -400,7 +459,7 @@ impl Supervisor {
         let wanted = service.want == Want::Up && !service.gone && self.shutdown.is_none();
         let at_rest = match &service.state {
             State::Waiting | State::Down(Rest::Stopped) => true,
-            State::Backoff { .. } => !service.target || !wanted,
+            State::Backoff { until, .. } => !service.target || now >= *until,
             State::Down(_) => false,
             State::Starting(_)
             | State::Up(_)
@@ -420,7 +479,10 @@ impl Supervisor {
         }
         let missing = self.waits_for(id);
         if service.target && missing.is_empty() {
-            let by = service.start_by.clone();
+            let by = match matches!(service.state, State::Backoff { .. }) {
+                true => Origin::Policy,
+                false => service.start_by.clone(),
+            };
             self.feed(id, Input::Start(by), now, effects);
         } else if !matches!(service.state, State::Waiting) {
             self.wait(id, &missing, now, effects);
@@ -429,6 +491,9 @@ impl Supervisor {
 
     fn wait(&mut self, id: ServiceId, on: &[Rc<str>], now: Tick, effects: &mut Vec<Effect>) {
         if let Some(service) = self.services.get_mut(&id) {
+            if matches!(service.state, State::Backoff { .. }) {
+                service.start_by = Origin::Policy;
+            }
             service.enter(State::Waiting, now);
             service.order = None;
             let on = on.iter().map(|n| n.to_string()).collect();
@@ -460,7 +525,7 @@ impl Supervisor {
         self.order.of(id).followers.iter().any(|f| {
             self.services
                 .get(f)
-                .is_some_and(|s| !s.is_at_rest() && self.is_going_down(s))
+                .is_some_and(|s| !s.is_at_rest() && (!s.is_running() || self.is_going_down(s)))
         })
     }
 
@@ -495,8 +560,11 @@ impl Supervisor {
         gone: &[ServiceId],
         by: &Origin,
         now: Tick,
+        effects: &mut Vec<Effect>,
     ) {
         let mut cycling = Vec::new();
+        let mut retrying = Vec::new();
+        let mut back = Vec::new();
         for (id, spec, change) in changed {
             match self.services.get_mut(&id) {
                 None => {
@@ -507,11 +575,13 @@ impl Supervisor {
                 Some(service) => {
                     if service.gone {
                         service.gone = false;
+                        back.push(id);
                         service.want = if spec.autostart { Want::Up } else { Want::Down };
                     }
                     service.spec = spec;
-                    if change != Change::Policy {
-                        cycling.push(id);
+                    match change {
+                        Change::New | Change::Program => cycling.push(id),
+                        Change::Policy => retrying.push(id),
                     }
                 }
             }
@@ -526,32 +596,47 @@ impl Supervisor {
             }
         }
         self.reorder();
+        for id in back {
+            if self.services.get(&id).is_some_and(|s| s.want == Want::Up) {
+                self.call_off(id, effects);
+            }
+        }
+        for id in retrying {
+            let waits = |s: &Service| matches!(s.state, State::Backoff { .. });
+            if self.services.get(&id).is_some_and(waits) {
+                self.try_afresh(id, by, now);
+            }
+        }
         for id in cycling {
             self.cycle(id, by, now);
             self.try_afresh(id, by, now);
         }
-        self.retarget();
+        self.retarget(effects);
         self.look_at_all();
     }
 
     /// The running instance is to be replaced, and with it those that cannot be without it.
+    /// A list instead of recursion, as for `dirty`.
     fn cycle(&mut self, id: ServiceId, by: &Origin, now: Tick) {
-        let Some(service) = self.services.get_mut(&id) else {
-            return;
-        };
-        if !service.is_running() || service.cycle {
-            return;
-        }
-        service.cycle = true;
-        service.start_by = by.clone();
-        service
-            .order
-            .get_or_insert_with(|| stop::Order::new(by.clone(), now));
-        let because = Origin::Dependency {
-            service: service.spec.name.to_string(),
-        };
-        for dependent in self.order.of(id).dependents.clone() {
-            self.cycle(dependent, &because, now);
+        let mut todo = vec![(id, by.clone())];
+        while let Some((id, by)) = todo.pop() {
+            let Some(service) = self.services.get_mut(&id) else {
+                continue;
+            };
+            if !service.is_running() || service.cycle {
+                continue;
+            }
+            service.cycle = true;
+            service.start_by = by.clone();
+            service
+                .order
+                .get_or_insert_with(|| stop::Order::new(by, now));
+            let because = Origin::Dependency {
+                service: service.spec.name.to_string(),
+            };
+            for dependent in &self.order.of(id).dependents {
+                todo.push((*dependent, because.clone()));
+            }
         }
     }
 
@@ -567,13 +652,13 @@ impl Supervisor {
                 service.enter(State::Down(Rest::Stopped), now);
                 self.list_deadline(id);
             }
+            // What is to be decided soon is decided without the past.
+            State::Waiting | State::Sweeping(_) => service.record.clear(),
             State::Down(Rest::Stopped)
-            | State::Waiting
             | State::Starting(_)
             | State::Up(_)
             | State::Stopping(..)
-            | State::Killing(..)
-            | State::Sweeping(_) => {}
+            | State::Killing(..) => {}
         }
     }
 
@@ -605,6 +690,8 @@ impl Supervisor {
         }
         // First everybody's wish, then the movement: with all wishes known, the order of
         // a stop of everything is seen as a whole.
+        let stays =
+            |early: &Option<Answer>| matches!(early, Some(Answer::Already | Answer::Refused(_)));
         let early: Vec<Option<Answer>> = ids
             .iter()
             .map(|id| self.wish(*id, verb, by, now, effects))
@@ -619,9 +706,9 @@ impl Supervisor {
         if matches!(
             verb,
             Verb::Start | Verb::Stop | Verb::StopNow | Verb::Restart | Verb::RestartNow
-        ) && !early.iter().all(Option::is_some)
+        ) && !early.iter().all(stays)
         {
-            self.retarget();
+            self.retarget(effects);
             if matches!(verb, Verb::StopNow | Verb::RestartNow) {
                 for (id, early) in ids.iter().zip(&early) {
                     if early.is_none() {
@@ -671,20 +758,22 @@ impl Supervisor {
             }
             Verb::Start => {
                 let up = matches!(service.state, State::Up(_)) && !service.cycle;
-                if up && service.want == Want::Up {
+                if up && service.want == Want::Up && service.target {
                     return Some(Answer::Already);
                 }
-                self.want_up(id, by, now);
-                None
+                self.want_up(id, by, now, effects);
+                // Still up: a stop of it, or of what it requires, is called off.
+                up.then_some(Answer::Done(None))
             }
             Verb::Restart | Verb::RestartNow => {
                 let running = service.is_running();
                 service.note_absorbed();
-                self.want_up(id, by, now);
                 if running {
+                    // First: a stop that had not begun is not called off but joined.
                     self.cycle(id, by, now);
                     self.note_force(id, verb == Verb::RestartNow);
                 }
+                self.want_up(id, by, now, effects);
                 None
             }
             Verb::Stop | Verb::StopNow => {
@@ -719,10 +808,11 @@ impl Supervisor {
     }
 
     /// Wants it, and everything that it requires, up.
-    fn want_up(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+    fn want_up(&mut self, id: ServiceId, by: &Origin, now: Tick, effects: &mut Vec<Effect>) {
+        let asked = id;
+        let mut seen = BTreeSet::from([id]);
         let mut todo = vec![(id, by.clone())];
         while let Some((id, by)) = todo.pop() {
-            let first = todo.is_empty();
             self.try_afresh(id, &by, now);
             let Some(service) = self.services.get_mut(&id) else {
                 continue;
@@ -730,21 +820,33 @@ impl Supervisor {
             if service.gone {
                 continue;
             }
-            if service.want == Want::Down || first {
+            if service.want == Want::Down || id == asked {
                 service.start_by = by;
             }
             service.want = Want::Up;
-            if service.is_running() && !service.cycle {
-                // A stop that had not begun is called off.
-                service.order = None;
-            }
             let because = Origin::Dependency {
                 service: service.spec.name.to_string(),
             };
+            self.call_off(id, effects);
             for dep in &self.order.of(id).requires {
-                todo.push((*dep, because.clone()));
+                if seen.insert(*dep) {
+                    todo.push((*dep, because.clone()));
+                }
             }
         }
+    }
+
+    /// A stop that had not begun, because others had to go first, will not begin.
+    fn call_off(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if !service.is_running() || service.cycle {
+            return;
+        }
+        service.order = None;
+        let why = "somebody else asked for a start meanwhile";
+        self.dismiss(id, Waiter::wants_it_over, why, effects);
     }
 
     fn signal(
@@ -854,7 +956,7 @@ impl Supervisor {
                 }
                 service.absorb(absorbed);
             }
-            self.retarget();
+            self.retarget(effects);
         }
         if force {
             self.force_everything(by, now, effects);

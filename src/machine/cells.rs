@@ -1,0 +1,435 @@
+//! Every state under every event, for both wishes, as it is meant to be.
+//!
+//! The table was written from DESIGN, not printed from the machine: where they differ,
+//! one of them is wrong, and each line can be argued about. A line reads
+//!
+//!     event, event ... -> state want: what is done at once
+//!
+//! and `-> -` means that nothing changes and nothing is done. `waiting` and `backoff`
+//! with want = down do not exist: a stop ends them at once, as their `stop` lines say.
+
+use std::rc::Rc;
+
+use super::event::{ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Verb};
+use super::report::{Exit, Origin, SpawnError, Stage};
+use super::rig::{Rig, A, B};
+use super::service::Want;
+use super::signal::Signal;
+use super::spec::{Policy, Reload, Spec};
+use super::testing::spec;
+
+const EVENTS: [&str; 28] = [
+    "start",
+    "stop",
+    "stop-now",
+    "restart",
+    "restart-now",
+    "reload",
+    "hup",
+    "winch",
+    "gone",
+    "program",
+    "policy",
+    "client-gone",
+    "shutdown",
+    "shutdown-now",
+    "spawned",
+    "not-spawned",
+    "execed",
+    "exec-failed",
+    "exited",
+    "exited-left",
+    "looked",
+    "ports-free",
+    "tree-empty",
+    "stopping",
+    "action-ended",
+    "output",
+    "orphan",
+    "timeout",
+];
+
+const TABLE: &str = "
+# down down: it was never started
+start, restart, restart-now -> starting up: spawn a1
+stop, stop-now -> down down: reply already
+reload, hup, winch -> down down: reply refused
+gone -> none none: forget a
+shutdown, shutdown-now -> down down: finish
+program, policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+
+# down up: it has failed and its policy is never
+start, restart, restart-now, program -> starting up: spawn a2
+stop, stop-now -> down down: reply already
+reload, hup, winch -> down up: reply refused
+gone -> none none: forget a
+shutdown, shutdown-now -> down up: finish
+policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+
+# waiting up: it requires b, which is down
+start, restart, restart-now -> waiting up: spawn b1
+stop, stop-now -> down down: reply done
+reload, hup, winch -> waiting up: reply refused
+gone -> none none: forget a
+shutdown, shutdown-now -> down up: finish
+program, policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+
+# starting up: ordered, not forked yet
+start, restart, restart-now, program, policy, client-gone -> -
+stop, stop-now, gone -> starting down:
+reload, hup, winch -> starting up: reply refused
+shutdown, shutdown-now -> -
+spawned -> -
+not-spawned -> backoff up: release a1
+execed -> up up:
+exec-failed -> -
+exited -> starting up: release a1, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+
+# forked up: forked, not executing yet
+start, policy, client-gone -> -
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup, winch -> starting up: reply refused
+spawned, not-spawned, exec-failed -> -
+execed -> up up:
+exited -> starting up: release a1, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+
+# starting down: a stop came before the fork
+start -> starting up: reply failed
+restart, restart-now -> starting up:
+stop, stop-now, gone, program, policy, client-gone, shutdown, shutdown-now -> -
+reload, hup, winch -> starting down: reply refused
+spawned -> stopping down: look notify a1
+not-spawned -> down down: release a1, reply done
+execed -> stopping down: look notify a1
+exec-failed -> -
+exited -> down down: release a1, reply done, exited by itself
+exited-left -> sweeping down: TERM to tree of a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+
+# up up
+start -> up up: reply already
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup -> up up: HUP a1, reply done
+winch -> up up: WINCH a1, reply done
+policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: release a1, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+
+# up down: its stop waits for b, which requires it and goes first
+start -> up up: reply failed, reply done
+restart -> up up:
+stop, gone, program, policy, client-gone, shutdown -> -
+stop-now -> killing down: kill a1
+restart-now -> killing up: kill a1
+shutdown-now -> killing down: kill b1, kill a1
+reload, hup -> up down: HUP a1, reply done
+winch -> up down: WINCH a1, reply done
+spawned, not-spawned, execed, exec-failed -> -
+exited -> down down: release a1, reply done, exited by itself
+exited-left -> sweeping down: TERM to tree of a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+timeout -> up down: kill b1
+
+# stopping down: TERM was sent
+start, restart -> stopping up:
+stop, gone, program, policy, client-gone, shutdown -> -
+stop-now, shutdown-now, timeout -> killing down: kill a1
+restart-now -> killing up: kill a1
+reload, hup -> stopping down: reply refused
+winch -> stopping down: WINCH a1, reply done
+spawned, not-spawned, execed, exec-failed -> -
+exited -> sweeping down: look ports a1
+exited-left -> sweeping down: TERM to tree of a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+
+# stopping up: TERM was sent, for a restart
+stop, gone -> stopping down: reply failed
+stop-now -> killing down: reply failed, kill a1
+shutdown -> stopping up: reply failed
+shutdown-now -> killing up: reply failed, kill a1
+start, restart, program, policy, client-gone -> -
+restart-now, timeout -> killing up: kill a1
+reload, hup -> stopping up: reply refused
+winch -> stopping up: WINCH a1, reply done
+spawned, not-spawned, execed, exec-failed -> -
+exited -> sweeping up: look ports a1
+exited-left -> sweeping up: TERM to tree of a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+
+# killing down
+start, restart, restart-now -> killing up:
+stop, stop-now, gone, program, policy, client-gone, shutdown, shutdown-now -> -
+reload, hup, winch -> killing down: reply refused
+spawned, not-spawned, execed, exec-failed -> -
+exited -> sweeping down: look ports a1
+exited-left -> sweeping down: kill a1, look tree a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+timeout -> killing down: kill a1
+
+# killing up: for a restart
+stop, stop-now, gone -> killing down: reply failed
+shutdown, shutdown-now -> killing up: reply failed
+start, restart, restart-now, program, policy, client-gone -> -
+reload, hup, winch -> killing up: reply refused
+spawned, not-spawned, execed, exec-failed -> -
+exited -> sweeping up: look ports a1
+exited-left -> sweeping up: kill a1, look tree a1
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+timeout -> killing up: kill a1
+
+# sweeping down: stopped, and one process is left, which had its TERM
+start, restart -> sweeping up:
+restart-now -> sweeping up: kill a1, look tree a1
+stop, gone, program, policy, client-gone, shutdown -> -
+stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
+reload, hup, winch -> sweeping down: reply refused
+spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+looked, ports-free, stopping, action-ended, output -> -
+tree-empty -> sweeping down: look ports a1
+orphan, timeout -> sweeping down: look tree a1
+
+# sweeping up: it ended by itself and left a process, which had its TERM
+start, restart, program, policy, client-gone, shutdown -> -
+stop, gone -> sweeping down:
+stop-now -> sweeping down: kill a1, look tree a1
+restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
+reload, hup, winch -> sweeping up: reply refused
+spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+looked, ports-free, stopping, action-ended, output -> -
+tree-empty -> starting up: release a1, spawn a2
+orphan, timeout -> sweeping up: look tree a1
+
+# backoff up: the second failure in a row
+start, restart, restart-now, program, policy, timeout -> starting up: spawn a3
+stop, stop-now -> down down: reply done
+gone -> none none: forget a
+reload, hup, winch -> backoff up: reply refused
+shutdown, shutdown-now -> down up: finish
+client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+";
+
+fn plain() -> Spec {
+    Spec {
+        reload: Some(Reload::Signal(Signal::HUP)),
+        ..spec("a")
+    }
+}
+
+fn off(mut spec: Spec) -> Spec {
+    spec.autostart = false;
+    spec
+}
+
+fn up() -> Rig {
+    Rig::new(vec![plain()])
+}
+
+/// A start that the test answers, as far as the order to fork.
+fn ordered() -> Rig {
+    let mut rig = Rig::bare();
+    rig.slow_start = true;
+    rig.configure(vec![plain()]);
+    rig
+}
+
+fn after(mut rig: Rig, what: impl FnOnce(&mut Rig)) -> Rig {
+    what(&mut rig);
+    rig
+}
+
+/// Brings a service into the state of that heading, through events only.
+fn reach(heading: &str) -> Rig {
+    let needs_b = Spec {
+        requires: vec![B],
+        ..plain()
+    };
+    let needs_a = Spec {
+        requires: vec![A],
+        ..spec("b")
+    };
+    let never = after(up(), |r| {
+        let mut spec = plain();
+        spec.restart.policy = Policy::Never;
+        r.change(A, spec, Change::Policy);
+    });
+    let mut rig = match heading {
+        "down down" => Rig::new(vec![off(plain())]),
+        "down up" => after(never, |r| r.exits(A, Exit::Code(1), 0)),
+        "waiting up" => Rig::new(vec![needs_b, off(spec("b"))]),
+        "starting up" => ordered(),
+        "forked up" => after(ordered(), |r| {
+            r.hear(Event::Spawned(A, Instance(1), Pid(7)));
+        }),
+        "starting down" => after(ordered(), |r| {
+            r.ask(A, Verb::Stop);
+        }),
+        "up up" => up(),
+        "up down" => after(Rig::new(vec![plain(), needs_a]), |r| {
+            r.ask(A, Verb::Stop);
+        }),
+        "stopping down" => after(up(), |r| {
+            r.ask(A, Verb::Stop);
+        }),
+        "stopping up" => after(up(), |r| {
+            r.ask(A, Verb::Restart);
+        }),
+        "killing down" => after(up(), |r| {
+            r.ask(A, Verb::StopNow);
+        }),
+        "killing up" => after(up(), |r| {
+            r.ask(A, Verb::RestartNow);
+        }),
+        "sweeping down" => after(up(), |r| {
+            r.ask(A, Verb::Stop);
+            r.exits(A, Exit::Code(0), 1);
+        }),
+        "sweeping up" => after(up(), |r| r.exits(A, Exit::Code(1), 1)),
+        "backoff up" => after(up(), |r| {
+            r.exits(A, Exit::Code(1), 0);
+            r.exits(A, Exit::Code(1), 0);
+        }),
+        other => panic!("no such heading: {other}"),
+    };
+    // From here on nothing is answered but by the event under test.
+    rig.slow_start = true;
+    rig.silent = true;
+    rig.did();
+    rig
+}
+
+fn error(stage: Stage, errno: i32) -> SpawnError {
+    SpawnError {
+        stage,
+        thing: String::new(),
+        errno,
+        cause: String::new(),
+    }
+}
+
+fn happen(rig: &mut Rig, event: &str) {
+    let service = rig.at(A);
+    let (i, spec) = (service.instance, service.spec.clone());
+    let configure = |changed, gone| Event::Configure {
+        changed,
+        gone,
+        by: Origin::Config,
+    };
+    let exited = |left| Event::Exited {
+        service: A,
+        instance: i,
+        exit: Exit::Code(1),
+        crash: None,
+        left,
+    };
+    let verb = match event {
+        "start" => Some(Verb::Start),
+        "stop" => Some(Verb::Stop),
+        "stop-now" => Some(Verb::StopNow),
+        "restart" => Some(Verb::Restart),
+        "restart-now" => Some(Verb::RestartNow),
+        "reload" => Some(Verb::Reload),
+        "hup" => Some(Verb::Signal(Signal::HUP)),
+        "winch" => Some(Verb::Signal(Signal(libc::SIGWINCH))),
+        _ => None,
+    };
+    if let Some(verb) = verb {
+        rig.ask(A, verb);
+        return;
+    }
+    rig.hear(match event {
+        "gone" => configure(Vec::new(), vec![A]),
+        "program" => configure(vec![(A, spec, Change::Program)], Vec::new()),
+        "policy" => configure(vec![(A, Rc::clone(&spec), Change::Policy)], Vec::new()),
+        "client-gone" => Event::ClientGone(1),
+        "shutdown" => return rig.shut_down(false),
+        "shutdown-now" => return rig.shut_down(true),
+        "spawned" => Event::Spawned(A, i, Pid(7)),
+        "not-spawned" => Event::NotSpawned(A, i, error(Stage::Fork, libc::EAGAIN)),
+        "execed" => Event::Execed(A, i),
+        "exec-failed" => Event::ExecFailed(A, i, error(Stage::Exec, libc::ENOENT)),
+        "exited" => exited(0),
+        "exited-left" => exited(1),
+        "looked" => Event::Checked(A, i, Check::Notify, Found(0)),
+        "ports-free" => Event::Checked(A, i, Check::Ports, Found(0)),
+        "tree-empty" => Event::Checked(A, i, Check::Tree, Found(0)),
+        "stopping" => Event::Notified(A, i, Notice::Stopping),
+        "action-ended" => Event::ActionEnded(A, i, ActionId(99), Outcome::Done),
+        "output" => Event::OutputMatched(A, i),
+        "orphan" => Event::OrphanReaped,
+        "timeout" => return rig.wake(),
+        other => panic!("no such event: {other}"),
+    });
+}
+
+fn outcome(rig: &mut Rig) -> String {
+    let place = match rig.machine.service(A) {
+        None => "none none".to_owned(),
+        Some(s) => {
+            let want = match s.want {
+                Want::Up => "up",
+                Want::Down => "down",
+            };
+            format!("{} {want}", rig.state(A))
+        }
+    };
+    let unnumbered = |d: String| match d.split_once(": ") {
+        Some((reply, text)) if reply.starts_with("reply") => format!("reply {text}"),
+        _ => d,
+    };
+    let did: Vec<String> = rig.did().into_iter().map(unnumbered).collect();
+    format!("{place}: {}", did.join(", ")).trim_end().to_owned()
+}
+
+#[test]
+fn every_state_and_want_under_every_event() {
+    let mut wrong = Vec::new();
+    let mut cells = 0;
+    for block in TABLE.split("\n# ").skip(1) {
+        let mut lines = block.lines();
+        let heading = lines.next().unwrap().split(':').next().unwrap();
+        let mut seen = Vec::new();
+        for line in lines.filter(|l| !l.is_empty()) {
+            let (events, expected) = line.split_once(" -> ").unwrap();
+            for event in events.split(", ") {
+                seen.push(event);
+                cells += 1;
+                let mut rig = reach(heading);
+                let before = outcome(&mut rig);
+                happen(&mut rig, event);
+                let got = outcome(&mut rig);
+                let wanted = match expected {
+                    "-" => &before,
+                    other => other,
+                };
+                if got != wanted {
+                    wrong.push(format!("{heading}, {event}: `{got}`, not `{wanted}`"));
+                }
+            }
+        }
+        for event in EVENTS {
+            let times = seen.iter().filter(|s| **s == event).count();
+            assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
+        }
+    }
+    assert_eq!(cells, 15 * EVENTS.len());
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
