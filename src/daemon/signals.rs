@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use nix::fcntl::OFlag;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::latch::{Bit, Latch, Seen};
 use crate::machine::report::Origin;
@@ -92,19 +93,19 @@ pub fn who_forced() -> Option<Origin> {
 /// Runs in a signal handler: atomics and at most one write(2).
 fn handle(signal: i32, pid: i32, uid: u32) {
     let bit = match signal {
-        libc::SIGTERM | libc::SIGINT => {
+        SIGTERM | SIGINT => {
             FIRST_STOP.note(signal, pid, uid);
             Bit::Stop
         }
-        libc::SIGQUIT if QUIT_IS_PASSED_ON.load(Ordering::Relaxed) => Bit::Quit,
-        libc::SIGQUIT => {
+        SIGQUIT if QUIT_IS_PASSED_ON.load(Ordering::Relaxed) => Bit::Quit,
+        SIGQUIT => {
             FIRST_FORCE.note(signal, pid, uid);
             Bit::Force
         }
-        libc::SIGHUP => Bit::Reload,
-        libc::SIGCHLD => Bit::Reap,
-        libc::SIGUSR1 => Bit::Dump,
-        libc::SIGUSR2 => Bit::Upgrade,
+        SIGHUP => Bit::Reload,
+        SIGCHLD => Bit::Reap,
+        SIGUSR1 => Bit::Dump,
+        SIGUSR2 => Bit::Upgrade,
         _ => return,
     };
     if LATCH.request(bit) == Seen::First {
@@ -134,15 +135,7 @@ impl Wakeup {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         WAKE.store(write.as_raw_fd(), Ordering::Relaxed);
         QUIT_IS_PASSED_ON.store(pass_quit_on, Ordering::Relaxed);
-        for signal in [
-            libc::SIGTERM,
-            libc::SIGINT,
-            libc::SIGQUIT,
-            libc::SIGHUP,
-            libc::SIGCHLD,
-            libc::SIGUSR1,
-            libc::SIGUSR2,
-        ] {
+        for signal in [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGCHLD, SIGUSR1, SIGUSR2] {
             signals::on(signal, handle)?;
         }
         Ok(Wakeup {

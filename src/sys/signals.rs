@@ -13,7 +13,7 @@ pub type Handler = fn(signal: i32, pid: i32, uid: u32);
 
 /// Installs a handler for this signal, for good. Refused for KILL, STOP, ILL, FPE, SEGV.
 pub fn on(signal: i32, handler: Handler) -> io::Result<()> {
-    if signal_hook_registry::FORBIDDEN.contains(&signal) {
+    if signal_hook::consts::FORBIDDEN.contains(&signal) {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let action = move |info: &libc::siginfo_t| {
