@@ -121,7 +121,7 @@ fn a_twin_of_quic_go_is_back_after_each_second_client() {
     let s = Superd::start(
         r#"
         [service.quic]
-        command = [$TWIN:quic, "secondclient", "--listen", "$HOST:443"]
+        command = [$TWIN:quic, "secondclient", "--listen", "$HOST:8443"]
         restart-delay = "1ms"
         max-delay = "1ms"
         crash-loop = { burst = 1000, within = "1m", retry = "1m" }
@@ -131,7 +131,8 @@ fn a_twin_of_quic_go_is_back_after_each_second_client() {
     for round in 1..=20 {
         s.wait_record("quic", "start", round);
         for _ in 0..2 {
-            let mut stream = std::net::TcpStream::connect(format!("{}:443", s.place.host)).unwrap();
+            let mut stream =
+                std::net::TcpStream::connect(format!("{}:8443", s.place.host)).unwrap();
             stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
             stream.read_to_end(&mut Vec::new()).ok(); // it dies with its second client
         }

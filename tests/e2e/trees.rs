@@ -311,7 +311,7 @@ fn processes_that_never_stay_are_caught_with_cgroups() {
         Flavour::Cgroups,
         r#"
         [service.hop]
-        command = [$TWIN:hop, "hop", "20"]
+        command = [$TWIN:hop, "hop", "10"]
         leftover-grace = "10ms"
         "#,
     );
