@@ -18,6 +18,7 @@ mod latch;
 fn the_latch_is_modelled_with_loom() {}
 
 #[cfg(loom)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod models {
     use loom::sync::atomic::{AtomicU32, Ordering};
     use loom::sync::Arc;

@@ -2,7 +2,8 @@
 //! reloads, a virtual clock, and the promises checked after every step.
 //!
 //!     cargo test --test sim                                   a short run
-//!     SUPERD_SIM_STEPS=1000000 cargo test --release --test sim
+//!     SUPERD_SIM_STEPS=1000000 cargo test --test sim          ten seconds or two; the release
+//!                                                             profile takes longer to link
 //!     SUPERD_SIM_SEED=0x1234 cargo test --test sim a_million  the one episode of that seed
 //!
 //! A failure names the seed of its episode and shows what happened last.

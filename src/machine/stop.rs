@@ -452,6 +452,11 @@ impl Stop {
                 if !drain {
                     self.reached = self.reached.saturating_sub(1);
                 }
+                if scene.says_stopping && self.reached == 0 {
+                    // It stops, and not because of us.
+                    self.rival = true;
+                    self.held = !self.rival_had_time;
+                }
                 if acting {
                     self.phase = Phase::Doubting(error);
                     scene.emit(Effect::Check(scene.id, scene.instance, Check::Notify));
@@ -479,7 +484,15 @@ impl Stop {
         let now = scene.now;
         match self.phase {
             Phase::Looking | Phase::Doubting(_) => Course::GoesOn,
-            Phase::Settling(until) if now >= until => self.end_step(StepOutcome::Held, scene),
+            Phase::Settling(until) if now >= until => {
+                let last = self.step + 1 == self.schedule.steps.len();
+                if self.held && last && now < self.step_deadline {
+                    // As in `hold`; the rival was found out after the condition held.
+                    self.phase = Phase::Acting;
+                    return Course::GoesOn;
+                }
+                self.end_step(StepOutcome::Held, scene)
+            }
             Phase::Settling(_) => Course::GoesOn,
             Phase::Acting if now >= self.step_deadline => {
                 self.end_step(StepOutcome::TimedOut, scene)

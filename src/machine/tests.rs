@@ -873,3 +873,26 @@ fn a_stop_that_needed_its_second_step_is_clean_after_escalation() {
     rig.exits(A, Exit::Signal(Signal::QUIT), 0);
     assert_eq!(rig.report().verdict, Verdict::CleanAfterEscalation);
 }
+
+#[test]
+fn a_rival_found_out_while_the_last_step_settles_gets_the_rest_of_the_wait() {
+    let mut s = spec("a");
+    let stop = Action::Run(vec!["stop".to_owned()].into());
+    let mut last = step(stop, Until::Log("bye".into()), 5_000);
+    last.settle = ms(200);
+    s.stop = schedule(vec![last]);
+    let mut rig = Rig::new(vec![s]);
+    rig.ask(A, Verb::Stop);
+    let instance = rig.at(A).instance;
+    rig.hear(Event::OutputMatched(A, instance));
+    rig.says_stopping(A);
+    rig.action_ends(A, 1, Outcome::Impossible("refused".to_owned()));
+    rig.pass(4_999);
+    assert_eq!(
+        rig.count("kill a1"),
+        0,
+        "it was not ours that it says goodbye to"
+    );
+    rig.pass(1);
+    assert_eq!(rig.count("kill a1"), 1);
+}
