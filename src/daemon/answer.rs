@@ -29,7 +29,10 @@ impl Reactor {
             } => {
                 self.hear_request(ticket, &request, &peer);
             }
-            ClientEvent::Gone(client) => self.feed(Event::ClientGone(client)),
+            ClientEvent::Gone(client) => {
+                self.awaiting_end.retain(|ticket| ticket.client != client);
+                self.feed(Event::ClientGone(client));
+            }
             ClientEvent::Refused { peer, verb, more } => {
                 let mut text = format!("control: refused {}", peer.origin());
                 match verb {
@@ -146,9 +149,9 @@ impl Reactor {
     }
 
     fn shutdown_by(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
-        super::signals::LATCH.request(Bit::Stop);
+        self.note_asked(Bit::Stop);
         if request.now {
-            super::signals::LATCH.request(Bit::Force);
+            self.note_asked(Bit::Force);
         }
         match request.wait {
             true => self.awaiting_end.push(ticket),

@@ -37,7 +37,7 @@ use super::token::Source;
 use super::trees::Trees;
 use crate::config::model::{Config, Daemon, Output};
 use crate::control::reply::Reply;
-use crate::latch::{Bit, Phase, Taken};
+use crate::latch::{Bit, Phase, Seen, Taken};
 use crate::machine::event::{ActionId, Effect, Event, Instance, Notice, Pid, ServiceId, Ticket};
 use crate::machine::report::{Happening, Origin};
 use crate::machine::signal::Signal;
@@ -128,6 +128,7 @@ pub struct Reactor {
     pub(super) awaiting_end: Vec<Ticket>,
     /// Children were left unreaped when the budget of a turn was used up.
     pub(super) reap_again: bool,
+    /// Of the requests that the latch has absorbed, those that the machine knows of.
     absorbed: u32,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
@@ -366,6 +367,14 @@ impl Reactor {
             wait: crate::machine::event::Wait::No,
             by,
         });
+    }
+
+    /// A client asks for superd's end. What the latch counts for it is told to the machine
+    /// with the request itself, and must not be told once more by [`Reactor::heed`].
+    pub(super) fn note_asked(&mut self, bit: Bit) {
+        if LATCH.request(bit) == Seen::Again {
+            self.absorbed = self.absorbed.saturating_add(1);
+        }
     }
 
     pub(super) fn begin_shutdown(&mut self, force: bool, by: Option<Origin>) {
