@@ -626,8 +626,11 @@ impl Reactor {
             if clients.is_flushed() || now >= until {
                 return;
             }
-            if self.poll.poll(events, Some(until - now)).is_err() {
-                return;
+            match self.poll.poll(events, Some(until - now)) {
+                // A late signal: those who have not been answered yet are still there.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+                Ok(()) => {}
             }
             for event in events.iter() {
                 if let Some(source @ Source::Client(_)) = Source::of(event.token()) {
