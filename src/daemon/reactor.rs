@@ -557,8 +557,12 @@ impl Reactor {
         };
         let mut heard = std::mem::take(&mut self.heard);
         notify.drain(&mut heard);
+        // Without cgroups each look goes through all of /proc: a process that sends a
+        // thousand messages is looked for once.
+        let mut owners = BTreeMap::new();
         for (pid, notice) in heard.drain(..) {
-            let Some((service, instance)) = self.trees.owner(pid) else {
+            let owner = *owners.entry(pid).or_insert_with(|| self.trees.owner(pid));
+            let Some((service, instance)) = owner else {
                 continue;
             };
             if let Notice::MainPid(main) = notice {
