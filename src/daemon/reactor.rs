@@ -72,6 +72,8 @@ pub struct Options {
     pub mode: Mode,
     /// The main configuration file; none in wrap mode.
     pub config: Option<PathBuf>,
+    /// `log = "auto"` means standard error.
+    pub foreground: bool,
 }
 
 /// A start whose execve(2) has not been reported yet.
@@ -442,6 +444,7 @@ impl Reactor {
 
     /// Takes over a configuration; a sentence that says what changed.
     pub fn configure(&mut self, config: Config, by: Origin) -> String {
+        let log = self.registry.daemon().log;
         let delta = self.registry.apply(config);
         let daemon = self.registry.daemon().clone();
         let changed = delta.changed.len();
@@ -454,6 +457,9 @@ impl Reactor {
         self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
         self.logs.set_ring(daemon.ring);
         if by != Origin::Config {
+            if daemon.log != log {
+                self.sink.redirect(daemon.log, self.options.foreground);
+            }
             // At the start there is nothing to compare with.
             for line in delta.now.iter().chain(&delta.next_start) {
                 self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
