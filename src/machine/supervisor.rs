@@ -1,6 +1,6 @@
 //! All services together: wishes, order, and who is told what.
 //!
-//! A wish sets `want` (and `cycle`, for a restart); [`Supervisor::settle`] then brings
+//! A wish sets `want` (and `cycle`, for a restart); `settle` then brings
 //! each service towards what is wanted, as far as the order allows. Facts go to the
 //! service they are about, and then to its neighbours.
 
