@@ -282,7 +282,7 @@ fn the_log_goes_to_syslog_which_may_come_and_go() {
         r#"
         log = "syslog"
         [service.talker]
-        command = ["/bin/sh", "-c", "while read line <$DIR/say; do echo $line; done"]
+        command = ["/bin/sh", "-c", "exec <>$DIR/say; while read line; do echo $line; done"]
         "#,
     );
     std::fs::create_dir(place.file("dev")).unwrap();
