@@ -2,7 +2,7 @@
 //!
 //! [`Lines`] cuts a byte stream into lines and never holds more than its cap, whatever
 //! the other side sends; a longer line is thrown away up to its newline and reported
-//! once. [`Decoder`] makes requests of them. Nothing here reads or writes a socket. Its
+//! once. [`decode_line`] makes a request of one. Nothing here reads or writes a socket. Its
 //! length is that of its tests: this is what hostile clients meet first.
 
 use std::fmt;
@@ -60,12 +60,30 @@ impl Lines {
         self.cap - (self.buf.len() - self.start)
     }
 
+    /// Whether [`Lines::next_line`] would find a whole line. Costs nothing after it has
+    /// returned `None`.
+    pub fn has_line(&self) -> bool {
+        self.newline().is_some()
+    }
+
+    /// Whether the bytes that wait are the beginning of a line and no more.
+    pub fn is_partial(&self) -> bool {
+        self.start < self.buf.len() && !self.has_line()
+    }
+
+    /// Where the first newline is that was not handed out yet.
+    fn newline(&self) -> Option<usize> {
+        let from = self.scanned.max(self.start);
+        let fresh = self.buf.get(from..).unwrap_or_default();
+        memchr::memchr(b'\n', fresh).map(|at| from + at)
+    }
+
     /// Takes bytes in and returns how many it took: fewer than all of them when lines
     /// wait to be fetched with [`Lines::next_line`].
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let mut rest = bytes;
         if self.discarding {
-            let Some(end) = rest.iter().position(|b| *b == b'\n') else {
+            let Some(end) = memchr::memchr(b'\n', rest) else {
                 return bytes.len();
             };
             self.discarding = false;
@@ -92,10 +110,7 @@ impl Lines {
     /// The next complete line; `None` when more bytes are needed.
     pub fn next_line(&mut self) -> Option<Line<'_>> {
         let begin = self.start;
-        let from = self.scanned.max(begin);
-        let fresh = self.buf.get(from..).unwrap_or_default();
-        if let Some(at) = fresh.iter().position(|b| *b == b'\n') {
-            let end = from + at;
+        if let Some(end) = self.newline() {
             self.start = end + 1;
             self.scanned = self.start;
             return self.buf.get(begin..end).map(Line::Whole);
@@ -114,21 +129,6 @@ impl Lines {
         }
         None
     }
-}
-
-/// Makes requests of a byte stream. For anything that is sent to it, it answers with
-/// requests and [`BadLine`]s, and never holds more than [`LINE_CAP`] bytes.
-///
-/// ```
-/// use superd::control::codec::Decoder;
-/// let mut decoder = Decoder::new();
-/// decoder.push(b"{\"v\":1,\"id\":7,\"do\":\"status\"}\n");
-/// assert_eq!(decoder.next_line().unwrap().unwrap().id, 7);
-/// assert!(decoder.next_line().is_none());
-/// ```
-#[derive(Debug)]
-pub struct Decoder {
-    lines: Lines,
 }
 
 /// A line that is no request.
@@ -167,59 +167,23 @@ impl BadLine {
     }
 }
 
-impl Default for Decoder {
-    fn default() -> Self {
-        Decoder::new()
-    }
-}
-
-impl Decoder {
-    /// For a new connection.
-    pub fn new() -> Decoder {
-        Decoder {
-            lines: Lines::new(LINE_CAP),
-        }
-    }
-
-    /// How many bytes [`Decoder::push`] is sure to take now: read at most so many from
-    /// the socket and nothing is ever left over. Never 0 after [`Decoder::next_line`]
-    /// returned `None`.
-    pub fn room(&self) -> usize {
-        self.lines.room()
-    }
-
-    /// Takes bytes in and returns how many it took; see [`Lines::push`].
-    pub fn push(&mut self, bytes: &[u8]) -> usize {
-        self.lines.push(bytes)
-    }
-
-    /// The next request or bad line; `None` when more bytes are needed. Blank lines are skipped.
-    pub fn next_line(&mut self) -> Option<Result<Request, BadLine>> {
-        loop {
-            match self.lines.next_line()? {
-                Line::Whole(line) if line.iter().all(u8::is_ascii_whitespace) => {}
-                Line::Whole(line) => return Some(decode_request(line)),
-                Line::TooLong(head) => {
-                    return Some(Err(BadLine::TooLong {
-                        id: find_id(head).unwrap_or(0),
-                    }))
-                }
-            }
-        }
-    }
-
-    /// `push` and `next_line` until all bytes are taken and all lines handed out.
-    pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Result<Request, BadLine>)) {
-        loop {
-            let taken = self.push(bytes);
-            bytes = bytes.get(taken..).unwrap_or_default();
-            while let Some(line) = self.next_line() {
-                each(line);
-            }
-            if bytes.is_empty() {
-                return;
-            }
-        }
+/// What a line asks for, or what is wrong with it; `None`: it is blank.
+///
+/// ```
+/// use superd::control::codec::{decode_line, Lines};
+/// let mut lines = Lines::new(superd::control::request::LINE_CAP);
+/// lines.push(b"{\"v\":1,\"id\":7,\"do\":\"status\"}\n");
+/// let asked = decode_line(lines.next_line().unwrap()).unwrap();
+/// assert_eq!(asked.unwrap().id, 7);
+/// assert!(lines.next_line().is_none());
+/// ```
+pub fn decode_line(line: Line<'_>) -> Option<Result<Request, BadLine>> {
+    match line {
+        Line::Whole(line) if line.iter().all(u8::is_ascii_whitespace) => None,
+        Line::Whole(line) => Some(decode_request(line)),
+        Line::TooLong(head) => Some(Err(BadLine::TooLong {
+            id: find_id(head).unwrap_or(0),
+        })),
     }
 }
 
@@ -324,6 +288,41 @@ mod tests {
     };
     use crate::machine::signal::Signal;
     use std::time::Duration;
+
+    /// A connection as these tests see it: bytes in, requests and bad lines out.
+    struct Decoder {
+        lines: Lines,
+    }
+
+    impl Decoder {
+        fn new() -> Decoder {
+            Decoder {
+                lines: Lines::new(LINE_CAP),
+            }
+        }
+
+        fn next_line(&mut self) -> Option<Result<Request, BadLine>> {
+            loop {
+                if let Some(line) = decode_line(self.lines.next_line()?) {
+                    return Some(line);
+                }
+            }
+        }
+
+        /// Until all bytes are taken and all lines handed out.
+        fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Result<Request, BadLine>)) {
+            loop {
+                let taken = self.lines.push(bytes);
+                bytes = bytes.get(taken..).unwrap_or_default();
+                while let Some(line) = self.next_line() {
+                    each(line);
+                }
+                if bytes.is_empty() {
+                    return;
+                }
+            }
+        }
+    }
 
     fn all(bytes: &[u8]) -> Vec<Result<Request, BadLine>> {
         let mut found = Vec::new();
@@ -441,12 +440,12 @@ mod tests {
         let mut decoder = Decoder::new();
         let one = b"{\"v\":1,\"id\":2,\"do\":\"plan\"}\n";
         let many = one.repeat(2000);
-        let taken = decoder.push(&many);
+        let taken = decoder.lines.push(&many);
         assert_eq!(taken, LINE_CAP);
-        assert_eq!(decoder.push(&many), 0);
-        assert_eq!(decoder.room(), 0);
+        assert_eq!(decoder.lines.push(&many), 0);
+        assert_eq!(decoder.lines.room(), 0);
         assert!(decoder.next_line().is_some());
-        assert_eq!(decoder.push(&many), one.len());
+        assert_eq!(decoder.lines.push(&many), one.len());
     }
 
     #[test]

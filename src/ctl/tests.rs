@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::control::codec::{encode_reply, Decoder, REPLY_CAP};
+use crate::control::codec::{decode_line, encode_reply, Line, REPLY_CAP};
 use crate::control::reply::{LogLine, Status, StopStatus};
 use crate::control::request::{Request, Verb};
 use crate::machine::report::Verdict;
@@ -68,9 +68,7 @@ impl Peer {
         if self.reader.read_line(&mut line).unwrap_or(0) == 0 {
             return None;
         }
-        let mut decoder = Decoder::new();
-        decoder.push(line.as_bytes());
-        Some(decoder.next_line().unwrap().unwrap())
+        Some(decode_line(Line::Whole(line.as_bytes())).unwrap().unwrap())
     }
 
     fn say(&mut self, reply: &Reply) {

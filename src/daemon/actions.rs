@@ -15,7 +15,7 @@ use super::token::Source;
 use crate::machine::event::{ActionId, Instance, Outcome, ServiceId};
 use crate::machine::spec::{Http, HttpAddress};
 
-/// The longest response head that is read.
+/// The most of a response that is read, interim ones included.
 const HEAD_CAP: usize = 8 * 1024;
 
 /// HTTP requests at a time; one per service that is stopping.
@@ -57,8 +57,8 @@ enum State {
     Connecting,
     /// From this byte on it is still to be sent.
     Sending(Vec<u8>, usize),
-    /// The response so far.
-    Reading(Vec<u8>),
+    /// The response so far without its interim parts, and how many bytes came in all.
+    Reading(Vec<u8>, usize),
 }
 
 enum Stream {
@@ -173,7 +173,7 @@ impl Request {
     fn reached(&self) -> bool {
         match &self.state {
             State::Connecting | State::Sending(_, 0) => false,
-            State::Sending(..) | State::Reading(_) => true,
+            State::Sending(..) | State::Reading(..) => true,
         }
     }
 
@@ -192,7 +192,7 @@ impl Request {
                 State::Sending(text, sent) => {
                     let rest = text.get(*sent..).unwrap_or_default();
                     if rest.is_empty() {
-                        self.state = State::Reading(Vec::new());
+                        self.state = State::Reading(Vec::new(), 0);
                         continue;
                     }
                     match self.stream.write(rest) {
@@ -202,11 +202,14 @@ impl Request {
                         Err(e) => return Some(Err(words(&e))),
                     }
                 }
-                State::Reading(head) => {
+                State::Reading(head, came) => {
                     let mut buf = [0; 1024];
                     match self.stream.read(&mut buf) {
                         Ok(0) => return verdict(head, true),
-                        Ok(n) => head.extend_from_slice(buf.get(..n).unwrap_or_default()),
+                        Ok(n) => {
+                            *came += n;
+                            head.extend_from_slice(buf.get(..n).unwrap_or_default());
+                        }
                         Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
                         // A server that ends may reset instead of closing: what it said
@@ -215,7 +218,13 @@ impl Request {
                         Err(_) => return verdict(head, true),
                     }
                     drop_interim(head);
-                    if let Some(result) = verdict(head, head.len() >= HEAD_CAP) {
+                    // All that came counts: interim responses without end must not keep
+                    // superd here.
+                    let full = *came >= HEAD_CAP;
+                    if full && head.is_empty() {
+                        return Some(Err("nothing but interim responses".to_owned()));
+                    }
+                    if let Some(result) = verdict(head, full) {
                         return Some(result);
                     }
                 }
@@ -404,6 +413,9 @@ mod tests {
         assert_eq!(ask(&["HTTP/1.1 503 No\r\n\r\n"]), say("HTTP 503"));
         assert_eq!(ask(&["SSH-2.0-x\r\n\r\n"]), say("the answer is not HTTP"));
         assert_eq!(ask(&[]), say("closed the connection without an answer"));
+        let interim =
+            ["HTTP/1.1 103 Early Hints\r\nX: 0123456789012345678901234567890\r\n\r\n"; 1000];
+        assert!(ask(Box::leak(Box::new(interim))).is_err(), "it ends");
         assert_eq!(
             ask(&["HTTP/1.1 200 OK\r\n"]),
             Ok(()),

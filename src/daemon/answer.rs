@@ -29,7 +29,10 @@ impl Reactor {
             } => {
                 self.hear_request(ticket, &request, &peer);
             }
-            ClientEvent::Gone(client) => self.feed(Event::ClientGone(client)),
+            ClientEvent::Gone(client) => {
+                self.awaiting_end.retain(|ticket| ticket.client != client);
+                self.feed(Event::ClientGone(client));
+            }
             ClientEvent::Refused { peer, verb, more } => {
                 let mut text = format!("control: refused {}", peer.origin());
                 match verb {
@@ -134,6 +137,14 @@ impl Reactor {
         id
     }
 
+    /// The service that the request names, or all; the client is told if there is none.
+    fn asked_about(&mut self, ticket: Ticket, request: &Request) -> Option<Vec<ServiceId>> {
+        match &request.service {
+            Some(name) => Some(vec![self.find(ticket, name)?]),
+            None => Some(self.sorted_ids()),
+        }
+    }
+
     fn reload_by(&mut self, ticket: Ticket, peer: &Peer) {
         let reply = match self.reload(&peer.origin()) {
             Ok(text) => Reply {
@@ -146,9 +157,9 @@ impl Reactor {
     }
 
     fn shutdown_by(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
-        super::signals::LATCH.request(Bit::Stop);
+        self.note_asked(Bit::Stop);
         if request.now {
-            super::signals::LATCH.request(Bit::Force);
+            self.note_asked(Bit::Force);
         }
         match request.wait {
             true => self.awaiting_end.push(ticket),
@@ -159,12 +170,8 @@ impl Reactor {
 
     fn tell_status(&mut self, ticket: Ticket, request: &Request) {
         let now = self.now();
-        let ids: Vec<ServiceId> = match &request.service {
-            Some(name) => match self.find(ticket, name) {
-                Some(id) => vec![id],
-                None => return,
-            },
-            None => self.sorted_ids(),
+        let Some(ids) = self.asked_about(ticket, request) else {
+            return;
         };
         for id in ids {
             if let Some(line) = self.status_line(id, now) {
@@ -202,12 +209,8 @@ impl Reactor {
 
     fn tell_logs(&mut self, ticket: Ticket, request: &Request) {
         let now = self.now();
-        let ids = match &request.service {
-            Some(name) => match self.find(ticket, name) {
-                Some(id) => vec![id],
-                None => return,
-            },
-            None => self.sorted_ids(),
+        let Some(ids) = self.asked_about(ticket, request) else {
+            return;
         };
         let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
         let mut lines: Vec<(Tick, ServiceId, String)> = Vec::new();
@@ -281,12 +284,8 @@ impl Reactor {
 
     fn tell_events(&mut self, ticket: Ticket, request: &Request) {
         let now = self.now();
-        let ids = match &request.service {
-            Some(name) => match self.find(ticket, name) {
-                Some(id) => vec![id],
-                None => return,
-            },
-            None => self.sorted_ids(),
+        let Some(ids) = self.asked_about(ticket, request) else {
+            return;
         };
         let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
         let mut events = Vec::new();

@@ -25,6 +25,7 @@ pub use access::{Access, Peer, Rights};
 use connection::{Connection, Heard};
 
 use super::token::Source;
+use crate::control::codec::encode_reply;
 use crate::control::reply::{Code, Reply};
 use crate::control::request::{Request, Verb};
 use crate::machine::event::{ServiceId, Ticket};
@@ -458,8 +459,8 @@ fn say_busy(stream: &UnixStream) -> bool {
 
 /// One line to somebody who is about to be closed, as far as it gets.
 fn say(mut stream: &UnixStream, reply: &Reply) {
-    let mut line = serde_json::to_vec(reply).unwrap_or_default();
-    line.push(b'\n');
+    let mut line = Vec::new();
+    encode_reply(reply, &mut line);
     io::Write::write(&mut stream, &line).ok(); // it is closed either way
 }
 

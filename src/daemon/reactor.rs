@@ -37,7 +37,7 @@ use super::token::Source;
 use super::trees::Trees;
 use crate::config::model::{Config, Daemon, Output};
 use crate::control::reply::Reply;
-use crate::latch::{Bit, Phase, Taken};
+use crate::latch::{Bit, Phase, Seen, Taken};
 use crate::machine::event::{ActionId, Effect, Event, Instance, Notice, Pid, ServiceId, Ticket};
 use crate::machine::report::{Happening, Origin};
 use crate::machine::signal::Signal;
@@ -72,6 +72,8 @@ pub struct Options {
     pub mode: Mode,
     /// The main configuration file; none in wrap mode.
     pub config: Option<PathBuf>,
+    /// `log = "auto"` means standard error.
+    pub foreground: bool,
 }
 
 /// A start whose execve(2) has not been reported yet.
@@ -128,6 +130,7 @@ pub struct Reactor {
     pub(super) awaiting_end: Vec<Ticket>,
     /// Children were left unreaped when the budget of a turn was used up.
     pub(super) reap_again: bool,
+    /// Of the requests that the latch has absorbed, those that the machine knows of.
     absorbed: u32,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
@@ -368,6 +371,14 @@ impl Reactor {
         });
     }
 
+    /// A client asks for superd's end. What the latch counts for it is told to the machine
+    /// with the request itself, and must not be told once more by [`Reactor::heed`].
+    pub(super) fn note_asked(&mut self, bit: Bit) {
+        if LATCH.request(bit) == Seen::Again {
+            self.absorbed = self.absorbed.saturating_add(1);
+        }
+    }
+
     pub(super) fn begin_shutdown(&mut self, force: bool, by: Option<Origin>) {
         self.begin_shutdown_with(force, by, 0);
     }
@@ -433,6 +444,7 @@ impl Reactor {
 
     /// Takes over a configuration; a sentence that says what changed.
     pub fn configure(&mut self, config: Config, by: Origin) -> String {
+        let log = self.registry.daemon().log;
         let delta = self.registry.apply(config);
         let daemon = self.registry.daemon().clone();
         let changed = delta.changed.len();
@@ -445,6 +457,9 @@ impl Reactor {
         self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
         self.logs.set_ring(daemon.ring);
         if by != Origin::Config {
+            if daemon.log != log {
+                self.sink.redirect(daemon.log, self.options.foreground);
+            }
             // At the start there is nothing to compare with.
             for line in delta.now.iter().chain(&delta.next_start) {
                 self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
@@ -548,8 +563,12 @@ impl Reactor {
         };
         let mut heard = std::mem::take(&mut self.heard);
         notify.drain(&mut heard);
+        // Without cgroups each look goes through all of /proc: a process that sends a
+        // thousand messages is looked for once.
+        let mut owners = BTreeMap::new();
         for (pid, notice) in heard.drain(..) {
-            let Some((service, instance)) = self.trees.owner(pid) else {
+            let owner = *owners.entry(pid).or_insert_with(|| self.trees.owner(pid));
+            let Some((service, instance)) = owner else {
                 continue;
             };
             if let Notice::MainPid(main) = notice {
@@ -617,8 +636,11 @@ impl Reactor {
             if clients.is_flushed() || now >= until {
                 return;
             }
-            if self.poll.poll(events, Some(until - now)).is_err() {
-                return;
+            match self.poll.poll(events, Some(until - now)) {
+                // A late signal: those who have not been answered yet are still there.
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+                Ok(()) => {}
             }
             for event in events.iter() {
                 if let Some(source @ Source::Client(_)) = Source::of(event.token()) {

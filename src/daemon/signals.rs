@@ -60,24 +60,10 @@ impl Sender {
                 signal: Signal(signal),
                 pid,
                 uid: self.uid.load(Ordering::Relaxed),
-                command: command_of(pid),
+                command: crate::sys::proc::comm(pid),
             }
         })
     }
-}
-
-/// The command name of a process, empty when it is gone.
-pub fn command_of(pid: i32) -> String {
-    if pid <= 0 {
-        return String::new();
-    }
-    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let text = String::from_utf8_lossy(&name);
-    text.trim_end()
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(64)
-        .collect()
 }
 
 /// Who asked superd to end, by a signal.

@@ -269,6 +269,14 @@ impl Sink {
         }
     }
 
+    /// After a reload: from now on somewhere else. What was lost stays counted.
+    pub fn redirect(&mut self, to: LogTo, foreground: bool) {
+        let new = Sink::new(to, foreground, self.local);
+        self.syslog = new.syslog;
+        self.stderr = new.stderr;
+        self.stderr_is_fallback = new.stderr_is_fallback;
+    }
+
     /// A message of superd's own.
     pub fn say(&mut self, now: Tick, severity: Severity, text: &str) {
         self.put(now, severity, None, text.as_bytes());

@@ -49,10 +49,7 @@ pub fn run(options: &DaemonOptions) -> ExitCode {
         Err(text) => return refuse(&text),
     };
     match build(options, &config.daemon, run_dir) {
-        Ok((reactor, complaints)) => {
-            drive(reactor, config, &complaints, Origin::Config);
-            ExitCode::SUCCESS
-        }
+        Ok((reactor, complaints)) => drive(reactor, config, &complaints, Origin::Config),
         Err(text) => refuse(&text),
     }
 }
@@ -81,6 +78,7 @@ fn build(
         options: Options {
             mode: Mode::Daemon,
             config: Some(options.config.clone()),
+            foreground: options.foreground,
         },
         machine: Supervisor::new(seed(), Ending::WhenAsked),
         sink: Sink::new(daemon.log, options.foreground, local_time),
@@ -129,16 +127,18 @@ fn try_birth(root: &sys::cgroup::Root) {
     }
 }
 
-fn drive(mut reactor: Reactor, config: Config, complaints: &[String], by: Origin) {
+fn drive(mut reactor: Reactor, config: Config, complaints: &[String], by: Origin) -> ExitCode {
     for text in complaints {
         reactor.say(Severity::LOG_WARNING, text);
     }
     let text = reactor.configure(config, by);
     reactor.say(Severity::LOG_INFO, &text);
-    if let Err(e) = reactor.run() {
-        reactor.say(Severity::LOG_CRIT, &format!("epoll: {}", plain(&e)));
+    let ran = reactor.run();
+    if let Err(e) = &ran {
+        reactor.say(Severity::LOG_CRIT, &format!("epoll: {}", plain(e)));
     }
     reactor.clear_up();
+    ExitCode::from(u8::from(ran.is_err()))
 }
 
 /// procd starts us in PID 1's session and process group: a signal to that group would
@@ -204,6 +204,7 @@ fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
         options: Options {
             mode: Mode::Wrap,
             config: None,
+            foreground: true,
         },
         machine: Supervisor::new(seed(), Ending::WhenIdle),
         sink: Sink::new(LogTo::Stderr, true, local_time),

@@ -77,11 +77,6 @@ impl Forest {
         forest
     }
 
-    /// superd began a session of its own: processes of that one are nobody's.
-    pub fn session_changed(&mut self) {
-        self.own_session = nix::unistd::getsid(None).map_or(0, |s| s.as_raw());
-    }
-
     /// This child is a command of superd's own and no orphan of a service.
     pub fn claim(&mut self, pid: i32) {
         self.claimed.insert(pid);

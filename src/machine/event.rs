@@ -24,6 +24,13 @@ pub struct ServiceId(pub u32);
 #[serde(transparent)]
 pub struct Instance(pub u32);
 
+impl Instance {
+    /// Whether it is a later run than the other one; numbers wrap round.
+    pub fn is_after(self, other: Instance) -> bool {
+        self.0.wrapping_sub(other.0).cast_signed() > 0
+    }
+}
+
 /// A process id, always greater than 1 (`superd` never signals 0, 1 or itself).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(transparent)]

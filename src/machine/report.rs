@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Instance, Pid};
 use super::signal::Signal;
-use super::time::{Span, Tick};
+use super::time::Span;
 
 /// Who asked for something.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -164,25 +164,6 @@ pub enum Stage {
     Directory,
     /// execve(2).
     Exec,
-}
-
-impl Stage {
-    /// All of them, in order; the position is what the child writes to its status pipe.
-    pub const ALL: [Stage; 13] = [
-        Stage::EnvironmentFile,
-        Stage::Pipe,
-        Stage::Cgroup,
-        Stage::Fork,
-        Stage::Session,
-        Stage::Stdio,
-        Stage::Limits,
-        Stage::Nice,
-        Stage::OomScore,
-        Stage::User,
-        Stage::Group,
-        Stage::Directory,
-        Stage::Exec,
-    ];
 }
 
 impl fmt::Display for Stage {
@@ -453,13 +434,4 @@ pub enum Happening {
         /// Its words.
         text: String,
     },
-}
-
-/// A [`Happening`] with its time.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Dated {
-    /// Monotonic time.
-    pub at: Tick,
-    /// What happened.
-    pub what: Happening,
 }

@@ -1,6 +1,6 @@
 //! All services together: wishes, order, and who is told what.
 //!
-//! A wish sets `want` (and `cycle`, for a restart); [`Supervisor::settle`] then brings
+//! A wish sets `want` (and `cycle`, for a restart); `settle` then brings
 //! each service towards what is wanted, as far as the order allows. Facts go to the
 //! service they are about, and then to its neighbours.
 
@@ -17,7 +17,7 @@ use super::service::{Context, Goal, Input, Moved, Rest, Service, State, Waiter, 
 use super::signal::Signal;
 use super::spec::{Reload, Spec, To};
 use super::stop;
-use super::time::{Span, Tick};
+use super::time::Tick;
 
 /// When superd itself is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -1010,7 +1010,14 @@ impl Supervisor {
                 State::Starting(_) if !service.cycle => {
                     Goal::UpAfter(Instance(service.instance.0.wrapping_sub(1)))
                 }
-                _ => Goal::UpAfter(service.instance),
+                State::Starting(_)
+                | State::Down(_)
+                | State::Waiting
+                | State::Up(_)
+                | State::Stopping(..)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. } => Goal::UpAfter(service.instance),
             },
             Verb::Restart | Verb::RestartNow => Goal::UpAfter(service.instance),
             Verb::Reload => Goal::Reloaded,
@@ -1103,7 +1110,7 @@ impl Service {
 fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
     match goal {
         Goal::Over(instance) => {
-            let newer = service.instance.0.wrapping_sub(instance.0) > 0;
+            let newer = service.instance.is_after(instance);
             match &moved.over {
                 Some((verdict, _)) => Some(Answer::Done(Some(*verdict))),
                 None if newer || service.is_at_rest() => Some(Answer::Done(None)),
@@ -1111,7 +1118,7 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
             }
         }
         Goal::UpAfter(instance) => {
-            let reached = service.instance.0.wrapping_sub(instance.0) as i32 > 0;
+            let reached = service.instance.is_after(instance);
             if moved.up && reached {
                 return Some(Answer::Done(None));
             }
@@ -1171,9 +1178,4 @@ fn badness(answer: &Answer) -> u32 {
         Answer::Failed(_) => 11,
         Answer::Refused(_) => 12,
     }
-}
-
-/// For messages: how long a stop may still take.
-pub fn left_text(left: std::time::Duration) -> String {
-    format!("at most {} more", Span(left))
 }

@@ -51,14 +51,7 @@ impl Peer {
     /// the pid could belong to another process by now.
     pub(super) fn with_command(mut self) -> Peer {
         if self.command.is_empty() && self.pid > 0 {
-            let comm = std::fs::read(format!("/proc/{}/comm", self.pid)).unwrap_or_default();
-            let clean: String = String::from_utf8_lossy(&comm)
-                .trim_end()
-                .chars()
-                .map(|c| if c.is_control() { '?' } else { c })
-                .take(32)
-                .collect();
-            self.command = clean.into();
+            self.command = crate::sys::proc::comm(self.pid).into();
         }
         self
     }

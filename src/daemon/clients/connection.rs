@@ -1,16 +1,16 @@
-//! One control connection: bytes to requests, replies to bytes, and its limits.
+//! One control connection and its limits. What the bytes mean is `control::codec`'s business.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use mio::net::UnixStream;
-use serde::Deserialize;
 
 use super::access::{Peer, Rights};
 use super::Stream;
+use crate::control::codec::{decode_line, encode_reply, BadLine, Lines};
 use crate::control::reply::{Code, Reply};
-use crate::control::request::{Request, Verb, LINE_CAP, VERSION};
+use crate::control::request::{Request, Verb, LINE_CAP};
 use crate::machine::event::{ServiceId, Ticket};
 use crate::machine::time::Tick;
 
@@ -61,12 +61,8 @@ pub struct Connection {
     peer: Peer,
     requests: u64,
     open: VecDeque<Open>,
-    input: Vec<u8>,
-    /// Up to here there is no newline in `input`.
-    searched: usize,
-    /// Length of the first line in `input`, newline included.
-    line: Option<usize>,
-    /// Since when `input` ends in half a line.
+    lines: Lines,
+    /// Since when half a line is there and no whole one.
     half: Option<Tick>,
     readable: bool,
     /// It sends no more.
@@ -92,9 +88,7 @@ impl Connection {
             peer,
             requests: 0,
             open: VecDeque::new(),
-            input: Vec::new(),
-            searched: 0,
-            line: None,
+            lines: Lines::new(LINE_CAP),
             half: None,
             readable: true,
             eof: false,
@@ -130,7 +124,7 @@ impl Connection {
 
     /// Whether reading on would find something and is allowed to.
     pub fn runnable(&self) -> bool {
-        (self.line.is_some() || (self.readable && !self.eof)) && !self.closing && !self.is_held()
+        (self.lines.has_line() || (self.readable && !self.eof)) && !self.closing && !self.is_held()
     }
 
     /// It is ahead of its answers, or does not read them.
@@ -152,7 +146,7 @@ impl Connection {
         if self.hung_up {
             return !self.runnable();
         }
-        let done = self.eof && self.line.is_none() && self.open.is_empty();
+        let done = self.eof && !self.lines.has_line() && self.open.is_empty();
         (done || self.closing) && self.waiting() == 0
     }
 
@@ -172,56 +166,55 @@ impl Connection {
                 self.half = None;
                 return None;
             }
-            if let Some(length) = self.line.take() {
-                let line: Vec<u8> = self.input.drain(..length).collect();
-                self.searched = 0;
-                self.find_line(now);
-                if line.trim_ascii().is_empty() {
-                    return Some(Heard::Nonsense); // counts, or newlines could go on forever
+            let Some(line) = self.lines.next_line().map(decode_line) else {
+                if self.read(now) {
+                    continue;
                 }
-                return Some(self.decode(line.trim_ascii(), now));
-            }
-            if self.input.len() >= LINE_CAP {
-                self.close_with("request longer than 16 KiB");
-                return Some(Heard::Nonsense);
-            }
-            if !self.read(now) {
                 return None;
-            }
+            };
+            self.half = None;
+            self.note_half(now);
+            return Some(match line {
+                None => Heard::Nonsense, // counts, or newlines could go on forever
+                Some(Ok(request)) => self.admit(request, now),
+                Some(Err(bad)) => {
+                    self.last = now;
+                    self.push(&bad.reply());
+                    if let BadLine::TooLong { .. } = bad {
+                        self.closing = true;
+                        self.half = None;
+                    }
+                    Heard::Nonsense
+                }
+            });
         }
     }
 
     /// Reads once, never beyond the longest line; whether anything came.
     fn read(&mut self, now: Tick) -> bool {
         if !self.readable || self.eof {
-            self.release_input();
             self.note_half(now);
             return false;
         }
-        let old = self.input.len();
-        // Small first: most requests are a hundred bytes, most clients send one.
-        let room = if old == 0 { 1024 } else { LINE_CAP };
-        self.input.resize(room.max(old), 0);
-        let space = self.input.get_mut(old..).unwrap_or_default();
-        let got = self.stream.read(space);
-        self.input.truncate(old + *got.as_ref().unwrap_or(&0));
-        match got {
+        let mut buf = [0; 4096];
+        // Not 0: no whole line is there.
+        let room = self.lines.room().min(buf.len());
+        match self.stream.read(buf.get_mut(..room).unwrap_or_default()) {
             Ok(0) => {
                 self.eof = true;
                 self.readable = false;
                 self.half = None;
                 false
             }
-            Ok(_) => {
+            Ok(n) => {
                 self.last = now;
-                self.find_line(now);
+                self.lines.push(buf.get(..n).unwrap_or_default());
                 true
             }
             Err(e) => match e.kind() {
                 io::ErrorKind::Interrupted => true,
                 io::ErrorKind::WouldBlock => {
                     self.readable = false;
-                    self.release_input();
                     self.note_half(now);
                     false
                 }
@@ -235,62 +228,18 @@ impl Connection {
         }
     }
 
-    fn find_line(&mut self, now: Tick) {
-        let rest = self.input.get(self.searched..).unwrap_or_default();
-        match memchr::memchr(b'\n', rest) {
-            Some(at) => {
-                self.line = Some(self.searched + at + 1);
-                self.half = None;
-            }
-            None => {
-                self.searched = self.input.len();
-                self.note_half(now);
-            }
-        }
-    }
-
     /// The clock of a half line starts with its first byte and is not reset by further
     /// ones: a byte every nine seconds does not hold a connection.
     fn note_half(&mut self, now: Tick) {
-        self.half = match self.input.is_empty() || self.line.is_some() {
-            true => None,
-            false => self.half.or(Some(now)),
+        self.half = match self.lines.is_partial() {
+            true => self.half.or(Some(now)),
+            false => None,
         };
     }
 
-    fn release_input(&mut self) {
-        if self.input.is_empty() {
-            self.input = Vec::new();
-        }
-    }
-
-    fn decode(&mut self, line: &[u8], now: Tick) -> Heard {
-        #[derive(Deserialize)]
-        struct Numbered {
-            #[serde(default)]
-            v: u32,
-            #[serde(default)]
-            id: u64,
-        }
+    /// A request that can be read: may this client ask for that?
+    fn admit(&mut self, request: Request, now: Tick) -> Heard {
         self.last = now;
-        let request: Request = match serde_json::from_slice(line) {
-            Ok(request) => request,
-            Err(e) => {
-                let n: Numbered =
-                    serde_json::from_slice(line).unwrap_or(Numbered { v: VERSION, id: 0 });
-                let text = match n.v {
-                    VERSION => format!("not a request: {e}"),
-                    v => wrong_version(v),
-                };
-                self.push(&Reply::error(n.id, Code::BadRequest, text));
-                return Heard::Nonsense;
-            }
-        };
-        if request.v != VERSION {
-            let text = wrong_version(request.v);
-            self.push(&Reply::error(request.id, Code::BadRequest, text));
-            return Heard::Nonsense;
-        }
         if !self.rights.allow(request.verb) {
             let text = "not permitted: members of status-group may only look";
             self.push(&Reply::error(request.id, Code::NotPermitted, text));
@@ -308,14 +257,6 @@ impl Connection {
             request: self.requests,
         };
         Heard::Request(ticket, Box::new(request))
-    }
-
-    fn close_with(&mut self, text: &str) {
-        self.push(&Reply::error(0, Code::BadRequest, text));
-        self.closing = true;
-        self.half = None;
-        self.input = Vec::new();
-        self.searched = 0;
     }
 
     pub fn id_of(&self, request: u64) -> Option<u64> {
@@ -372,12 +313,7 @@ impl Connection {
         if self.hung_up {
             return;
         }
-        let before = self.output.len();
-        match serde_json::to_writer(&mut self.output, reply) {
-            Ok(()) => self.output.push(b'\n'),
-            // No type of ours does that; half a line must not go out.
-            Err(_) => self.output.truncate(before),
-        }
+        encode_reply(reply, &mut self.output);
         if self.waiting() > HARD {
             self.hang_up();
         }
@@ -431,8 +367,4 @@ impl Open {
         self.follows
             .is_some_and(|(s, only)| s == stream && only.is_none_or(|id| id == service))
     }
-}
-
-fn wrong_version(v: u32) -> String {
-    format!("protocol version {v} is not spoken here (superd speaks {VERSION})")
 }
