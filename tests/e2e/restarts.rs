@@ -206,6 +206,37 @@ fn a_reload_touches_what_changed_and_nothing_else() {
 }
 
 #[test]
+fn a_service_that_is_gone_from_the_configuration_answers_until_it_has_stopped() {
+    let s = Superd::start(
+        r#"
+        [service.gone]
+        command = [$TWIN:gone, "slow-stop", "0", "--gate", "$DIR/gate"]
+        stop = [{ signal = "TERM", wait = "10m" }]
+        "#,
+    );
+    s.wait_record("gone", "start", 1);
+    s.wait_state("gone", "up");
+    s.place.configure(
+        Flavour::NoCgroups,
+        "[service.new]\ncommand = [$TWIN:new, \"obey\"]\n",
+    );
+    s.ok(&["reload"]);
+    s.wait_state("gone", "stopping");
+    assert_eq!(s.ctl(&["status", "gone"]).code, 0, "it still runs");
+    assert!(s.ok(&["why", "gone"]).contains("up, pid"));
+    assert_eq!(s.ctl(&["start", "gone"]).code, 1, "refused");
+    s.ok(&["stop", "--no-wait", "gone"]);
+    let early = s.ctl(&["--timeout", "0.2", "stop", "gone"]);
+    assert_eq!(early.code, 124, "a stop is waited for: {early:?}");
+    std::fs::write(s.place.file("gate"), "").unwrap();
+    wait_until("the service is forgotten", || {
+        s.ctl(&["status", "gone"]).code == 4
+    });
+    assert_eq!(s.record("gone").count("signal TERM"), 1);
+    s.end();
+}
+
+#[test]
 fn a_bad_configuration_changes_nothing_and_is_answered() {
     let s = Superd::start(BEFORE);
     s.wait_record("same", "start", 1);
