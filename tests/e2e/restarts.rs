@@ -264,3 +264,61 @@ fn a_bad_configuration_changes_nothing_and_is_answered() {
     assert!(said.contains("4 unchanged"), "{said}");
     s.end();
 }
+
+/// The cgroup of the only service.
+fn group_of(s: &Superd) -> std::path::PathBuf {
+    let groups = s.place.cgroups();
+    let group = groups.first().unwrap().join("web.service");
+    assert!(group.is_dir(), "{group:?}");
+    group
+}
+
+#[test]
+fn a_service_whose_cgroup_somebody_else_killed_comes_back() {
+    if !cgroups_or_skip("a_service_whose_cgroup_somebody_else_killed_comes_back") {
+        return;
+    }
+    let s = Superd::start_in(
+        Flavour::Cgroups,
+        r#"
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        restart-delay = "1h"
+        max-delay = "1h"
+        "#,
+    );
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    let kill = group_of(&s).join("cgroup.kill");
+    if !kill.exists() {
+        skip(
+            "a_service_whose_cgroup_somebody_else_killed_comes_back",
+            "needs Linux 5.14",
+        );
+        s.end();
+        return;
+    }
+    std::fs::write(kill, "1").unwrap();
+    // At once: the second restart in a row would be in an hour.
+    s.wait_record("web", "start", 2);
+    s.wait_state("web", "up");
+    s.end();
+}
+
+#[test]
+fn a_service_whose_cgroup_somebody_removed_can_be_started() {
+    if !cgroups_or_skip("a_service_whose_cgroup_somebody_removed_can_be_started") {
+        return;
+    }
+    let s = Superd::start_in(
+        Flavour::Cgroups,
+        "[service.web]\ncommand = [$TWIN:web, \"obey\"]\n",
+    );
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    s.ok(&["stop", "web"]);
+    std::fs::remove_dir(group_of(&s)).unwrap();
+    s.ok(&["start", "web"]);
+    s.wait_state("web", "up");
+    s.end();
+}
