@@ -79,17 +79,17 @@ pub struct Checked {
 }
 
 /// Loads a configuration as [`load()`] does and looks at its stop times: `superctl check`.
-/// `term_timeout` is procd's, in seconds; that it is shorter than the longest stop is a
-/// problem, because procd then KILLs superd in the middle of it.
+/// `term_timeout` is procd's, in seconds; that it is not longer than the longest stop is
+/// a problem, because procd then KILLs superd in the middle of it.
 pub fn check(path: &Path, term_timeout: Option<u64>) -> Result<Checked, Problems> {
     let config = load(path)?;
     let plan = plan(&config);
     if let Some(seconds) = term_timeout {
-        if std::time::Duration::from_secs(seconds) < plan.longest {
+        if std::time::Duration::from_secs(seconds) <= plan.longest {
             return Err(Problems::of_file(
                 path,
                 format_args!(
-                    "stopping everything can take {} ({}), longer than procd's term_timeout of \
+                    "stopping everything can take {} ({}), not less than procd's term_timeout of \
                      {seconds} s, after which it KILLs superd: set term_timeout to {}",
                     Span(plan.longest),
                     plan.critical.join(", then "),

@@ -717,11 +717,11 @@ fn the_disk_is_read_without_waiting_and_only_regular_files() {
     )
     .unwrap();
     assert_eq!(said(&main), "");
-    let checked = check(&main, Some(17)).unwrap();
+    let checked = check(&main, Some(18)).unwrap();
     assert_eq!(checked.warnings, Vec::<String>::new());
     let e = check(&main, Some(5)).unwrap_err().to_string();
     assert!(
-        e.contains("longer than procd's term_timeout of 5 s")
+        e.contains("not less than procd's term_timeout of 5 s")
             && e.ends_with("set term_timeout to 18"),
         "{e}"
     );

@@ -150,7 +150,7 @@ pub struct CheckArgs {
     /// The configuration file [default: /etc/superd/superd.toml]
     #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
-    /// Fail if this is shorter than the longest stop (procd's `term_timeout`)
+    /// Fail unless this is longer than the longest stop (procd's `term_timeout`)
     #[arg(long, value_name = "SECONDS")]
     pub term_timeout: Option<u64>,
 }

@@ -103,12 +103,12 @@ pub fn check(args: &CheckArgs, default: Option<&Path>, to: &mut Output<'_>) -> i
 
 /// procd KILLs superd, and only superd, when `term_timeout` is over.
 fn too_short(term_timeout: Option<u64>, longest_ms: u64) -> Option<String> {
-    let seconds = term_timeout.filter(|s| s.saturating_mul(1000) < longest_ms)?;
+    let needed = status::term_timeout(longest_ms);
+    let seconds = term_timeout.filter(|s| s.saturating_mul(1000) <= longest_ms)?;
     Some(format!(
-        "a term_timeout of {} is shorter than the longest stop, {}: write at least {}",
+        "a term_timeout of {} is not longer than the longest stop, {}: write at least {needed}",
         Span(std::time::Duration::from_secs(seconds)),
         render::span(longest_ms),
-        longest_ms.div_ceil(1000)
     ))
 }
 
@@ -146,10 +146,11 @@ mod tests {
     #[test]
     fn a_term_timeout_that_is_too_short_is_a_problem() {
         assert_eq!(too_short(None, 34_000), None);
-        assert_eq!(too_short(Some(34), 34_000), None);
+        assert_eq!(too_short(Some(35), 34_000), None);
+        assert!(too_short(Some(34), 34_000).is_some(), "they would race");
         assert_eq!(
             too_short(Some(5), 34_001).unwrap(),
-            "a term_timeout of 5 s is shorter than the longest stop, 34 s: write at least 35"
+            "a term_timeout of 5 s is not longer than the longest stop, 34 s: write at least 36"
         );
     }
 }

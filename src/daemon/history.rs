@@ -284,8 +284,9 @@ fn ended(r: &EndReport) -> (Severity, String) {
     };
     if r.left > 0 {
         let left = processes(r.left);
+        let were = if r.left == 1 { "was" } else { "were" };
         text.push_str(&format!(
-            "; {left} of its tree outlived it and were removed"
+            "; {left} of its tree outlived it and {were} removed"
         ));
     }
     if r.ports_held > 0 {

@@ -80,6 +80,9 @@ impl Reactor {
         let left = self.trees.before_reap(service, instance);
         self.bury(pid);
         let exit = exit_of(ended);
+        if exit == Exit::Signal(Signal(libc::SIGKILL)) {
+            self.trees.doubt_group(service);
+        }
         self.last_exit = Some(exit);
         let now = self.now();
         let lines = self.logs.crash_lines(service, now);

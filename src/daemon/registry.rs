@@ -111,12 +111,10 @@ impl Registry {
         config::plan(&self.config)
     }
 
-    /// The number of a configured service.
+    /// The number of a service: a configured one, or one that is no longer configured but
+    /// not stopped yet. Who asks for that one means what still runs.
     pub fn id(&self, name: &str) -> Option<ServiceId> {
-        self.config
-            .services
-            .get(name)
-            .and_then(|_| self.ids.get(name).copied())
+        self.ids.get(name).copied()
     }
 
     /// What is executed for it, and how.

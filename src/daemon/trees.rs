@@ -80,8 +80,9 @@ impl Trees {
         notify: Option<&Path>,
     ) -> Result<Child, SpawnError> {
         let group = match self.groups.get(&service) {
-            Some(group) => Some(group.clone()),
-            None => self.empty_group(service, name)?,
+            // Somebody may have removed it since the last instance.
+            Some(group) if group.exists() => Some(group.clone()),
+            Some(_) | None => self.empty_group(service, name)?,
         };
         let cookie = self.base.new_cookie();
         let inherited = match program.output {
@@ -243,6 +244,14 @@ impl Trees {
         match self.live.get_mut(&service) {
             Some(live) => live.tree.usage(&mut self.forest),
             None => Usage::default(),
+        }
+    }
+
+    /// The main process ended by SIGKILL: perhaps it was its cgroup that was killed, by
+    /// somebody else, and then no process can be born into it again.
+    pub fn doubt_group(&mut self, service: ServiceId) {
+        if let Some(group) = self.groups.get(&service) {
+            group.doubt();
         }
     }
 

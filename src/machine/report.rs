@@ -59,6 +59,10 @@ impl fmt::Display for Origin {
             }
         };
         match self {
+            // The kernel gives no pid for a client outside of superd's pid namespace.
+            Origin::Client { pid: 0, uid, .. } => {
+                write!(f, "a client outside of this container (uid {uid})")
+            }
             Origin::Client { pid, uid, command } => {
                 write!(f, "{} (pid {pid}, uid {uid})", named(command))
             }

@@ -206,6 +206,16 @@ impl Group {
         self.fresh.get()
     }
 
+    /// Whether it is there.
+    pub fn exists(&self) -> bool {
+        self.dir.exists()
+    }
+
+    /// Somebody else may have killed it.
+    pub fn doubt(&self) {
+        self.fresh.set(false);
+    }
+
     /// cgroup.procs for writing: "0" moves the writer in.
     pub fn open_procs(&self) -> io::Result<OwnedFd> {
         let procs = self.dir.join("cgroup.procs");

@@ -207,6 +207,37 @@ fn a_reload_touches_what_changed_and_nothing_else() {
 }
 
 #[test]
+fn a_service_that_is_gone_from_the_configuration_answers_until_it_has_stopped() {
+    let s = Superd::start(
+        r#"
+        [service.gone]
+        command = [$TWIN:gone, "slow-stop", "0", "--gate", "$DIR/gate"]
+        stop = [{ signal = "TERM", wait = "10m" }]
+        "#,
+    );
+    s.wait_record("gone", "start", 1);
+    s.wait_state("gone", "up");
+    s.place.configure(
+        Flavour::NoCgroups,
+        "[service.new]\ncommand = [$TWIN:new, \"obey\"]\n",
+    );
+    s.ok(&["reload"]);
+    s.wait_state("gone", "stopping");
+    assert_eq!(s.ctl(&["status", "gone"]).code, 0, "it still runs");
+    assert!(s.ok(&["why", "gone"]).contains("up, pid"));
+    assert_eq!(s.ctl(&["start", "gone"]).code, 1, "refused");
+    s.ok(&["stop", "--no-wait", "gone"]);
+    let early = s.ctl(&["--timeout", "0.2", "stop", "gone"]);
+    assert_eq!(early.code, 124, "a stop is waited for: {early:?}");
+    std::fs::write(s.place.file("gate"), "").unwrap();
+    wait_until("the service is forgotten", || {
+        s.ctl(&["status", "gone"]).code == 4
+    });
+    assert_eq!(s.record("gone").count("signal TERM"), 1);
+    s.end();
+}
+
+#[test]
 fn a_bad_configuration_changes_nothing_and_is_answered() {
     let s = Superd::start(BEFORE);
     s.wait_record("same", "start", 1);
@@ -232,5 +263,63 @@ fn a_bad_configuration_changes_nothing_and_is_answered() {
     s.place.configure(Flavour::NoCgroups, BEFORE);
     let said = s.ok(&["reload"]);
     assert!(said.contains("4 unchanged"), "{said}");
+    s.end();
+}
+
+/// The cgroup of the only service.
+fn group_of(s: &Superd) -> std::path::PathBuf {
+    let groups = s.place.cgroups();
+    let group = groups.first().unwrap().join("web.service");
+    assert!(group.is_dir(), "{group:?}");
+    group
+}
+
+#[test]
+fn a_service_whose_cgroup_somebody_else_killed_comes_back() {
+    if !cgroups_or_skip("a_service_whose_cgroup_somebody_else_killed_comes_back") {
+        return;
+    }
+    let s = Superd::start_in(
+        Flavour::Cgroups,
+        r#"
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        restart-delay = "1h"
+        max-delay = "1h"
+        "#,
+    );
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    let kill = group_of(&s).join("cgroup.kill");
+    if !kill.exists() {
+        skip(
+            "a_service_whose_cgroup_somebody_else_killed_comes_back",
+            "needs Linux 5.14",
+        );
+        s.end();
+        return;
+    }
+    std::fs::write(kill, "1").unwrap();
+    // At once: the second restart in a row would be in an hour.
+    s.wait_record("web", "start", 2);
+    s.wait_state("web", "up");
+    s.end();
+}
+
+#[test]
+fn a_service_whose_cgroup_somebody_removed_can_be_started() {
+    if !cgroups_or_skip("a_service_whose_cgroup_somebody_removed_can_be_started") {
+        return;
+    }
+    let s = Superd::start_in(
+        Flavour::Cgroups,
+        "[service.web]\ncommand = [$TWIN:web, \"obey\"]\n",
+    );
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    s.ok(&["stop", "web"]);
+    std::fs::remove_dir(group_of(&s)).unwrap();
+    s.ok(&["start", "web"]);
+    s.wait_state("web", "up");
     s.end();
 }

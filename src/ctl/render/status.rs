@@ -133,12 +133,18 @@ pub fn plan(lines: &[PlanLine], style: Style) -> String {
     out
 }
 
-/// The longest stop of everything in whole seconds, rounded up: procd takes no others.
+/// What procd needs as `term_timeout`.
 pub fn longest_seconds(lines: &[PlanLine]) -> Option<u64> {
     lines
         .iter()
         .find(|l| l.service.is_empty())
-        .map(|l| l.longest_ms.div_ceil(1000))
+        .map(|l| term_timeout(l.longest_ms))
+}
+
+/// The `term_timeout` for a longest stop: whole seconds, procd takes no others, and one
+/// more, so that its KILL does not race with ours.
+pub fn term_timeout(longest_ms: u64) -> u64 {
+    longest_ms.div_ceil(1000).saturating_add(1)
 }
 
 /// What superd found out about the machine.
@@ -257,7 +263,8 @@ nats     17 s     TERM, at most 15 s
 everything, in the order of the shutdown: at most 34 s
 ";
         assert_eq!(plan(&lines, STYLE), expected);
-        assert_eq!(longest_seconds(&lines), Some(35));
+        assert_eq!(longest_seconds(&lines), Some(36));
+        assert_eq!(term_timeout(34_000), 35, "longer than the longest stop");
     }
 
     #[test]
