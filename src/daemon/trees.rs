@@ -152,6 +152,7 @@ impl Trees {
         out: Option<BorrowedFd<'_>>,
     ) -> Result<Child, SpawnError> {
         let group = self.group(&format!("{name}.command-{}", action.0))?;
+        let group = group.map(|(group, _)| group);
         let cookie = self.base.new_cookie();
         let context = Context {
             service: name,
@@ -179,10 +180,10 @@ impl Trees {
     /// The group for the first start of a service. What an earlier superd left in it is
     /// KILLed first: never two.
     fn empty_group(&mut self, service: ServiceId, name: &str) -> Result<Option<Group>, SpawnError> {
-        let Some(group) = self.group(name)? else {
+        let Some((group, is_new)) = self.group(name)? else {
             return Ok(None);
         };
-        if group.populated().unwrap_or(false) {
+        if !is_new && group.populated().unwrap_or(false) {
             group.kill().ok(); // if it cannot be, the next try will say so again
             return Err(failure(Stage::Cgroup, name, libc::EBUSY));
         }
@@ -190,12 +191,13 @@ impl Trees {
         Ok(Some(group))
     }
 
-    fn group(&self, name: &str) -> Result<Option<Group>, SpawnError> {
+    /// The group of this name, and whether it was made just now.
+    fn group(&self, name: &str) -> Result<Option<(Group, bool)>, SpawnError> {
         let Some(root) = &self.root else {
             return Ok(None);
         };
-        match root.group(name) {
-            Ok(group) => Ok(Some(group)),
+        match root.group_or_new(name) {
+            Ok(found) => Ok(Some(found)),
             Err(e) => Err(SpawnError {
                 cause: plain(&e),
                 ..failure(Stage::Cgroup, name, errno_of(&e))
@@ -297,7 +299,7 @@ impl Trees {
     pub fn forget(&mut self, service: ServiceId, name: &str) {
         self.live.remove(&service);
         self.groups.remove(&service);
-        if let Ok(Some(group)) = self.group(name) {
+        if let Ok(Some((group, _))) = self.group(name) {
             group.remove().ok(); // in use by somebody else: not ours to remove
         }
     }

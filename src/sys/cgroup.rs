@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::kill::kill;
 
@@ -124,12 +125,18 @@ impl Root {
     /// The group of this name, made if it is not there. It may hold processes: those of an
     /// instance that an earlier superd started.
     pub fn group(&self, name: &str) -> io::Result<Group> {
+        Ok(self.group_or_new(name)?.0)
+    }
+
+    /// Like [`Root::group`]; also whether it is new, so that nobody can be in it.
+    pub fn group_or_new(&self, name: &str) -> io::Result<(Group, bool)> {
         let dir = self.dir.join(format!("{}.service", escape(name)));
-        make_dir(&dir)?;
-        Ok(Group {
-            dir,
+        let is_new = make_dir(&dir)?;
+        let group = Group {
+            dir: dir.into(),
             has_kill: self.has_kill,
-        })
+        };
+        Ok((group, is_new))
     }
 
     /// Removes the directory if no group is left in it.
@@ -146,10 +153,11 @@ impl Root {
     }
 }
 
-fn make_dir(dir: &Path) -> io::Result<()> {
+/// Whether it was not there.
+fn make_dir(dir: &Path) -> io::Result<bool> {
     match fs::create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        other => other.map(|()| true),
     }
 }
 
@@ -171,7 +179,7 @@ fn escape(name: &str) -> String {
 /// The group of one service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
-    dir: PathBuf,
+    dir: Rc<Path>,
     has_kill: bool,
 }
 
@@ -400,7 +408,7 @@ pub(crate) mod tests {
             let mut group = root.group("a").unwrap();
             group.has_kill &= has_kill;
             let below = Group {
-                dir: group.dir.join("below"),
+                dir: group.dir.join("below").into(),
                 has_kill,
             };
             fs::create_dir(&below.dir).unwrap();
