@@ -10,27 +10,52 @@ use mio::Interest;
 use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
 use super::token::Source;
-use crate::config::model::Output;
+use super::trees::Wanted;
+use crate::config::model::{Output, Program};
 use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
 use crate::machine::report::{SpawnError, Stage};
 use crate::machine::spec::Http;
 use crate::sys;
+use crate::sys::cgroup::Group;
+use crate::sys::spawn::Child;
 
 /// Starts per turn of the loop; the rest has to wait for signals and clients.
 const STARTS_PER_TURN: usize = 32;
+
+/// An instance that can be started: it has an output and a place.
+struct Ready {
+    service: ServiceId,
+    instance: Instance,
+    name: Rc<str>,
+    program: Rc<Program>,
+    group: Option<Group>,
+}
 
 impl Reactor {
     /// Performs what is to be done, also what comes of it, up to the budget of a turn.
     pub(super) fn perform(&mut self) {
         let mut starts = 0;
-        while let Some(effect) = self.effects.pop_front() {
-            if let Effect::Spawn(..) = effect {
-                starts += 1;
+        let mut together = Vec::new();
+        loop {
+            match self.effects.pop_front() {
+                Some(Effect::Spawn(service, instance)) => {
+                    starts += 1;
+                    together.push((service, instance));
+                }
+                // Between two starts: to those who listen it is the same whether it is said
+                // before or after the fork.
+                Some(Effect::Publish(service, happening)) => self.publish(service, happening),
+                Some(effect) => {
+                    self.spawn_all(&mut together);
+                    self.perform_one(effect);
+                }
+                None if together.is_empty() => break,
+                None => self.spawn_all(&mut together),
             }
-            self.perform_one(effect);
             if starts == STARTS_PER_TURN {
+                self.spawn_all(&mut together);
                 break;
             }
         }
@@ -42,11 +67,7 @@ impl Reactor {
 
     fn perform_one(&mut self, effect: Effect) {
         match effect {
-            Effect::Spawn(service, instance) => {
-                if let Err(error) = self.spawn(service, instance) {
-                    self.feed(Event::NotSpawned(service, instance, error));
-                }
-            }
+            Effect::Spawn(service, instance) => self.spawn_all(&mut vec![(service, instance)]),
             Effect::Signal(service, instance, signal, to) => {
                 self.trees.signal(service, instance, signal, to);
             }
@@ -98,30 +119,67 @@ impl Reactor {
         self.feed(Event::Checked(service, instance, check, Found(found)));
     }
 
-    fn spawn(&mut self, service: ServiceId, instance: Instance) -> Result<(), SpawnError> {
+    /// Starts these, in this order, with one answer for each. One that fails does not
+    /// concern the others.
+    fn spawn_all(&mut self, together: &mut Vec<(ServiceId, Instance)>) {
+        let mut ready = Vec::with_capacity(together.len());
+        for (service, instance) in together.drain(..) {
+            match self.make_ready(service, instance) {
+                Ok(one) => ready.push(one),
+                Err(error) => self.feed(Event::NotSpawned(service, instance, error)),
+            }
+        }
+        let logs = &self.logs;
+        let notify = self.notify.as_ref().map(|n| n.path());
+        let wanted = ready.iter().map(|r| Wanted {
+            service: r.service,
+            instance: r.instance,
+            name: &r.name,
+            program: &r.program,
+            group: r.group.clone(),
+            out: match r.program.output {
+                Output::Log | Output::Ring => logs.writer(r.service),
+                Output::Null | Output::Inherit => None,
+            },
+            notify: notify.filter(|_| r.program.notify),
+        });
+        let made = self.trees.start_all(wanted.collect());
+        for (
+            Ready {
+                service, instance, ..
+            },
+            made,
+        ) in ready.into_iter().zip(made)
+        {
+            match made {
+                Ok(child) => self.note_child(service, instance, child),
+                Err(error) => self.feed(Event::NotSpawned(service, instance, error)),
+            }
+        }
+    }
+
+    fn make_ready(&mut self, service: ServiceId, instance: Instance) -> Result<Ready, SpawnError> {
         let Some(program) = self.registry.program(service) else {
             return Err(failure(Stage::Fork, "", "it is not configured"));
         };
         let name = self.registry.name(service);
-        let registry = self.poll.registry();
-        let out = match program.output {
-            Output::Log | Output::Ring => {
-                let pipe = self.logs.open(registry, service, &name, program.output);
-                pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
-                self.logs.begin(service, instance);
-                true
-            }
-            Output::Null | Output::Inherit => false,
-        };
-        let stdout = if out { self.logs.writer(service) } else { None };
-        let notify = self
-            .notify
-            .as_ref()
-            .map(|n| n.path())
-            .filter(|_| program.notify);
-        let child = self
-            .trees
-            .start(service, instance, &name, &program, stdout, notify)?;
+        if let Output::Log | Output::Ring = program.output {
+            let registry = self.poll.registry();
+            let pipe = self.logs.open(registry, service, &name, program.output);
+            pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
+            self.logs.begin(service, instance);
+        }
+        let group = self.trees.place(service, &name)?;
+        Ok(Ready {
+            service,
+            instance,
+            name,
+            program,
+            group,
+        })
+    }
+
+    fn note_child(&mut self, service: ServiceId, instance: Instance, child: Child) {
         let index = self.next_start;
         self.next_start = self.next_start.wrapping_add(1) & 0x0fff_ffff;
         let fd = child.status.as_raw_fd();
@@ -132,19 +190,17 @@ impl Reactor {
             .registry()
             .register(&mut SourceFd(&fd), token, Interest::READABLE)
             .ok();
-        self.starts.insert(
-            index,
-            Start {
-                service,
-                instance,
-                status: child.status,
-            },
-        );
+        let status = child.status;
+        let start = Start {
+            service,
+            instance,
+            status,
+        };
+        self.starts.insert(index, start);
         self.children
             .insert(child.pid, Role::Main(service, instance));
         self.feed(Event::Spawned(service, instance, Pid(child.pid)));
         // A fast exec may be known already.
-        Ok(())
     }
 
     /// Says what is known of a start: executing, or failed. Nothing while it is pending.

@@ -3,7 +3,8 @@
 //! What the child does, and in which order, is `sys::spawn`'s business. Nothing here waits:
 //! whether the program could be executed is read from the status pipe later.
 
-use std::ffi::CString;
+use std::borrow::Cow;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
@@ -27,8 +28,8 @@ const FILE_CAP: u64 = 64 * 1024;
 /// What every child inherits unless its definition says otherwise: as superd was started.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// Without what was meant for superd alone.
-    environment: Vec<Variable>,
+    /// `NAME=value`, without what was meant for superd alone.
+    environment: Vec<CString>,
     /// Open files as they were before superd raised its own limit.
     open_files: Option<Limit>,
     /// Marks of this life of superd.
@@ -42,12 +43,14 @@ impl Base {
     /// hard one. Once, at the start.
     pub fn of_this_process() -> Base {
         let own = std::env::vars_os().map(|(k, v)| (k.into_vec(), v.into_vec()));
+        let own = own.filter(|(name, _)| is_inherited(name));
         let open_files = limits::raise_open_files();
         // The standard library seeds its hash tables from getrandom(2) without blocking.
         let mut random = std::collections::hash_map::RandomState::new().build_hasher();
         random.write_u32(std::process::id());
         Base {
-            environment: own.filter(|(name, _)| is_inherited(name)).collect(),
+            // The environment of a process holds no NUL.
+            environment: own.filter_map(|(n, v)| joined(&n, &v).ok()).collect(),
             open_files: open_files.ok(), // it stays as it is: nothing to give back
             nonce: random.finish(),
             count: 0,
@@ -85,9 +88,26 @@ pub struct Context<'a> {
     pub cgroup: Option<&'a Group>,
 }
 
-/// Starts the program. [`outcome`] tells whether it could be executed.
-pub fn start(program: &Program, base: &Base, ctx: &Context<'_>) -> Result<Child, SpawnError> {
-    run(program, &program.command, base, ctx)
+/// Starts these programs, each with its own result. [`outcome`] tells whether one could be
+/// executed.
+pub fn start_all(
+    starts: &[(&Program, Context<'_>)],
+    base: &Base,
+) -> Vec<Result<Child, SpawnError>> {
+    let plans: Vec<_> = starts
+        .iter()
+        .map(|(program, ctx)| plan(program, &program.command, base, ctx))
+        .collect();
+    let possible: Vec<&Plan<'_>> = plans.iter().flatten().collect();
+    let mut made = spawn::spawn_all(&possible).into_iter();
+    let result = |(plan, (program, _)): (&Result<_, SpawnError>, &(&Program, _))| {
+        plan.as_ref().map_err(Clone::clone)?;
+        match made.next() {
+            Some(made) => made.map_err(|fault| in_words(fault, program, &program.command)),
+            None => Err(error(Stage::Fork, "", 0, "nothing was tried")), // as many as plans
+        }
+    };
+    plans.iter().zip(starts).map(result).collect()
 }
 
 /// Runs another command (a stop step, a reload) as the same user, with the same limits and
@@ -119,7 +139,7 @@ pub fn outcome(
 fn plan<'a>(
     program: &'a Program,
     command: &[String],
-    base: &Base,
+    base: &'a Base,
     ctx: &Context<'a>,
 ) -> Result<Plan<'a>, SpawnError> {
     let nul = |stage, thing: &str| error(stage, thing, libc::EINVAL, "contains a NUL byte");
@@ -133,7 +153,6 @@ fn plan<'a>(
         let (soft, hard) = (l.soft, l.hard);
         (l.resource, Limit { soft, hard })
     });
-    let directory = program.directory.as_deref().unwrap_or("/");
     plan.env = env;
     plan.env_last = env_last;
     plan.stdout = ctx.stdout;
@@ -150,55 +169,69 @@ fn plan<'a>(
     plan.user = program.user.as_deref();
     plan.group = program.group.as_deref();
     plan.groups = program.groups.as_deref();
-    plan.directory = CString::new(directory).map_err(|_| nul(Stage::Directory, directory))?;
+    if let Some(path) = program.directory.as_deref() {
+        let path = CString::new(path).map_err(|_| nul(Stage::Directory, path))?;
+        plan.directory = Cow::Owned(path);
+    }
     Ok(plan)
 }
 
 /// Later ones win: superd's own, the environment file, `environment`, what superd sets.
 /// The mark is the very last variable: a program that overwrites its arguments to show
 /// another name (setproctitle) gets there last.
-fn environment(
+fn environment<'a>(
     program: &Program,
-    base: &Base,
+    base: &'a Base,
     ctx: &Context<'_>,
-) -> Result<(Vec<CString>, Vec<CString>), SpawnError> {
-    let mut all = base.environment.clone();
+) -> Result<(Vec<Cow<'a, CStr>>, Vec<CString>), SpawnError> {
+    let own = base.environment.iter().map(Cow::from);
+    let mut all: Vec<Cow<'a, CStr>> = own.collect();
     if program.user.is_some() {
         // The child sets them from the user's entry; superd's own would be root's.
         let personal: [&[u8]; 4] = [b"HOME", b"USER", b"LOGNAME", b"SHELL"];
-        all.retain(|(name, _)| !personal.contains(&name.as_slice()));
+        all.retain(|v| !personal.iter().any(|name| is_named(v, name)));
     }
     if let Some(file) = &program.environment_file {
         for (name, value) in read_environment_file(file)? {
-            set(&mut all, &name, &value);
+            set(&mut all, &name, &value)?;
         }
     }
     for (name, value) in &program.environment {
-        set(&mut all, name.as_bytes(), value.as_bytes());
+        set(&mut all, name.as_bytes(), value.as_bytes())?;
     }
     if let Some(address) = ctx.notify_socket {
-        set(&mut all, b"NOTIFY_SOCKET", address.as_os_str().as_bytes());
+        set(&mut all, b"NOTIFY_SOCKET", address.as_os_str().as_bytes())?;
     }
     let ours = [("SERVICE", ctx.service), (INSTANCE, ctx.cookie)];
-    all.retain(|(name, _)| !ours.iter().any(|(n, _)| n.as_bytes() == name));
-    let own = ours.map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()));
-    let join = |(name, value): &Variable| {
-        CString::new([name.as_slice(), b"=", value].concat()).map_err(|_| {
-            let name = String::from_utf8_lossy(name);
-            error(Stage::Exec, &name, libc::EINVAL, "contains a NUL byte")
-        })
-    };
-    Ok((
-        all.iter().map(join).collect::<Result<_, _>>()?,
-        own.iter().map(join).collect::<Result<_, _>>()?,
-    ))
+    all.retain(|v| !ours.iter().any(|(name, _)| is_named(v, name.as_bytes())));
+    let own = ours.map(|(n, v)| joined(n.as_bytes(), v.as_bytes()));
+    Ok((all, own.into_iter().collect::<Result<_, _>>()?))
 }
 
-fn set(all: &mut Vec<Variable>, name: &[u8], value: &[u8]) {
-    match all.iter_mut().find(|(n, _)| n == name) {
-        Some((_, old)) => *old = value.to_vec(),
-        None => all.push((name.to_vec(), value.to_vec())),
+fn set(all: &mut Vec<Cow<'_, CStr>>, name: &[u8], value: &[u8]) -> Result<(), SpawnError> {
+    let new = Cow::Owned(joined(name, value)?);
+    match all.iter_mut().find(|v| is_named(v, name)) {
+        Some(old) => *old = new,
+        None => all.push(new),
     }
+    Ok(())
+}
+
+fn is_named(variable: &CStr, name: &[u8]) -> bool {
+    let rest = variable.to_bytes().strip_prefix(name);
+    rest.is_some_and(|rest| rest.starts_with(b"="))
+}
+
+/// `NAME=value`
+fn joined(name: &[u8], value: &[u8]) -> Result<CString, SpawnError> {
+    let mut text = Vec::with_capacity(name.len() + value.len() + 2);
+    text.extend_from_slice(name);
+    text.push(b'=');
+    text.extend_from_slice(value);
+    CString::new(text).map_err(|_| {
+        let name = String::from_utf8_lossy(name);
+        error(Stage::Exec, &name, libc::EINVAL, "contains a NUL byte")
+    })
 }
 
 fn error(stage: Stage, thing: &str, errno: i32, cause: &str) -> SpawnError {
@@ -441,10 +474,7 @@ mod tests {
 
     fn base() -> Base {
         Base {
-            environment: vec![
-                (b"PATH".to_vec(), b"/usr/bin:/bin".to_vec()),
-                (b"HOME".to_vec(), b"/superd".to_vec()),
-            ],
+            environment: vec![c"PATH=/usr/bin:/bin".into(), c"HOME=/superd".into()],
             open_files: None,
             nonce: 0xabc,
             count: 0,
@@ -486,7 +516,7 @@ mod tests {
 
     /// Starts it, waits for the verdict of the status pipe, and reaps it.
     fn run_to_end(program: &Program, ctx: &Context<'_>) -> Result<(), SpawnError> {
-        let child = start(program, &base(), ctx)?;
+        let child = run(program, &program.command, &base(), ctx)?;
         let told = loop {
             match outcome(&child.status, program, &program.command) {
                 Some(told) => break told,
@@ -544,6 +574,43 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_fails_leaves_the_others_of_its_batch_alone() {
+        let programs = [
+            program(&["true"]),
+            program(&["a\0b"]),
+            program(&[""]),
+            program(&["false"]),
+        ];
+        let starts: Vec<_> = programs.iter().map(|p| (p, CTX)).collect();
+        let made = start_all(&starts, &base());
+        let mut codes = Vec::new();
+        for (result, program) in made.into_iter().zip(&programs) {
+            codes.push(result.map_err(|e| e.to_string()).map(|child| {
+                let ended = loop {
+                    match reap(child.pid).unwrap() {
+                        Some(ended) => break ended,
+                        None => std::thread::yield_now(),
+                    }
+                };
+                assert_eq!(
+                    outcome(&child.status, program, &program.command),
+                    Some(Ok(()))
+                );
+                ended
+            }));
+        }
+        use crate::sys::wait::Ended;
+        assert_eq!(codes[0], Ok(Ended::Code(0)));
+        assert!(codes[1]
+            .as_ref()
+            .is_err_and(|e| e.ends_with("contains a NUL byte")));
+        assert!(codes[2]
+            .as_ref()
+            .is_err_and(|e| e.ends_with("No such file or directory")));
+        assert_eq!(codes[3], Ok(Ended::Code(1)));
+    }
+
+    #[test]
     fn the_environment_is_that_of_superd_the_file_the_definition_and_superd_again() {
         let file = Scratch::new("env", "A=file\nB=file\nSUPERD_INSTANCE=forged\n");
         let mut p = program(&["env"]);
@@ -580,7 +647,7 @@ mod tests {
         let (mut a, mut b) = (Base::of_this_process(), Base::of_this_process());
         let marks = [a.new_cookie(), a.new_cookie(), b.new_cookie()];
         assert!(marks[0] != marks[1] && marks[0] != marks[2]);
-        assert!(a.environment.iter().any(|(n, _)| n == b"PATH"));
+        assert!(a.environment.iter().any(|v| is_named(v, b"PATH")));
     }
 
     #[test]

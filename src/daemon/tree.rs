@@ -264,6 +264,11 @@ impl Tree {
         self.main.map(|m| Pid(m.pid))
     }
 
+    /// The variable that its processes carry: `SUPERD_INSTANCE=...`
+    pub fn mark(&self) -> &[u8] {
+        &self.mark
+    }
+
     /// Its cgroup.
     pub fn group(&self) -> Option<&Group> {
         self.group.as_ref()
@@ -624,7 +629,7 @@ mod tests {
         let words = ["/bin/sh", "-c", script].map(|w| CString::new(w).unwrap());
         let cookie = format!("test-{}-{name}", std::process::id());
         let mut plan = Plan::new(words.to_vec());
-        plan.env = vec![c"PATH=/usr/bin:/bin".to_owned()];
+        plan.env = vec![c"PATH=/usr/bin:/bin".into()];
         plan.env_last = vec![CString::new(format!("{INSTANCE}={cookie}")).unwrap()];
         plan.stdout = Some(write.as_fd());
         plan.cgroup = group.as_ref();

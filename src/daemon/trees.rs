@@ -43,8 +43,25 @@ pub struct Trees {
 /// The present instance of a service.
 struct Live {
     instance: Instance,
-    cookie: String,
     tree: Tree,
+}
+
+/// A new instance that has its place, and is to be started.
+pub struct Wanted<'a> {
+    /// Of which service.
+    pub service: ServiceId,
+    /// Which one.
+    pub instance: Instance,
+    /// The service's name.
+    pub name: &'a str,
+    /// What is executed.
+    pub program: &'a Program,
+    /// Its cgroup, from [`Trees::place`].
+    pub group: Option<Group>,
+    /// Where its output goes, if not where the program says.
+    pub out: Option<BorrowedFd<'a>>,
+    /// The address of the notify socket, if it gets one.
+    pub notify: Option<&'a Path>,
 }
 
 impl Trees {
@@ -65,60 +82,62 @@ impl Trees {
         self.root.as_ref()
     }
 
-    /// Starts the program of a new instance.
+    /// The cgroup for the next instance of a service, if there are cgroups.
     ///
     /// # Errors
-    /// Stage, thing and cause. EBUSY at the stage `cgroup` when a process of an earlier
-    /// instance is still there: it is KILLed, and the start is to be tried again.
-    pub fn start(
-        &mut self,
-        service: ServiceId,
-        instance: Instance,
-        name: &str,
-        program: &Program,
-        out: Option<BorrowedFd<'_>>,
-        notify: Option<&Path>,
-    ) -> Result<Child, SpawnError> {
-        let group = match self.groups.get(&service) {
+    /// EBUSY at the stage `cgroup` when a process of an earlier instance is still there: it
+    /// is KILLed, and the start is to be tried again.
+    pub fn place(&mut self, service: ServiceId, name: &str) -> Result<Option<Group>, SpawnError> {
+        match self.groups.get(&service) {
             // Somebody may have removed it since the last instance.
-            Some(group) if group.exists() => Some(group.clone()),
-            Some(_) | None => self.empty_group(service, name)?,
-        };
-        let cookie = self.base.new_cookie();
-        let inherited = match program.output {
-            Output::Inherit => Some(std::io::stdout()),
-            Output::Log | Output::Ring | Output::Null => None,
-        };
-        let errors = inherited.as_ref().map(|_| std::io::stderr());
+            Some(group) if group.exists() => Ok(Some(group.clone())),
+            Some(_) | None => self.empty_group(service, name),
+        }
+    }
+
+    /// Starts the programs of new instances. Together, because what superd does between two
+    /// forks costs more than it seems (`sys::spawn`).
+    ///
+    /// # Errors
+    /// For each: stage, thing and cause.
+    pub fn start_all(&mut self, wanted: Vec<Wanted<'_>>) -> Vec<Result<Child, SpawnError>> {
         use std::os::fd::AsFd;
-        let context = Context {
-            service: name,
-            cookie: &cookie,
-            stdout: out.or(inherited.as_ref().map(AsFd::as_fd)),
-            stderr: out.or(errors.as_ref().map(AsFd::as_fd)),
-            notify_socket: notify,
-            cgroup: group.as_ref(),
-        };
-        let child = match spawn::start(program, &self.base, &context) {
-            Ok(child) => child,
-            Err(error) => {
-                if error.stage == Stage::Cgroup {
-                    // Somebody has removed it: the next try makes it anew.
-                    self.groups.remove(&service);
-                }
-                return Err(error);
-            }
-        };
-        let tree = Tree::new(&mut self.forest, Pid(child.pid), &cookie, group);
-        self.live.insert(
-            service,
-            Live {
-                instance,
+        let cookies: Vec<String> = wanted.iter().map(|_| self.base.new_cookie()).collect();
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let context = |(w, cookie)| -> (&Program, Context<'_>) {
+            let (w, cookie): (&Wanted<'_>, &String) = (w, cookie);
+            let (out, err) = match w.program.output {
+                Output::Inherit => (Some(stdout.as_fd()), Some(stderr.as_fd())),
+                Output::Log | Output::Ring | Output::Null => (None, None),
+            };
+            let context = Context {
+                service: w.name,
                 cookie,
-                tree,
-            },
-        );
-        Ok(child)
+                stdout: w.out.or(out),
+                stderr: w.out.or(err),
+                notify_socket: w.notify,
+                cgroup: w.group.as_ref(),
+            };
+            (w.program, context)
+        };
+        let starts: Vec<_> = wanted.iter().zip(&cookies).map(context).collect();
+        let made = spawn::start_all(&starts, &self.base);
+        drop(starts);
+        for ((w, cookie), made) in wanted.into_iter().zip(&cookies).zip(&made) {
+            match made {
+                Ok(child) => {
+                    let tree = Tree::new(&mut self.forest, Pid(child.pid), cookie, w.group);
+                    let instance = w.instance;
+                    self.live.insert(w.service, Live { instance, tree });
+                }
+                // Somebody has removed it: the next try makes it anew.
+                Err(error) if error.stage == Stage::Cgroup => {
+                    self.groups.remove(&w.service);
+                }
+                Err(_) => {}
+            }
+        }
+        made
     }
 
     /// Runs a command for a service, in a tree of its own.
@@ -134,6 +153,7 @@ impl Trees {
         out: Option<BorrowedFd<'_>>,
     ) -> Result<Child, SpawnError> {
         let group = self.group(&format!("{name}.command-{}", action.0))?;
+        let group = group.map(|(group, _)| group);
         let cookie = self.base.new_cookie();
         let context = Context {
             service: name,
@@ -161,10 +181,10 @@ impl Trees {
     /// The group for the first start of a service. What an earlier superd left in it is
     /// KILLed first: never two.
     fn empty_group(&mut self, service: ServiceId, name: &str) -> Result<Option<Group>, SpawnError> {
-        let Some(group) = self.group(name)? else {
+        let Some((group, is_new)) = self.group(name)? else {
             return Ok(None);
         };
-        if group.populated().unwrap_or(false) {
+        if !is_new && group.populated().unwrap_or(false) {
             group.kill().ok(); // if it cannot be, the next try will say so again
             return Err(failure(Stage::Cgroup, name, libc::EBUSY));
         }
@@ -172,12 +192,13 @@ impl Trees {
         Ok(Some(group))
     }
 
-    fn group(&self, name: &str) -> Result<Option<Group>, SpawnError> {
+    /// The group of this name, and whether it was made just now.
+    fn group(&self, name: &str) -> Result<Option<(Group, bool)>, SpawnError> {
         let Some(root) = &self.root else {
             return Ok(None);
         };
-        match root.group(name) {
-            Ok(group) => Ok(Some(group)),
+        match root.group_or_new(name) {
+            Ok(found) => Ok(Some(found)),
             Err(e) => Err(SpawnError {
                 cause: plain(&e),
                 ..failure(Stage::Cgroup, name, errno_of(&e))
@@ -292,7 +313,7 @@ impl Trees {
     pub fn forget(&mut self, service: ServiceId, name: &str) {
         self.live.remove(&service);
         self.groups.remove(&service);
-        if let Ok(Some(group)) = self.group(name) {
+        if let Ok(Some((group, _))) = self.group(name) {
             group.remove().ok(); // in use by somebody else: not ours to remove
         }
     }
@@ -327,10 +348,8 @@ impl Trees {
     fn by_mark(&self, pid: Pid) -> Option<ServiceId> {
         let text = read(&format!("/proc/{}/environ", pid.0), ENVIRONMENT_CAP)?;
         let prefix = format!("{INSTANCE}=").into_bytes();
-        let cookie = text
-            .split(|b| *b == 0)
-            .find_map(|v| v.strip_prefix(prefix.as_slice()))?;
-        let is_it = |l: &Live| l.cookie.as_bytes() == cookie;
+        let mark = text.split(|b| *b == 0).find(|v| v.starts_with(&prefix))?;
+        let is_it = |l: &Live| l.tree.mark() == mark;
         self.live.iter().find(|(_, l)| is_it(l)).map(|(id, _)| *id)
     }
 

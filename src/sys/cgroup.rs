@@ -126,6 +126,11 @@ impl Root {
     /// The group of this name, made if it is not there. It may hold processes: those of an
     /// instance that an earlier superd started.
     pub fn group(&self, name: &str) -> io::Result<Group> {
+        Ok(self.group_or_new(name)?.0)
+    }
+
+    /// Like [`Root::group`]; also whether it is new, so that nobody can be in it.
+    pub fn group_or_new(&self, name: &str) -> io::Result<(Group, bool)> {
         let dir = self.dir.join(format!("{}.service", escape(name)));
         // What an earlier superd left empty may have been killed: made anew, it is fresh.
         fs::remove_dir(&dir).ok(); // not there, or in use
@@ -133,11 +138,12 @@ impl Root {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
             made => made.map(|()| true)?,
         };
-        Ok(Group {
-            dir,
+        let group = Group {
+            dir: dir.into(),
             has_kill: self.has_kill,
             fresh: Rc::new(Cell::new(fresh)),
-        })
+        };
+        Ok((group, fresh))
     }
 
     /// Removes the directory if no group is left in it.
@@ -154,10 +160,11 @@ impl Root {
     }
 }
 
-fn make_dir(dir: &Path) -> io::Result<()> {
+/// Whether it was not there.
+fn make_dir(dir: &Path) -> io::Result<bool> {
     match fs::create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        other => other.map(|()| true),
     }
 }
 
@@ -179,7 +186,7 @@ fn escape(name: &str) -> String {
 /// The group of one service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
-    dir: PathBuf,
+    dir: Rc<Path>,
     has_kill: bool,
     /// Made by this process, and not killed since.
     fresh: Rc<Cell<bool>>,
@@ -429,7 +436,7 @@ pub(crate) mod tests {
             let mut group = root.group("a").unwrap();
             group.has_kill &= has_kill;
             let below = Group {
-                dir: group.dir.join("below"),
+                dir: group.dir.join("below").into(),
                 has_kill,
                 fresh: group.fresh.clone(),
             };

@@ -5,8 +5,9 @@
 //! OOM score and limits while it still may, then the user, the directory as that user, and
 //! the program. Lookups come before limits, which may leave no descriptor to do them with.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
-use std::ffi::{c_char, CString};
+use std::ffi::{c_char, CStr, CString};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -15,14 +16,15 @@ use nix::sys::signal::SigSet;
 use nix::unistd::{getegid, geteuid, Gid, Group, Uid, User};
 
 use super::limits;
-use super::spawn::{Prepared, SpawnFault, Step, Why};
+use super::signals::{Numbers, SIGNALS};
+use super::spawn::{Ends, Prepared, SpawnFault, Step, Why};
 
 /// Becomes the program, or reports why not and exits with status 127.
-pub(super) fn run(prepared: &Prepared<'_>) -> ! {
+pub(super) fn run(prepared: &Prepared<'_>, ends: &Ends) -> ! {
     let _guard = ExitGuard;
-    let Err(fault) = become_program(prepared);
+    let Err(fault) = become_program(prepared, ends);
     // If even the report fails, the exit status 127 is all that is left to say.
-    nix::unistd::write(&prepared.report, &fault.to_bytes()).ok();
+    nix::unistd::write(&ends.report, &fault.to_bytes()).ok();
     exit()
 }
 
@@ -40,16 +42,16 @@ fn exit() -> ! {
     unsafe { libc::_exit(127) }
 }
 
-fn become_program(prepared: &Prepared<'_>) -> Result<Infallible, SpawnFault> {
+fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, SpawnFault> {
     let plan = prepared.plan;
     let session = nix::unistd::setsid();
-    own_signals(prepared.parent);
+    own_signals(prepared.parent, prepared.signals);
     session.map_err(at(Step::Session))?;
-    if let Some(procs) = &prepared.procs {
+    if let Some(procs) = &ends.procs {
         nix::unistd::write(procs, b"0").map_err(at(Step::Cgroup))?;
     }
     stdio(prepared).map_err(SpawnFault::io(Step::Stdio))?;
-    close_others(prepared.report.as_raw_fd());
+    close_others(ends.report.as_raw_fd());
     let identity = Identity::look_up(prepared)?;
     if let Some(nice) = plan.nice {
         // SAFETY: setpriority(2) takes three numbers; 0 is ourselves.
@@ -68,20 +70,30 @@ fn become_program(prepared: &Prepared<'_>) -> Result<Infallible, SpawnFault> {
         })?;
     }
     identity.assume()?;
-    nix::unistd::chdir(plan.directory.as_c_str()).map_err(at(Step::Directory))?;
-    Err(execute(prepared, &identity.environment(prepared)))
+    nix::unistd::chdir(plan.directory.as_ref()).map_err(at(Step::Directory))?;
+    Err(match &identity.entry {
+        // The usual case allocates nothing: each page that is written to is copied first.
+        None => execute(prepared, &prepared.env),
+        Some(entry) => {
+            let env = environment(prepared, entry);
+            let pointers = env.iter().map(|v| v.as_ptr());
+            let null = std::iter::once(std::ptr::null());
+            execute(prepared, &pointers.chain(null).collect::<Vec<_>>())
+        }
+    })
 }
 
 fn at(step: Step) -> impl Fn(Errno) -> SpawnFault {
     move |e| SpawnFault::new(step, e as i32)
 }
 
-/// Default dispositions for all signals, real-time ones too, and nothing blocked.
+/// Default dispositions for all signals that have another one, real-time ones too, and
+/// nothing blocked.
 ///
 /// What is pending now reached superd's process group before setsid(2) (a terminal's
 /// Ctrl-C, a `kill` of the group) and was not meant for this process: it is dropped. What
 /// superd itself has sent (a stop that comes this early) is kept.
-fn own_signals(superd: i32) {
+fn own_signals(superd: i32, not_default: Numbers) {
     let all = SigSet::all();
     let mut kept = Vec::new();
     let now = libc::timespec {
@@ -106,7 +118,7 @@ fn own_signals(superd: i32) {
     // The C library's sigaction(3) refuses the signals it uses itself (32, 33), but an
     // ignored one would stay ignored in the program.
     let default = [0_u64; 20];
-    for signal in 1..=SIGNALS {
+    for signal in (1..=SIGNALS).filter(|n| not_default & (1 << (n - 1)) != 0) {
         // SAFETY: rt_sigaction(2) reads a kernel sigaction (at most 160 bytes); all zeroes
         // is SIG_DFL with an empty mask and no flags. KILL and STOP are refused: EINVAL.
         unsafe {
@@ -122,13 +134,6 @@ fn own_signals(superd: i32) {
     }
     SigSet::empty().thread_set_mask().ok(); // cannot fail: the set is valid
 }
-
-/// The kernel's number of signals; its sigset has as many bits.
-#[cfg(any(target_arch = "mips", target_arch = "mips64"))]
-const SIGNALS: i32 = 128;
-/// The kernel's number of signals; its sigset has as many bits.
-#[cfg(not(any(target_arch = "mips", target_arch = "mips64")))]
-const SIGNALS: i32 = 64;
 
 /// /dev/null as standard input, the plan's descriptors as output and error.
 fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
@@ -221,6 +226,9 @@ impl Identity {
     fn look_up(prepared: &Prepared<'_>) -> Result<Identity, SpawnFault> {
         let plan = prepared.plan;
         let mut found = Identity::default();
+        if (plan.user, plan.group, plan.groups) == (None, None, None) {
+            return Ok(found);
+        }
         if let Some(user) = plan.user {
             let number = user.parse::<u32>().ok().filter(|n| *n != u32::MAX);
             found.entry = match number {
@@ -277,30 +285,28 @@ impl Identity {
         }
         Ok(())
     }
+}
 
-    /// The environment: the plan's, then what the user's entry adds, then what is last.
-    fn environment(&self, prepared: &Prepared<'_>) -> Vec<CString> {
-        let plan = prepared.plan;
-        let mut env = plan.env.clone();
-        if let Some(e) = &self.entry {
-            use std::os::unix::ffi::OsStrExt;
-            let name = e.name.as_bytes();
-            for (key, value) in [
-                ("HOME=", e.dir.as_os_str().as_bytes()),
-                ("USER=", name),
-                ("LOGNAME=", name),
-                ("SHELL=", e.shell.as_os_str().as_bytes()),
-            ] {
-                let is_set = |v: &CString| v.as_bytes().starts_with(key.as_bytes());
-                if !plan.env.iter().any(is_set) {
-                    let var = [key.as_bytes(), value].concat();
-                    env.extend(CString::new(var).ok()); // an entry holds no NUL
-                }
-            }
+/// The environment: the plan's, then what the user's entry adds, then what is last.
+fn environment<'a>(prepared: &Prepared<'a>, e: &User) -> Vec<Cow<'a, CStr>> {
+    use std::os::unix::ffi::OsStrExt;
+    let plan = prepared.plan;
+    let mut env = plan.env.clone();
+    let name = e.name.as_bytes();
+    for (key, value) in [
+        ("HOME=", e.dir.as_os_str().as_bytes()),
+        ("USER=", name),
+        ("LOGNAME=", name),
+        ("SHELL=", e.shell.as_os_str().as_bytes()),
+    ] {
+        let is_set = |v: &Cow<'_, CStr>| v.to_bytes().starts_with(key.as_bytes());
+        if !plan.env.iter().any(is_set) {
+            let var = CString::new([key.as_bytes(), value].concat());
+            env.extend(var.ok().map(Cow::Owned)); // an entry holds no NUL
         }
-        env.extend(plan.env_last.iter().cloned());
-        env
     }
+    env.extend(plan.env_last.iter().map(Cow::from));
+    env
 }
 
 fn unknown(step: Step, why: Why, index: u16) -> SpawnFault {
@@ -344,14 +350,12 @@ fn member_of(entry: &User, gid: Gid) -> Result<Vec<Gid>, SpawnFault> {
 }
 
 /// execve(2) of the first candidate that there is, as execvp(3) does it.
-fn execute(prepared: &Prepared<'_>, env: &[CString]) -> SpawnFault {
-    let mut pointers: Vec<*const c_char> = env.iter().map(|v| v.as_ptr()).collect();
-    pointers.push(std::ptr::null());
+fn execute(prepared: &Prepared<'_>, env: &[*const c_char]) -> SpawnFault {
     let mut fault = SpawnFault::new(Step::Exec, libc::ENOENT);
     for program in &prepared.programs {
         // SAFETY: execve(2) gets a C string and two arrays of C strings that end in null
         // and outlive the call, which returns only on failure.
-        unsafe { libc::execve(program.as_ptr(), prepared.argv.as_ptr(), pointers.as_ptr()) };
+        unsafe { libc::execve(program.as_ptr(), prepared.argv.as_ptr(), env.as_ptr()) };
         match Errno::last_raw() {
             libc::ENOENT if program_exists(program) => {
                 fault.why = Why::Interpreter;
@@ -370,6 +374,6 @@ fn execute(prepared: &Prepared<'_>, env: &[CString]) -> SpawnFault {
     fault
 }
 
-fn program_exists(program: &CString) -> bool {
-    nix::sys::stat::stat(program.as_c_str()).is_ok()
+fn program_exists(program: &CStr) -> bool {
+    nix::sys::stat::stat(program).is_ok()
 }

@@ -26,6 +26,7 @@
 //! | `signals.rs` | `register_sigaction` | an async-signal-safe action |
 //! | `signals.rs` | `siginfo_t::si_pid`, `si_uid` | the signal was sent by a process |
 //! | `signals.rs` | `sigaction` | valid or null pointers |
+//! | `signals.rs` | `rt_sigaction` | room for any kernel's sigaction |
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
 //! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
 //! | `timer.rs` | `localtime_r` | valid pointers |

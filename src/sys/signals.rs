@@ -69,6 +69,36 @@ pub(super) fn restore(mask: &SigSet) {
     mask.thread_set_mask().ok(); // cannot fail: the set is valid
 }
 
+/// Signals by number: bit 0 is signal 1.
+pub(super) type Numbers = u128;
+
+/// The kernel's number of signals; its sigset has as many bits.
+#[cfg(any(target_arch = "mips", target_arch = "mips64"))]
+pub(super) const SIGNALS: i32 = 128;
+/// The kernel's number of signals; its sigset has as many bits.
+#[cfg(not(any(target_arch = "mips", target_arch = "mips64")))]
+pub(super) const SIGNALS: i32 = 64;
+
+/// The signals that are ignored or handled (or were once, which may leave traces): those
+/// that a child has to set back. The C library's own (32, 33) are among those asked for.
+pub(super) fn not_default() -> Numbers {
+    let mut found = 0;
+    for signal in 1..=SIGNALS {
+        let mut now = [0_u64; 20];
+        // SAFETY: rt_sigaction(2) without a new action writes a kernel sigaction (at most
+        // 160 bytes) to the buffer.
+        let r = unsafe {
+            let null = std::ptr::null::<u8>();
+            let size = SIGNALS as usize / 8;
+            libc::syscall(libc::SYS_rt_sigaction, signal, null, now.as_mut_ptr(), size)
+        };
+        if r != 0 || now.iter().any(|word| *word != 0) {
+            found |= 1 << (signal - 1);
+        }
+    }
+    found
+}
+
 fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: sigaction(2) with a null new action only writes the old one; zeroes are valid.

@@ -7,8 +7,13 @@
 //!
 //! The child tells of a failure through a close-on-exec pipe: end of file means that
 //! execve(2) succeeded, a record says what did not.
+//!
+//! After a fork each page that superd writes to is copied first, which costs more than most
+//! system calls. So what can be prepared is prepared for a whole batch, and between the
+//! forks of a batch superd touches little more than its stack.
 
-use std::ffi::{c_char, CString};
+use std::borrow::Cow;
+use std::ffi::{c_char, CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -137,7 +142,7 @@ pub struct Plan<'a> {
     /// Program and arguments. A program without a slash is searched in PATH of `env`.
     pub argv: Vec<CString>,
     /// `NAME=value`. HOME, USER, LOGNAME and SHELL of `user` are added unless they are here.
-    pub env: Vec<CString>,
+    pub env: Vec<Cow<'a, CStr>>,
     /// Put after everything else in the environment.
     pub env_last: Vec<CString>,
     /// Standard output; none: /dev/null. Its description should be in blocking mode.
@@ -161,7 +166,7 @@ pub struct Plan<'a> {
     /// Supplementary groups; none: the user's.
     pub groups: Option<&'a [String]>,
     /// Working directory, entered as the user.
-    pub directory: CString,
+    pub directory: Cow<'a, CStr>,
     /// Whether the parent wants a pidfd.
     pub pidfd: bool,
     /// Never clone3(2): the caller has more than one thread, so the C library's own fork
@@ -186,7 +191,7 @@ impl Plan<'_> {
             user: None,
             group: None,
             groups: None,
-            directory: c"/".to_owned(),
+            directory: c"/".into(),
             pidfd: false,
             threads: cfg!(test),
         }
@@ -250,62 +255,112 @@ pub(super) struct Prepared<'a> {
     pub plan: &'a Plan<'a>,
     /// Ends in a null pointer.
     pub argv: Vec<*const c_char>,
+    /// The environment if the user's entry adds nothing. Ends in a null pointer.
+    pub env: Vec<*const c_char>,
     /// The candidates for execve(2), in order.
-    pub programs: Vec<CString>,
-    /// Where the child reports; above 2.
-    pub report: OwnedFd,
-    /// cgroup.procs, when the child has to enter by itself.
-    pub procs: Option<OwnedFd>,
+    pub programs: Vec<Cow<'a, CStr>>,
+    /// Signals that are not at their default disposition.
+    pub signals: signals::Numbers,
     /// superd.
     pub parent: i32,
 }
 
-/// Set once the kernel has refused clone3(2) into a cgroup (older than 5.7, or a seccomp
-/// filter): asking again would cost a system call for nothing.
+/// The descriptors that the child needs, made right before it: no sibling inherits them.
+pub(super) struct Ends {
+    /// Where the child reports; above 2.
+    pub report: OwnedFd,
+    /// cgroup.procs, when the child has to enter by itself.
+    pub procs: Option<OwnedFd>,
+}
+
+/// Set once the kernel has refused clone3(2) (older than 5.3, older than 5.7 with a cgroup,
+/// or a seccomp filter): asking again would cost a system call for nothing.
 static NO_CLONE: AtomicBool = AtomicBool::new(false);
 
 /// Makes the process. It runs the program when [`StatusPipe::read`] says so. An error
 /// means that no process came into being.
 pub fn spawn(plan: &Plan<'_>) -> Result<Child, SpawnFault> {
-    let (read, write) = status_pipe().map_err(SpawnFault::io(Step::Pipe))?;
-    let mut argv: Vec<_> = plan.argv.iter().map(|a| a.as_ptr()).collect();
-    argv.push(std::ptr::null());
-    let mut prepared = Prepared {
-        plan,
-        argv,
-        programs: programs(plan)?,
-        report: write,
-        procs: None,
-        parent: nix::unistd::getpid().as_raw(),
+    let prepared = prepare(plan, signals::not_default())?;
+    let mask = signals::block_all().map_err(SpawnFault::io(Step::Fork))?;
+    let made = make(&prepared);
+    signals::restore(&mask);
+    made
+}
+
+/// Like [`spawn`] for each of the plans, in their order; each has its own result.
+pub fn spawn_all(plans: &[&Plan<'_>]) -> Vec<Result<Child, SpawnFault>> {
+    let signals = signals::not_default();
+    let prepared: Vec<_> = plans.iter().map(|p| prepare(p, signals)).collect();
+    let mut made = Vec::with_capacity(plans.len());
+    let mask = match signals::block_all().map_err(SpawnFault::io(Step::Fork)) {
+        Ok(mask) => mask,
+        Err(fault) => return plans.iter().map(|_| Err(fault)).collect(),
     };
-    if let Some(group) = plan.cgroup {
-        if !plan.threads && group.is_fresh() && !NO_CLONE.load(Ordering::Relaxed) {
-            let dir = group.open_dir().map_err(SpawnFault::io(Step::Cgroup))?;
-            if let Some((pid, pidfd)) = clone_into(&prepared, &dir)? {
-                return Ok(Child {
-                    pid,
-                    pidfd,
-                    status: StatusPipe(read),
-                });
-            }
-        }
-        prepared.procs = Some(group.open_procs().map_err(SpawnFault::io(Step::Cgroup))?);
+    for each in &prepared {
+        // Nothing in here allocates or frees: see the head of this file.
+        made.push(match each {
+            Ok(prepared) => make(prepared),
+            Err(fault) => Err(*fault),
+        });
     }
-    let pid = plain_fork(&prepared)?;
-    // Not reaped by anybody but us, so the pid cannot be another process yet.
-    let pidfd = plan.pidfd.then(|| PidFd::open(pid).ok()).flatten();
-    Ok(Child {
-        pid,
-        pidfd,
-        status: StatusPipe(read),
+    signals::restore(&mask);
+    made
+}
+
+fn prepare<'a>(
+    plan: &'a Plan<'a>,
+    not_default: signals::Numbers,
+) -> Result<Prepared<'a>, SpawnFault> {
+    let argv = plan.argv.iter().map(|a| a.as_ptr());
+    let env = plan.env.iter().map(|v| v.as_ptr());
+    let last = plan.env_last.iter().map(|v| v.as_ptr());
+    let null = std::iter::once(std::ptr::null());
+    Ok(Prepared {
+        plan,
+        argv: argv.chain(null.clone()).collect(),
+        env: env.chain(last).chain(null).collect(),
+        programs: programs(plan)?,
+        // Another thread may change them meanwhile.
+        signals: if plan.threads {
+            signals::Numbers::MAX
+        } else {
+            not_default
+        },
+        parent: nix::unistd::getpid().as_raw(),
     })
 }
 
-/// Both ends close-on-exec, the reading one non-blocking, the writing one above 2 so that
-/// standard input, output and error do not land on it.
+/// The fork. All signals are blocked, until the child has default dispositions: a handler
+/// that ran in the child would write to superd's self-pipe.
+fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
+    let plan = prepared.plan;
+    let (read, write) = status_pipe().map_err(SpawnFault::io(Step::Pipe))?;
+    let status = StatusPipe(read);
+    let mut ends = Ends {
+        report: write,
+        procs: None,
+    };
+    let can_be_born_there = plan.cgroup.is_none_or(Group::is_fresh);
+    if !plan.threads && can_be_born_there && !NO_CLONE.load(Ordering::Relaxed) {
+        let dir = plan.cgroup.map(Group::open_dir).transpose();
+        let dir = dir.map_err(SpawnFault::io(Step::Cgroup))?;
+        if let Some((pid, pidfd)) = clone(prepared, &ends, dir.as_ref())? {
+            return Ok(Child { pid, pidfd, status });
+        }
+    }
+    if let Some(group) = plan.cgroup {
+        ends.procs = Some(group.open_procs().map_err(SpawnFault::io(Step::Cgroup))?);
+    }
+    let pid = plain_fork(prepared, &ends)?;
+    // Not reaped by anybody but us, so the pid cannot be another process yet.
+    let pidfd = plan.pidfd.then(|| PidFd::open(pid).ok()).flatten();
+    Ok(Child { pid, pidfd, status })
+}
+
+/// Both ends close-on-exec and non-blocking (the one record fits), the writing one above 2
+/// so that standard input, output and error do not land on it.
 fn status_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     if write.as_raw_fd() > 2 {
         return Ok((read, write));
     }
@@ -316,23 +371,24 @@ fn status_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// The files that may be the program: itself when it has a slash, else one per directory
 /// of PATH (relative ones would depend on the working directory and are left out).
-fn programs(plan: &Plan<'_>) -> Result<Vec<CString>, SpawnFault> {
+fn programs<'a>(plan: &'a Plan<'_>) -> Result<Vec<Cow<'a, CStr>>, SpawnFault> {
     let none = || SpawnFault::new(Step::Exec, libc::ENOENT);
     let name = plan.argv.first().ok_or_else(none)?;
     if name.as_bytes().is_empty() {
         return Err(none());
     }
     if name.as_bytes().contains(&b'/') {
-        return Ok(vec![name.clone()]);
+        return Ok(vec![name.into()]);
     }
-    let all = plan.env.iter().chain(&plan.env_last);
+    let last = plan.env_last.iter().map(CString::as_c_str);
+    let all = plan.env.iter().map(Cow::as_ref).chain(last);
     let path = all
-        .filter_map(|v| v.as_bytes().strip_prefix(b"PATH="))
+        .filter_map(|v| v.to_bytes().strip_prefix(b"PATH="))
         .next_back()
         .unwrap_or(b"/usr/sbin:/usr/bin:/sbin:/bin");
     let directories = path.split(|b| *b == b':').filter(|d| d.starts_with(b"/"));
     let join = |d: &[u8]| CString::new([d, b"/", name.as_bytes()].concat()).ok();
-    Ok(directories.filter_map(join).collect())
+    Ok(directories.filter_map(join).map(Cow::Owned).collect())
 }
 
 /// `struct clone_args` as of CLONE_ARGS_SIZE_VER2 (clone3(2)); libc has it for some
@@ -369,7 +425,7 @@ pub fn try_birth(group: &Group) {
         ..CloneArgs::default()
     };
     let size = std::mem::size_of::<CloneArgs>();
-    // SAFETY: as in `clone_into`; the child only ends.
+    // SAFETY: as in `clone`; the child only ends.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size) };
     if pid == 0 {
         // SAFETY: _exit(2) does not return, and touches nothing.
@@ -385,22 +441,24 @@ pub fn try_birth(group: &Group) {
 }
 
 /// None: this kernel cannot, and will not be asked again.
-fn clone_into(
+fn clone(
     prepared: &Prepared<'_>,
-    dir: &OwnedFd,
+    ends: &Ends,
+    dir: Option<&OwnedFd>,
 ) -> Result<Option<(i32, Option<PidFd>)>, SpawnFault> {
     let mut pidfd: i32 = -1;
     let mut args = CloneArgs {
-        flags: CLONE_INTO_CGROUP,
         exit_signal: libc::SIGCHLD as u64,
-        cgroup: dir.as_raw_fd() as u64,
         ..CloneArgs::default()
     };
+    if let Some(dir) = dir {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = dir.as_raw_fd() as u64;
+    }
     if prepared.plan.pidfd {
         args.flags |= CLONE_PIDFD;
         args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     }
-    let mask = signals::block_all().map_err(SpawnFault::io(Step::Fork))?;
     let size = std::mem::size_of::<CloneArgs>();
     // SAFETY: without CLONE_VM and with no stack this is fork(2): the child runs on its own
     // copy of everything. superd is single-threaded, so no lock is held by a thread that
@@ -408,9 +466,8 @@ fn clone_into(
     let pid = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size) };
     let error = io::Error::last_os_error();
     if pid == 0 {
-        child::run(prepared);
+        child::run(prepared, ends);
     }
-    signals::restore(&mask);
     match i32::try_from(pid) {
         Ok(pid) if pid > 0 => {
             let held = (pidfd >= 0).then(|| {
@@ -434,18 +491,14 @@ fn clone_into(
     }
 }
 
-fn plain_fork(prepared: &Prepared<'_>) -> Result<i32, SpawnFault> {
-    // Blocked until the child has default dispositions: a handler that ran in the child
-    // would write to superd's self-pipe.
-    let mask = signals::block_all().map_err(SpawnFault::io(Step::Fork))?;
+fn plain_fork(prepared: &Prepared<'_>, ends: &Ends) -> Result<i32, SpawnFault> {
     // SAFETY: superd is single-threaded; in threaded tests fork(3) of the C library puts
     // the allocator's locks in order for the child.
     let pid = unsafe { libc::fork() };
     let error = io::Error::last_os_error();
     if pid == 0 {
-        child::run(prepared);
+        child::run(prepared, ends);
     }
-    signals::restore(&mask);
     match pid {
         1.. => Ok(pid),
         _ => Err(SpawnFault::new(Step::Fork, errno_of(&error))),

@@ -11,9 +11,13 @@ fn words(argv: &[&str]) -> Vec<CString> {
     argv.iter().map(|a| CString::new(*a).unwrap()).collect()
 }
 
+fn variables(env: &[&str]) -> Vec<Cow<'static, CStr>> {
+    words(env).into_iter().map(Cow::Owned).collect()
+}
+
 fn plan(argv: &[&str]) -> Plan<'static> {
     let mut plan = Plan::new(words(argv));
-    plan.env = words(&["PATH=/usr/bin:/bin"]);
+    plan.env = vec![c"PATH=/usr/bin:/bin".into()];
     plan
 }
 
@@ -80,7 +84,7 @@ fn a_child_starts_with_a_clean_slate() {
         umask; pwd; cut -d ' ' -f 1,5,6 /proc/$$/stat; echo $$";
     let mut plan = plan(&["sh", "-c", script]);
     plan.umask = 0o027;
-    plan.directory = c"/usr".to_owned();
+    plan.directory = c"/usr".into();
     let text = output(&plan);
     // SAFETY: as above.
     unsafe { libc::close(1000) };
@@ -125,7 +129,7 @@ fn each_step_reports_its_own_failure() {
     let not_executable = plan(&["/etc/passwd"]);
     assert_eq!(at(&not_executable), (Step::Exec, Why::Errno, libc::EACCES));
     let mut directory = plan(&["true"]);
-    directory.directory = c"/nonexistent".to_owned();
+    directory.directory = c"/nonexistent".into();
     assert_eq!(at(&directory), (Step::Directory, Why::Errno, libc::ENOENT));
     let mut user = plan(&["true"]);
     user.user = Some("no-such-user");
@@ -153,7 +157,7 @@ fn path_is_searched_as_a_shell_does() {
     std::fs::write(first.join("program"), "not executable").unwrap();
     let path = format!("PATH={}:{}:relative:", first.display(), second.display());
     let mut plan = plan(&["program", "arg"]);
-    plan.env = words(&[&path]);
+    plan.env = variables(&[&path]);
     // Only one that may not be executed: that is the reason, not "not found".
     assert_eq!(fault(&plan).errno, libc::EACCES);
     std::os::unix::fs::symlink("/bin/echo", second.join("program")).unwrap();
@@ -174,7 +178,7 @@ fn a_user_gets_its_groups_and_its_home() {
     }
     let script = "id -u; id -g; id -G; echo $HOME $USER $LOGNAME; grep CapEff /proc/self/status";
     let mut plan = plan(&["sh", "-c", script]);
-    plan.env.push(c"LOGNAME=configured".to_owned());
+    plan.env.push(c"LOGNAME=configured".into());
     plan.user = Some("nobody");
     let entry = nix::unistd::User::from_name("nobody").unwrap().unwrap();
     let (uid, gid, home) = (entry.uid, entry.gid, entry.dir.display());
@@ -185,7 +189,7 @@ fn a_user_gets_its_groups_and_its_home() {
     plan.groups = Some(&groups);
     assert_eq!(output(&plan), format!("{uid}\n9\n9 7\n{who}"));
     // A directory that only root may enter is not entered as the user.
-    plan.directory = c"/root".to_owned();
+    plan.directory = c"/root".into();
     let root_only = std::fs::metadata("/root")
         .is_ok_and(|m| std::os::unix::fs::PermissionsExt::mode(&m.permissions()) & 1 == 0);
     if root_only {
@@ -197,7 +201,7 @@ fn a_user_gets_its_groups_and_its_home() {
 #[test]
 fn the_last_variables_come_last_and_win_nothing_twice() {
     let mut plan = plan(&["env"]);
-    plan.env = words(&["PATH=/usr/bin:/bin", "A=1"]);
+    plan.env = variables(&["PATH=/usr/bin:/bin", "A=1"]);
     plan.env_last = words(&["Z=9"]);
     assert_eq!(output(&plan), "PATH=/usr/bin:/bin\nA=1\nZ=9\n");
 }
