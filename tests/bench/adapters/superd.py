@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+import time
 import urllib.parse
 
 from .base import Adapter
@@ -96,6 +97,14 @@ class Superd(Adapter):
                     os.rmdir(group)
                 except OSError:
                     pass                             # somebody is in it
+        # The kernel takes them apart later, which is not superd's work either.
+        for stat in glob.glob("/sys/fs/cgroup/cgroup.stat") + glob.glob("/sys/fs/cgroup/*/cgroup.stat"):
+            deadline = time.monotonic() + 5
+            while time.monotonic() < deadline:
+                with open(stat) as f:
+                    if "nr_dying_descendants 0" in f.read().splitlines():
+                        break
+                time.sleep(0.01)
 
     def configure(self):
         self._forget_groups()
