@@ -129,6 +129,7 @@ fn weight(what: &Happening) -> usize {
         Happening::Step { what: text, .. }
         | Happening::GivenUp { why: text }
         | Happening::ActionFailed { error: text }
+        | Happening::MainProcessRefused { why: text, .. }
         | Happening::Status { text } => text.len(),
         Happening::Waiting { on } => on.iter().map(String::len).sum(),
         Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
@@ -138,6 +139,9 @@ fn weight(what: &Happening) -> usize {
         | Happening::Unkillable { .. }
         | Happening::Restarting { .. }
         | Happening::Signalled { .. }
+        | Happening::Ready { .. }
+        | Happening::SaysReloading { .. }
+        | Happening::MainProcess { .. }
         | Happening::Reloading { .. } => 0,
     };
     std::mem::size_of::<Entry>() + texts
@@ -224,6 +228,15 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
         Happening::Reloading { by } => (Notice, format!("reloading: {by} asked")),
         Happening::ActionFailed { error } => (Warn, format!("action failed: {error}")),
+        Happening::Ready { .. } => (Info, "says that it is ready".to_owned()),
+        Happening::SaysReloading { .. } => (Info, "says that it is reloading".to_owned()),
+        Happening::MainProcess { before, pid, .. } => {
+            let text = format!("its main process is pid {} now, before {}", pid.0, before.0);
+            (Notice, text)
+        }
+        Happening::MainProcessRefused { pid, why, .. } => {
+            (Warn, format!("MAINPID={} is ignored: {why}", pid.0))
+        }
         Happening::Status { text } => (Info, format!("says: {text}")),
     };
     // Texts of services and clients are in there.

@@ -44,6 +44,7 @@ use crate::machine::signal::Signal;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
 use crate::sys;
+use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::StatusPipe;
 use crate::sys::timer::Timer;
 
@@ -91,6 +92,13 @@ pub(super) enum Role {
     Command(Command, StatusPipe),
 }
 
+/// A main process that was named by MAINPID=. It need not be superd's child, and then no
+/// SIGCHLD tells of its end.
+pub(super) struct Followed {
+    pub instance: Instance,
+    pub held: PidFd,
+}
+
 /// A command that runs.
 pub(super) struct Command {
     pub service: ServiceId,
@@ -132,6 +140,8 @@ pub struct Reactor {
     pub(super) reap_again: bool,
     /// Of the requests that the latch has absorbed, those that the machine knows of.
     absorbed: u32,
+    /// Main processes that were named by MAINPID=.
+    pub(super) followed: BTreeMap<ServiceId, Followed>,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
     ended: Vec<Ended>,
@@ -202,6 +212,7 @@ impl Reactor {
             awaiting_end: Vec::new(),
             reap_again: false,
             absorbed: 0,
+            followed: BTreeMap::new(),
             heard: Vec::new(),
             asked: Vec::new(),
             ended: Vec::new(),
@@ -283,6 +294,7 @@ impl Reactor {
     fn note_readiness(&mut self, events: &Events) -> bool {
         let mut woken = false;
         let mut starts = Vec::new();
+        let mut ends = Vec::new();
         for event in events {
             match Source::of(event.token()) {
                 Some(Source::Wake) => woken = true,
@@ -303,11 +315,15 @@ impl Reactor {
                 }
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
-                Some(Source::Process(_) | Source::Other(_)) | None => {}
+                Some(Source::Process(service)) => ends.push(ServiceId(service)),
+                Some(Source::Other(_)) | None => {}
             }
         }
         for index in starts {
             self.hear_start(index);
+        }
+        for service in ends {
+            self.followed_ended(service);
         }
         woken
     }
@@ -566,19 +582,22 @@ impl Reactor {
         // Without cgroups each look goes through all of /proc: a process that sends a
         // thousand messages is looked for once.
         let mut owners = BTreeMap::new();
+        let mut mains = BTreeMap::new();
         for (pid, notice) in heard.drain(..) {
             let owner = *owners.entry(pid).or_insert_with(|| self.trees.owner(pid));
             let Some((service, instance)) = owner else {
                 continue;
             };
-            if let Notice::MainPid(main) = notice {
-                if self.trees.owner(main) != Some((service, instance)) {
-                    continue;
-                }
+            match notice {
+                // The last word counts, so that a flood of them costs one look.
+                Notice::MainPid(main) => drop(mains.insert((service, instance), main)),
+                notice => self.feed(Event::Notified(service, instance, notice)),
             }
-            self.feed(Event::Notified(service, instance, notice));
         }
         self.heard = heard;
+        for ((service, instance), main) in mains {
+            self.follow(service, instance, main);
+        }
     }
 
     fn hear_actions(&mut self) {

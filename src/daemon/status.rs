@@ -6,7 +6,7 @@ use super::tree::Usage;
 use crate::control::reply::{Status, StopStatus};
 use crate::machine::event::{Pid, ServiceId};
 use crate::machine::report::{Exit, Verdict};
-use crate::machine::service::{Rest, Service, State, Want};
+use crate::machine::service::{Readiness, Rest, Service, State, Want};
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
 
@@ -60,8 +60,18 @@ pub fn status(
             | State::Backoff { .. } => Vec::new(),
         },
         stop: stop_status(service, now),
+        ready: service.run().map(|run| ready_word(run.ready).to_owned()),
+        reloading: service.run().is_some_and(|run| run.reloading),
         says: service.says.clone(),
     })
+}
+
+fn ready_word(ready: Readiness) -> &'static str {
+    match ready {
+        Readiness::NotTold => "not-told",
+        Readiness::No => "no",
+        Readiness::Yes => "yes",
+    }
 }
 
 fn state_word(state: &State) -> &'static str {

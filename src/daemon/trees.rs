@@ -18,6 +18,7 @@ use crate::machine::report::{SpawnError, Stage};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
+use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
 
@@ -252,6 +253,13 @@ impl Trees {
     /// How many processes are alive.
     pub fn alive(&mut self, service: ServiceId, instance: Instance) -> u32 {
         self.tree(service, instance).map_or(0, |(t, f)| t.count(f))
+    }
+
+    /// MAINPID=: this process is the main one from now on. False, and nothing changes, if it
+    /// is not alive and of the instance's tree.
+    pub fn set_main(&mut self, service: ServiceId, instance: Instance, held: &PidFd) -> bool {
+        self.tree(service, instance)
+            .is_some_and(|(t, f)| t.set_main(f, held))
     }
 
     /// The main process is a zombie: how many processes it leaves.

@@ -283,7 +283,9 @@ impl End {
             return (verdict, success);
         };
         let asked_for = match self.exit {
-            Exit::Code(_) | Exit::Unknown => listed,
+            Exit::Code(_) => listed,
+            // Nobody can say, and nothing speaks against it.
+            Exit::Unknown => true,
             Exit::Signal(Signal::KILL) if stop.killed => true,
             Exit::Signal(s) => listed || stop.sent.contains(&s),
         };

@@ -433,6 +433,34 @@ pub enum Happening {
         /// What went wrong.
         error: String,
     },
+    /// READY=1 of the service: it is ready, or ready again after a reload.
+    Ready {
+        /// Which run.
+        instance: Instance,
+    },
+    /// RELOADING=1 of the service.
+    SaysReloading {
+        /// Which run.
+        instance: Instance,
+    },
+    /// MAINPID= of the service: another process is the main one now.
+    MainProcess {
+        /// Which run.
+        instance: Instance,
+        /// The one before.
+        before: Pid,
+        /// The new one.
+        pid: Pid,
+    },
+    /// MAINPID= of the service named a process that cannot be the main one.
+    MainProcessRefused {
+        /// Which run.
+        instance: Instance,
+        /// Which process.
+        pid: Pid,
+        /// Why.
+        why: String,
+    },
     /// STATUS= of the service.
     Status {
         /// Its words.

@@ -22,6 +22,9 @@
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
+//! MAINPID= replaces the pid in every state that has one, and changes nothing else: it is
+//! that process whose exit is awaited from then on.
+//!
 //! `want` is the operator's word and survives every state; `pid` exists only in states
 //! in which the process is not reaped.
 
@@ -99,6 +102,38 @@ pub struct Run {
     pub stopping_seen: u32,
     /// It could not become its program; its exit is about to be reported.
     pub exec_error: Option<SpawnError>,
+    /// What it has said of its readiness. Nothing waits for it.
+    pub ready: Readiness,
+    /// It said RELOADING=1, and no READY=1 since.
+    pub reloading: bool,
+    /// The last MAINPID= that could not be followed, so that it is told once.
+    pub refused: Option<Pid>,
+}
+
+impl Run {
+    fn new(instance: Instance, now: Tick) -> Run {
+        Run {
+            instance,
+            pid: None,
+            began: now,
+            stopping_seen: 0,
+            exec_error: None,
+            ready: Readiness::NotTold,
+            reloading: false,
+            refused: None,
+        }
+    }
+}
+
+/// What a service has said of its readiness (sd_notify(3)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Readiness {
+    /// It has sent no message at all.
+    NotTold,
+    /// It has sent messages, but no READY=1.
+    No,
+    /// READY=1.
+    Yes,
 }
 
 /// KILL was sent; the main process is not reaped yet.
@@ -331,9 +366,14 @@ impl Service {
 
     /// Its main process, if it is not reaped.
     pub fn pid(&self) -> Option<Pid> {
+        self.run().and_then(|run| run.pid)
+    }
+
+    /// The run whose main process is not reaped.
+    pub fn run(&self) -> Option<&Run> {
         match &self.state {
-            State::Starting(run) | State::Up(run) => run.pid,
-            State::Stopping(run, _) | State::Killing(run, ..) => run.pid,
+            State::Starting(run) | State::Up(run) => Some(run),
+            State::Stopping(run, _) | State::Killing(run, ..) => Some(run),
             State::Down(_) | State::Waiting | State::Sweeping(_) | State::Backoff { .. } => None,
         }
     }
@@ -583,16 +623,7 @@ impl Service {
         let instance = self.instance;
         cx.publish(self.id, Happening::Starting { instance, by });
         cx.effects.push(Effect::Spawn(self.id, instance));
-        self.enter(
-            State::Starting(Run {
-                instance,
-                pid: None,
-                began: now,
-                stopping_seen: 0,
-                exec_error: None,
-            }),
-            now,
-        )
+        self.enter(State::Starting(Run::new(instance, now)), now)
     }
 
     fn never_ran(&mut self, error: SpawnError, now: Tick, cx: &mut Context<'_>) -> Moved {
@@ -769,6 +800,10 @@ impl Service {
         else {
             return Moved::default();
         };
+        if run.ready == Readiness::NotTold {
+            run.ready = Readiness::No;
+        }
+        let instance = run.instance;
         match notice {
             Notice::Stopping => {
                 run.stopping_seen = run.stopping_seen.saturating_add(1);
@@ -790,8 +825,42 @@ impl Service {
                 }
                 Moved::default()
             }
-            // Readiness and a change of the main process are not used yet.
-            Notice::Ready | Notice::Reloading | Notice::MainPid(_) => Moved::default(),
+            Notice::Ready => {
+                let news = run.ready != Readiness::Yes || run.reloading;
+                run.ready = Readiness::Yes;
+                run.reloading = false;
+                if news {
+                    cx.publish(self.id, Happening::Ready { instance });
+                }
+                Moved::default()
+            }
+            Notice::Reloading => {
+                if !std::mem::replace(&mut run.reloading, true) {
+                    cx.publish(self.id, Happening::SaysReloading { instance });
+                }
+                Moved::default()
+            }
+            // What a step has sent to the one before is not sent again to this one.
+            Notice::MainPid(pid) => {
+                if let Some(before) = run.pid.filter(|before| *before != pid) {
+                    run.pid = Some(pid);
+                    run.refused = None;
+                    let happening = Happening::MainProcess {
+                        instance,
+                        before,
+                        pid,
+                    };
+                    cx.publish(self.id, happening);
+                }
+                Moved::default()
+            }
+            Notice::NotMain(pid, why) => {
+                if run.refused.replace(pid) != Some(pid) {
+                    let happening = Happening::MainProcessRefused { instance, pid, why };
+                    cx.publish(self.id, happening);
+                }
+                Moved::default()
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::{
-    ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, ServiceId, Target, Ticket,
-    Verb,
+    ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
+    Ticket, Verb,
 };
 use superd::machine::report::Happening;
 use superd::machine::service::{State, Want, KILL_AGAIN};
@@ -92,6 +92,8 @@ impl Course {
 struct Live {
     instance: Instance,
     forked: bool,
+    /// The main process, as far as it is told.
+    main: Option<Pid>,
     execed: bool,
     stopping_said: bool,
     stop: Option<Course>,
@@ -205,7 +207,13 @@ impl Judge {
                     self.force_all();
                 }
             }
-            Event::Spawned(s, i, _) => self.with(*s, *i, |l| l.forked = true),
+            Event::Spawned(s, i, pid) => self.with(*s, *i, |l| {
+                l.forked = true;
+                l.main = Some(*pid);
+            }),
+            Event::Notified(s, i, Notice::MainPid(pid)) => {
+                self.with(*s, *i, |l| l.main = l.main.and(Some(*pid)));
+            }
             Event::Execed(s, i) => self.with(*s, *i, |l| l.execed = true),
             Event::Exited {
                 service, instance, ..
@@ -216,6 +224,7 @@ impl Judge {
                     .map(|s| s.spec.stop.leftover_grace);
                 self.with(*service, *instance, |l| {
                     l.exited = Some(now);
+                    l.main = None;
                     l.grace = grace.unwrap_or_default();
                 });
             }
@@ -449,6 +458,7 @@ impl Judge {
         s.live = Some(Live {
             instance,
             forked: false,
+            main: None,
             execed: false,
             stopping_said: false,
             stop: None,
@@ -693,6 +703,12 @@ impl Judge {
         }
         for (id, s) in &mut self.services {
             let Some(live) = &mut s.live else { continue };
+            let pid = machine.service(*id).and_then(|s| s.pid());
+            require(
+                pid == live.main,
+                "its main process is the one it named",
+                || format!("{id:?}: {pid:?}, not {:?}", live.main),
+            )?;
             let (killed, exited) = (live.killed_at.is_some(), live.exited.is_some());
             let Some(stop) = &mut live.stop else { continue };
             let limit = stop.began + stop.schedule.longest();

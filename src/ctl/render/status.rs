@@ -98,6 +98,12 @@ pub fn one(s: &Status, style: Style) -> String {
     if let Some(ms) = s.retry_ms {
         row("next start", &format!("in {}", span(ms)));
     }
+    match (s.ready.as_deref(), s.reloading) {
+        (_, true) => row("ready", "reloading"),
+        // Most services have no such protocol; nothing is missing.
+        (None | Some("not-told"), false) => {}
+        (Some(word), false) => row("ready", word),
+    }
     if !s.says.is_empty() {
         row("says", &s.says);
     }

@@ -193,6 +193,14 @@ fn happening(what: &Happening) -> String {
         Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),
         Happening::Reloading { by } => format!("reloading, asked by {by}"),
         Happening::ActionFailed { error } => format!("failed: {error}"),
+        Happening::Ready { .. } => "says that it is ready".to_owned(),
+        Happening::SaysReloading { .. } => "says that it is reloading".to_owned(),
+        Happening::MainProcess { before, pid, .. } => {
+            format!("its main process is pid {} now, before {}", pid.0, before.0)
+        }
+        Happening::MainProcessRefused { pid, why, .. } => {
+            format!("MAINPID={} ignored: {why}", pid.0)
+        }
         Happening::Status { text } => format!("says: {text}"),
     }
 }
