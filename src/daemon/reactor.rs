@@ -27,6 +27,7 @@ use syslog::Severity;
 use super::actions::{Actions, Ended};
 use super::clients::{Access, ClientEvent, Clients, Stream};
 use super::history::{self, History};
+use super::keep::Again;
 use super::logs::{Logs, Said};
 use super::notify::Notify;
 use super::registry::Registry;
@@ -118,6 +119,8 @@ pub struct Reactor {
     pub(super) machine: Supervisor,
     pub(super) registry: Registry,
     pub(super) run_dir: Option<RunDir>,
+    /// The run directory was removed and could not be made again.
+    pub(super) run_dir_again: Option<Again>,
     pub(super) clients: Option<Clients>,
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
@@ -197,6 +200,7 @@ impl Reactor {
             machine: parts.machine,
             registry: Registry::default(),
             run_dir: parts.run_dir,
+            run_dir_again: None,
             clients: None,
             logs: Logs::new(parts.ring),
             notify: parts.notify,
@@ -227,6 +231,7 @@ impl Reactor {
     /// Only if epoll itself fails, which leaves nothing to wait with.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        self.watch_run_dir();
         self.perform();
         while !self.finished {
             self.turn(&mut events)?;
@@ -270,7 +275,8 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
-        let soonest = [self.machine.next_deadline(), clients];
+        let run_dir = self.run_dir_again.map(|again| again.at);
+        let soonest = [self.machine.next_deadline(), clients, run_dir];
         let next = soonest
             .into_iter()
             .flatten()
@@ -295,6 +301,7 @@ impl Reactor {
         let mut woken = false;
         let mut starts = Vec::new();
         let mut ends = Vec::new();
+        let mut run_dir = false;
         for event in events {
             match Source::of(event.token()) {
                 Some(Source::Wake) => woken = true,
@@ -316,8 +323,12 @@ impl Reactor {
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(service)) => ends.push(ServiceId(service)),
-                Some(Source::Other(_)) | None => {}
+                Some(Source::Other(_)) => run_dir = true,
+                None => {}
             }
+        }
+        if run_dir {
+            self.keep_run_dir();
         }
         for index in starts {
             self.hear_start(index);
@@ -496,6 +507,7 @@ impl Reactor {
     /// The control socket for the groups of the configuration; made, if it could not be
     /// made before.
     fn open_to(&mut self, daemon: &Daemon) {
+        self.keep_run_dir();
         let (access, mut complaints) = Access::of(daemon);
         match (&mut self.clients, &self.run_dir) {
             (Some(clients), _) => {
@@ -617,6 +629,9 @@ impl Reactor {
             if clients.next_deadline().is_some_and(|at| at <= now) {
                 clients.expire(now, self.poll.registry());
             }
+        }
+        if self.run_dir_again.is_some_and(|again| again.at <= now) {
+            self.keep_run_dir();
         }
         if self.machine.next_deadline().is_some_and(|at| at <= now) {
             // What a service has said up to now counts before its time is up.

@@ -5,9 +5,12 @@
 //! a restart must not wait for one to go and another to come.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+
+use nix::fcntl::Flock;
 
 use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
@@ -34,6 +37,8 @@ pub struct Trees {
     forest: Forest,
     base: Base,
     root: Option<Root>,
+    /// Keeps other superds from the groups.
+    _lock: Option<Flock<File>>,
     live: BTreeMap<ServiceId, Live>,
     /// Groups that were found empty at a first start. From then on the sweep after each
     /// instance vouches for it, and a restart need not look.
@@ -72,9 +77,18 @@ impl Trees {
             forest: Forest::new(),
             base: Base::of_this_process(),
             root,
+            _lock: None,
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
+        }
+    }
+
+    /// Below this group, which is locked for as long as the trees are there.
+    pub fn locked(root: Root, lock: Option<Flock<File>>) -> Trees {
+        Trees {
+            _lock: lock,
+            ..Trees::new(Some(root))
         }
     }
 

@@ -12,6 +12,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use nix::fcntl::{Flock, FlockArg};
+
 use super::kill::kill;
 
 /// Nested groups that a service makes are followed this deep.
@@ -144,6 +146,24 @@ impl Root {
             fresh: Rc::new(Cell::new(fresh)),
         };
         Ok((group, fresh))
+    }
+
+    /// Keeps other superds away as long as this is held, or this process lives. None:
+    /// another one holds it. Unlike a run directory this one cannot be removed while there
+    /// are services in it.
+    ///
+    /// # Errors
+    /// Of open(2) and flock(2).
+    pub fn lock(&self) -> io::Result<Option<Flock<fs::File>>> {
+        let dir = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open(&self.dir)?;
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => Ok(Some(held)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(e.into()),
+        }
     }
 
     /// Removes the directory if no group is left in it.

@@ -830,7 +830,7 @@ impl Raw {
         self.try_ask(request).expect("an answer")
     }
 
-    fn try_ask(&mut self, request: &Value) -> Option<Vec<Value>> {
+    pub fn try_ask(&mut self, request: &Value) -> Option<Vec<Value>> {
         let id = self.try_send(request).ok()?;
         let mut lines = Vec::new();
         loop {
