@@ -130,6 +130,7 @@ impl Trees {
                 cookie,
                 stdout: w.out.or(out),
                 stderr: w.out.or(err),
+                is_pipe: w.out.is_some(),
                 notify_socket: w.notify,
                 cgroup: w.group.as_ref(),
             };
@@ -175,6 +176,7 @@ impl Trees {
             cookie: &cookie,
             stdout: out,
             stderr: out,
+            is_pipe: out.is_some(),
             notify_socket: None,
             cgroup: group.as_ref(),
         };

@@ -367,3 +367,23 @@ fn a_hundred_services_are_all_there() {
     s.assert_nothing_left();
     s.end();
 }
+
+#[test]
+fn a_service_with_a_user_can_open_its_output_by_name() {
+    if !root_or_skip("a_service_with_a_user_can_open_its_output_by_name") {
+        return;
+    }
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = ["/bin/sh", "-c", "echo to-out > /dev/stdout; echo to-err > /dev/stderr; exec sleep 100"]
+        user = "nobody"
+        "#,
+    );
+    wait_until("both lines", || {
+        let said = s.ok(&["logs", "web"]);
+        assert!(!said.contains("denied"), "{said}");
+        said.contains("to-out") && said.contains("to-err")
+    });
+    s.end();
+}
