@@ -360,6 +360,29 @@ impl Tree {
         }
     }
 
+    /// SIGCONT to those that are stopped; a frozen cgroup is thawed as a whole.
+    pub fn wake(&mut self, forest: &mut Forest, to: To) {
+        if let Some(group) = &self.group {
+            group.thaw();
+        }
+        let main = self.main.map_or(0, |m| m.pid);
+        let leader = self.leader;
+        let is_stopped = |f: &mut Forest, pid| f.stat(pid).filter(|s| s.state == b'T');
+        match to {
+            To::Main if is_stopped(forest, main).is_none() => 0,
+            To::Main => self.signal_main(forest, libc::SIGCONT),
+            To::Group => self.signal_where(forest, libc::SIGCONT, |f, pid| {
+                is_stopped(f, pid).is_some_and(|s| s.pgrp == leader)
+            }),
+            To::Tree => {
+                self.signal_where(forest, libc::SIGCONT, |f, pid| is_stopped(f, pid).is_some())
+            }
+            To::Descendants => self.signal_where(forest, libc::SIGCONT, |f, pid| {
+                pid != main && is_stopped(f, pid).is_some()
+            }),
+        };
+    }
+
     fn signal_main(&mut self, forest: &mut Forest, signal: i32) -> u32 {
         match self.main {
             None => 0,

@@ -238,6 +238,13 @@ impl Trees {
         }
     }
 
+    /// Lets those run that stand still.
+    pub fn wake(&mut self, service: ServiceId, instance: Instance, to: To) {
+        if let Some((tree, forest)) = self.tree(service, instance) {
+            tree.wake(forest, to);
+        }
+    }
+
     /// SIGKILL to the whole tree.
     pub fn kill(&mut self, service: ServiceId, instance: Instance) {
         if let Some((tree, forest)) = self.tree(service, instance) {

@@ -102,6 +102,8 @@ impl End {
                     Signal::TERM,
                     To::Tree,
                 ));
+                cx.effects
+                    .push(Effect::Wake(id, self.run.instance, To::Tree));
             }
         }
         Swept::NotYet

@@ -223,6 +223,9 @@ pub enum Effect {
     Spawn(ServiceId, Instance),
     /// Send a signal. Processes that are gone are no error.
     Signal(ServiceId, Instance, Signal, To),
+    /// To those that have just been signalled and stand still (SIGSTOP, a frozen cgroup):
+    /// let them run, so that they can do what the signal asks for.
+    Wake(ServiceId, Instance, To),
     /// SIGKILL everything of the tree, main process included.
     KillTree(ServiceId, Instance),
     /// Remember the listening sockets the tree has now.

@@ -335,6 +335,12 @@ impl Stop {
             Action::Drain => Effect::Drain(id, instance, number()),
         };
         scene.emit(effect);
+        // As systemd does: who stands still would sit out its grace.
+        if let Action::Signal(signal, to) = action {
+            if signal.ends_a_process() {
+                scene.emit(Effect::Wake(id, instance, *to));
+            }
+        }
     }
 
     fn await_condition(&mut self, until: &Until, scene: &mut Scene<'_, '_>) -> Course {

@@ -299,6 +299,11 @@ impl Group {
         result
     }
 
+    /// Thaws it, and what the service has made below it, where that is frozen.
+    pub fn thaw(&self) {
+        thaw(&self.dir, DEPTH);
+    }
+
     /// Removes it, and what the service has made below it. EBUSY: a process is left.
     pub fn remove(&self) -> io::Result<()> {
         remove(&self.dir, DEPTH)
@@ -350,6 +355,16 @@ fn nested(dir: &Path, depth: usize) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir)?.filter_map(Result::ok);
     let is_dir = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
     Ok(entries.filter(is_dir).map(|e| e.path()).collect())
+}
+
+fn thaw(dir: &Path, depth: usize) {
+    let file = dir.join("cgroup.freeze"); // from Linux 5.2 on
+    if read_small(&file).is_ok_and(|text| text.starts_with(b"1")) {
+        fs::write(&file, b"0").ok(); // it cannot be: then its grace runs out
+    }
+    for nested in nested(dir, depth).unwrap_or_default() {
+        thaw(&nested, depth - 1);
+    }
 }
 
 fn remove(dir: &Path, depth: usize) -> io::Result<()> {

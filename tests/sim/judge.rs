@@ -366,6 +366,13 @@ impl Judge {
         match effect {
             Effect::Spawn(s, i) => self.spawn(*s, *i, world),
             Effect::Signal(s, i, signal, to) => self.signal(now, *s, *i, *signal, *to),
+            Effect::Wake(s, i, _) => {
+                let live = self.live(*s, *i)?;
+                let asked = live.stop.is_some() || live.exited.is_some();
+                require(asked, "only who was asked to end is woken", || {
+                    format!("{s:?}")
+                })
+            }
             Effect::KillTree(s, i) => self.kill(now, *s, *i),
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),

@@ -219,6 +219,7 @@ impl World {
                 self.children.remove(&(*s, *i));
             }
             Effect::EndAction(..)
+            | Effect::Wake(..)
             | Effect::NotePorts(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
