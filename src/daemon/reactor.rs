@@ -41,6 +41,7 @@ use crate::control::reply::Reply;
 use crate::latch::{Bit, Phase, Seen, Taken};
 use crate::machine::event::{ActionId, Effect, Event, Instance, Notice, Pid, ServiceId, Ticket};
 use crate::machine::report::{Happening, Origin};
+use crate::machine::service::Service;
 use crate::machine::signal::Signal;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
@@ -381,7 +382,8 @@ impl Reactor {
         }
     }
 
-    /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service.
+    /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service. One that its stop sends asks
+    /// for that stop: it must not come twice.
     fn pass_on(&mut self, signal: Signal) {
         let by = Origin::Signal {
             signal,
@@ -389,6 +391,10 @@ impl Reactor {
             uid: 0,
             command: String::new(),
         };
+        let stops = |s: &Service| s.spec.stop.sends_to_main(signal);
+        if self.machine.services().any(stops) {
+            return self.begin_shutdown(false, Some(by));
+        }
         self.feed(Event::Request {
             ticket: None,
             target: crate::machine::event::Target::All,

@@ -52,6 +52,15 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// Whether a step sends this signal to the main process.
+    pub fn sends_to_main(&self, signal: Signal) -> bool {
+        self.steps.iter().any(|step| match step.action {
+            Action::Signal(s, To::Main | To::Group | To::Tree) => s == signal,
+            Action::Signal(_, To::Descendants) => false,
+            Action::Run(_) | Action::Http(_) | Action::Drain => false,
+        })
+    }
+
     /// The longest the whole schedule can take, up to the KILL of the last leftover.
     pub fn longest(&self) -> Duration {
         self.steps

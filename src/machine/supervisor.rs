@@ -861,6 +861,11 @@ impl Supervisor {
         };
         let instance = service.instance;
         match &service.state {
+            State::Up(_) if service.spec.stop.sends_to_main(signal) => {
+                let text =
+                    format!("its stop sends {signal}, and sends it once: use `stop` or `restart`");
+                return Answer::Refused(text);
+            }
             State::Up(_) => {}
             State::Stopping(..) | State::Killing(..) | State::Sweeping(_)
                 if signal.ends_or_stops_a_process() =>

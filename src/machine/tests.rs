@@ -604,6 +604,34 @@ fn a_signal_by_hand_is_refused_while_it_stops_unless_it_is_harmless() {
     );
 }
 
+#[test]
+fn a_signal_that_its_stop_sends_is_not_sent_by_hand() {
+    let usr2_first = vec![
+        step(signal(Signal::USR2), Until::PortsClosed, 100),
+        step(
+            Action::Signal(Signal::TERM, To::Descendants),
+            Until::Gone,
+            100,
+        ),
+    ];
+    let mut rig = Rig::new(vec![
+        spec("a"),
+        Spec {
+            stop: schedule(usr2_first),
+            ..spec("b")
+        },
+    ]);
+    rig.did();
+    rig.ask(A, Verb::Signal(Signal::TERM));
+    rig.ask(B, Verb::Signal(Signal::USR2));
+    assert_eq!(rig.did(), ["reply 1: refused", "reply 2: refused"]);
+    // These are not what their stops send to the main process.
+    rig.ask(A, Verb::Signal(Signal::USR2));
+    rig.ask(B, Verb::Signal(Signal::TERM));
+    let sent = ["USR2 a1", "reply 3: done", "TERM b1", "reply 4: done"];
+    assert_eq!(rig.did(), sent);
+}
+
 // ---- order -------------------------------------------------------------------
 
 #[test]
