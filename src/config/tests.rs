@@ -368,6 +368,10 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "has either",
         ),
         ("reload = { signal = \"KILL\" }", "does not reload"),
+        (
+            "reload = { signal = \"HUP\", wait = \"1s\" }",
+            "`wait` goes with `run`",
+        ),
         ("requires = [\"x\"]", "names the service itself"),
         ("after = \"y\"", "write [\"y\"]"),
         ("user = \"a\\u0000b\"", "contains a NUL"),

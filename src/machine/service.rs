@@ -19,6 +19,7 @@
 //! ³ over: Down when it is not wanted, else what the restart policy says (Starting,
 //!   Backoff, or Down). `Start` in a state that runs is decided above, in `supervisor`,
 //!   by setting want: an instance that is going down ends first (never two).
+//! In Up, a timeout ends a reload command that takes too long.
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
@@ -39,7 +40,7 @@ use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Verdi
 use super::restart::{How, Next, Record, Rng};
 use super::spec::{Schedule, Spec};
 use super::stop::{Course, Order, Scene, Stop};
-use super::time::Tick;
+use super::time::{Span, Tick};
 
 /// The pause before a KILL that had no effect is sent again; doubles each time.
 pub const KILL_AGAIN: Duration = Duration::from_secs(1);
@@ -244,6 +245,17 @@ pub struct Moved {
     pub reloaded: Option<Result<(), String>>,
 }
 
+/// A reload command that runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReloadRun {
+    /// Its number.
+    pub action: ActionId,
+    /// When it is killed.
+    pub until: Tick,
+    /// How long that is after its start.
+    pub wait: Duration,
+}
+
 /// Somebody who waits.
 #[derive(Clone, Debug)]
 pub struct Waiter {
@@ -310,7 +322,7 @@ pub struct Service {
     /// The last STATUS=.
     pub says: String,
     /// The reload command that runs.
-    pub reload: Option<ActionId>,
+    pub reload: Option<ReloadRun>,
     /// Who waits.
     pub waiters: Vec<Waiter>,
     /// Under which deadline the supervisor has it in its list.
@@ -394,7 +406,8 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_) => None,
+            State::Down(_) | State::Waiting | State::Starting(_) => None,
+            State::Up(_) => self.reload.map(|r| r.until),
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
             State::Sweeping(end) => end.next_deadline(),
@@ -605,10 +618,10 @@ impl Service {
                     ..Moved::default()
                 }
             }
-            (
-                State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_),
-                Input::Timeout,
-            ) => Moved::default(),
+            (State::Up(_), Input::Timeout) => self.reload_timeout(now, cx),
+            (State::Down(_) | State::Waiting | State::Starting(_), Input::Timeout) => {
+                Moved::default()
+            }
         }
     }
 
@@ -865,7 +878,7 @@ impl Service {
     }
 
     fn reload_ended(&mut self, action: ActionId, outcome: Outcome, cx: &mut Context<'_>) -> Moved {
-        if self.reload != Some(action) {
+        if self.reload.is_none_or(|r| r.action != action) {
             return Moved::default();
         }
         self.reload = None;
@@ -887,10 +900,30 @@ impl Service {
         }
     }
 
+    /// The reload command does not come to an end: it is killed, and those who wait are told.
+    fn reload_timeout(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let Some(reload) = self.reload.filter(|r| now >= r.until) else {
+            return Moved::default();
+        };
+        self.end_reload(cx);
+        let error = format!(
+            "the reload command did not end within {} and was killed",
+            Span(reload.wait)
+        );
+        let happening = Happening::ActionFailed {
+            error: error.clone(),
+        };
+        cx.publish(self.id, happening);
+        Moved {
+            reloaded: Some(Err(error)),
+            ..Moved::default()
+        }
+    }
+
     fn end_reload(&mut self, cx: &mut Context<'_>) {
-        if let Some(action) = self.reload.take() {
+        if let Some(reload) = self.reload.take() {
             cx.effects
-                .push(Effect::EndAction(self.id, self.instance, action));
+                .push(Effect::EndAction(self.id, self.instance, reload.action));
         }
     }
 

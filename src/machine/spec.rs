@@ -38,8 +38,8 @@ pub struct Spec {
 pub enum Reload {
     /// Send this signal to the main process.
     Signal(Signal),
-    /// Run this command.
-    Run(Rc<[String]>),
+    /// Run this command, for so long at most; then it is killed with its tree.
+    Run(Rc<[String]>, Duration),
 }
 
 /// The stop schedule: these steps in order, then KILL of whatever is left.

@@ -13,7 +13,7 @@ use super::event::{
 use super::order::Order;
 use super::report::{Happening, Origin, Verdict};
 use super::restart::{How, Rng};
-use super::service::{Context, Goal, Input, Moved, Rest, Service, State, Waiter, Want};
+use super::service::{Context, Goal, Input, Moved, ReloadRun, Rest, Service, State, Waiter, Want};
 use super::signal::Signal;
 use super::spec::{Reload, Spec, To};
 use super::stop;
@@ -796,7 +796,7 @@ impl Supervisor {
                 None
             }
             Verb::Signal(signal) => Some(self.signal(id, signal, by, effects)),
-            Verb::Reload => self.reload(id, by, effects),
+            Verb::Reload => self.reload(id, by, now, effects),
         }
     }
 
@@ -895,7 +895,13 @@ impl Supervisor {
         Answer::Done(None)
     }
 
-    fn reload(&mut self, id: ServiceId, by: &Origin, effects: &mut Vec<Effect>) -> Option<Answer> {
+    fn reload(
+        &mut self,
+        id: ServiceId,
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Answer> {
         let service = self.services.get_mut(&id)?;
         let Some(reload) = service.spec.reload.clone() else {
             let text = "it has no `reload` in its configuration";
@@ -914,11 +920,17 @@ impl Supervisor {
                 effects.push(Effect::Signal(id, service.instance, signal, To::Main));
                 Some(Answer::Done(None))
             }
-            Reload::Run(argv) => {
+            Reload::Run(argv, wait) => {
                 self.actions += 1;
                 let action = super::event::ActionId(self.actions);
-                service.reload = Some(action);
+                let until = now + wait;
+                service.reload = Some(ReloadRun {
+                    action,
+                    until,
+                    wait,
+                });
                 effects.push(Effect::Run(id, service.instance, action, argv));
+                self.list_deadline(id);
                 None
             }
         }

@@ -743,9 +743,30 @@ fn with_one_service_superd_ends_with_it() {
 // ---- reload ----------------------------------------------------------------------
 
 #[test]
+fn a_reload_command_that_does_not_end_is_killed_and_the_next_one_may_run() {
+    let mut s = spec("a");
+    s.reload = Some(Reload::Run(vec!["reload".to_owned()].into(), ms(500)));
+    let mut rig = Rig::new(vec![s]);
+    rig.did();
+    rig.ask(A, Verb::Reload);
+    rig.pass(499);
+    assert_eq!(rig.did(), ["run a1"]);
+    rig.pass(1);
+    assert_eq!(rig.did(), ["end action a1", "reply 1: failed"]);
+    rig.ask(A, Verb::Reload);
+    // The end of the killed one is not that of the one that runs.
+    rig.action_ends(A, 1, Outcome::Unhappy("killed".to_owned()));
+    assert_eq!(rig.did(), ["run a1"]);
+    rig.action_ends(A, 2, Outcome::Done);
+    assert_eq!(rig.did(), ["reply 2: done"]);
+    assert_eq!(rig.state(A), "up");
+    assert_eq!(rig.machine.next_deadline(), None);
+}
+
+#[test]
 fn a_reload_command_answers_all_who_asked_for_it_meanwhile() {
     let mut s = spec("a");
-    s.reload = Some(Reload::Run(vec!["reload".to_owned()].into()));
+    s.reload = Some(Reload::Run(vec!["reload".to_owned()].into(), ms(500)));
     let mut rig = Rig::new(vec![s, spec("b")]);
     rig.ask(A, Verb::Reload);
     rig.ask(A, Verb::Reload);

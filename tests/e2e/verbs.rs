@@ -441,3 +441,27 @@ fn stop_now_kills_at_once() {
     s.assert_nothing_left();
     s.end();
 }
+
+in_both_flavours! {
+    fn a_reload_command_that_hangs_is_killed_with_its_tree(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.web]
+            command = [$TWIN:web, "obey"]
+            reload = { run = [$TWIN:reload, "tree", "--stubborn"], wait = "1s" }
+            "#,
+        );
+        s.wait_record("web", "start", 1);
+        s.wait_state("web", "up");
+        let said = s.ctl(&["reload", "web"]);
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.err.contains("did not end within 1 s"), "{said:?}");
+        let record = s.wait_record("reload", "begun", 3);
+        wait_until("the command's tree is gone", || {
+            s.place.processes().is_disjoint(&record.pids())
+        });
+        assert_eq!(s.state("web"), "up");
+        s.end();
+    }
+}

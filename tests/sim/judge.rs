@@ -530,7 +530,8 @@ impl Judge {
         let live = self.live(id, i)?;
         live.actions.insert(a);
         if let (None, Some((_, Verb::Reload))) = (&live.stop, asked) {
-            let ok = matches!((reload, action), (Some(Reload::Run(x)), Action::Run(y)) if x == *y);
+            let ok =
+                matches!((reload, action), (Some(Reload::Run(x, _)), Action::Run(y)) if x == *y);
             return require(ok, "reload runs its command", || format!("{id:?}"));
         }
         if let Some(stop) = &mut live.stop {
