@@ -55,10 +55,10 @@ pub use files::{Disk, Files, FILE_CAP, TOTAL_CAP};
 pub use limits::LIMITS;
 pub use load::{load, load_with, SERVICES_CAP};
 pub use model::Config;
-pub use plan::{plan, Plan, ServicePlan};
+pub use plan::{plan, term_timeout, Plan, ServicePlan};
 pub use problem::{nearest, Place, Problem, Problems, SHOWN};
 pub use stop::{preset, PRESETS};
-pub use value::{duration, service_name, LONGEST};
+pub use value::{duration, duration_or_seconds, service_name, LONGEST};
 pub use wrap::{wrap, Wrapped};
 
 use crate::machine::spec::Schedule;

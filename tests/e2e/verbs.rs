@@ -314,12 +314,12 @@ fn check_and_plan_work_with_and_without_superd() {
     );
     let plan = s.ok(&["plan"]);
     assert!(plan.contains("20 s") && plan.contains("10 s"), "{plan}");
-    // b's 10 s, then a's 20 s, and 2 s for the leftovers of each.
-    assert_eq!(s.ok(&["plan", "--max-stop-seconds"]), "35\n");
+    // b's 10 s, then a's 20 s, and for each 2 s for leftovers and 2 s for ports.
+    assert_eq!(s.ok(&["plan", "--max-stop-seconds"]), "39\n");
     let config = s.place.file("superd.toml").display().to_string();
     assert_eq!(
         s.ok(&["plan", "--config", &config, "--max-stop-seconds"]),
-        "35\n"
+        "39\n"
     );
     let check = |args: &[&str]| {
         run(std::process::Command::new(SUPERCTL)
@@ -327,11 +327,11 @@ fn check_and_plan_work_with_and_without_superd() {
             .args(args))
     };
     assert_eq!(check(&[]).code, 0);
-    assert_eq!(check(&["--term-timeout", "35"]).code, 0);
-    assert_eq!(check(&["--term-timeout", "34"]).code, 1, "KILLs would race");
+    assert_eq!(check(&["--term-timeout", "39"]).code, 0);
+    assert_eq!(check(&["--term-timeout", "38"]).code, 1, "KILLs would race");
     let short = check(&["--term-timeout", "5"]);
     assert_eq!(short.code, 1);
-    assert!(short.err.contains("34"), "{short:?}");
+    assert!(short.err.contains("39"), "{short:?}");
     let place = s.end();
     place.configure(
         Flavour::NoCgroups,

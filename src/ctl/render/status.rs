@@ -1,6 +1,7 @@
 //! `status`, `plan` and `doctor` for people.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::control::reply::{Finding, PlanLine, Status};
 
@@ -144,13 +145,7 @@ pub fn longest_seconds(lines: &[PlanLine]) -> Option<u64> {
     lines
         .iter()
         .find(|l| l.service.is_empty())
-        .map(|l| term_timeout(l.longest_ms))
-}
-
-/// The `term_timeout` for a longest stop: whole seconds, procd takes no others, and one
-/// more, so that its KILL does not race with ours.
-pub fn term_timeout(longest_ms: u64) -> u64 {
-    longest_ms.div_ceil(1000).saturating_add(1)
+        .map(|l| crate::config::term_timeout(Duration::from_millis(l.longest_ms)))
 }
 
 /// What superd found out about the machine.
@@ -270,7 +265,6 @@ everything, in the order of the shutdown: at most 34 s
 ";
         assert_eq!(plan(&lines, STYLE), expected);
         assert_eq!(longest_seconds(&lines), Some(36));
-        assert_eq!(term_timeout(34_000), 35, "longer than the longest stop");
     }
 
     #[test]
