@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::event::{Change, Event, Outcome, Pid, ServiceId, Target, Verb, Wait};
-use super::report::{Crash, Exit, SpawnError, Stage, Verdict};
+use super::report::{Crash, Exit, Happening, SpawnError, Stage, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
 use super::service::{State, Want};
 use super::signal::Signal;
@@ -602,6 +602,26 @@ fn a_signal_by_hand_is_refused_while_it_stops_unless_it_is_harmless() {
         rig.did(),
         [&refused[..], &["CONT a1", "reply 4: done"]].concat()
     );
+}
+
+#[test]
+fn a_leftover_that_no_kill_ends_is_looked_at_with_growing_pauses_and_told() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    rig.exits(A, Exit::Code(0), 1);
+    rig.pass(2_000);
+    assert_eq!(rig.did().last().unwrap(), "kill a1");
+    rig.silent = true;
+    rig.pass(120_000);
+    let looks = rig.count("look tree a1");
+    assert!((20..60).contains(&looks), "{looks} looks in two minutes");
+    let told = |(_, h): &&(ServiceId, Happening)| matches!(h, Happening::Unkillable { .. });
+    assert!(rig.told.iter().filter(told).count() > 3);
+    // Every orphan that is reaped may have been the last one.
+    rig.silent = false;
+    rig.tree = 0;
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(rig.state(A), "down");
 }
 
 #[test]
