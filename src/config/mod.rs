@@ -118,6 +118,18 @@ fn warnings(config: &Config, plan: &Plan) -> Vec<String> {
     if config.services.is_empty() {
         warnings.push("no service is configured".to_owned());
     }
+    for (name, def) in config.services.iter().filter(|(_, d)| d.policy.autostart) {
+        let asleep = |need: &&String| {
+            let known = config.services.get(*need);
+            known.is_some_and(|d| !d.policy.autostart)
+        };
+        for need in def.policy.requires.iter().filter(asleep) {
+            warnings.push(format!(
+                "service \"{name}\": requires \"{need}\", which has autostart = false: it waits \
+                 until somebody starts that"
+            ));
+        }
+    }
     if let Some(deadline) = config.daemon.shutdown_deadline {
         if plan.uncapped > deadline {
             warnings.push(format!(

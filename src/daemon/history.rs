@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::sink::Severity;
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
-use crate::machine::report::{EndReport, Happening, Verdict};
+use crate::machine::report::{waiting_for, EndReport, Happening, Verdict};
 use crate::machine::time::{Span, Tick};
 
 /// Ends of instances kept per service; they are what `why` is asked for.
@@ -131,7 +131,7 @@ fn weight(what: &Happening) -> usize {
         | Happening::ActionFailed { error: text }
         | Happening::MainProcessRefused { why: text, .. }
         | Happening::Status { text } => text.len(),
-        Happening::Waiting { on } => on.iter().map(String::len).sum(),
+        Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
         Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
         Happening::Starting { .. }
         | Happening::Up { .. }
@@ -224,7 +224,11 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             ),
         },
         Happening::GivenUp { why } => (Err, format!("not starting again: {why}")),
-        Happening::Waiting { on } => (Info, format!("waiting for {}", on.join(", "))),
+        Happening::Waiting { on, unwanted } => {
+            let severity = if unwanted.is_empty() { Info } else { Warn };
+            let text = format!("waiting for {}", waiting_for(on, unwanted));
+            (severity, text)
+        }
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
         Happening::Reloading { by } => (Notice, format!("reloading: {by} asked")),
         Happening::ActionFailed { error } => (Warn, format!("action failed: {error}")),

@@ -343,6 +343,15 @@ pub struct EndReport {
     pub verdict: Verdict,
 }
 
+/// `db, cache (not to run: superctl start cache)`.
+pub fn waiting_for(on: &[String], unwanted: &[String]) -> String {
+    let one = |name: &String| match unwanted.contains(name) {
+        true => format!("{name} (not to run: superctl start {name})"),
+        false => name.clone(),
+    };
+    on.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 /// Something that happened to a service, for history, subscribers and the log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -415,6 +424,9 @@ pub enum Happening {
     Waiting {
         /// Their names.
         on: Vec<String>,
+        /// Of these, the ones that are not to run: it waits until somebody starts them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unwanted: Vec<String>,
     },
     /// A signal was sent because somebody asked for just that.
     Signalled {

@@ -243,6 +243,14 @@ impl Supervisor {
             .collect()
     }
 
+    /// Of the services that it requires, those that are not to run.
+    pub fn unwanted(&self, id: ServiceId) -> Vec<Rc<str>> {
+        let requires = self.order.of(id).requires.iter();
+        let known = requires.filter_map(|dep| self.services.get(dep));
+        let unwanted = known.filter(|d| d.want == Want::Down);
+        unwanted.map(|d| d.spec.name.clone()).collect()
+    }
+
     // ---- facts -------------------------------------------------------------
 
     fn fact(
@@ -490,14 +498,19 @@ impl Supervisor {
     }
 
     fn wait(&mut self, id: ServiceId, on: &[Rc<str>], now: Tick, effects: &mut Vec<Effect>) {
+        let unwanted = self.unwanted(id);
         if let Some(service) = self.services.get_mut(&id) {
             if matches!(service.state, State::Backoff { .. }) {
                 service.start_by = Origin::Policy;
             }
             service.enter(State::Waiting, now);
             service.order = None;
-            let on = on.iter().map(|n| n.to_string()).collect();
-            effects.push(Effect::Publish(id, Happening::Waiting { on }));
+            let names = |all: &[Rc<str>]| all.iter().map(|n| n.to_string()).collect();
+            let happening = Happening::Waiting {
+                on: names(on),
+                unwanted: names(&unwanted),
+            };
+            effects.push(Effect::Publish(id, happening));
             self.list_deadline(id);
         }
     }

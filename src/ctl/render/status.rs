@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::control::reply::{Finding, PlanLine, Status};
+use crate::machine::report::waiting_for;
 
 use super::result::step;
 use super::{count, memory, span, table, Style};
@@ -48,7 +49,10 @@ fn remarks(s: &Status) -> String {
         parts.push(step(stop));
     }
     if !s.waiting_on.is_empty() {
-        parts.push(format!("waits for {}", s.waiting_on.join(", ")));
+        parts.push(format!(
+            "waits for {}",
+            waiting_for(&s.waiting_on, &s.unwanted)
+        ));
     }
     if !s.last_exit.is_empty() {
         parts.push(s.last_exit.clone());
@@ -83,7 +87,7 @@ pub fn one(s: &Status, style: Style) -> String {
     }
     row("restarts", &s.restarts.to_string());
     if !s.waiting_on.is_empty() {
-        row("waits for", &s.waiting_on.join(", "));
+        row("waits for", &waiting_for(&s.waiting_on, &s.unwanted));
     }
     if let Some(stop) = &s.stop {
         let mut text = format!("{}; at most {} in all", step(stop), span(stop.left_ms));
