@@ -31,7 +31,7 @@ impl Reactor {
         for _ in 0..PER_TURN {
             let Ok(Some((pid, ended))) = wait::peek() else {
                 if orphans {
-                    self.feed(Event::OrphanReaped);
+                    self.tell_orphans();
                 }
                 return;
             };
@@ -59,8 +59,13 @@ impl Reactor {
         }
         self.reap_again = true;
         if orphans {
-            self.feed(Event::OrphanReaped);
+            self.tell_orphans();
         }
+    }
+
+    fn tell_orphans(&mut self) {
+        self.trees.orphan_reaped();
+        self.feed(Event::OrphanReaped);
     }
 
     /// The main process of this pid, which was not superd's child, has been reaped by its

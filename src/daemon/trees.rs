@@ -32,6 +32,9 @@ const ENVIRONMENT_CAP: u64 = 256 * 1024;
 /// the kernel.
 const LAST_PASSES: usize = 64;
 
+/// Commands that are over and whose last processes are still dying, at most.
+const ENDING: usize = 64;
+
 /// All trees.
 pub struct Trees {
     forest: Forest,
@@ -44,6 +47,8 @@ pub struct Trees {
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
+    /// Of commands that are over: their last processes are dying.
+    ending: Vec<Tree>,
 }
 
 /// The present instance of a service.
@@ -81,6 +86,7 @@ impl Trees {
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
+            ending: Vec::new(),
         }
     }
 
@@ -338,10 +344,32 @@ impl Trees {
     /// A command was reaped: what it started goes too.
     pub fn command_over(&mut self, action: ActionId) {
         if let Some(mut tree) = self.commands.remove(&action) {
-            if tree.before_reap(&mut self.forest) > 0 {
-                tree.kill(&mut self.forest);
-            }
-            tree.release(&mut self.forest).ok(); // a last process dying: its empty cgroup stays
+            let left = tree.before_reap(&mut self.forest);
+            self.clear_away(tree, left);
+        }
+    }
+
+    /// A process was reaped that is nobody's main process: perhaps the last one of a
+    /// command that is over.
+    pub fn orphan_reaped(&mut self) {
+        for mut tree in std::mem::take(&mut self.ending) {
+            let left = tree.count(&mut self.forest);
+            self.clear_away(tree, left);
+        }
+    }
+
+    /// Ends what is left of a command, now or with the next orphan that is reaped.
+    fn clear_away(&mut self, mut tree: Tree, left: u32) {
+        if left > 0 {
+            tree.kill(&mut self.forest);
+        }
+        let done = match tree.group() {
+            Some(group) => group.remove().is_ok(),
+            None => left == 0,
+        };
+        // More than these: superd's own end clears up after them.
+        if !done && self.ending.len() < ENDING {
+            self.ending.push(tree);
         }
     }
 

@@ -449,19 +449,29 @@ in_both_flavours! {
             r#"
             [service.web]
             command = [$TWIN:web, "obey"]
-            reload = { run = [$TWIN:reload, "tree", "--stubborn"], wait = "1s" }
+            reload = { run = [$TWIN:reload, "tree", "--stubborn"], wait = "200ms" }
             "#,
         );
         s.wait_record("web", "start", 1);
         s.wait_state("web", "up");
         let said = s.ctl(&["reload", "web"]);
         assert_eq!(said.code, 1, "{said:?}");
-        assert!(said.err.contains("did not end within 1 s"), "{said:?}");
+        assert!(said.err.contains("did not end within 200 ms"), "{said:?}");
         let record = s.wait_record("reload", "begun", 3);
         wait_until("the command's tree is gone", || {
             s.place.processes().is_disjoint(&record.pids())
         });
         assert_eq!(s.state("web"), "up");
+        // Also where the group of the command was still in use when the command was reaped.
+        for _ in 0..5 {
+            s.ctl(&["reload", "web"]);
+        }
+        wait_until("the groups of the commands are gone", || {
+            let roots = s.place.cgroups();
+            let groups = roots.iter().filter_map(|r| std::fs::read_dir(r).ok()).flatten();
+            let mut names = groups.flatten().map(|e| e.file_name());
+            !names.any(|n| n.to_string_lossy().contains(".command-"))
+        });
         s.end();
     }
 }
