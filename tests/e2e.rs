@@ -13,6 +13,8 @@ mod support;
 
 #[path = "e2e/hostile.rs"]
 mod hostile;
+#[path = "e2e/notices.rs"]
+mod notices;
 #[path = "e2e/places.rs"]
 mod places;
 #[path = "e2e/real_servers.rs"]

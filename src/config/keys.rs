@@ -58,7 +58,7 @@ pub const STEP: &[&str] = &[
 pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
 
 /// `reload`.
-pub const RELOAD: &[&str] = &["signal", "run"];
+pub const RELOAD: &[&str] = &["signal", "run", "wait"];
 
 /// Words that people bring along from elsewhere, and what they are called here.
 pub const ELSEWHERE: &[(&str, &str)] = &[

@@ -368,6 +368,10 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "has either",
         ),
         ("reload = { signal = \"KILL\" }", "does not reload"),
+        (
+            "reload = { signal = \"HUP\", wait = \"1s\" }",
+            "`wait` goes with `run`",
+        ),
         ("requires = [\"x\"]", "names the service itself"),
         ("after = \"y\"", "write [\"y\"]"),
         ("user = \"a\\u0000b\"", "contains a NUL"),
@@ -593,7 +597,7 @@ fn a_cycle_is_told_once_and_by_its_members() {
         .map(|i| s(&format!("s{i}"), &format!("after = [\"s{}\"]", i + 1)))
         .collect();
     let config = good(&(chain + &s("s4095", "")));
-    assert_eq!(plan(&config).longest, Duration::from_secs(17 * 4096));
+    assert_eq!(plan(&config).longest, Duration::from_secs(19 * 4096));
 }
 
 #[test]
@@ -618,10 +622,10 @@ fn the_longest_stop_is_the_longest_chain_and_is_capped() {
         )
     };
     let p = plan(&good(&text("")));
-    // web 12 s, app 17 s, db 30.2 s + 15 s + 2 s.
-    assert_eq!(p.longest, Duration::from_millis(12_000 + 17_000 + 47_200));
+    // web 12 s, app 17 s, db 30.2 s + 15 s + 2 s; and each 2 s for its ports.
+    assert_eq!(p.longest, Duration::from_millis(14_000 + 19_000 + 49_200));
     assert_eq!(p.critical, ["web", "app", "db"]);
-    assert_eq!(p.max_stop_seconds(), 78);
+    assert_eq!(p.max_stop_seconds(), 84);
     let db = p.services.iter().find(|s| s.name == "db").unwrap();
     assert_eq!(db.stops_after, ["app"]);
     assert_eq!(
@@ -630,13 +634,14 @@ fn the_longest_stop_is_the_longest_chain_and_is_capped() {
             "USR2, until its ports are closed, at most 30 s, then 200 ms",
             "TERM, until it is gone, at most 15 s",
             "KILL the service if it is still there; TERM to processes it left, 2 s later KILL",
+            "its ports are free, at most 2 s later",
         ]
     );
     let order: Vec<_> = p.services.iter().map(|s| s.name.as_str()).collect();
     let at = |n: &str| order.iter().position(|o| *o == n).unwrap();
     assert!(at("web") < at("app") && at("app") < at("db"));
     let capped = plan(&good(&text("shutdown-deadline = \"20s\"")));
-    assert_eq!(capped.longest, Duration::from_secs(22));
+    assert_eq!(capped.longest, Duration::from_secs(24));
     assert_eq!(capped.uncapped, p.longest);
     assert_eq!(plan(&good("")).longest, Duration::ZERO);
 }
@@ -717,12 +722,12 @@ fn the_disk_is_read_without_waiting_and_only_regular_files() {
     )
     .unwrap();
     assert_eq!(said(&main), "");
-    let checked = check(&main, Some(18)).unwrap();
+    let checked = check(&main, Some(20)).unwrap();
     assert_eq!(checked.warnings, Vec::<String>::new());
     let e = check(&main, Some(5)).unwrap_err().to_string();
     assert!(
         e.contains("not less than procd's term_timeout of 5 s")
-            && e.ends_with("set term_timeout to 18"),
+            && e.ends_with("set term_timeout to 20"),
         "{e}"
     );
     if nix::unistd::geteuid().is_root() {

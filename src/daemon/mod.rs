@@ -7,6 +7,7 @@ pub mod clients;
 pub mod demo;
 mod doctor;
 pub mod history;
+mod keep;
 pub mod logs;
 pub mod notify;
 mod perform;

@@ -71,6 +71,7 @@ impl Reactor {
             Effect::Signal(service, instance, signal, to) => {
                 self.trees.signal(service, instance, signal, to);
             }
+            Effect::Wake(service, instance, to) => self.trees.wake(service, instance, to),
             Effect::KillTree(service, instance) => self.trees.kill(service, instance),
             Effect::NotePorts(service, instance) => self.trees.note_ports(service, instance),
             Effect::Run(service, instance, action, argv) => {

@@ -5,9 +5,12 @@
 //! a restart must not wait for one to go and another to come.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+
+use nix::fcntl::Flock;
 
 use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
@@ -18,6 +21,7 @@ use crate::machine::report::{SpawnError, Stage};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
+use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
 
@@ -28,16 +32,23 @@ const ENVIRONMENT_CAP: u64 = 256 * 1024;
 /// the kernel.
 const LAST_PASSES: usize = 64;
 
+/// Commands that are over and whose last processes are still dying, at most.
+const ENDING: usize = 64;
+
 /// All trees.
 pub struct Trees {
     forest: Forest,
     base: Base,
     root: Option<Root>,
+    /// Keeps other superds from the groups.
+    _lock: Option<Flock<File>>,
     live: BTreeMap<ServiceId, Live>,
     /// Groups that were found empty at a first start. From then on the sweep after each
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
+    /// Of commands that are over: their last processes are dying.
+    ending: Vec<Tree>,
 }
 
 /// The present instance of a service.
@@ -71,9 +82,19 @@ impl Trees {
             forest: Forest::new(),
             base: Base::of_this_process(),
             root,
+            _lock: None,
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
+            ending: Vec::new(),
+        }
+    }
+
+    /// Below this group, which is locked for as long as the trees are there.
+    pub fn locked(root: Root, lock: Option<Flock<File>>) -> Trees {
+        Trees {
+            _lock: lock,
+            ..Trees::new(Some(root))
         }
     }
 
@@ -115,6 +136,7 @@ impl Trees {
                 cookie,
                 stdout: w.out.or(out),
                 stderr: w.out.or(err),
+                is_pipe: w.out.is_some(),
                 notify_socket: w.notify,
                 cgroup: w.group.as_ref(),
             };
@@ -160,6 +182,7 @@ impl Trees {
             cookie: &cookie,
             stdout: out,
             stderr: out,
+            is_pipe: out.is_some(),
             notify_socket: None,
             cgroup: group.as_ref(),
         };
@@ -221,6 +244,13 @@ impl Trees {
         }
     }
 
+    /// Lets those run that stand still.
+    pub fn wake(&mut self, service: ServiceId, instance: Instance, to: To) {
+        if let Some((tree, forest)) = self.tree(service, instance) {
+            tree.wake(forest, to);
+        }
+    }
+
     /// SIGKILL to the whole tree.
     pub fn kill(&mut self, service: ServiceId, instance: Instance) {
         if let Some((tree, forest)) = self.tree(service, instance) {
@@ -252,6 +282,13 @@ impl Trees {
     /// How many processes are alive.
     pub fn alive(&mut self, service: ServiceId, instance: Instance) -> u32 {
         self.tree(service, instance).map_or(0, |(t, f)| t.count(f))
+    }
+
+    /// MAINPID=: this process is the main one from now on. False, and nothing changes, if it
+    /// is not alive and of the instance's tree.
+    pub fn set_main(&mut self, service: ServiceId, instance: Instance, held: &PidFd) -> bool {
+        self.tree(service, instance)
+            .is_some_and(|(t, f)| t.set_main(f, held))
     }
 
     /// The main process is a zombie: how many processes it leaves.
@@ -307,10 +344,32 @@ impl Trees {
     /// A command was reaped: what it started goes too.
     pub fn command_over(&mut self, action: ActionId) {
         if let Some(mut tree) = self.commands.remove(&action) {
-            if tree.before_reap(&mut self.forest) > 0 {
-                tree.kill(&mut self.forest);
-            }
-            tree.release(&mut self.forest).ok(); // a last process dying: its empty cgroup stays
+            let left = tree.before_reap(&mut self.forest);
+            self.clear_away(tree, left);
+        }
+    }
+
+    /// A process was reaped that is nobody's main process: perhaps the last one of a
+    /// command that is over.
+    pub fn orphan_reaped(&mut self) {
+        for mut tree in std::mem::take(&mut self.ending) {
+            let left = tree.count(&mut self.forest);
+            self.clear_away(tree, left);
+        }
+    }
+
+    /// Ends what is left of a command, now or with the next orphan that is reaped.
+    fn clear_away(&mut self, mut tree: Tree, left: u32) {
+        if left > 0 {
+            tree.kill(&mut self.forest);
+        }
+        let done = match tree.group() {
+            Some(group) => group.remove().is_ok(),
+            None => left == 0,
+        };
+        // More than these: superd's own end clears up after them.
+        if !done && self.ending.len() < ENDING {
+            self.ending.push(tree);
         }
     }
 

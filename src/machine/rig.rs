@@ -328,6 +328,7 @@ fn words(effect: &Effect) -> Option<String> {
             Some(format!("reply {}: {text}", ticket.request))
         }
         Effect::Finish => Some("finish".to_owned()),
+        Effect::Wake(..) => None,
         Effect::NotePorts(..) | Effect::Check(..) | Effect::Publish(..) => None,
     }
 }

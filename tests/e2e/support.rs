@@ -114,6 +114,12 @@ pub fn tell(text: &str) {
     writeln!(std::io::stderr(), "{text}").ok(); // nobody reads it
 }
 
+/// The letter of proc(5): `S`, `T`, `Z` ...; none when it is gone.
+pub fn state_of(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -830,7 +836,7 @@ impl Raw {
         self.try_ask(request).expect("an answer")
     }
 
-    fn try_ask(&mut self, request: &Value) -> Option<Vec<Value>> {
+    pub fn try_ask(&mut self, request: &Value) -> Option<Vec<Value>> {
         let id = self.try_send(request).ok()?;
         let mut lines = Vec::new();
         loop {

@@ -42,6 +42,8 @@ victims:
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
   flood [--bytes N]    lines N     close-stdout    exec-other   bind --listen WHERE
   fork-bomb N          hop N [--every-us US]   show    pause
+  handover [--stay] [--on-term] [--session] [--then MESSAGE] [--slow MS]
+                       names a child by MAINPID= and ends, or stays
   notify MESSAGE...    mark TEXT [--exit CODE] [--after MS]
 WHERE: 127.0.0.1:80 or unix:/path";
 
@@ -70,6 +72,8 @@ fn main() {
         "hop" => hop(twin),
         "show" => show(twin),
         "pause" => pause(twin),
+        "handover" => handover(twin),
+        "handed" => handed(twin),
         "notify" => notify_mode(twin),
         "mark" => mark(twin),
         _ => usage(),
@@ -773,6 +777,57 @@ fn notify_mode(twin: &Twin) {
     twin.note("notified");
     twin.serve();
     twin.end(0)
+}
+
+/// Makes another process the main one, as servers do that put themselves into the background
+/// or replace themselves. The child ends with status 3 on TERM.
+fn handover(twin: &'static Twin) {
+    hold_signals();
+    twin.note("start");
+    if twin.flag("--on-term") {
+        twin.serve();
+    }
+    let mut command = twin.again(&["handed"]);
+    if let Some(ms) = twin.text("--slow") {
+        command.args(["--slow", &ms]);
+    }
+    if twin.flag("--session") {
+        // SAFETY: setsid(2) is async-signal-safe.
+        unsafe { command.pre_exec(new_session) };
+    }
+    let mut child = command.spawn().unwrap();
+    twin.notify(&format!("MAINPID={}", child.id()));
+    if let Some(message) = twin.text("--then") {
+        twin.notify(&message.replace("$SELF", &std::process::id().to_string()));
+    }
+    twin.note(&format!("handed over to {}", child.id()));
+    if !twin.flag("--stay") {
+        twin.end(0);
+    }
+    thread::spawn(move || {
+        child.wait().ok(); // it is ours
+        twin.note("child reaped");
+    });
+    twin.serve();
+    twin.end(0)
+}
+
+fn new_session() -> std::io::Result<()> {
+    // SAFETY: setsid(2) takes nothing.
+    match unsafe { libc::setsid() } {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn handed(twin: &Twin) {
+    hold_signals();
+    twin.note("heir");
+    twin.serve();
+    if let Some(ms) = twin.number("--slow") {
+        thread::sleep(Duration::from_millis(ms));
+    }
+    twin.end(3)
 }
 
 fn mark(twin: &Twin) {
