@@ -15,7 +15,8 @@ created by github.com/nats-io/nats-server/v2/server.(*Server).handleSignals in g
 ";
 
 /// One TERM or INT reaches two handlers: a panic in `--panic` % of the stops (default 60),
-/// else NATS calls exit (1 for TERM, 0 for INT) before the application has cleaned up.
+/// else NATS calls exit (1 for TERM, 0 for INT) before the application has cleaned up, or
+/// now and then the application is faster.
 /// USR2 reaches one of the two and closes the port; TERM and INT are harmless after that, and
 /// only then is the clean-up certain.
 pub fn twohandlers(twin: &Twin) {
@@ -40,6 +41,11 @@ pub fn twohandlers(twin: &Twin) {
                 twin.seed.fetch_add(starts(twin), Ordering::Relaxed);
                 if twin.chance(percent) {
                     twin.go_panic(PANIC, STACK);
+                }
+                if twin.chance(30) {
+                    println!("app cleanup done");
+                    twin.note("cleanup");
+                    twin.end(0)
                 }
                 twin.end(i32::from(signal == libc::SIGTERM))
             }
