@@ -260,6 +260,18 @@ impl Trees {
             .map_or(0, |(t, f)| t.before_reap(f))
     }
 
+    /// Until [`Trees::release_look`] what [`Trees::usage`] says is of one look at /proc.
+    pub fn hold_look(&mut self) {
+        if self.root.is_none() {
+            self.forest.hold();
+        }
+    }
+
+    /// Ends [`Trees::hold_look`].
+    pub fn release_look(&mut self) {
+        self.forest.release();
+    }
+
     /// Processes and memory.
     pub fn usage(&mut self, service: ServiceId) -> Usage {
         match self.live.get_mut(&service) {
