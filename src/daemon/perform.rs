@@ -171,6 +171,9 @@ impl Reactor {
             let registry = self.poll.registry();
             let pipe = self.logs.open(registry, service, &name, program.output);
             pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
+            if let Some(text) = self.logs.take_complaint() {
+                self.say(syslog::Severity::LOG_WARNING, &text);
+            }
             self.logs.begin(service, instance);
         }
         let group = self.trees.place(service, &name)?;
@@ -290,6 +293,7 @@ impl Reactor {
     /// Removes what superd made: sockets and cgroups. The run directory stays.
     pub fn clear_up(&mut self) {
         self.trees.end();
+        self.logs.remove_fifos();
         self.clients = None;
         self.notify = None;
         if let Some(run_dir) = &self.run_dir {

@@ -192,6 +192,10 @@ impl Reactor {
             Source::Timer.token(),
             Interest::READABLE,
         )?;
+        let mut logs = Logs::new(parts.ring);
+        if let Some(run_dir) = &parts.run_dir {
+            logs.set_home(run_dir.path());
+        }
         Ok(Reactor {
             options: parts.options,
             poll: parts.poll,
@@ -203,7 +207,7 @@ impl Reactor {
             run_dir: parts.run_dir,
             run_dir_again: None,
             clients: None,
-            logs: Logs::new(parts.ring),
+            logs,
             notify: parts.notify,
             actions: Actions::default(),
             history: History::default(),
