@@ -27,6 +27,8 @@ mod restarts;
 mod starts;
 #[path = "e2e/stops.rs"]
 mod stops;
+#[path = "e2e/successors.rs"]
+mod successors;
 #[path = "e2e/trees.rs"]
 mod trees;
 #[path = "e2e/verbs.rs"]

@@ -2,11 +2,13 @@
 #![forbid(unsafe_code)]
 
 pub mod actions;
+mod adopt;
 mod answer;
 pub mod clients;
 pub mod demo;
 mod doctor;
 pub mod history;
+pub mod journal;
 mod keep;
 pub mod logs;
 pub mod notify;

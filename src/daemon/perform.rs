@@ -7,6 +7,7 @@ use std::rc::Rc;
 use mio::unix::SourceFd;
 use mio::Interest;
 
+use super::adopt::weighs;
 use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
 use super::token::Source;
@@ -49,6 +50,9 @@ impl Reactor {
                 Some(Effect::Publish(service, happening)) => self.publish(service, happening),
                 Some(effect) => {
                     self.spawn_all(&mut together);
+                    if weighs(&effect) {
+                        self.remember();
+                    }
                     self.perform_one(effect);
                 }
                 None if together.is_empty() => break,
@@ -133,6 +137,8 @@ impl Reactor {
                 Err(error) => self.feed(Event::NotSpawned(service, instance, error)),
             }
         }
+        // From here on it cannot be said that nothing was started.
+        self.remember();
         let logs = &self.logs;
         let notify = self.notify.as_ref().map(|n| n.path());
         let wanted = ready.iter().map(|r| Wanted {
@@ -177,6 +183,8 @@ impl Reactor {
             self.logs.begin(service, instance);
         }
         let group = self.trees.place(service, &name)?;
+        self.trees.mark(service, &name);
+        self.note_for_journal(service);
         Ok(Ready {
             service,
             instance,
@@ -250,6 +258,7 @@ impl Reactor {
                 };
                 self.children
                     .insert(child.pid, Role::Command(command, child.status));
+                self.note_for_journal(service);
                 return;
             }
             Err(error) => Outcome::Impossible(error.to_string()),
@@ -286,20 +295,28 @@ impl Reactor {
         }
         self.logs.close(self.poll.registry(), service);
         self.history.forget(service);
-        self.trees.forget(service, &self.registry.name(service));
+        let name = self.registry.name(service);
+        self.trees.forget(service, &name);
+        self.forget_in_journal(service, &name);
         self.registry.forget(service);
     }
 
     /// Removes what superd made: sockets and cgroups. The run directory stays.
     pub fn clear_up(&mut self) {
-        self.trees.end();
-        self.logs.remove_fifos();
+        if !self.leaving {
+            self.trees.end();
+            self.logs.remove_fifos();
+            if let Some(journal) = &mut self.journal {
+                journal.remove();
+            }
+        }
         self.clients = None;
         self.notify = None;
         if let Some(run_dir) = &self.run_dir {
             remove(&run_dir.file("superd.sock"));
             remove(&run_dir.file("notify"));
             remove(&run_dir.file("pid"));
+            remove(&run_dir.file("starting"));
         }
     }
 

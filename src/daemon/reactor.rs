@@ -25,8 +25,10 @@ use mio::{Events, Interest, Poll};
 use syslog::Severity;
 
 use super::actions::{Actions, Ended};
+use super::adopt::AdoptedCommand;
 use super::clients::{Access, ClientEvent, Clients, Stream};
 use super::history::{self, History};
+use super::journal::Journal;
 use super::keep::Again;
 use super::logs::{Logs, Said};
 use super::notify::Notify;
@@ -146,9 +148,17 @@ pub struct Reactor {
     absorbed: u32,
     /// Main processes that were named by MAINPID=.
     pub(super) followed: BTreeMap<ServiceId, Followed>,
+    /// None in wrap mode, and where it cannot be kept.
+    pub(super) journal: Option<Journal>,
+    /// Commands of an earlier superd, by the index in their token.
+    pub(super) adopted_commands: BTreeMap<u32, AdoptedCommand>,
+    /// What is to be told of adopted services after the configuration.
+    pub(super) resumed: Vec<Event>,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
     ended: Vec<Ended>,
+    /// superd ends and its services do not.
+    pub(super) leaving: bool,
     finished: bool,
     /// How the last main process ended, for wrap mode's own exit status.
     pub(super) last_exit: Option<crate::machine::report::Exit>,
@@ -222,6 +232,10 @@ impl Reactor {
             reap_again: false,
             absorbed: 0,
             followed: BTreeMap::new(),
+            journal: None,
+            adopted_commands: BTreeMap::new(),
+            resumed: Vec::new(),
+            leaving: false,
             heard: Vec::new(),
             asked: Vec::new(),
             ended: Vec::new(),
@@ -238,6 +252,7 @@ impl Reactor {
         let mut events = Events::with_capacity(EVENTS);
         self.watch_run_dir();
         self.perform();
+        self.remember();
         while !self.finished {
             self.turn(&mut events)?;
         }
@@ -264,6 +279,7 @@ impl Reactor {
         self.hear_actions();
         self.expire();
         self.perform();
+        self.remember();
         Ok(())
     }
 
@@ -327,7 +343,7 @@ impl Reactor {
                 }
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
-                Some(Source::Process(service)) => ends.push(ServiceId(service)),
+                Some(Source::Process(index)) => ends.push(index),
                 Some(Source::Other(_)) => run_dir = true,
                 None => {}
             }
@@ -338,8 +354,8 @@ impl Reactor {
         for index in starts {
             self.hear_start(index);
         }
-        for service in ends {
-            self.followed_ended(service);
+        for index in ends {
+            self.process_ended(index);
         }
         woken
     }
@@ -503,11 +519,18 @@ impl Reactor {
             }
         }
         self.open_to(&daemon);
+        if let Some(journal) = &mut self.journal {
+            let ids = delta.changed.iter().map(|(id, ..)| *id);
+            ids.for_each(|id| journal.redefine(id));
+        }
         self.feed(Event::Configure {
             changed: delta.changed,
             gone: delta.gone,
             by,
         });
+        for event in std::mem::take(&mut self.resumed) {
+            self.feed(event);
+        }
         format!(
             "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
             changed - new

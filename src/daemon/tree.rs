@@ -64,6 +64,8 @@ pub struct Forest {
     claimed: BTreeSet<i32>,
     /// Children that this process had before it was superd (`sleep 9 & exec superd`).
     inherited: Vec<(i32, u64)>,
+    /// Who may have got the orphans of an earlier superd.
+    reapers: BTreeSet<i32>,
 }
 
 impl Forest {
@@ -80,6 +82,7 @@ impl Forest {
             own_session: nix::unistd::getsid(None).map_or(0, |s| s.as_raw()),
             claimed: BTreeSet::new(),
             inherited: Vec::new(),
+            reapers: BTreeSet::new(),
         };
         if crate::sys::wait::has_children() {
             forest.scan();
@@ -109,6 +112,35 @@ impl Forest {
     /// Ends [`Forest::hold`].
     pub fn release(&mut self) {
         self.is_held = false;
+    }
+
+    /// Orphans of adopted trees may be children of these.
+    pub fn note_reapers(&mut self, pids: impl IntoIterator<Item = i32>) {
+        self.reapers.extend(pids);
+        self.reapers.insert(1);
+    }
+
+    /// Every process that carries a mark beginning like this, and the rest of its mark. Goes
+    /// through the environment of everybody, so: once, when there is a reason.
+    pub fn marked(&mut self, prefix: &[u8]) -> Vec<(Stat, Vec<u8>)> {
+        self.scan();
+        let all = std::mem::take(&mut self.all);
+        let mut found = Vec::new();
+        for s in all.iter().filter(|s| s.is_alive() && may_signal(s.pid)) {
+            let value = proc::variable(s.pid, INSTANCE.as_bytes());
+            let rest = value.as_deref().and_then(|v| v.strip_prefix(prefix));
+            if let (Some(rest), Some(now)) = (rest, self.again(s)) {
+                found.push((now, rest.to_vec()));
+            }
+        }
+        self.all = all;
+        found
+    }
+
+    /// A process that is alive now, by number and, if known, start time.
+    pub fn alive(&mut self, pid: i32, start: Option<u64>) -> Option<Stat> {
+        let is_it = |s: &Stat| s.is_alive() && start.is_none_or(|t| t == s.start);
+        self.stat(pid).filter(is_it)
     }
 
     fn scan(&mut self) {
@@ -263,6 +295,8 @@ pub struct Tree {
     /// When we last looked, a process was gone before it could be looked at again.
     is_elusive: bool,
     ports: Vec<(Option<PathBuf>, Listener)>,
+    /// Start time of our own child, once it was read.
+    noted_start: Option<u64>,
 }
 
 impl Tree {
@@ -281,6 +315,7 @@ impl Tree {
             is_adopted: false,
             is_elusive: false,
             ports: Vec::new(),
+            noted_start: None,
         }
     }
 
@@ -301,7 +336,11 @@ impl Tree {
         });
         if let Some(main) = tree.main {
             forest.claim(main.pid);
+            // What loses its parent goes where the main process went.
+            let reaper = forest.stat(main.pid).map(|s| s.ppid);
+            forest.note_reapers(reaper);
         }
+        forest.note_reapers(None);
         tree.is_adopted = true;
         tree
     }
@@ -321,10 +360,59 @@ impl Tree {
         self.group.as_ref()
     }
 
-    /// Start time of the main process, for the journal; none when it is gone.
-    pub fn main_start(&self, forest: &mut Forest) -> Option<u64> {
+    /// Start time of the main process, for the journal; none when it is gone. Read once.
+    pub fn main_start(&mut self, forest: &mut Forest) -> Option<u64> {
         let main = self.main?;
-        main.start.or_else(|| Some(forest.stat(main.pid)?.start))
+        if let Some(start) = main.start.or(self.noted_start) {
+            return Some(start);
+        }
+        self.noted_start = Some(forest.stat(main.pid)?.start);
+        self.noted_start
+    }
+
+    /// Start time of the main process, if it was read before.
+    pub fn known_start(&self) -> Option<u64> {
+        self.main.and_then(|m| m.start.or(self.noted_start))
+    }
+
+    /// The process group that it began.
+    pub fn leader(&self) -> i32 {
+        self.leader
+    }
+
+    /// What [`Tree::note_ports`] has noted.
+    pub fn noted_ports(&self) -> &[(Option<PathBuf>, Listener)] {
+        &self.ports
+    }
+
+    /// What another superd's [`Tree::note_ports`] has noted.
+    pub fn recall_ports(&mut self, ports: Vec<(Option<PathBuf>, Listener)>) {
+        self.ports = ports;
+    }
+
+    /// Of the members, the one that began the session in which most of them live: what an
+    /// earlier superd has started and whose number it could not write down any more.
+    pub fn find_leader(&mut self, forest: &mut Forest) -> Option<Stat> {
+        let members = self.members(forest);
+        let is_member = |pid: i32| members.iter().any(|m| m.pid == pid);
+        let leads = |m: &&Stat| m.is_alive() && m.session == m.pid && !is_member(m.ppid);
+        members
+            .iter()
+            .filter(leads)
+            .min_by_key(|m| m.start)
+            .copied()
+    }
+
+    /// This member is the main process.
+    pub fn put_main(&mut self, forest: &mut Forest, main: &Stat) {
+        forest.claim(main.pid);
+        forest.note_reapers(Some(main.ppid));
+        self.leader = main.pgrp;
+        self.known.retain(|k| k.pid != main.pid);
+        self.main = Some(Main {
+            pid: main.pid,
+            start: Some(main.start),
+        });
     }
 
     /// Another process of the tree is the main one now (MAINPID=). False, and nothing
@@ -345,6 +433,7 @@ impl Tree {
         }
         forest.claim(new.pid);
         self.leader = new.pgrp;
+        self.noted_start = None;
         self.main = Some(Main {
             pid: new.pid,
             start: Some(new.start),
@@ -693,7 +782,7 @@ impl Tree {
     }
 
     fn may_be_orphan(&self, forest: &Forest, s: &Stat) -> bool {
-        let is_left = s.ppid == forest.own || (self.is_adopted && s.ppid == 1);
+        let is_left = s.ppid == forest.own || (self.is_adopted && forest.reapers.contains(&s.ppid));
         is_left && s.is_alive() && !forest.claimed.contains(&s.pid)
     }
 }

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::fcntl::Flock;
 
+use super::journal::{Place, Process};
 use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
 use super::tree::{Forest, Tree, Usage};
@@ -47,6 +48,12 @@ pub struct Trees {
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
+    /// What the marks of all instances begin with: the run directory.
+    scope: String,
+    /// Marks of instances that are about to be started.
+    marks: BTreeMap<ServiceId, String>,
+    /// Is kept open by each child until it executes its program.
+    until_exec: Option<File>,
     /// Of commands that are over: their last processes are dying.
     ending: Vec<Tree>,
 }
@@ -86,6 +93,9 @@ impl Trees {
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
+            scope: "run".to_owned(),
+            marks: BTreeMap::new(),
+            until_exec: None,
             ending: Vec::new(),
         }
     }
@@ -96,6 +106,13 @@ impl Trees {
             _lock: lock,
             ..Trees::new(Some(root))
         }
+    }
+
+    /// What marks begin with, and a file that each child keeps open until it executes its
+    /// program.
+    pub fn belong_to(&mut self, scope: String, until_exec: Option<File>) {
+        self.scope = scope;
+        self.until_exec = until_exec;
     }
 
     /// Whether services get cgroups.
@@ -116,14 +133,27 @@ impl Trees {
         }
     }
 
-    /// Starts the programs of new instances. Together, because what superd does between two
+    /// Chooses the mark of the next instance, so that it can be written down before there is
+    /// anything to be found by it.
+    pub fn mark(&mut self, service: ServiceId, name: &str) {
+        let cookie = self.base.new_cookie(&self.scope, name);
+        self.marks.insert(service, cookie);
+    }
+
+    /// Starts the programs of new instances, whose marks were chosen. Together, because what superd does between two
     /// forks costs more than it seems (`sys::spawn`).
     ///
     /// # Errors
     /// For each: stage, thing and cause.
     pub fn start_all(&mut self, wanted: Vec<Wanted<'_>>) -> Vec<Result<Child, SpawnError>> {
-        use std::os::fd::AsFd;
-        let cookies: Vec<String> = wanted.iter().map(|_| self.base.new_cookie()).collect();
+        let cookies: Vec<String> = wanted
+            .iter()
+            .map(|w| match self.marks.remove(&w.service) {
+                Some(cookie) => cookie,
+                None => self.base.new_cookie(&self.scope, w.name),
+            })
+            .collect();
+        let until_exec = self.until_exec.as_ref().map(AsFd::as_fd);
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let context = |(w, cookie)| -> (&Program, Context<'_>) {
             let (w, cookie): (&Wanted<'_>, &String) = (w, cookie);
@@ -138,6 +168,7 @@ impl Trees {
                 stderr: w.out.or(err),
                 is_pipe: w.out.is_some(),
                 notify_socket: w.notify,
+                until_exec,
                 cgroup: w.group.as_ref(),
             };
             (w.program, context)
@@ -176,7 +207,7 @@ impl Trees {
     ) -> Result<Child, SpawnError> {
         let group = self.group(&format!("{name}.command-{}", action.0))?;
         let group = group.map(|(group, _)| group);
-        let cookie = self.base.new_cookie();
+        let cookie = self.base.new_cookie(&self.scope, name);
         let context = Context {
             service: name,
             cookie: &cookie,
@@ -184,6 +215,7 @@ impl Trees {
             stderr: out,
             is_pipe: out.is_some(),
             notify_socket: None,
+            until_exec: self.until_exec.as_ref().map(AsFd::as_fd),
             cgroup: group.as_ref(),
         };
         match spawn::run(program, argv, &self.base, &context) {
@@ -291,6 +323,11 @@ impl Trees {
             .is_some_and(|(t, f)| t.set_main(f, held))
     }
 
+    /// The start time of the main process, if it is known.
+    pub fn main_start(&self, service: ServiceId) -> Option<u64> {
+        self.live.get(&service)?.tree.known_start()
+    }
+
     /// The main process is a zombie: how many processes it leaves.
     pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> u32 {
         self.tree(service, instance)
@@ -327,6 +364,7 @@ impl Trees {
 
     /// The instance is over.
     pub fn release(&mut self, service: ServiceId, instance: Instance) {
+        self.marks.remove(&service);
         if self
             .live
             .get(&service)
@@ -389,6 +427,137 @@ impl Trees {
         }
     }
 
+    /// For the journal: where the instance is, or is about to be. `look`: its start time is
+    /// worth a look at /proc.
+    pub fn journal(&mut self, service: ServiceId, look: bool) -> Option<Place> {
+        if let Some(cookie) = self.marks.get(&service) {
+            let group = self.groups.get(&service);
+            return Some(Place {
+                main: None,
+                leader: 0,
+                cookie: cookie.clone(),
+                group: group.map(|g| g.path().to_owned()),
+                ports: Vec::new(),
+            });
+        }
+        let live = self.live.get_mut(&service)?;
+        Some(journal(&mut live.tree, &mut self.forest, look))
+    }
+
+    /// The same of a command.
+    pub fn journal_command(&mut self, action: ActionId) -> Option<Place> {
+        let tree = self.commands.get_mut(&action)?;
+        Some(journal(tree, &mut self.forest, true))
+    }
+
+    /// Who may have got the orphans of an earlier superd.
+    pub fn note_reapers(&mut self, pids: impl IntoIterator<Item = i32>) {
+        self.forest.note_reapers(pids);
+    }
+
+    /// Takes over an instance of an earlier superd. `unborn`: which process is the main one
+    /// was not written down. Its main process, held, if that is there; else only what it
+    /// left behind is the tree.
+    pub fn adopt(
+        &mut self,
+        service: ServiceId,
+        name: &str,
+        instance: Instance,
+        place: &Place,
+        main: Main,
+    ) -> Option<PidFd> {
+        let group = place.group.as_deref().and_then(Group::found);
+        if let Some(group) = &group {
+            let is_here = |r: &Root| r.holds(name, group);
+            if self.root.as_ref().is_some_and(is_here) {
+                self.groups.insert(service, group.clone());
+            }
+        }
+        let (tree, held) = self.tree_of(place, group, main);
+        self.live.insert(service, Live { instance, tree });
+        held
+    }
+
+    /// Takes over a command of an earlier superd; its process, held, if that is there. What
+    /// is left of one that is not is ended.
+    pub fn adopt_command(&mut self, action: ActionId, place: &Place) -> Option<PidFd> {
+        let group = place.group.as_deref().and_then(Group::found);
+        let (mut tree, held) = self.tree_of(place, group, Main::Noted);
+        if held.is_none() {
+            tree.kill(&mut self.forest);
+            self.ending.push(tree);
+            return None;
+        }
+        self.commands.insert(action, tree);
+        held
+    }
+
+    fn tree_of(
+        &mut self,
+        place: &Place,
+        group: Option<Group>,
+        main: Main,
+    ) -> (Tree, Option<PidFd>) {
+        let forest = &mut self.forest;
+        let mut found = None;
+        if let (Main::Noted, Some(p)) = (main, place.main) {
+            // The pidfd first: what is looked at then is what it holds.
+            let held = PidFd::open(p.pid).ok();
+            let alive = forest.alive(p.pid, p.start);
+            if let (Some(held), Some(stat)) = (held, alive) {
+                if held.send(0).is_ok() {
+                    found = Some((held, stat, p.start.is_some()));
+                }
+            }
+        }
+        let known = found.as_ref().filter(|(_, _, sure)| *sure);
+        let main_of = known.map(|(_, stat, _)| (Pid(stat.pid), stat.start));
+        let leader = Pid(place.leader);
+        let mut tree = Tree::adopt(forest, main_of, leader, &place.cookie, group);
+        tree.recall_ports(place.ports.clone());
+        let held = match (found, main) {
+            (Some((held, _, true)), _) => Some(held),
+            // Its start time was not written down: it has to be one of the tree.
+            (Some((held, stat, false)), _) if tree.holds(forest, Pid(stat.pid)) => {
+                tree.put_main(forest, &stat);
+                Some(held)
+            }
+            (_, Main::ToBeFound) => tree.find_leader(forest).and_then(|stat| {
+                let held = PidFd::open(stat.pid).ok()?;
+                forest.alive(stat.pid, Some(stat.start))?;
+                tree.put_main(forest, &stat);
+                Some(held)
+            }),
+            (_, Main::Noted | Main::Gone) => None,
+        };
+        (tree, held)
+    }
+
+    /// Processes with marks of this superd's run directory: service, mark, and their number.
+    /// For the case that an earlier superd could not write down what it had started.
+    pub fn marked(&mut self) -> BTreeMap<String, (String, u32)> {
+        let prefix = format!("{}:", self.scope);
+        let mut found: BTreeMap<String, (String, u32)> = BTreeMap::new();
+        for (_, rest) in self.forest.marked(prefix.as_bytes()) {
+            let Ok(rest) = String::from_utf8(rest) else {
+                continue;
+            };
+            let Some((name, _)) = rest.split_once(':') else {
+                continue;
+            };
+            let cookie = format!("{prefix}{rest}");
+            let one = found.entry(name.to_owned()).or_insert((cookie, 0));
+            one.1 += 1;
+        }
+        found
+    }
+
+    /// The group of this name that an earlier superd has left with processes in it.
+    pub fn populated_group(&self, name: &str) -> Option<Group> {
+        let group = self.root.as_ref()?.found(name)?;
+        group.populated().unwrap_or(false).then_some(group)
+    }
+
     /// The instance to whose tree a process belongs. What the process says of itself (its
     /// cgroup, its environment) leads to one tree, which is then looked at: the cost does
     /// not grow with the number of services, whoever sends notify messages.
@@ -440,6 +609,33 @@ impl Trees {
         if let Some(root) = &self.root {
             root.clear().ok(); // a process that hangs in the kernel keeps it
         }
+    }
+}
+
+/// How the main process of an instance to be adopted is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Main {
+    /// By what was written down.
+    Noted,
+    /// It was not written down: who leads the others.
+    ToBeFound,
+    /// It had ended already.
+    Gone,
+}
+
+fn journal(tree: &mut Tree, forest: &mut Forest, look: bool) -> Place {
+    let start = match look {
+        true => tree.main_start(forest),
+        false => None,
+    };
+    let mark = String::from_utf8_lossy(tree.mark()).into_owned();
+    let cookie = mark.split_once('=').map_or("", |(_, cookie)| cookie);
+    Place {
+        main: tree.main().map(|Pid(pid)| Process { pid, start }),
+        leader: tree.leader(),
+        cookie: cookie.to_owned(),
+        group: tree.group().map(|g| g.path().to_owned()),
+        ports: tree.noted_ports().to_vec(),
     }
 }
 

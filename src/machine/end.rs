@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{Check, Effect, ServiceId};
 use super::report::{Crash, EndReport, Exit, Happening, Origin, Verdict};
 use super::service::{Context, Kill, Run};
 use super::signal::Signal;
-use super::spec::{Spec, To};
+use super::spec::{Schedule, Spec, To};
 use super::stop::{Poll, Stop};
 use super::time::Tick;
 
@@ -30,7 +32,7 @@ pub enum Swept {
     Clean,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 enum Phase {
     /// Leftovers had a TERM; KILL at this time.
     Grace(Tick),
@@ -41,7 +43,7 @@ enum Phase {
 }
 
 /// The end of one instance.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct End {
     /// What ran.
     pub run: Run,
@@ -51,6 +53,7 @@ pub struct End {
     crash: Option<Crash>,
     ended: Tick,
     phase: Phase,
+    #[serde(skip, default = "Poll::at_once")]
     poll: Poll,
     /// Processes that outlived the main one without having been KILLed.
     left: u32,
@@ -174,6 +177,41 @@ impl End {
                     .push(Effect::Check(id, self.run.instance, Check::Tree));
             }
             Phase::Ports(_) => {}
+        }
+    }
+
+    /// Whether it can be what [`End::begin`] and time have made.
+    pub fn is_sound(
+        &self,
+        schedule: &impl Fn(&Schedule) -> bool,
+        kill: &impl Fn(&Kill) -> bool,
+    ) -> bool {
+        let stop = self.stop.as_ref();
+        stop.is_none_or(|s| s.is_sound(schedule))
+            && match &self.phase {
+                Phase::Grace(_) | Phase::Ports(_) => true,
+                Phase::Kill(k) => kill(k),
+            }
+    }
+
+    /// Goes on after another superd: a TERM is not sent again, a KILL is.
+    pub fn resume(&mut self, id: ServiceId, left: u32, now: Tick, cx: &mut Context<'_>) {
+        self.alive = left;
+        let instance = self.run.instance;
+        match self.phase {
+            Phase::Grace(_) => {
+                self.poll = Poll::begin(now);
+                cx.effects.push(Effect::Check(id, instance, Check::Tree));
+            }
+            Phase::Kill(_) => {
+                self.poll = Poll::up_to(KILLED_POLL_LONGEST, now);
+                cx.effects.push(Effect::KillTree(id, instance));
+                cx.effects.push(Effect::Check(id, instance, Check::Tree));
+            }
+            Phase::Ports(_) => {
+                self.poll = Poll::begin(now);
+                cx.effects.push(Effect::Check(id, instance, Check::Ports));
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod cells;
 pub mod crash;
 pub mod end;
 pub mod event;
+pub mod memory;
 pub mod order;
 pub mod report;
 pub mod restart;

@@ -170,6 +170,8 @@ impl Judge {
     pub fn hear(&mut self, now: Tick, event: &Event) {
         self.asked = None;
         match event {
+            // The one superd of an episode has no predecessor.
+            Event::Adopt(_) => {}
             Event::Configure { changed, gone, .. } => {
                 for (id, spec, change) in changed {
                     self.define(*id, spec, *change);
