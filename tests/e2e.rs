@@ -19,6 +19,8 @@ mod hostile;
 mod notices;
 #[path = "e2e/places.rs"]
 mod places;
+#[path = "e2e/points.rs"]
+mod points;
 #[path = "e2e/real_servers.rs"]
 mod real_servers;
 #[path = "e2e/restarts.rs"]

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::Interest;
@@ -22,12 +23,15 @@ use super::trees::Main;
 use crate::config::model::{Output, ServiceDef};
 use crate::machine::crash;
 use crate::machine::event::{
-    ActionId, Adopted, Effect, Event, Instance, Outcome, Pid, Presence, ServiceId,
+    ActionId, Adopted, Event, Instance, Outcome, Pid, Presence, ServiceId,
 };
 use crate::machine::memory::Memory;
 use crate::machine::report::Exit;
 use crate::machine::service::State;
 use crate::sys::pidfd::PidFd;
+
+/// What is not urgent is written down within this time.
+const WRITE_WITHIN: Duration = Duration::from_millis(50);
 
 /// Tokens of adopted commands; those of main processes are the numbers of services.
 const COMMAND: u32 = 0x0800_0000;
@@ -41,34 +45,26 @@ pub(super) struct AdoptedCommand {
     held: PidFd,
 }
 
-/// Whether it must be written down before this is done what the machine has decided.
-pub(super) fn weighs(effect: &Effect) -> bool {
-    match effect {
-        Effect::Signal(..)
-        | Effect::KillTree(..)
-        | Effect::Run(..)
-        | Effect::Http(..)
-        | Effect::Drain(..)
-        | Effect::EndAction(..)
-        | Effect::Release(..)
-        | Effect::Forget(_)
-        | Effect::Reply(..) => true,
-        // A start is written down when its mark is known.
-        Effect::Spawn(..) => false,
-        Effect::Wake(..)
-        | Effect::NotePorts(..)
-        | Effect::WatchOutput(..)
-        | Effect::Check(..)
-        | Effect::Publish(..)
-        | Effect::Finish => false,
-    }
-}
-
 impl Reactor {
     // ---- for the next superd -------------------------------------------------
 
+    /// The end of a turn: what happened is written down. While programs are on their way to
+    /// be executed that can wait: with its mark each of them is found.
+    pub(super) fn remember_soon(&mut self) {
+        let is_unsaved = self.journal.as_ref().is_some_and(Journal::is_unsaved);
+        if !self.machine.is_touched() && !is_unsaved {
+            return;
+        }
+        let now = self.now();
+        let due = *self.remember_at.get_or_insert(now + WRITE_WITHIN);
+        if self.starts.is_empty() || due <= now || self.journal.is_none() {
+            self.remember();
+        }
+    }
+
     /// Writes down what has changed.
     pub(super) fn remember(&mut self) {
+        self.remember_at = None;
         let Some(journal) = &mut self.journal else {
             self.machine.take_touched(); // nobody wants to know
             return;

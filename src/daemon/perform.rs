@@ -7,7 +7,6 @@ use std::rc::Rc;
 use mio::unix::SourceFd;
 use mio::Interest;
 
-use super::adopt::weighs;
 use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
 use super::token::Source;
@@ -50,7 +49,7 @@ impl Reactor {
                 Some(Effect::Publish(service, happening)) => self.publish(service, happening),
                 Some(effect) => {
                     self.spawn_all(&mut together);
-                    if weighs(&effect) {
+                    if effect.weighs() {
                         self.remember();
                     }
                     self.perform_one(effect);

@@ -150,6 +150,8 @@ pub struct Reactor {
     pub(super) followed: BTreeMap<ServiceId, Followed>,
     /// None in wrap mode, and where it cannot be kept.
     pub(super) journal: Option<Journal>,
+    /// When what is not urgent is written into the journal.
+    pub(super) remember_at: Option<Tick>,
     /// Commands of an earlier superd, by the index in their token.
     pub(super) adopted_commands: BTreeMap<u32, AdoptedCommand>,
     /// What is to be told of adopted services after the configuration.
@@ -233,6 +235,7 @@ impl Reactor {
             absorbed: 0,
             followed: BTreeMap::new(),
             journal: None,
+            remember_at: None,
             adopted_commands: BTreeMap::new(),
             resumed: Vec::new(),
             leaving: false,
@@ -252,7 +255,7 @@ impl Reactor {
         let mut events = Events::with_capacity(EVENTS);
         self.watch_run_dir();
         self.perform();
-        self.remember();
+        self.remember_soon();
         while !self.finished {
             self.turn(&mut events)?;
         }
@@ -279,7 +282,7 @@ impl Reactor {
         self.hear_actions();
         self.expire();
         self.perform();
-        self.remember();
+        self.remember_soon();
         Ok(())
     }
 
@@ -297,7 +300,12 @@ impl Reactor {
         }
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
         let run_dir = self.run_dir_again.map(|again| again.at);
-        let soonest = [self.machine.next_deadline(), clients, run_dir];
+        let soonest = [
+            self.machine.next_deadline(),
+            clients,
+            run_dir,
+            self.remember_at,
+        ];
         let next = soonest
             .into_iter()
             .flatten()

@@ -92,13 +92,15 @@ fn build(
     let notify = Notify::bind(&run_dir.file("notify"), poll.registry())
         .map_err(|e| complaints.push(format!("no notify socket: {e}")))
         .ok();
+    let mut machine = Supervisor::new(seed(), Ending::WhenAsked);
+    machine.number_actions_after(sys::timer::monotonic());
     let reactor = Reactor::new(Parts {
         options: Options {
             mode: Mode::Daemon,
             config: Some(options.config.clone()),
             foreground: options.foreground,
         },
-        machine: Supervisor::new(seed(), Ending::WhenAsked),
+        machine,
         sink: Sink::new(daemon.log, options.foreground, local_time),
         run_dir: Some(run_dir),
         notify,

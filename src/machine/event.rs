@@ -287,6 +287,31 @@ pub enum Effect {
     Finish,
 }
 
+impl Effect {
+    /// Whether what the machine knows must be written down before this is done: its loss
+    /// would be noticed, or doing it twice would be.
+    pub fn weighs(&self) -> bool {
+        match self {
+            Effect::Spawn(..)
+            | Effect::Signal(..)
+            | Effect::KillTree(..)
+            | Effect::Run(..)
+            | Effect::Http(..)
+            | Effect::Drain(..)
+            | Effect::EndAction(..)
+            | Effect::Release(..)
+            | Effect::Forget(_)
+            | Effect::Reply(..) => true,
+            Effect::Wake(..)
+            | Effect::NotePorts(..)
+            | Effect::WatchOutput(..)
+            | Effect::Check(..)
+            | Effect::Publish(..)
+            | Effect::Finish => false,
+        }
+    }
+}
+
 /// The answer to a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {

@@ -19,6 +19,8 @@ pub mod service;
 pub mod signal;
 pub mod spec;
 pub mod stop;
+#[cfg(test)]
+mod succession;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;

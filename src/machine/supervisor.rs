@@ -119,6 +119,12 @@ impl Supervisor {
         }
     }
 
+    /// Commands and requests have numbers after this one. A number that no superd of this boot
+    /// has used: those of the last one may still run.
+    pub fn number_actions_after(&mut self, number: u64) {
+        self.actions = self.actions.max(number);
+    }
+
     /// The longest that superd's own end may take before it KILLs; none: as long as the
     /// schedules take.
     pub fn set_shutdown_deadline(&mut self, within: Option<std::time::Duration>) {

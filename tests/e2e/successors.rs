@@ -9,7 +9,7 @@ use std::fs;
 
 /// A service that writes its starts and each TERM, INT and USR1 it gets into `NAME.record`,
 /// and ends by USR2 or TERM as it is told.
-fn scribe(name: &str, ends_by: &str) -> String {
+pub fn scribe(name: &str, ends_by: &str) -> String {
     // One shell, no child that would be left behind: it sleeps in `read` on a FIFO of its own.
     let script = format!(
         "note() {{ echo \"0 $$ $1\" >> $DIR/{name}.record; }}; \
@@ -181,6 +181,7 @@ in_both_flavours! {
         for kills in 0..10 {
             // Not always at rest: sometimes in the middle of a restart.
             let name = &names[kills % names.len()];
+            superd.wait_record(name, "start", 1 + kills / names.len());
             superd.ok(&["restart", "--no-wait", name]);
             let place = superd.abandon();
             superd = place.resume();
@@ -256,7 +257,7 @@ fn a_foreign_process_of_that_number_is_never_signalled() {
 #[test]
 fn a_back_off_is_waited_for_to_its_end() {
     let toml = "[service.web]\ncommand = [\"/bin/sh\", \"-c\", \"echo 0 $$ start >> $DIR/web.record; exit 1\"]\n\
-                restart = { delay = \"2s\", max-delay = \"2s\" }\n";
+                restart-delay = \"2s\"\nmax-delay = \"2s\"\n";
     let superd = Superd::start(toml);
     superd.wait_record("web", "start", 2);
     superd.wait_state("web", "backoff");

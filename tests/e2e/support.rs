@@ -697,6 +697,14 @@ impl Superd {
         std::mem::replace(&mut self.place, Place::new())
     }
 
+    /// A tracer has killed it and waited for it.
+    pub fn killed(mut self) -> Place {
+        use std::os::unix::process::ExitStatusExt;
+        self.ended = Some(ExitStatus::from_raw(libc::SIGKILL));
+        self.orderly = false;
+        std::mem::replace(&mut self.place, Place::new())
+    }
+
     /// It has been told to end without its services, and does.
     pub fn ended(mut self) -> Place {
         self.orderly = false;

@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{fcntl, FcntlArg};
@@ -26,27 +26,24 @@ pub fn path(run_dir: &Path, service: &str) -> PathBuf {
 /// Superd's end, which does not block, and the service's, which does. Makes the FIFO if it is
 /// not there; what is in one that is there comes first.
 pub fn open(path: &Path) -> io::Result<(File, OwnedFd)> {
-    let read = match open_as(path, libc::O_NONBLOCK) {
-        Ok(file) if file.metadata()?.file_type().is_fifo() => file,
-        Ok(_) => {
+    // Nobody but superd's user can put something into its run directory.
+    let is_other = || fs::symlink_metadata(path).is_ok_and(|m| !m.file_type().is_fifo());
+    match make(path) {
+        Err(nix::Error::EEXIST) if is_other() => {
             fs::remove_file(path)?;
-            make(path)?
+            make(path)?;
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make(path)?,
-        Err(e) => return Err(e),
-    };
-    let write = open_as(path, 0)?;
-    let (a, b) = (read.metadata()?, write.metadata()?);
-    if (a.dev(), a.ino()) != (b.dev(), b.ino()) {
-        return Err(io::ErrorKind::AlreadyExists.into()); // somebody exchanges it
+        Err(nix::Error::EEXIST) => {}
+        other => other?,
     }
+    let read = open_as(path, libc::O_NONBLOCK)?;
+    let write = open_as(path, 0)?;
     fcntl(&read, FcntlArg::F_SETPIPE_SZ(SIZE)).ok(); // the usual size has to do
     Ok((read, write.into()))
 }
 
-fn make(path: &Path) -> io::Result<File> {
-    nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
-    open_as(path, libc::O_NONBLOCK)
+fn make(path: &Path) -> nix::Result<()> {
+    nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)
 }
 
 fn open_as(path: &Path, flags: i32) -> io::Result<File> {
