@@ -158,6 +158,8 @@ pub enum Event {
         /// Processes of the tree that were still alive when it was reaped.
         left: u32,
     },
+    /// Answer to [`Effect::NotePorts`]: how many there are.
+    PortsNoted(ServiceId, Instance, u32),
     /// Answer to [`Effect::Check`].
     Checked(ServiceId, Instance, Check, Found),
     /// sd_notify(3) message of the service's own tree.
@@ -228,7 +230,7 @@ pub enum Effect {
     Wake(ServiceId, Instance, To),
     /// SIGKILL everything of the tree, main process included.
     KillTree(ServiceId, Instance),
-    /// Remember the listening sockets the tree has now.
+    /// Remember the listening sockets the tree has now. Answered by `PortsNoted`.
     NotePorts(ServiceId, Instance),
     /// Run the command of a stop step or of `reload`. Answered by `ActionEnded`.
     Run(ServiceId, Instance, ActionId, Rc<[String]>),

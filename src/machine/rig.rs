@@ -145,6 +145,7 @@ impl Rig {
             }
             match effect {
                 Effect::Publish(id, what) => self.told.push((id, what)),
+                Effect::NotePorts(s, i) => self.soon(Event::PortsNoted(s, i, self.ports)),
                 Effect::Spawn(s, i) if !self.slow_start => {
                     self.soon(Event::Spawned(s, i, Pid(100 + i.0 as i32)));
                     self.soon(Event::Execed(s, i));

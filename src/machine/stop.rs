@@ -140,6 +140,8 @@ pub struct Stop {
     pub sent: Vec<Signal>,
     /// A TERM went to every process besides the main one: leftovers have had theirs.
     pub told_tree: bool,
+    /// Listening sockets that the tree had when the stop began, once they are counted.
+    pub ports: Option<u32>,
     /// The step's action that still runs or may still report.
     action: Option<ActionId>,
     poll: Option<Poll>,
@@ -189,6 +191,7 @@ impl Stop {
             killed: false,
             sent: Vec::new(),
             told_tree: false,
+            ports: None,
             action: None,
             poll: None,
             what: String::new(),
@@ -309,6 +312,10 @@ impl Stop {
             self.step_deadline = scene.now + step.wait;
             self.perform(&step.action, scene);
         }
+        if step.until == Until::PortsClosed && self.ports == Some(0) {
+            self.what
+                .push_str(", until it is gone: it has no open port");
+        }
         let what = self.what.clone();
         let happening = Happening::Step {
             instance: scene.instance,
@@ -352,6 +359,8 @@ impl Stop {
 
     fn await_condition(&mut self, until: &Until, scene: &mut Scene<'_, '_>) -> Course {
         let check = match until {
+            // What was never open does not close: that would hold at once.
+            Until::PortsClosed if self.ports == Some(0) => return Course::GoesOn,
             Until::PortsClosed => Check::Ports,
             Until::DescendantsGone => Check::Descendants,
             Until::Stopping if scene.says_stopping => return self.hold(scene),

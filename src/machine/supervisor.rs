@@ -169,6 +169,9 @@ impl Supervisor {
                     effects,
                 );
             }
+            Event::PortsNoted(id, instance, n) => {
+                self.fact(id, instance, Input::PortsNoted(n), now, effects);
+            }
             Event::Checked(id, instance, check, found) => {
                 self.fact(id, instance, Input::Checked(check, found), now, effects);
             }

@@ -605,6 +605,37 @@ fn a_signal_by_hand_is_refused_while_it_stops_unless_it_is_harmless() {
 }
 
 #[test]
+fn ports_that_were_never_open_do_not_close_at_once() {
+    let steps = || {
+        let usr2 = step(signal(Signal::USR2), Until::PortsClosed, 100);
+        vec![usr2, step(signal(Signal::TERM), Until::Gone, 100)]
+    };
+    let with = |ports: u32| {
+        let stop = schedule(steps());
+        let mut rig = Rig::new(vec![Spec { stop, ..spec("a") }]);
+        rig.did();
+        rig.ports = ports;
+        rig.ask(A, Verb::Stop);
+        rig
+    };
+    let mut rig = with(0);
+    rig.pass(99);
+    assert_eq!(rig.did(), ["USR2 a1"], "as if it said `gone`");
+    let told = |(_, h): &(ServiceId, Happening)| match h {
+        Happening::Step { what, .. } => what.contains("it has no open port"),
+        _ => false,
+    };
+    assert!(rig.told.iter().any(told));
+    rig.pass(1);
+    assert_eq!(rig.did(), ["TERM a1"]);
+    let mut rig = with(1);
+    assert_eq!(rig.did(), ["USR2 a1"]);
+    rig.ports = 0;
+    rig.pass(50);
+    assert_eq!(rig.did(), ["TERM a1"]);
+}
+
+#[test]
 fn a_leftover_that_no_kill_ends_is_looked_at_with_growing_pauses_and_told() {
     let mut rig = Rig::new(vec![spec("a")]);
     rig.ask(A, Verb::Stop);

@@ -214,13 +214,17 @@ impl World {
                     }
                 }
             }
+            Effect::NotePorts(s, i) => {
+                let child = self.children.get(&(*s, *i));
+                let open = child.is_some_and(|c| c.ports_open);
+                out.push(Event::PortsNoted(*s, *i, u32::from(open)));
+            }
             Effect::Check(s, i, check) => self.look((*s, *i), *check, out),
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
             Effect::EndAction(..)
             | Effect::Wake(..)
-            | Effect::NotePorts(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
             | Effect::Publish(..)
