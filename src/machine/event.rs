@@ -275,4 +275,6 @@ pub enum Answer {
     Failed(String),
     /// It was not begun; the state makes it impossible.
     Refused(String),
+    /// The worst of the answers about all services, and whose it is.
+    Worst(Vec<Rc<str>>, Box<Answer>),
 }

@@ -290,6 +290,8 @@ pub enum StepOutcome {
     Gone,
     /// Its condition held.
     Held,
+    /// Its command or request ended, and not well; the reason.
+    Failed(String),
     /// Its time was up.
     TimedOut,
     /// It could not be done; the reason.
@@ -305,6 +307,7 @@ impl fmt::Display for StepReport {
         match &self.outcome {
             StepOutcome::Gone => write!(f, "gone after {took}"),
             StepOutcome::Held => write!(f, "done after {took}"),
+            StepOutcome::Failed(why) => write!(f, "failed after {took}: {why}"),
             StepOutcome::TimedOut => write!(f, "still there after {took}"),
             StepOutcome::Skipped(why) => write!(f, "skipped: {why}"),
             StepOutcome::CutShort => write!(f, "cut short after {took}"),

@@ -325,6 +325,11 @@ fn words(effect: &Effect) -> Option<String> {
                 },
                 Answer::Failed(_) => "failed".to_owned(),
                 Answer::Refused(_) => "refused".to_owned(),
+                Answer::Worst(of, answer) => match &**answer {
+                    Answer::Done(Some(verdict)) => format!("{}: {verdict}", of.join(", ")),
+                    Answer::Failed(_) => format!("{}: failed", of.join(", ")),
+                    other => format!("{}: {other:?}", of.join(", ")),
+                },
             };
             Some(format!("reply {}: {text}", ticket.request))
         }

@@ -145,6 +145,8 @@ pub struct Stop {
     /// The step's action that still runs or may still report.
     action: Option<ActionId>,
     poll: Option<Poll>,
+    /// What the command or request of the present step complained of.
+    unhappy: Option<String>,
     what: String,
     /// The steps that are over.
     pub steps: Vec<StepReport>,
@@ -194,6 +196,7 @@ impl Stop {
             ports: None,
             action: None,
             poll: None,
+            unhappy: None,
             what: String::new(),
             steps: Vec::new(),
             order,
@@ -221,6 +224,11 @@ impl Stop {
     fn rest(&self) -> Duration {
         let steps = self.schedule.steps.iter().skip(self.step);
         steps.map(|s| s.wait + s.settle).sum::<Duration>() + self.schedule.leftover_grace
+    }
+
+    fn awaits_action(&self) -> bool {
+        self.current()
+            .is_some_and(|s| s.until == Until::ActionEnded)
     }
 
     fn begin_step(&mut self, scene: &mut Scene<'_, '_>) -> Course {
@@ -256,6 +264,10 @@ impl Stop {
         if let Some(action) = self.action.take() {
             scene.emit(Effect::EndAction(scene.id, scene.instance, action));
         }
+        let outcome = match (self.unhappy.take(), outcome) {
+            (Some(why), StepOutcome::Held) if self.awaits_action() => StepOutcome::Failed(why),
+            (_, outcome) => outcome,
+        };
         if self.current().is_some() {
             self.steps.push(StepReport {
                 what: std::mem::take(&mut self.what),
@@ -457,6 +469,7 @@ impl Stop {
             // The service got it: what it does now is worth the wait, whatever it
             // answered. (The status of a stop command is not the verdict.)
             Outcome::Unhappy(error) => {
+                self.unhappy = Some(error.clone());
                 scene
                     .cx
                     .publish(scene.id, Happening::ActionFailed { error });
