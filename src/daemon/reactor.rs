@@ -385,12 +385,7 @@ impl Reactor {
     /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service. One that its stop sends asks
     /// for that stop: it must not come twice.
     fn pass_on(&mut self, signal: Signal) {
-        let by = Origin::Signal {
-            signal,
-            pid: 0,
-            uid: 0,
-            command: String::new(),
-        };
+        let by = signals::who_sent(signal);
         let stops = |s: &Service| s.spec.stop.sends_to_main(signal);
         if self.machine.services().any(stops) {
             return self.begin_shutdown(false, Some(by));
@@ -449,12 +444,7 @@ impl Reactor {
     }
 
     fn reload_by_signal(&mut self) {
-        let by = Origin::Signal {
-            signal: Signal::HUP,
-            pid: 0,
-            uid: 0,
-            command: String::new(),
-        };
+        let by = signals::who_sent(Signal::HUP);
         match self.reload(&by) {
             Ok(text) => self.say(Severity::LOG_NOTICE, &text),
             Err(text) => self.say(Severity::LOG_ERR, &text),

@@ -323,3 +323,19 @@ fn a_service_whose_cgroup_somebody_removed_can_be_started() {
     s.wait_state("web", "up");
     s.end();
 }
+
+#[test]
+fn a_reload_by_sighup_tells_who_sent_it() {
+    let service = |more: &str| format!("[service.web]\ncommand = [$TWIN:web, \"obey\"]\n{more}");
+    let s = Superd::start(&service(""));
+    s.wait_record("web", "start", 1);
+    s.place
+        .configure(Flavour::NoCgroups, &service("umask = \"027\"\n"));
+    s.signal(libc::SIGHUP);
+    s.wait_record("web", "start", 2);
+    let by = s.last_end("web")["by"].clone();
+    assert_eq!(by["kind"], "signal", "{by}");
+    assert_eq!(by["signal"], libc::SIGHUP, "{by}");
+    assert_eq!(by["pid"], std::process::id(), "{by}");
+    s.end();
+}
