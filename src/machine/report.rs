@@ -355,6 +355,14 @@ pub fn waiting_for(on: &[String], unwanted: &[String]) -> String {
     on.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+impl EndReport {
+    /// Whether `--now` (or SIGQUIT to superd) ended it before its schedule was over.
+    pub fn was_forced(&self) -> bool {
+        let cut = |s: &StepReport| s.outcome == StepOutcome::CutShort;
+        self.verdict == Verdict::Killed && self.steps.last().is_none_or(cut)
+    }
+}
+
 /// Something that happened to a service, for history, subscribers and the log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
