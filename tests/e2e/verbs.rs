@@ -321,6 +321,18 @@ fn check_and_plan_work_with_and_without_superd() {
         s.ok(&["plan", "--config", &config, "--max-stop-seconds"]),
         "39\n"
     );
+    for args in [
+        &["--json", "plan", "--max-stop-seconds"][..],
+        &["--json", "plan", "--config", &config, "--max-stop-seconds"],
+    ] {
+        let reply: serde_json::Value = serde_json::from_str(&s.ok(args)).unwrap();
+        assert_eq!(reply["max_stop_seconds"], 39, "{reply}");
+    }
+    let version: serde_json::Value = serde_json::from_str(&s.ok(&["--json", "version"])).unwrap();
+    assert!(version["message"]
+        .as_str()
+        .unwrap()
+        .starts_with("superctl "));
     let check = |args: &[&str]| {
         run(std::process::Command::new(SUPERCTL)
             .args(["check", "--config", &config])
