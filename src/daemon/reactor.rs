@@ -29,7 +29,7 @@ use super::clients::{Access, ClientEvent, Clients, Stream};
 use super::history::{self, History};
 use super::keep::Again;
 use super::logs::{Logs, Said};
-use super::notify::Notify;
+use super::notify::{self, Notify};
 use super::registry::Registry;
 use super::rundir::{plain, RunDir};
 use super::signals::{self, Wakeup, LATCH};
@@ -587,22 +587,12 @@ impl Reactor {
         };
         let mut heard = std::mem::take(&mut self.heard);
         notify.drain(&mut heard);
-        // Without cgroups each look goes through all of /proc: a process that sends a
-        // thousand messages is looked for once.
-        let mut owners = BTreeMap::new();
-        let mut mains = BTreeMap::new();
-        for (pid, notice) in heard.drain(..) {
-            let owner = *owners.entry(pid).or_insert_with(|| self.trees.owner(pid));
-            let Some((service, instance)) = owner else {
-                continue;
-            };
-            match notice {
-                // The last word counts, so that a flood of them costs one look.
-                Notice::MainPid(main) => drop(mains.insert((service, instance), main)),
-                notice => self.feed(Event::Notified(service, instance, notice)),
-            }
-        }
+        let trees = &mut self.trees;
+        let (said, mains) = notify::attribute(heard.drain(..), |pid| trees.owner(pid));
         self.heard = heard;
+        for ((service, instance), notice) in said {
+            self.feed(Event::Notified(service, instance, notice));
+        }
         for ((service, instance), main) in mains {
             self.follow(service, instance, main);
         }

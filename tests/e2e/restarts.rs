@@ -339,3 +339,32 @@ fn a_reload_by_sighup_tells_who_sent_it() {
     assert_eq!(by["pid"], std::process::id(), "{by}");
     s.end();
 }
+
+#[test]
+fn a_reload_can_send_the_log_elsewhere_and_back() {
+    let web = |log: &str| {
+        format!(
+            "log = \"{log}\"\n[service.web]\ncommand = [\"/bin/sh\", \"-c\", \
+             \"trap 'echo heard' USR1; echo ready; while :; do sleep 0.01; done\"]\n"
+        )
+    };
+    let s = Superd::start(&web("stderr"));
+    wait_until("the service is ready", || {
+        s.ok(&["logs", "web"]).contains("ready")
+    });
+    let heard = |what: &str, n: usize| {
+        s.ok(&["signal", "web", "USR1"]);
+        wait_until(what, || {
+            s.ok(&["logs", "web"]).matches("heard").count() == n
+        });
+        s.place.log().matches("heard").count()
+    };
+    assert_eq!(heard("the first", 1), 1);
+    s.place.configure(Flavour::NoCgroups, &web("none"));
+    s.ok(&["reload"]);
+    assert_eq!(heard("the second", 2), 1, "it goes nowhere");
+    s.place.configure(Flavour::NoCgroups, &web("stderr"));
+    s.ok(&["reload"]);
+    assert_eq!(heard("the third", 3), 2, "it goes to standard error again");
+    s.end();
+}
