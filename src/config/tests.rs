@@ -749,6 +749,75 @@ fn the_shipped_files_load() {
     assert_eq!(config.daemon, Daemon::default());
 }
 
+/// The steps of a schedule in short: what, to whom, until when.
+fn in_short(steps: &[crate::machine::spec::Step]) -> Vec<String> {
+    let step = |s: &crate::machine::spec::Step| {
+        let what = match &s.action {
+            Action::Signal(signal, To::Main) => signal.to_string(),
+            Action::Signal(signal, to) => format!("{signal} to {to:?}"),
+            Action::Http(_) => "http".to_owned(),
+            Action::Run(_) => "run".to_owned(),
+            Action::Drain => "drain".to_owned(),
+        };
+        let settle = if s.settle.is_zero() { "" } else { ", settle" };
+        format!("{what}, {:?} {} s{settle}", s.until, s.wait.as_secs())
+    };
+    steps.iter().map(step).collect()
+}
+
+/// What the measurements of the five faulty servers ask for, whoever tidies up the files.
+#[test]
+fn the_shipped_schedules_are_those_that_were_measured() {
+    let config = load_with(Path::new(MAIN), &mut shipped()).unwrap_or_else(|p| panic!("{p}"));
+    let steps = |name: &str| in_short(&config.services[name].policy.stop.steps);
+    // Never a signal beside the API: the two together are the panic.
+    assert_eq!(steps("caddy"), ["http, Gone 10 s", "QUIT, Gone 2 s"]);
+    // TERM only when NATS, which knows USR2 alone, is down already.
+    let nats = ["USR2, PortsClosed 30 s, settle", "TERM, Gone 15 s"];
+    assert_eq!(steps("nats"), nats);
+    // No signal to the wrapper.
+    let air = ["TERM to Descendants, DescendantsGone 5 s"];
+    assert_eq!(steps("air"), air);
+    assert_eq!(steps("go2rtc"), ["TERM, Gone 5 s"]);
+    assert_eq!(steps("http3"), ["TERM, Gone 15 s", "QUIT, Gone 2 s"]);
+    // Each crash is answered within half a second, ten percent of jitter and the start included.
+    let restart = &config.services["http3"].policy.restart;
+    assert!(restart.max_delay <= Duration::from_millis(200));
+    assert!(config.services["nats"].policy.success_exit.contains(&1));
+}
+
+/// A definition without its reason would be changed by the next one who reads it.
+#[test]
+fn the_shipped_services_say_why_their_schedule_is_what_it_is() {
+    for (path, text) in shipped() {
+        if path == Path::new(MAIN) {
+            continue;
+        }
+        let text = String::from_utf8(text).unwrap();
+        let (reason, definition) = text.split_once("[service.").unwrap();
+        let words = reason.lines().filter(|l| l.starts_with("# ")).count();
+        assert!(words >= 8, "{}: no reason given", path.display());
+        assert!(reason.contains('#') && reason.contains('/'), "no source");
+        assert!(definition.contains("\nstop = "), "{}", path.display());
+    }
+}
+
+/// The presets as superd.toml(5) shows them are what they are.
+#[test]
+fn the_manual_shows_the_steps_of_each_preset() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let man = std::fs::read_to_string(root.join("packaging/man/superd.toml.5")).unwrap();
+    for name in PRESETS {
+        let item = man.split(&format!(".It Ql {name}\n")).nth(1).unwrap();
+        let literal = item.split(".Bd -literal -compact\n").nth(1).unwrap();
+        let shown = literal.split("\n.Ed").next().unwrap();
+        let typed = shown.replace(",\n ", ", ").replace("}\n{", "}, {");
+        let typed = service(&format!("stop = [{typed}]"));
+        let named = service(&format!("stop = \"{name}\""));
+        assert_eq!(typed.policy.stop.steps, named.policy.stop.steps, "{name}");
+    }
+}
+
 /// `etc/superd.toml` with every setting that is commented out put in force.
 fn uncommented() -> String {
     let text = String::from_utf8(shipped().remove(Path::new(MAIN)).unwrap()).unwrap();

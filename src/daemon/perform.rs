@@ -126,6 +126,9 @@ impl Reactor {
     /// Starts these, in this order, with one answer for each. One that fails does not
     /// concern the others.
     fn spawn_all(&mut self, together: &mut Vec<(ServiceId, Instance)>) {
+        if together.is_empty() {
+            return;
+        }
         let mut ready = Vec::with_capacity(together.len());
         for (service, instance) in together.drain(..) {
             match self.make_ready(service, instance) {

@@ -39,8 +39,9 @@ use super::spawn::INSTANCE;
 
 /// How often one call of [`Tree::kill`] looks for new processes. The caller repeats it.
 const PASSES: usize = 8;
-/// How often a tree is looked for while what was just seen of it keeps vanishing.
-const LOOKS: usize = 4;
+/// How often a tree is looked for while nothing of it is found but something keeps vanishing.
+/// A look takes less than a millisecond; that anybody dies in each of them is no accident.
+const LOOKS: usize = 16;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
 
@@ -767,10 +768,17 @@ mod tests {
         main: i32,
         /// What the script and its children printed: their pids.
         pids: Vec<i32>,
+        _alone: std::sync::MutexGuard<'static, ()>,
     }
+
+    /// One at a time: here all have one parent, and who dies may be anybody's orphan.
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
     /// Starts a script and waits until it has printed so many pids, one per line.
     fn run(name: &str, group: Option<Group>, script: &str, pids: usize) -> Running {
+        let alone = ALONE
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         become_subreaper().unwrap();
         let mut forest = Forest::new();
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
@@ -798,6 +806,7 @@ mod tests {
             tree,
             main,
             pids,
+            _alone: alone,
         }
     }
 

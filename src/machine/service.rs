@@ -774,8 +774,9 @@ impl Service {
             what,
             wait: KILL_AGAIN,
         };
-        cx.publish(self.id, happening);
+        // First the deed: to say it takes time.
         cx.effects.push(Effect::KillTree(self.id, run.instance));
+        cx.publish(self.id, happening);
         self.enter(State::Killing(run, stop, Kill::begin(now)), now)
     }
 

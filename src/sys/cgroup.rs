@@ -134,12 +134,11 @@ impl Root {
     /// Like [`Root::group`]; also whether it is new, so that nobody can be in it.
     pub fn group_or_new(&self, name: &str) -> io::Result<(Group, bool)> {
         let dir = self.dir.join(format!("{}.service", escape(name)));
+        let mut fresh = make_dir(&dir)?;
         // What an earlier superd left empty may have been killed: made anew, it is fresh.
-        fs::remove_dir(&dir).ok(); // not there, or in use
-        let fresh = match fs::create_dir(&dir) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            made => made.map(|()| true)?,
-        };
+        if !fresh && fs::remove_dir(&dir).is_ok() {
+            fresh = make_dir(&dir)?;
+        }
         let group = Group {
             dir: dir.into(),
             has_kill: self.has_kill,
