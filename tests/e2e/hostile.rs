@@ -164,7 +164,7 @@ fn a_follower_that_never_reads_costs_a_bounded_amount() {
         [service.web]
         command = [$TWIN:web, "obey"]
         [service.flood]
-        command = [$TWIN:flood, "flood", "--bytes", "8000000"]
+        command = [$TWIN:flood, "flood", "--bytes", "20000000"]
         output = "ring"
         autostart = false
         "#,
@@ -405,22 +405,22 @@ fn a_late_signal_does_not_cut_off_the_last_answers() {
             r#"
             ring = "1MiB"
             [service.web]
-            command = [$TWIN:web, "lines", "8000"]
+            command = [$TWIN:web, "lines", "4000"]
             "#,
         );
         s.wait_record("web", "start", 1);
         wait_until("all lines are there", || {
-            s.ok(&["logs", "-n", "1", "web"]).contains("line 8000")
+            s.ok(&["logs", "-n", "1", "web"]).contains("line 4000")
         });
         // More than fits into the socket, and not read yet.
         let mut slow = s.raw();
-        let id = slow.send(&json!({"do": "logs", "service": "web", "lines": 8000}));
+        let id = slow.send(&json!({"do": "logs", "service": "web", "lines": 4000}));
         let first = slow.reply().unwrap();
         assert_eq!((&first["id"], &first["more"]), (&json!(id), &json!(true)));
         // Its answer goes out when everything is down: now superd waits for the slow one.
         let answer = s.ask(json!({"do": "shutdown", "wait": true}));
         assert_eq!(answer[0]["ok"], true);
-        for _ in 0..20 {
+        for _ in 0..10 {
             if s.is_alive() {
                 s.signal(libc::SIGUSR1);
             }
