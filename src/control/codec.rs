@@ -524,9 +524,11 @@ mod tests {
                 kind: "go-panic".to_owned(),
                 text: "close of closed channel".to_owned(),
                 frame: String::new(),
+                frames: Vec::new(),
             }),
             left: 2,
             ports_held: 0,
+            stuck: Vec::new(),
             verdict: Verdict::PanickedWhileStopping,
         }
     }

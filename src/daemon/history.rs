@@ -323,6 +323,7 @@ mod tests {
             crash: None,
             left: 0,
             ports_held: 0,
+            stuck: Vec::new(),
             verdict,
         }
     }
@@ -364,6 +365,7 @@ mod tests {
             kind: "go-panic".into(),
             text: "close of nil channel".into(),
             frame: "events.go:1644".into(),
+            frames: Vec::new(),
         });
         let (severity, text) = line("nats", &Happening::Ended(Box::new(panic)));
         assert_eq!(severity as u8, Severity::LOG_ERR as u8);

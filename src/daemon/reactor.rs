@@ -132,6 +132,8 @@ pub struct Reactor {
     pub(super) reap_again: bool,
     /// Of the requests that the latch has absorbed, those that the machine knows of.
     absorbed: u32,
+    /// Processes that may still be looked at in this turn before they are killed.
+    pub(super) looks_left: usize,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
     ended: Vec<Ended>,
@@ -202,6 +204,7 @@ impl Reactor {
             awaiting_end: Vec::new(),
             reap_again: false,
             absorbed: 0,
+            looks_left: 0,
             heard: Vec::new(),
             asked: Vec::new(),
             ended: Vec::new(),

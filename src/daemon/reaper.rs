@@ -6,7 +6,6 @@
 
 use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
-use crate::machine::crash;
 use crate::machine::event::{Event, Instance, Outcome, ServiceId};
 use crate::machine::report::Exit;
 use crate::machine::signal::Signal;
@@ -85,8 +84,7 @@ impl Reactor {
         }
         self.last_exit = Some(exit);
         let now = self.now();
-        let lines = self.logs.crash_lines(service, now);
-        let crash = crash::recognise(&lines, exit);
+        let (crash, _lines) = self.logs.crash(service, exit, now);
         self.feed(Event::Exited {
             service,
             instance,

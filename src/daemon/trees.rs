@@ -14,7 +14,7 @@ use super::spawn::{self, Base, Context, INSTANCE};
 use super::tree::{Forest, Tree, Usage};
 use crate::config::model::{Output, Program};
 use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
-use crate::machine::report::{SpawnError, Stage};
+use crate::machine::report::{SpawnError, Stage, Stuck};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
@@ -226,6 +226,12 @@ impl Trees {
         if let Some((tree, forest)) = self.tree(service, instance) {
             tree.kill(forest);
         }
+    }
+
+    /// What at most `most` processes of the tree are at.
+    pub fn look(&mut self, service: ServiceId, instance: Instance, most: usize) -> Vec<Stuck> {
+        self.tree(service, instance)
+            .map_or_else(Vec::new, |(t, f)| t.look(f, most))
     }
 
     /// Remembers the listening sockets of the tree.

@@ -258,9 +258,11 @@ mod tests {
                 kind: "go-panic".to_owned(),
                 text: "close of closed channel".to_owned(),
                 frame: "main.(*App).Stop".to_owned(),
+                frames: Vec::new(),
             }),
             left: 2,
             ports_held: 1,
+            stuck: Vec::new(),
             verdict: Verdict::PanickedWhileStopping,
         }
     }
