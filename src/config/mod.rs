@@ -31,6 +31,7 @@
 
 mod daemon;
 mod diff;
+pub mod faults;
 mod files;
 pub mod keys;
 mod limits;
@@ -117,6 +118,9 @@ fn warnings(config: &Config, plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.services.is_empty() {
         warnings.push("no service is configured".to_owned());
+    }
+    if let Err(problems) = faults::load(&config.daemon.known_faults) {
+        warnings.extend(problems.lines());
     }
     if let Some(deadline) = config.daemon.shutdown_deadline {
         if plan.uncapped > deadline {

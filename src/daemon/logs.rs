@@ -310,21 +310,25 @@ impl Logs {
         ring.since(from).into_iter().map(|(_, l)| l).collect()
     }
 
-    /// The crash that the output of this instance and its exit tell of, and the lines of
-    /// that crash: a text that was kept, if it is fresh, else the last lines. The text is
-    /// kept apart because the stack dump after it can be longer than the ring.
-    pub fn crash(&self, service: ServiceId, exit: Exit, now: Tick) -> (Option<Crash>, Vec<String>) {
-        let Some(log) = self.logs.get(&service) else {
-            return (crash::by_signal(exit), Vec::new());
-        };
-        let kept = log.kept.crash.as_ref();
-        if let Some(c) = kept.filter(|c| now.since(c.at) < CRASH_AGE) {
-            if let Some(found) = crash::by_text(&c.lines, exit) {
-                return (Some(found), c.lines.clone());
-            }
+    /// The crash that the output of this instance and its exit tell of: by a text that was
+    /// kept, if it is fresh, else by the last lines. The text is kept apart because the
+    /// stack dump after it can be longer than the ring.
+    pub fn crash(&self, service: ServiceId, exit: Exit, now: Tick) -> Option<Crash> {
+        let log = self.logs.get(&service);
+        let kept = log.and_then(|l| l.kept.crash.as_ref());
+        let fresh = kept.filter(|c| now.since(c.at) < CRASH_AGE);
+        fresh
+            .and_then(|c| crash::by_text(&c.lines, exit))
+            .or_else(|| crash::recognise(&self.last_of_instance(service, LAST_LINES), exit))
+    }
+
+    /// The lines of the crash text of this instance, if this exit confirms it.
+    pub fn crash_text(&self, service: ServiceId, exit: Exit) -> Vec<String> {
+        let kept = self.logs.get(&service).and_then(|l| l.kept.crash.as_ref());
+        match kept.filter(|c| crash::by_text(&c.lines, exit).is_some()) {
+            Some(c) => c.lines.clone(),
+            None => Vec::new(),
         }
-        let lines = self.last_of_instance(service, LAST_LINES);
-        (crash::recognise(&lines, exit), Vec::new())
     }
 
     /// The service is forgotten: closes its pipe.

@@ -306,6 +306,9 @@ impl Reactor {
 
     /// Removes what superd made: sockets and cgroups. The run directory stays.
     pub fn clear_up(&mut self) {
+        let now = self.now();
+        self.crashes.flush(now);
+        self.say_of_reports();
         self.trees.end();
         self.clients = None;
         self.notify = None;

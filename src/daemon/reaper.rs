@@ -6,7 +6,8 @@
 
 use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
-use crate::machine::event::{Event, Instance, Outcome, ServiceId};
+use crate::machine::crash;
+use crate::machine::event::{Event, Instance, Outcome, Pid, ServiceId};
 use crate::machine::report::Exit;
 use crate::machine::signal::Signal;
 use crate::sys::spawn::StatusPipe;
@@ -84,7 +85,12 @@ impl Reactor {
         }
         self.last_exit = Some(exit);
         let now = self.now();
-        let (crash, _lines) = self.logs.crash(service, exit, now);
+        let killed = exit == Exit::Signal(Signal::KILL) && !self.has_killed(service);
+        let no_memory = killed && self.trees.died_of_no_memory(service, Pid(pid));
+        let crash = match no_memory {
+            true => Some(crash::out_of_memory()),
+            false => self.logs.crash(service, exit, now),
+        };
         self.feed(Event::Exited {
             service,
             instance,
@@ -92,6 +98,14 @@ impl Reactor {
             crash,
             left,
         });
+    }
+
+    /// Whether the main process had its SIGKILL from superd.
+    fn has_killed(&self, service: ServiceId) -> bool {
+        self.machine.service(service).is_some_and(|s| {
+            let stop = s.stop();
+            stop.is_some_and(|s| s.killed || s.sent.contains(&Signal::KILL))
+        })
     }
 
     /// The exit of a child may be seen before the end of its status pipe.

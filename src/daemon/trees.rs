@@ -18,6 +18,7 @@ use crate::machine::report::{SpawnError, Stage, Stuck};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
+use crate::sys::klog;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
 
@@ -44,6 +45,10 @@ pub struct Trees {
 struct Live {
     instance: Instance,
     tree: Tree,
+    /// When it was started, in seconds of CLOCK_MONOTONIC.
+    began: u64,
+    /// Processes of its cgroup that the kernel had killed before, for want of memory.
+    oom_kills: Option<u64>,
 }
 
 /// A new instance that has its place, and is to be started.
@@ -123,12 +128,19 @@ impl Trees {
         let starts: Vec<_> = wanted.iter().zip(&cookies).map(context).collect();
         let made = spawn::start_all(&starts, &self.base);
         drop(starts);
+        let began = seconds();
         for ((w, cookie), made) in wanted.into_iter().zip(&cookies).zip(&made) {
             match made {
                 Ok(child) => {
+                    let oom_kills = w.group.as_ref().and_then(Group::oom_kills);
                     let tree = Tree::new(&mut self.forest, Pid(child.pid), cookie, w.group);
-                    let instance = w.instance;
-                    self.live.insert(w.service, Live { instance, tree });
+                    let live = Live {
+                        instance: w.instance,
+                        tree,
+                        began,
+                        oom_kills,
+                    };
+                    self.live.insert(w.service, live);
                 }
                 // Somebody has removed it: the next try makes it anew.
                 Err(error) if error.stage == Stage::Cgroup => {
@@ -266,6 +278,20 @@ impl Trees {
             .map_or(0, |(t, f)| t.before_reap(f))
     }
 
+    /// Whether the kernel has killed this main process for want of memory, as far as it
+    /// says so. To be asked only when it died of a SIGKILL that superd did not send.
+    pub fn died_of_no_memory(&self, service: ServiceId, pid: Pid) -> bool {
+        let Some(live) = self.live.get(&service) else {
+            return false;
+        };
+        let now = live.tree.group().and_then(Group::oom_kills);
+        match (live.oom_kills, now) {
+            (Some(before), Some(now)) => now > before,
+            // A clock that is a little behind is no reason not to believe it.
+            _ => klog::says_out_of_memory(&klog::tail(), pid.0, live.began.saturating_sub(2)),
+        }
+    }
+
     /// Processes and memory.
     pub fn usage(&mut self, service: ServiceId) -> Usage {
         match self.live.get_mut(&service) {
@@ -398,6 +424,11 @@ fn read(path: &str, cap: u64) -> Option<Vec<u8>> {
         .read_to_end(&mut text)
         .ok()?;
     Some(text)
+}
+
+/// CLOCK_MONOTONIC.
+fn seconds() -> u64 {
+    crate::sys::timer::monotonic() / 1_000_000_000
 }
 
 fn failure(stage: Stage, thing: &str, errno: i32) -> SpawnError {

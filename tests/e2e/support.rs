@@ -331,8 +331,16 @@ impl Place {
     pub fn configure(&self, flavour: Flavour, toml: &str) {
         let says_log = toml.lines().any(|l| l.trim_start().starts_with("log = "));
         let log = if says_log { "" } else { "log = \"stderr\"\n" };
+        // No test writes below /etc.
+        let says_crashes = toml
+            .lines()
+            .any(|l| l.trim_start().starts_with("crash-dir = "));
+        let crashes = match says_crashes {
+            true => "",
+            false => "crash-dir = \"$DIR/crashes\"\nknown-faults = \"$DIR/known-faults.toml\"\n",
+        };
         let head = format!(
-            "[daemon]\nrun-dir = \"$DIR/run\"\ncgroup = \"{}\"\n{log}",
+            "[daemon]\nrun-dir = \"$DIR/run\"\ncgroup = \"{}\"\n{log}{crashes}",
             flavour.word()
         );
         let text = self.expand(&format!("{head}{toml}"));

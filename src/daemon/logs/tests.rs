@@ -151,17 +151,14 @@ fn a_panic_is_found_although_its_dump_is_longer_than_the_ring() {
     }
     w.write_all(text.as_bytes()).unwrap();
     b.logs.drain(ServiceId(1), Tick(1), &mut |_| {});
-    let (c, lines) = b.logs.crash(ServiceId(1), Exit::Code(2), Tick(2));
-    let c = c.unwrap();
+    let c = b.logs.crash(ServiceId(1), Exit::Code(2), Tick(2)).unwrap();
+    let lines = b.logs.crash_text(ServiceId(1), Exit::Code(2));
     assert_eq!((c.text.as_str(), c.frame.as_str()), ("boom", "b.go:3"));
     assert_eq!(lines[0], "panic: boom");
     let bytes: usize = lines.iter().map(|l| l.len() + 1).sum();
     assert!(lines.len() == CRASH_LINES && bytes <= CRASH_BYTES + 1);
     let later = Tick(1) + CRASH_AGE;
-    assert_eq!(
-        b.logs.crash(ServiceId(1), Exit::Code(2), later),
-        (None, Vec::new())
-    );
+    assert_eq!(b.logs.crash(ServiceId(1), Exit::Code(2), later), None);
 }
 
 #[test]
@@ -174,12 +171,14 @@ fn a_panic_that_was_survived_does_not_hide_the_one_that_kills() {
         w.write_all(text.as_bytes()).unwrap();
         b.logs.drain(ServiceId(1), at, &mut |_| {});
     }
-    let (c, lines) = b.logs.crash(ServiceId(1), Exit::Code(2), second);
-    assert_eq!((c.unwrap().text.as_str(), lines.len()), ("deadly", 5));
+    let c = b.logs.crash(ServiceId(1), Exit::Code(2), second).unwrap();
+    let lines = b.logs.crash_text(ServiceId(1), Exit::Code(2));
+    assert_eq!((c.text.as_str(), lines.len()), ("deadly", 5));
+    assert!(b.logs.crash_text(ServiceId(1), Exit::Code(0)).is_empty());
     // A line without end does not go past the bound.
     w.write_all(&[b'x'; 64 * 1024]).unwrap();
     b.logs.drain(ServiceId(1), second, &mut |_| {});
-    let (_, lines) = b.logs.crash(ServiceId(1), Exit::Code(2), second);
+    let lines = b.logs.crash_text(ServiceId(1), Exit::Code(2));
     assert!(lines.iter().map(String::len).sum::<usize>() <= CRASH_BYTES);
 }
 

@@ -14,6 +14,7 @@ DAEMON = """\
 [daemon]
 run-dir = %(run)s
 log = "none"
+crash-reports = false
 """
 
 SERVICE = """
