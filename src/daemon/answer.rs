@@ -178,6 +178,7 @@ impl Reactor {
         let Some(ids) = self.asked_about(ticket, request) else {
             return;
         };
+        self.trees.hold_look();
         for id in ids {
             if let Some(line) = self.status_line(id, now) {
                 let reply = Reply {
@@ -188,6 +189,7 @@ impl Reactor {
                 self.reply(ticket, reply);
             }
         }
+        self.trees.release_look();
         self.reply(ticket, Reply::ok(0));
     }
 

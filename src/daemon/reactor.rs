@@ -796,6 +796,7 @@ impl Reactor {
         let clients = self.clients.as_ref().map_or(0, Clients::len);
         let text = format!("state: {} services, {clients} clients", ids.len());
         self.say(Severity::LOG_NOTICE, &text);
+        self.trees.hold_look();
         for id in ids {
             if let Some(s) = self.status_line(id, now) {
                 let pid = s.pid.map(|p| format!(", pid {p}")).unwrap_or_default();
@@ -811,6 +812,7 @@ impl Reactor {
                 self.say(Severity::LOG_NOTICE, &text);
             }
         }
+        self.trees.release_look();
     }
 }
 

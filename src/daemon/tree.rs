@@ -40,6 +40,8 @@ use super::spawn::INSTANCE;
 
 /// How often one call of [`Tree::kill`] looks for new processes. The caller repeats it.
 const PASSES: usize = 8;
+/// How often a tree is looked for while what was just seen of it keeps vanishing.
+const LOOKS: usize = 4;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
 /// Of a stuck process so many descriptors are looked at.
@@ -54,6 +56,12 @@ pub struct Forest {
     scanner: Option<Scanner>,
     /// The last scan, in the order of pids.
     all: Vec<Stat>,
+    /// A process has died since the last scan but one, or during the last: it may have left a
+    /// child that was born behind the scan's back.
+    is_blurred: bool,
+    is_held: bool,
+    /// This one is known to have been dead before the next scan begins.
+    peeked: Option<i32>,
     own: i32,
     own_session: i32,
     /// Main processes and commands: children of superd that are no orphans.
@@ -69,6 +77,9 @@ impl Forest {
         let mut forest = Forest {
             scanner: Scanner::new().ok(),
             all: Vec::new(),
+            is_blurred: false,
+            is_held: false,
+            peeked: None,
             own,
             own_session: nix::unistd::getsid(None).map_or(0, |s| s.as_raw()),
             claimed: BTreeSet::new(),
@@ -92,12 +103,33 @@ impl Forest {
         self.claimed.remove(&pid);
     }
 
+    /// From here on until [`Forest::release`] one scan serves all who look: for numbers that
+    /// are old when they are read anyway.
+    pub fn hold(&mut self) {
+        self.scan();
+        self.is_held = true;
+    }
+
+    /// Ends [`Forest::hold`].
+    pub fn release(&mut self) {
+        self.is_held = false;
+    }
+
     fn scan(&mut self) {
-        self.all.clear();
-        if let Some(scanner) = &mut self.scanner {
-            // A scan that breaks off has found less; the caller looks again.
-            scanner.each(|stat| self.all.push(*stat)).ok();
+        if self.is_held {
+            return;
         }
+        let dead = self.all.iter().filter(|s| !s.is_alive());
+        let were_dead: BTreeSet<(i32, u64)> = dead.map(|s| (s.pid, s.start)).collect();
+        self.all.clear();
+        self.is_blurred = match &mut self.scanner {
+            // One that breaks off has found less.
+            Some(scanner) => !scanner.each(|s| self.all.push(*s)).unwrap_or(false),
+            None => false,
+        };
+        let is_new = |s: &&Stat| !s.is_alive() && !were_dead.contains(&(s.pid, s.start));
+        let mut dead = self.all.iter().filter(is_new);
+        self.is_blurred |= dead.any(|s| Some(s.pid) != self.peeked);
         self.all.sort_unstable_by_key(|s| s.pid);
     }
 
@@ -119,6 +151,16 @@ impl Forest {
         self.stat(seen.pid).filter(is_it)
     }
 
+    /// Like [`Forest::again`]; and what is ours is dealt with in the same moment.
+    fn meet(&mut self, seen: &Stat, then: Then, is_ours: impl Fn(&Stat) -> bool) -> Option<Stat> {
+        let held = (then == Then::Stop).then(|| PidFd::open(seen.pid));
+        let now = self.again(seen)?;
+        if let Some(held) = held.filter(|_| is_ours(&now) && now.state != b'T') {
+            deliver(held, now.pid, libc::SIGSTOP);
+        }
+        Some(now)
+    }
+
     /// Processes alive below superd that are no main process and no command, and that superd
     /// did not have from the beginning. While services run, most are their descendants.
     pub fn strays(&mut self) -> u32 {
@@ -132,7 +174,7 @@ impl Forest {
         self.scan();
         let found = self.find_strays();
         self.send(&found, libc::SIGKILL);
-        count(found.len())
+        count(found.len()).max(u32::from(self.is_blurred))
     }
 
     fn find_strays(&self) -> Vec<Stat> {
@@ -221,6 +263,8 @@ pub struct Tree {
     known: Vec<Stat>,
     /// It may have orphans that went to init while no superd was there.
     is_adopted: bool,
+    /// When we last looked, a process was gone before it could be looked at again.
+    is_elusive: bool,
     ports: Vec<(Option<PathBuf>, Listener)>,
 }
 
@@ -238,6 +282,7 @@ impl Tree {
             group,
             known: Vec::new(),
             is_adopted: false,
+            is_elusive: false,
             ports: Vec::new(),
         }
     }
@@ -314,11 +359,15 @@ impl Tree {
             || self.members(forest).iter().any(|m| m.pid == pid.0)
     }
 
-    /// How many processes are alive, the main one included.
+    /// How many processes are alive, the main one included. Without a cgroup at least one
+    /// while processes come and go faster than they can be looked at.
     pub fn count(&mut self, forest: &mut Forest) -> u32 {
         match self.pids(forest) {
             Some(pids) => count(pids.len()),
-            None => count(self.find(forest).len()),
+            None => {
+                let found = count(self.find(forest).len());
+                found.max(u32::from(self.is_elusive))
+            }
         }
     }
 
@@ -327,7 +376,11 @@ impl Tree {
         let main = self.main.map_or(0, |m| m.pid);
         match self.pids(forest) {
             Some(pids) => count(pids.iter().filter(|p| **p != main).count()),
-            None => count(self.find(forest).iter().filter(|m| m.pid != main).count()),
+            None => {
+                let found = self.find(forest);
+                let found = count(found.iter().filter(|m| m.pid != main).count());
+                found.max(u32::from(self.is_elusive))
+            }
         }
     }
 
@@ -338,8 +391,12 @@ impl Tree {
         let left = match &self.group {
             // The usual case: three system calls.
             Some(group) if matches!(group.populated(), Ok(false)) => 0,
-            _ => self.count_descendants(forest),
+            _ => {
+                forest.peeked = Some(main);
+                self.count_descendants(forest)
+            }
         };
+        forest.peeked = None;
         self.main = None;
         forest.unclaim(main);
         left
@@ -416,22 +473,21 @@ impl Tree {
                 return;
             }
         }
-        let mut stopped: BTreeSet<(i32, u64)> = BTreeSet::new();
         let mut members = self.find(forest);
         let main = self.main.map_or(0, |m| m.pid);
-        if members.iter().all(|m| m.pid == main) {
+        if !self.is_elusive && members.iter().all(|m| m.pid == main) {
             self.signal_main(forest, libc::SIGKILL);
             return;
         }
+        forest.send(&members, libc::SIGSTOP);
+        let mut seen: BTreeSet<(i32, u64)> = BTreeSet::new();
         for _ in 0..PASSES {
-            let is_new = |m: &&Stat| !stopped.contains(&(m.pid, m.start));
-            let new: Vec<Stat> = members.iter().filter(is_new).copied().collect();
-            if new.is_empty() {
+            let before = seen.len();
+            seen.extend(members.iter().map(|m| (m.pid, m.start)));
+            if seen.len() == before && !self.is_elusive {
                 break;
             }
-            forest.send(&new, libc::SIGSTOP);
-            stopped.extend(new.iter().map(|m| (m.pid, m.start)));
-            members = self.find(forest);
+            members = self.look(forest, Then::Stop);
         }
         forest.send(&members, libc::SIGKILL);
     }
@@ -451,7 +507,7 @@ impl Tree {
     /// What at most `most` of its processes are at, the main one first: for the report of a
     /// KILL. Only files of /proc that do not wait for a lock that a stuck process may hold
     /// (`stat`, `comm`, `wchan`, `fd`; not `cmdline`, `environ` or `maps`).
-    pub fn look(&mut self, forest: &mut Forest, most: usize) -> Vec<Stuck> {
+    pub fn see_stuck(&mut self, forest: &mut Forest, most: usize) -> Vec<Stuck> {
         let main = self.main.map_or(0, |m| m.pid);
         let mut members = self.members(forest);
         members.retain(Stat::is_alive);
@@ -579,25 +635,41 @@ impl Tree {
     ///
     /// A scan is not a snapshot: what was read first may be gone, and its pid or session id
     /// somebody else's, when the last is read. So each process is looked at again before it
-    /// counts, and then what it says now decides.
+    /// counts, and then what it says now decides. One that is gone by then may have left a
+    /// child that was born behind the scan: then it is worth another one.
     fn find(&mut self, forest: &mut Forest) -> Vec<Stat> {
-        forest.scan();
-        let mut members = self.seeds(forest);
-        while let Some(new) = next_generation(forest, &members) {
-            members.extend(new);
+        self.look(forest, Then::Nothing)
+    }
+
+    fn look(&mut self, forest: &mut Forest, then: Then) -> Vec<Stat> {
+        for _ in 0..LOOKS {
+            forest.scan();
+            let mut found = self.seeds(forest, then);
+            while next_generation(forest, &mut found, then) {}
+            let Found {
+                mut members,
+                has_lost,
+            } = found;
+            members.sort_unstable_by_key(|s| s.pid);
+            let main = self.main.map_or(0, |m| m.pid);
+            self.known.clear();
+            self.known.extend(members.iter().filter(|s| s.pid != main));
+            members.retain(Stat::is_alive);
+            self.is_elusive = has_lost;
+            if !members.is_empty() || !has_lost || forest.is_held {
+                return members;
+            }
         }
-        members.sort_unstable_by_key(|s| s.pid);
-        let main = self.main.map_or(0, |m| m.pid);
-        self.known.clear();
-        self.known.extend(members.iter().filter(|s| s.pid != main));
-        members.retain(Stat::is_alive);
-        members
+        Vec::new()
     }
 
     /// Members that are such by themselves.
-    fn seeds(&self, forest: &mut Forest) -> Vec<Stat> {
+    fn seeds(&self, forest: &mut Forest, then: Then) -> Found {
         let all = std::mem::take(&mut forest.all);
-        let mut seeds = Vec::new();
+        let mut found = Found {
+            has_lost: forest.is_blurred,
+            ..Found::default()
+        };
         for s in all.iter().filter(|s| may_signal(s.pid)) {
             let is_main = |m: Main| m.pid == s.pid && m.start.is_none_or(|t| t == s.start);
             let same = |k: &Stat| k.pid == s.pid && k.start == s.start;
@@ -607,17 +679,31 @@ impl Tree {
             } else {
                 known
             };
-            if let Some(now) = seen.and_then(|seen| forest.again(seen)) {
-                seeds.push(now);
-            } else if self.may_be_orphan(forest, s) {
-                let scanner = forest.scanner.as_mut();
-                if scanner.is_some_and(|c| c.has_variable(s.pid, &self.mark)) {
-                    seeds.extend(forest.again(s));
+            match seen {
+                Some(seen) => match forest.meet(seen, then, |_| true) {
+                    Some(now) => found.add(s, now),
+                    None => found.has_lost |= s.is_alive(),
+                },
+                None if self.may_be_orphan(forest, s) => {
+                    self.ask_orphan(forest, s, then, &mut found);
                 }
+                None => {}
             }
         }
         forest.all = all;
-        seeds
+        found
+    }
+
+    /// A process that was left to superd is whose mark it carries. A dying one carries none:
+    /// one that has died since the scan may have been anybody's.
+    fn ask_orphan(&self, forest: &mut Forest, s: &Stat, then: Then, found: &mut Found) {
+        let scanner = forest.scanner.as_mut();
+        let is_ours = scanner.is_some_and(|c| c.has_variable(s.pid, &self.mark));
+        match forest.meet(s, then, |_| is_ours) {
+            Some(now) if is_ours => found.add(s, now),
+            Some(now) if now.is_alive() && !now.is_exiting => {}
+            _ => found.has_lost = true,
+        }
     }
 
     fn may_be_orphan(&self, forest: &Forest, s: &Stat) -> bool {
@@ -626,9 +712,35 @@ impl Tree {
     }
 }
 
-/// The children of these members and the processes in their sessions; none: no more.
-fn next_generation(forest: &mut Forest, members: &[Stat]) -> Option<Vec<Stat>> {
+/// What happens to a member the moment it is found: what lives for a few microseconds
+/// cannot be stopped later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    Nothing,
+    Stop,
+}
+
+/// What a scan tells of a tree.
+#[derive(Default, Debug)]
+struct Found {
+    members: Vec<Stat>,
+    /// A process that was a member, or may have been, had died when it was looked at again.
+    has_lost: bool,
+}
+
+impl Found {
+    /// A member: as the scan saw it, and as it is now.
+    fn add(&mut self, scanned: &Stat, now: Stat) {
+        self.has_lost |= scanned.is_alive() && !now.is_alive();
+        self.members.push(now);
+    }
+}
+
+/// Adds the children of these members and the processes in their sessions; false: no more.
+fn next_generation(forest: &mut Forest, found: &mut Found, then: Then) -> bool {
+    let claimed = std::mem::take(&mut forest.claimed);
     let (own, own_session) = (forest.own, forest.own_session);
+    let members = &found.members;
     let pids: BTreeSet<i32> = members.iter().map(|m| m.pid).collect();
     // A child that has not called setsid(2) yet is in superd's session, with superd's shell.
     let is_own = |id: &i32| *id <= 0 || *id == own_session || *id == own;
@@ -637,9 +749,19 @@ fn next_generation(forest: &mut Forest, members: &[Stat]) -> Option<Vec<Stat>> {
     let belongs = |s: &Stat| pids.contains(&s.ppid) || sessions.contains(&s.session);
     let is_new = |s: &&Stat| belongs(s) && !pids.contains(&s.pid) && may_signal(s.pid);
     let new: Vec<Stat> = forest.all.iter().filter(is_new).copied().collect();
-    let mut confirmed: Vec<Stat> = new.iter().filter_map(|s| forest.again(s)).collect();
-    confirmed.retain(|s| belongs(s) && !forest.claimed.contains(&s.pid));
-    (!confirmed.is_empty()).then_some(confirmed)
+    let mut more = Found::default();
+    let is_ours = |s: &Stat| belongs(s) && !claimed.contains(&s.pid);
+    for s in &new {
+        match forest.meet(s, then, is_ours) {
+            Some(now) if is_ours(&now) => more.add(s, now),
+            Some(now) if claimed.contains(&now.pid) => {}
+            Some(_) | None => more.has_lost = true,
+        }
+    }
+    forest.claimed = claimed;
+    found.has_lost |= more.has_lost;
+    found.members.extend(&more.members);
+    !more.members.is_empty()
 }
 
 #[cfg(test)]
@@ -902,7 +1024,7 @@ time.sleep(60)'";
         let mut r = run("ports", None, script, 1);
         assert_eq!(r.tree.note_ports(&mut r.forest), 2);
         assert_eq!(r.tree.open_ports(&mut r.forest).len(), 2);
-        let stuck = r.tree.look(&mut r.forest, 8);
+        let stuck = r.tree.see_stuck(&mut r.forest, 8);
         assert_eq!((stuck.len(), stuck[0].pid), (1, Pid(r.main)));
         let listens = &stuck[0].listens;
         assert!(
@@ -910,7 +1032,7 @@ time.sleep(60)'";
             "{listens:?}"
         );
         assert!(stuck[0].threads == 1 && stuck[0].name.starts_with("python3"));
-        assert_eq!(r.tree.look(&mut r.forest, 0), []);
+        assert_eq!(r.tree.see_stuck(&mut r.forest, 0), []);
         r.tree.kill(&mut r.forest);
         r.wait_for_zombie();
         assert_eq!(r.tree.open_ports(&mut r.forest), []);

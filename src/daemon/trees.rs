@@ -243,7 +243,7 @@ impl Trees {
     /// What at most `most` processes of the tree are at.
     pub fn look(&mut self, service: ServiceId, instance: Instance, most: usize) -> Vec<Stuck> {
         self.tree(service, instance)
-            .map_or_else(Vec::new, |(t, f)| t.look(f, most))
+            .map_or_else(Vec::new, |(t, f)| t.see_stuck(f, most))
     }
 
     /// Remembers the listening sockets of the tree.
@@ -290,6 +290,18 @@ impl Trees {
             // A clock that is a little behind is no reason not to believe it.
             _ => klog::says_out_of_memory(&klog::tail(), pid.0, live.began.saturating_sub(2)),
         }
+    }
+
+    /// Until [`Trees::release_look`] what [`Trees::usage`] says is of one look at /proc.
+    pub fn hold_look(&mut self) {
+        if self.root.is_none() {
+            self.forest.hold();
+        }
+    }
+
+    /// Ends [`Trees::hold_look`].
+    pub fn release_look(&mut self) {
+        self.forest.release();
     }
 
     /// Processes and memory.

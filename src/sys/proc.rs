@@ -23,6 +23,9 @@ pub struct Stat {
     pub pgrp: i32,
     /// Its session.
     pub session: i32,
+    /// Whether it is on its way out (PF_EXITING): its memory, with its environment, may be
+    /// gone although it is no zombie yet.
+    pub is_exiting: bool,
     /// Threads that are left.
     pub threads: u32,
     /// When it started, in clock ticks after boot: with the pid it names a process.
@@ -35,6 +38,9 @@ impl Stat {
         !matches!(self.state, b'Z' | b'X' | b'x') || self.threads > 1
     }
 }
+
+/// Of the flags in `/proc/PID/stat` (include/linux/sched.h).
+const PF_EXITING: u32 = 4;
 
 /// Parses a line of `/proc/PID/stat`. The name in parentheses is the process's own choice
 /// and may hold parentheses, spaces, newlines and digits: the last `)` ends it.
@@ -50,8 +56,9 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     let ppid = number(fields.next()?)?;
     let pgrp = number(fields.next()?)?;
     let session = number(fields.next()?)?;
-    // tty, tpgid, flags, 4 faults, 4 times, priority, nice come between.
-    let threads = number(fields.nth(13)?)?;
+    // tty and tpgid come between, and then 4 faults, 4 times, priority, nice.
+    let flags: u32 = number(fields.nth(2)?)?;
+    let threads = number(fields.nth(10)?)?;
     let start = number(fields.nth(1)?)?;
     Some(Stat {
         pid,
@@ -59,6 +66,7 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
         ppid,
         pgrp,
         session,
+        is_exiting: flags & PF_EXITING != 0,
         threads,
         start,
     })
@@ -100,23 +108,29 @@ impl Scanner {
         })
     }
 
-    /// Every process that can be seen, zombies included, in no promised order. A process
-    /// born during the scan may be missed: scan again after stopping its parents.
-    pub fn each(&mut self, mut f: impl FnMut(&Stat)) -> io::Result<()> {
+    /// Every process that can be seen and has a session here, zombies included, in no promised
+    /// order. A process born during the scan may be missed: scan again after stopping its
+    /// parents. False if one that was listed was gone before it could be read.
+    ///
+    /// The kernel's threads, and what entered this pid namespace from outside, have session 0
+    /// (getsid(2)); to ask for that costs a hundredth of reading a file of theirs.
+    pub fn each(&mut self, mut f: impl FnMut(&Stat)) -> io::Result<bool> {
         use nix::unistd::{lseek, Whence};
         lseek(&self.proc, 0, Whence::SeekSet)?;
+        let mut is_whole = true;
         loop {
             let (fd, buffer) = (self.proc.as_raw_fd(), self.entries.as_mut_ptr());
             // SAFETY: getdents64(2) writes at most as many bytes as the buffer is long.
             let n = unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer, self.entries.len()) };
             let entries = match usize::try_from(n) {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Ok(is_whole),
                 Ok(n) => self.entries.get(..n).unwrap_or_default(),
                 Err(_) => return Err(io::Error::last_os_error()),
             };
-            for pid in pids_in(entries) {
-                if let Some(stat) = stat_at(&self.proc, &mut self.file, pid) {
-                    f(&stat);
+            for pid in pids_in(entries).filter(|pid| has_session(*pid)) {
+                match stat_at(&self.proc, &mut self.file, pid) {
+                    Some(stat) => f(&stat),
+                    None => is_whole = false,
                 }
             }
         }
@@ -160,6 +174,16 @@ impl Scanner {
         }
         Some(search.finish())
     }
+}
+
+/// Asks for the process group as well: while a process calls setsid(2) each of the two may
+/// be 0 for a moment, but never both.
+fn has_session(pid: i32) -> bool {
+    use nix::unistd::{getpgid, getsid, Pid};
+    let pid = Some(Pid::from_raw(pid));
+    // Gone, or a security module says no: then its file tells.
+    let is_not_0 = |id: nix::Result<Pid>| id.is_err() || id.is_ok_and(|id| id.as_raw() != 0);
+    is_not_0(getsid(pid)) || is_not_0(getpgid(pid))
 }
 
 fn open_at(proc: &OwnedFd, pid: i32, file: &str) -> nix::Result<OwnedFd> {
@@ -399,6 +423,7 @@ mod tests {
                     ppid: 17,
                     pgrp: 4242,
                     session: 4240,
+                    is_exiting: false,
                     threads: 3,
                     start: 99_887_766,
                 },

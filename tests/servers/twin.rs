@@ -41,7 +41,7 @@ victims:
   exit CODE [--after MS] [--text T] [--first N]    crash SIGNAL [--after MS]
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
   flood [--bytes N]    lines N     close-stdout    exec-other   bind --listen WHERE
-  fork-bomb N          hop N       show            pause
+  fork-bomb N          hop N [--every-us US]   show    pause
   notify MESSAGE...    mark TEXT [--exit CODE] [--after MS]
 WHERE: 127.0.0.1:80 or unix:/path";
 
@@ -722,10 +722,14 @@ fn fork_bomb(twin: &Twin) {
 /// Their number never grows, and they end by themselves after a few seconds: whoever has
 /// escaped leaves a zombie per hop to PID 1, and must not use up the machine's pids.
 fn hop(twin: &Twin) {
+    let every = twin
+        .number("--every-us")
+        .unwrap_or(5_000)
+        .clamp(50, 999_999);
     for _ in 0..twin.first_number().min(10) {
         // SAFETY: one thread; the child only makes system calls.
         if unsafe { libc::fork() } == 0 {
-            hop_away();
+            hop_away(every * 1_000);
         }
     }
     obey(twin)
@@ -734,14 +738,14 @@ fn hop(twin: &Twin) {
 /// The most hops of one process and its successors.
 const HOPS: u32 = 500;
 
-fn hop_away() -> ! {
+fn hop_away(nanoseconds: u64) -> ! {
     for _ in 0..HOPS {
         // SAFETY: one thread; setsid, nanosleep, fork and _exit are plain system calls.
         unsafe {
             libc::setsid();
             let pause = libc::timespec {
                 tv_sec: 0,
-                tv_nsec: 5_000_000,
+                tv_nsec: nanoseconds as libc::c_long,
             };
             libc::nanosleep(&pause, std::ptr::null_mut());
             if libc::fork() > 0 {
