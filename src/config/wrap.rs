@@ -92,5 +92,6 @@ mod tests {
         let def = config.services.values().next().unwrap();
         assert_eq!(def.program.command, command);
         assert_eq!(def.policy.restart.policy, Policy::Never);
+        assert!(!config.daemon.crashes.written, "no files for a container");
     }
 }

@@ -18,7 +18,7 @@ use crate::machine::report::{SpawnError, Stage, Stuck};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
-use crate::sys::klog;
+use crate::sys::klog::Klog;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
 
@@ -39,6 +39,7 @@ pub struct Trees {
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
+    klog: Klog,
 }
 
 /// The present instance of a service.
@@ -79,6 +80,7 @@ impl Trees {
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
+            klog: Klog::open(),
         }
     }
 
@@ -280,7 +282,7 @@ impl Trees {
 
     /// Whether the kernel has killed this main process for want of memory, as far as it
     /// says so. To be asked only when it died of a SIGKILL that superd did not send.
-    pub fn died_of_no_memory(&self, service: ServiceId, pid: Pid) -> bool {
+    pub fn died_of_no_memory(&mut self, service: ServiceId, pid: Pid) -> bool {
         let Some(live) = self.live.get(&service) else {
             return false;
         };
@@ -288,7 +290,7 @@ impl Trees {
         match (live.oom_kills, now) {
             (Some(before), Some(now)) => now > before,
             // A clock that is a little behind is no reason not to believe it.
-            _ => klog::says_out_of_memory(&klog::tail(), pid.0, live.began.saturating_sub(2)),
+            _ => self.klog.has_killed(pid.0, live.began.saturating_sub(2)),
         }
     }
 
