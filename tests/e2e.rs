@@ -13,8 +13,12 @@ mod support;
 
 #[path = "e2e/crashes.rs"]
 mod crashes;
+#[path = "e2e/five_twins.rs"]
+mod five_twins;
 #[path = "e2e/hostile.rs"]
 mod hostile;
+#[path = "e2e/notices.rs"]
+mod notices;
 #[path = "e2e/places.rs"]
 mod places;
 #[path = "e2e/real_servers.rs"]

@@ -63,7 +63,7 @@ pub const STEP: &[&str] = &[
 pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
 
 /// `reload`.
-pub const RELOAD: &[&str] = &["signal", "run"];
+pub const RELOAD: &[&str] = &["signal", "run", "wait"];
 
 /// `[[fault]]` of the file of known faults.
 pub const FAULT: &[&str] = &[

@@ -56,10 +56,10 @@ pub use files::{Disk, Files, FILE_CAP, TOTAL_CAP};
 pub use limits::LIMITS;
 pub use load::{load, load_with, SERVICES_CAP};
 pub use model::Config;
-pub use plan::{plan, Plan, ServicePlan};
+pub use plan::{plan, term_timeout, Plan, ServicePlan};
 pub use problem::{nearest, Place, Problem, Problems, SHOWN};
 pub use stop::{preset, PRESETS};
-pub use value::{duration, service_name, LONGEST};
+pub use value::{duration, duration_or_seconds, service_name, LONGEST};
 pub use wrap::{wrap, Wrapped};
 
 use crate::machine::spec::Schedule;
@@ -121,6 +121,18 @@ fn warnings(config: &Config, plan: &Plan) -> Vec<String> {
     }
     if let Err(problems) = faults::load(&config.daemon.known_faults) {
         warnings.extend(problems.lines());
+    }
+    for (name, def) in config.services.iter().filter(|(_, d)| d.policy.autostart) {
+        let asleep = |need: &&String| {
+            let known = config.services.get(*need);
+            known.is_some_and(|d| !d.policy.autostart)
+        };
+        for need in def.policy.requires.iter().filter(asleep) {
+            warnings.push(format!(
+                "service \"{name}\": requires \"{need}\", which has autostart = false: it waits \
+                 until somebody starts that"
+            ));
+        }
     }
     if let Some(deadline) = config.daemon.shutdown_deadline {
         if plan.uncapped > deadline {

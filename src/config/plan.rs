@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::machine::end::PORTS_WAIT;
 use crate::machine::spec::{Schedule, Step, Until};
 use crate::machine::time::Span;
 
@@ -19,7 +20,7 @@ pub struct Plan {
     /// Each service by itself, in an order in which they can be stopped.
     pub services: Vec<ServicePlan>,
     /// The longest that superd's own shutdown can take: the longest chain of services, or
-    /// `shutdown-deadline` and the longest `leftover-grace` if that is less.
+    /// `shutdown-deadline` and the longest end after it if that is less.
     pub longest: Duration,
     /// The longest chain without regard to `shutdown-deadline`.
     pub uncapped: Duration,
@@ -36,16 +37,14 @@ pub struct ServicePlan {
     pub stops_after: Vec<String>,
     /// What happens, step by step, in words.
     pub steps: Vec<String>,
-    /// The longest it can take from the first step to the last KILL.
+    /// The longest it can take from the first step until it is stopped.
     pub longest: Duration,
 }
 
 impl Plan {
-    /// What to tell procd as `term_timeout`: whole seconds, and one more, so that its KILL
-    /// does not race with ours.
+    /// What to tell procd: [`term_timeout`] for all of it.
     pub fn max_stop_seconds(&self) -> u64 {
-        let up = u64::from(self.longest.subsec_nanos() > 0);
-        self.longest.as_secs().saturating_add(up).saturating_add(1)
+        term_timeout(self.longest)
     }
 }
 
@@ -92,7 +91,8 @@ pub fn plan(config: &Config) -> Plan {
     let graces = services.values().map(|def| def.policy.stop.leftover_grace);
     let grace = graces.max().unwrap_or_default();
     let cap = config.daemon.shutdown_deadline;
-    let cap = cap.map_or(Duration::MAX, |d| d.saturating_add(grace));
+    let end = grace.saturating_add(PORTS_WAIT);
+    let cap = cap.map_or(Duration::MAX, |d| d.saturating_add(end));
     Plan {
         services: plans,
         longest: uncapped.min(cap),
@@ -101,11 +101,20 @@ pub fn plan(config: &Config) -> Plan {
     }
 }
 
-/// [`Schedule::longest`] for schedules that did not come out of a file.
+/// The schedule ([`Schedule::longest`], also for one that did not come out of a file), and
+/// then the ports, which somebody else may hold.
 fn longest(stop: &Schedule) -> Duration {
-    stop.steps.iter().fold(stop.leftover_grace, |sum, step| {
+    let end = stop.leftover_grace.saturating_add(PORTS_WAIT);
+    stop.steps.iter().fold(end, |sum, step| {
         sum.saturating_add(step.wait).saturating_add(step.settle)
     })
+}
+
+/// What to tell procd as `term_timeout` for a longest stop: whole seconds, it takes no
+/// others, and one more, so that its KILL does not race with ours.
+pub fn term_timeout(longest: Duration) -> u64 {
+    let up = u64::from(longest.subsec_nanos() > 0);
+    longest.as_secs().saturating_add(up).saturating_add(1)
 }
 
 /// A schedule in words, a line per step; what superd adds is the last one.
@@ -118,6 +127,10 @@ fn words(stop: &Schedule) -> Vec<String> {
             Span(grace)
         ),
     });
+    lines.push(format!(
+        "its ports are free, at most {} later",
+        Span(PORTS_WAIT)
+    ));
     lines
 }
 

@@ -268,18 +268,26 @@ fn read_success(r: &mut Reader, key: &str, v: &Value) -> Option<(Vec<i32>, Vec<S
     Some((statuses, signals))
 }
 
-/// `{ signal = "HUP" }`, `{ run = ["..."] }`, or false.
+/// The longest a reload command takes before it is killed.
+const RELOAD_WAIT: Duration = Duration::from_secs(30);
+
+/// `{ signal = "HUP" }`, `{ run = ["..."], wait = "30s" }`, or false.
 fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
     if let DeValue::Boolean(false) = v.get_ref() {
         return Some(None);
     }
     let table = r.table(key, v)?;
     let mut found = Vec::new();
+    let mut wait = None;
     for (name, value) in table.iter() {
         if !r.known(name, keys::RELOAD) {
             return None;
         }
         found.push(match name.get_ref().as_ref() {
+            "wait" => {
+                wait = Some((r.duration("wait", value)?, value.span()));
+                continue;
+            }
             "signal" => {
                 let signal = stop::read_signal(r, "signal", value)?;
                 if signal == Signal::KILL {
@@ -288,11 +296,21 @@ fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
                 }
                 Reload::Signal(signal)
             }
-            _ => Reload::Run(r.command("run", value)?.into()),
+            _ => Reload::Run(r.command("run", value)?.into(), RELOAD_WAIT),
         });
     }
     match (found.pop(), found.pop()) {
-        (Some(one), None) => Some(Some(one)),
+        (Some(Reload::Run(argv, default)), None) => {
+            let wait = wait.map_or(default, |(wait, _)| wait);
+            Some(Some(Reload::Run(argv, wait)))
+        }
+        (Some(signal), None) => match wait {
+            None => Some(Some(signal)),
+            Some((_, at)) => {
+                r.problem(at, "a signal is not waited for: `wait` goes with `run`");
+                None
+            }
+        },
         _ => {
             r.problem(
                 v.span(),

@@ -370,6 +370,10 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "has either",
         ),
         ("reload = { signal = \"KILL\" }", "does not reload"),
+        (
+            "reload = { signal = \"HUP\", wait = \"1s\" }",
+            "`wait` goes with `run`",
+        ),
         ("requires = [\"x\"]", "names the service itself"),
         ("after = \"y\"", "write [\"y\"]"),
         ("user = \"a\\u0000b\"", "contains a NUL"),
@@ -595,7 +599,7 @@ fn a_cycle_is_told_once_and_by_its_members() {
         .map(|i| s(&format!("s{i}"), &format!("after = [\"s{}\"]", i + 1)))
         .collect();
     let config = good(&(chain + &s("s4095", "")));
-    assert_eq!(plan(&config).longest, Duration::from_secs(17 * 4096));
+    assert_eq!(plan(&config).longest, Duration::from_secs(19 * 4096));
 }
 
 #[test]
@@ -620,10 +624,10 @@ fn the_longest_stop_is_the_longest_chain_and_is_capped() {
         )
     };
     let p = plan(&good(&text("")));
-    // web 12 s, app 17 s, db 30.2 s + 15 s + 2 s.
-    assert_eq!(p.longest, Duration::from_millis(12_000 + 17_000 + 47_200));
+    // web 12 s, app 17 s, db 30.2 s + 15 s + 2 s; and each 2 s for its ports.
+    assert_eq!(p.longest, Duration::from_millis(14_000 + 19_000 + 49_200));
     assert_eq!(p.critical, ["web", "app", "db"]);
-    assert_eq!(p.max_stop_seconds(), 78);
+    assert_eq!(p.max_stop_seconds(), 84);
     let db = p.services.iter().find(|s| s.name == "db").unwrap();
     assert_eq!(db.stops_after, ["app"]);
     assert_eq!(
@@ -632,13 +636,14 @@ fn the_longest_stop_is_the_longest_chain_and_is_capped() {
             "USR2, until its ports are closed, at most 30 s, then 200 ms",
             "TERM, until it is gone, at most 15 s",
             "KILL the service if it is still there; TERM to processes it left, 2 s later KILL",
+            "its ports are free, at most 2 s later",
         ]
     );
     let order: Vec<_> = p.services.iter().map(|s| s.name.as_str()).collect();
     let at = |n: &str| order.iter().position(|o| *o == n).unwrap();
     assert!(at("web") < at("app") && at("app") < at("db"));
     let capped = plan(&good(&text("shutdown-deadline = \"20s\"")));
-    assert_eq!(capped.longest, Duration::from_secs(22));
+    assert_eq!(capped.longest, Duration::from_secs(24));
     assert_eq!(capped.uncapped, p.longest);
     assert_eq!(plan(&good("")).longest, Duration::ZERO);
 }
@@ -719,12 +724,12 @@ fn the_disk_is_read_without_waiting_and_only_regular_files() {
     )
     .unwrap();
     assert_eq!(said(&main), "");
-    let checked = check(&main, Some(18)).unwrap();
+    let checked = check(&main, Some(20)).unwrap();
     assert_eq!(checked.warnings, Vec::<String>::new());
     let e = check(&main, Some(5)).unwrap_err().to_string();
     assert!(
         e.contains("not less than procd's term_timeout of 5 s")
-            && e.ends_with("set term_timeout to 18"),
+            && e.ends_with("set term_timeout to 20"),
         "{e}"
     );
     if nix::unistd::geteuid().is_root() {
@@ -744,6 +749,75 @@ fn the_shipped_files_load() {
         assert!(!config.services[name].policy.autostart, "{name}");
     }
     assert_eq!(config.daemon, Daemon::default());
+}
+
+/// The steps of a schedule in short: what, to whom, until when.
+fn in_short(steps: &[crate::machine::spec::Step]) -> Vec<String> {
+    let step = |s: &crate::machine::spec::Step| {
+        let what = match &s.action {
+            Action::Signal(signal, To::Main) => signal.to_string(),
+            Action::Signal(signal, to) => format!("{signal} to {to:?}"),
+            Action::Http(_) => "http".to_owned(),
+            Action::Run(_) => "run".to_owned(),
+            Action::Drain => "drain".to_owned(),
+        };
+        let settle = if s.settle.is_zero() { "" } else { ", settle" };
+        format!("{what}, {:?} {} s{settle}", s.until, s.wait.as_secs())
+    };
+    steps.iter().map(step).collect()
+}
+
+/// What the measurements of the five faulty servers ask for, whoever tidies up the files.
+#[test]
+fn the_shipped_schedules_are_those_that_were_measured() {
+    let config = load_with(Path::new(MAIN), &mut shipped()).unwrap_or_else(|p| panic!("{p}"));
+    let steps = |name: &str| in_short(&config.services[name].policy.stop.steps);
+    // Never a signal beside the API: the two together are the panic.
+    assert_eq!(steps("caddy"), ["http, Gone 10 s", "QUIT, Gone 2 s"]);
+    // TERM only when NATS, which knows USR2 alone, is down already.
+    let nats = ["USR2, PortsClosed 30 s, settle", "TERM, Gone 15 s"];
+    assert_eq!(steps("nats"), nats);
+    // No signal to the wrapper.
+    let air = ["TERM to Descendants, DescendantsGone 5 s"];
+    assert_eq!(steps("air"), air);
+    assert_eq!(steps("go2rtc"), ["TERM, Gone 5 s"]);
+    assert_eq!(steps("http3"), ["TERM, Gone 15 s", "QUIT, Gone 2 s"]);
+    // Each crash is answered within half a second, ten percent of jitter and the start included.
+    let restart = &config.services["http3"].policy.restart;
+    assert!(restart.max_delay <= Duration::from_millis(200));
+    assert!(config.services["nats"].policy.success_exit.contains(&1));
+}
+
+/// A definition without its reason would be changed by the next one who reads it.
+#[test]
+fn the_shipped_services_say_why_their_schedule_is_what_it_is() {
+    for (path, text) in shipped() {
+        if path == Path::new(MAIN) {
+            continue;
+        }
+        let text = String::from_utf8(text).unwrap();
+        let (reason, definition) = text.split_once("[service.").unwrap();
+        let words = reason.lines().filter(|l| l.starts_with("# ")).count();
+        assert!(words >= 8, "{}: no reason given", path.display());
+        assert!(reason.contains('#') && reason.contains('/'), "no source");
+        assert!(definition.contains("\nstop = "), "{}", path.display());
+    }
+}
+
+/// The presets as superd.toml(5) shows them are what they are.
+#[test]
+fn the_manual_shows_the_steps_of_each_preset() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let man = std::fs::read_to_string(root.join("packaging/man/superd.toml.5")).unwrap();
+    for name in PRESETS {
+        let item = man.split(&format!(".It Ql {name}\n")).nth(1).unwrap();
+        let literal = item.split(".Bd -literal -compact\n").nth(1).unwrap();
+        let shown = literal.split("\n.Ed").next().unwrap();
+        let typed = shown.replace(",\n ", ", ").replace("}\n{", "}, {");
+        let typed = service(&format!("stop = [{typed}]"));
+        let named = service(&format!("stop = \"{name}\""));
+        assert_eq!(typed.policy.stop.steps, named.policy.stop.steps, "{name}");
+    }
 }
 
 /// `etc/superd.toml` with every setting that is commented out put in force.

@@ -57,6 +57,16 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// For command lines: also `90` and `0.5`, in seconds.
+pub fn duration_or_seconds(text: &str) -> Result<Duration, String> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    if !is_number(whole) || !is_number(part) || part.len() > 3 {
+        return duration(text).map_err(|e| e.replace("write 500ms,", "write 90, 0.5, 500ms,"));
+    }
+    duration(&format!("{whole}s{part:0<3}ms"))
+}
+
 /// `65536`, `64KiB`, `16MiB`, `1GiB`.
 pub fn size(text: &str) -> Result<u64, String> {
     let (number, factor) = ["KiB", "MiB", "GiB"]

@@ -108,9 +108,19 @@ pub struct Status {
     /// Services it waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_on: Vec<String>,
+    /// Of these, the ones that are not to run: it waits until somebody starts them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unwanted: Vec<String>,
     /// A stop under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopStatus>,
+    /// What the running instance has said of its readiness (sd_notify(3)): `yes` (READY=1),
+    /// `no` (it has sent messages, but not that one), `not-told` (it has sent none).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+    /// It said RELOADING=1, and no READY=1 since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reloading: bool,
     /// What the service says about itself (STATUS=).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub says: String,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::duration_or_seconds;
 use crate::machine::signal::Signal;
 
 /// Where superctl looks for superd unless told otherwise.
@@ -27,7 +28,7 @@ pub struct Ctl {
     #[arg(long, global = true)]
     pub json: bool,
     /// Wait no longer than this, in seconds or as `1m30s`; exit status 124 when it is over
-    #[arg(long, value_name = "TIME", global = true, value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", global = true, value_parser = duration_or_seconds)]
     pub timeout: Option<Duration>,
     /// What to do.
     #[command(subcommand)]
@@ -224,7 +225,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<Signal>,
     /// How long it may take to stop before it is killed [default: 15s]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = duration_or_seconds)]
     pub stop_timeout: Option<Duration>,
     /// What to call it in messages [default: the command's name]
     #[arg(long, value_name = "NAME")]
@@ -246,56 +247,6 @@ pub enum RestartWhen {
     OnFailure,
     /// After every exit.
     Always,
-}
-
-/// Reads `90`, `0.5`, `90s`, `500ms`, `1m30s`, `2h`. A bare number is seconds.
-///
-/// # Errors
-/// A line that says what is allowed.
-pub fn parse_time(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a time (write 90, 90s, 500ms, 1m30s or 2h)");
-    let number_and_unit = |rest: &str| -> Option<(Duration, usize)> {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
-        let (number, after) = rest.split_at_checked(digits)?;
-        let letters = after
-            .find(|c: char| !c.is_ascii_alphabetic())
-            .unwrap_or(after.len());
-        let seconds = match after.get(..letters)? {
-            "ms" => 0.001,
-            "s" | "" => 1.0,
-            "m" | "min" => 60.0,
-            "h" => 3600.0,
-            "d" => 86_400.0,
-            _ => return None,
-        };
-        let amount = number.parse::<f64>().ok()? * seconds;
-        // Rounded to what superd works with; 0.1 s must not become 0.100000001 s.
-        let ms = Duration::try_from_secs_f64(amount).ok()?.as_secs_f64() * 1000.0;
-        // Fits: a year is a limit that no patience reaches.
-        (ms <= 31_536_000_000.0)
-            .then(|| (Duration::from_millis(ms.round() as u64), digits + letters))
-    };
-    let bare = text.chars().all(|c| c.is_ascii_digit() || c == '.');
-    let mut sum = Duration::ZERO;
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(wrong());
-    }
-    while !rest.is_empty() {
-        let (amount, used) = number_and_unit(rest).ok_or_else(wrong)?;
-        // A number without a unit may only stand alone: `1m30` is a slip of the pen.
-        let has_unit = rest
-            .get(..used)
-            .is_some_and(|t| t.ends_with(|c: char| c.is_ascii_alphabetic()));
-        if used == 0 || !(bare || has_unit) {
-            return Err(wrong());
-        }
-        sum += amount;
-        rest = rest.get(used..).unwrap_or_default();
-    }
-    Ok(sum)
 }
 
 /// What to print instead of doing something.
@@ -365,7 +316,7 @@ mod tests {
 
     #[test]
     fn times_are_read_as_people_write_them() {
-        let ms = |t: &str| parse_time(t).map(|d| d.as_millis());
+        let ms = |t: &str| duration_or_seconds(t).map(|d| d.as_millis());
         assert_eq!(ms("5"), Ok(5000));
         assert_eq!(ms("0.5"), Ok(500));
         assert_eq!(ms("500ms"), Ok(500));
@@ -385,7 +336,7 @@ mod tests {
             "..",
             "9999999999999h",
         ] {
-            assert!(parse_time(wrong).is_err(), "{wrong}");
+            assert!(duration_or_seconds(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -406,7 +357,7 @@ mod tests {
         assert!(usage("superctl").starts_with("'superctl' requires a subcommand"));
         assert!(usage("superctl stop a --all").contains("cannot be used with"));
         assert!(usage("superctl signal a TREM").contains("`TREM` is not a signal"));
-        assert!(usage("superctl --timeout soon status").contains("`soon` is not a time"));
+        assert!(usage("superctl --timeout soon status").contains("`soon` is not a duration"));
         for line in [
             "superctl",
             "superctl stop",

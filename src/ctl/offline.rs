@@ -6,7 +6,6 @@ use std::path::Path;
 
 use crate::config;
 use crate::control::reply::{Code, PlanLine, Reply};
-use crate::machine::time::Span;
 
 use super::act::json_reply;
 use super::args::{CheckArgs, PlanArgs, DEFAULT_CONFIG};
@@ -22,8 +21,8 @@ struct Loaded {
     warnings: Vec<String>,
 }
 
-fn load(path: &Path) -> Result<Loaded, Vec<String>> {
-    match config::check(path, None) {
+fn load(path: &Path, term_timeout: Option<u64>) -> Result<Loaded, Vec<String>> {
+    match config::check(path, term_timeout) {
         Ok(checked) => Ok(Loaded {
             services: checked.config.services.len(),
             plan: PlanLine::all(&checked.plan),
@@ -66,7 +65,7 @@ impl Output<'_> {
 /// `check`: all problems, or one line that says it is good.
 pub fn check(args: &CheckArgs, default: Option<&Path>, to: &mut Output<'_>) -> io::Result<i32> {
     let path = file(args.config.as_deref(), default);
-    let loaded = match load(path) {
+    let loaded = match load(path, args.term_timeout) {
         Ok(loaded) => loaded,
         Err(problems) => return to.problems(&problems),
     };
@@ -78,9 +77,6 @@ pub fn check(args: &CheckArgs, default: Option<&Path>, to: &mut Output<'_>) -> i
         .iter()
         .find(|l| l.service.is_empty())
         .map_or(0, |l| l.longest_ms);
-    if let Some(problem) = too_short(args.term_timeout, longest_ms) {
-        return to.problems(&[format!("{}: {problem}", path.display())]);
-    }
     let good = format!(
         "{}: good, {}, stopping everything takes at most {}",
         path.display(),
@@ -101,21 +97,10 @@ pub fn check(args: &CheckArgs, default: Option<&Path>, to: &mut Output<'_>) -> i
     Ok(0)
 }
 
-/// procd KILLs superd, and only superd, when `term_timeout` is over.
-fn too_short(term_timeout: Option<u64>, longest_ms: u64) -> Option<String> {
-    let needed = status::term_timeout(longest_ms);
-    let seconds = term_timeout.filter(|s| s.saturating_mul(1000) <= longest_ms)?;
-    Some(format!(
-        "a term_timeout of {} is not longer than the longest stop, {}: write at least {needed}",
-        Span(std::time::Duration::from_secs(seconds)),
-        render::span(longest_ms),
-    ))
-}
-
 /// `plan` from a file.
 pub fn plan(args: &PlanArgs, default: Option<&Path>, to: &mut Output<'_>) -> io::Result<i32> {
     let path = file(args.config.as_deref(), default);
-    let lines = match load(path) {
+    let lines = match load(path, None) {
         Ok(loaded) => loaded.plan,
         Err(problems) => return to.problems(&problems),
     };
@@ -137,20 +122,4 @@ pub fn plan(args: &PlanArgs, default: Option<&Path>, to: &mut Output<'_>) -> io:
 
 fn file<'a>(asked: Option<&'a Path>, default: Option<&'a Path>) -> &'a Path {
     asked.or(default).unwrap_or(Path::new(DEFAULT_CONFIG))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_term_timeout_that_is_too_short_is_a_problem() {
-        assert_eq!(too_short(None, 34_000), None);
-        assert_eq!(too_short(Some(35), 34_000), None);
-        assert!(too_short(Some(34), 34_000).is_some(), "they would race");
-        assert_eq!(
-            too_short(Some(5), 34_001).unwrap(),
-            "a term_timeout of 5 s is not longer than the longest stop, 34 s: write at least 36"
-        );
-    }
 }

@@ -109,19 +109,7 @@ impl Clients {
     /// # Errors
     /// Of socket(2), bind(2), chown(2), chmod(2) and listen(2); the text names the path.
     pub fn bind(path: &Path, access: Access, registry: &Registry) -> io::Result<Clients> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
-            _ => {}
-        }
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        let address = UnixAddr::new(path).map_err(|e| named(e.into()))?;
-        bind(fd.as_raw_fd(), &address).map_err(|e| named(e.into()))?;
-        access.apply(path).map_err(named)?;
-        listen(&fd, Backlog::MAXCONN).map_err(|e| named(e.into()))?;
-        let mut listener = UnixListener::from_std(fd.into());
-        registry.register(&mut listener, Source::Listener.token(), Interest::READABLE)?;
+        let listener = listen_at(path, &access, registry)?;
         Ok(Clients {
             listener,
             path: path.to_owned(),
@@ -136,6 +124,19 @@ impl Clients {
             refused_at: None,
             refused_more: 0,
         })
+    }
+
+    /// The socket's file is gone: listens on a new one of the same name. Connections that
+    /// are open stay.
+    ///
+    /// # Errors
+    /// As [`Clients::bind`].
+    pub fn listen_again(&mut self, registry: &Registry) -> io::Result<()> {
+        let new = listen_at(&self.path, &self.access, registry)?;
+        registry.deregister(&mut self.listener).ok(); // it is closed now anyway
+        self.listener = new;
+        self.acceptable = true;
+        Ok(())
     }
 
     /// Other groups, after a reload. Connections that are open keep their rights.
@@ -438,6 +439,24 @@ impl Clients {
             more: std::mem::take(&mut self.refused_more),
         });
     }
+}
+
+/// Binds and listens. A file of that name is removed first.
+fn listen_at(path: &Path, access: &Access, registry: &Registry) -> io::Result<UnixListener> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
+        _ => {}
+    }
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    let address = UnixAddr::new(path).map_err(|e| named(e.into()))?;
+    bind(fd.as_raw_fd(), &address).map_err(|e| named(e.into()))?;
+    access.apply(path).map_err(named)?;
+    listen(&fd, Backlog::MAXCONN).map_err(|e| named(e.into()))?;
+    let mut listener = UnixListener::from_std(fd.into());
+    registry.register(&mut listener, Source::Listener.token(), Interest::READABLE)?;
+    Ok(listener)
 }
 
 fn drop_slot(slot: &mut Option<Connection>, registry: &Registry, gone: &mut Vec<u64>) {

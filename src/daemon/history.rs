@@ -7,7 +7,7 @@ use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
-use crate::machine::report::{EndReport, Happening, Verdict};
+use crate::machine::report::{waiting_for, EndReport, Happening, Verdict};
 use crate::machine::time::{Span, Tick};
 
 /// Ends of instances kept per service; they are what `why` is asked for.
@@ -148,8 +148,9 @@ fn weight(what: &Happening) -> usize {
         Happening::Step { what: text, .. }
         | Happening::GivenUp { why: text }
         | Happening::ActionFailed { error: text }
+        | Happening::MainProcessRefused { why: text, .. }
         | Happening::Status { text } => text.len(),
-        Happening::Waiting { on } => on.iter().map(String::len).sum(),
+        Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
         Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
         Happening::Starting { .. }
         | Happening::Up { .. }
@@ -157,6 +158,9 @@ fn weight(what: &Happening) -> usize {
         | Happening::Unkillable { .. }
         | Happening::Restarting { .. }
         | Happening::Signalled { .. }
+        | Happening::Ready { .. }
+        | Happening::SaysReloading { .. }
+        | Happening::MainProcess { .. }
         | Happening::Reloading { .. } => 0,
     };
     std::mem::size_of::<Entry>() + texts
@@ -248,10 +252,23 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             ),
         },
         Happening::GivenUp { why } => (Err, format!("not starting again: {why}")),
-        Happening::Waiting { on } => (Info, format!("waiting for {}", on.join(", "))),
+        Happening::Waiting { on, unwanted } => {
+            let severity = if unwanted.is_empty() { Info } else { Warn };
+            let text = format!("waiting for {}", waiting_for(on, unwanted));
+            (severity, text)
+        }
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
         Happening::Reloading { by } => (Notice, format!("reloading: {by} asked")),
         Happening::ActionFailed { error } => (Warn, format!("action failed: {error}")),
+        Happening::Ready { .. } => (Info, "says that it is ready".to_owned()),
+        Happening::SaysReloading { .. } => (Info, "says that it is reloading".to_owned()),
+        Happening::MainProcess { before, pid, .. } => {
+            let text = format!("its main process is pid {} now, before {}", pid.0, before.0);
+            (Notice, text)
+        }
+        Happening::MainProcessRefused { pid, why, .. } => {
+            (Warn, format!("MAINPID={} is ignored: {why}", pid.0))
+        }
         Happening::Status { text } => (Info, format!("says: {text}")),
     };
     // Texts of services and clients are in there.

@@ -8,6 +8,7 @@ mod crashes;
 pub mod demo;
 mod doctor;
 pub mod history;
+mod keep;
 pub mod logs;
 pub mod notify;
 mod perform;

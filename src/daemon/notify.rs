@@ -74,6 +74,19 @@ impl Notify {
         })
     }
 
+    /// The socket's file is gone: binds a new one of the same name. What has come is to be
+    /// read first.
+    ///
+    /// # Errors
+    /// As [`Notify::bind`]; then nothing changes.
+    pub fn bind_again(&mut self, registry: &Registry) -> io::Result<()> {
+        let mut new = Notify::bind(&self.path, registry)?;
+        new.dropped = self.dropped;
+        let mut old = std::mem::replace(self, new);
+        old.path = PathBuf::new(); // the file of that name is the new one's
+        Ok(())
+    }
+
     /// What NOTIFY_SOCKET is to contain.
     pub fn path(&self) -> &Path {
         &self.path

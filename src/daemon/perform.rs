@@ -78,6 +78,7 @@ impl Reactor {
             Effect::Signal(service, instance, signal, to) => {
                 self.trees.signal(service, instance, signal, to);
             }
+            Effect::Wake(service, instance, to) => self.trees.wake(service, instance, to),
             Effect::KillTree(service, instance) => self.trees.kill(service, instance),
             Effect::NotePorts(service, instance) => self.trees.note_ports(service, instance),
             Effect::Run(service, instance, action, argv) => {
@@ -143,6 +144,9 @@ impl Reactor {
     /// Starts these, in this order, with one answer for each. One that fails does not
     /// concern the others.
     fn spawn_all(&mut self, together: &mut Vec<(ServiceId, Instance)>) {
+        if together.is_empty() {
+            return;
+        }
         let mut ready = Vec::with_capacity(together.len());
         for (service, instance) in together.drain(..) {
             match self.make_ready(service, instance) {

@@ -28,6 +28,7 @@ use super::actions::{Actions, Ended};
 use super::clients::{Access, ClientEvent, Clients, Stream};
 use super::crashes::{wall_seconds, Crashes};
 use super::history::{self, About, History};
+use super::keep::Again;
 use super::logs::{Logs, Said};
 use super::notify::Notify;
 use super::registry::Registry;
@@ -44,10 +45,12 @@ use crate::latch::{Bit, Phase, Seen, Taken};
 use crate::machine::crash;
 use crate::machine::event::{ActionId, Effect, Event, Instance, Notice, Pid, ServiceId, Ticket};
 use crate::machine::report::{Crash, EndReport, Exit, Happening, Origin, StepOutcome, Verdict};
+use crate::machine::service::Service;
 use crate::machine::signal::Signal;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
 use crate::sys;
+use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::StatusPipe;
 use crate::sys::timer::Timer;
 
@@ -98,6 +101,13 @@ pub(super) enum Role {
     Command(Command, StatusPipe),
 }
 
+/// A main process that was named by MAINPID=. It need not be superd's child, and then no
+/// SIGCHLD tells of its end.
+pub(super) struct Followed {
+    pub instance: Instance,
+    pub held: PidFd,
+}
+
 /// A command that runs.
 pub(super) struct Command {
     pub service: ServiceId,
@@ -117,6 +127,8 @@ pub struct Reactor {
     pub(super) machine: Supervisor,
     pub(super) registry: Registry,
     pub(super) run_dir: Option<RunDir>,
+    /// The run directory was removed and could not be made again.
+    pub(super) run_dir_again: Option<Again>,
     pub(super) clients: Option<Clients>,
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
@@ -144,6 +156,8 @@ pub struct Reactor {
     absorbed: u32,
     /// Processes that may still be looked at in this turn before they are killed.
     pub(super) looks_left: usize,
+    /// Main processes that were named by MAINPID=.
+    pub(super) followed: BTreeMap<ServiceId, Followed>,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
     ended: Vec<Ended>,
@@ -199,6 +213,7 @@ impl Reactor {
             machine: parts.machine,
             registry: Registry::default(),
             run_dir: parts.run_dir,
+            run_dir_again: None,
             clients: None,
             logs: Logs::new(parts.ring),
             notify: parts.notify,
@@ -217,6 +232,7 @@ impl Reactor {
             reap_again: false,
             absorbed: 0,
             looks_left: 0,
+            followed: BTreeMap::new(),
             heard: Vec::new(),
             asked: Vec::new(),
             ended: Vec::new(),
@@ -231,6 +247,7 @@ impl Reactor {
     /// Only if epoll itself fails, which leaves nothing to wait with.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        self.watch_run_dir();
         self.perform();
         while !self.finished {
             self.turn(&mut events)?;
@@ -276,7 +293,8 @@ impl Reactor {
         }
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
         let reports = self.crashes.next_deadline();
-        let soonest = [self.machine.next_deadline(), clients, reports];
+        let run_dir = self.run_dir_again.map(|again| again.at);
+        let soonest = [self.machine.next_deadline(), clients, reports, run_dir];
         let next = soonest
             .into_iter()
             .flatten()
@@ -300,6 +318,8 @@ impl Reactor {
     fn note_readiness(&mut self, events: &Events) -> bool {
         let mut woken = false;
         let mut starts = Vec::new();
+        let mut ends = Vec::new();
+        let mut run_dir = false;
         for event in events {
             match Source::of(event.token()) {
                 Some(Source::Wake) => woken = true,
@@ -320,11 +340,19 @@ impl Reactor {
                 }
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
-                Some(Source::Process(_) | Source::Other(_)) | None => {}
+                Some(Source::Process(service)) => ends.push(ServiceId(service)),
+                Some(Source::Other(_)) => run_dir = true,
+                None => {}
             }
+        }
+        if run_dir {
+            self.keep_run_dir();
         }
         for index in starts {
             self.hear_start(index);
+        }
+        for service in ends {
+            self.followed_ended(service);
         }
         woken
     }
@@ -371,7 +399,8 @@ impl Reactor {
         }
     }
 
-    /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service.
+    /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service. One that its stop sends asks
+    /// for that stop: it must not come twice.
     fn pass_on(&mut self, signal: Signal) {
         let by = Origin::Signal {
             signal,
@@ -379,6 +408,10 @@ impl Reactor {
             uid: 0,
             command: String::new(),
         };
+        let stops = |s: &Service| s.spec.stop.sends_to_main(signal);
+        if self.machine.services().any(stops) {
+            return self.begin_shutdown(false, Some(by));
+        }
         self.feed(Event::Request {
             ticket: None,
             target: crate::machine::event::Target::All,
@@ -544,6 +577,7 @@ impl Reactor {
     /// The control socket for the groups of the configuration; made, if it could not be
     /// made before.
     fn open_to(&mut self, daemon: &Daemon) {
+        self.keep_run_dir();
         let (access, mut complaints) = Access::of(daemon);
         match (&mut self.clients, &self.run_dir) {
             (Some(clients), _) => {
@@ -630,19 +664,22 @@ impl Reactor {
         // Without cgroups each look goes through all of /proc: a process that sends a
         // thousand messages is looked for once.
         let mut owners = BTreeMap::new();
+        let mut mains = BTreeMap::new();
         for (pid, notice) in heard.drain(..) {
             let owner = *owners.entry(pid).or_insert_with(|| self.trees.owner(pid));
             let Some((service, instance)) = owner else {
                 continue;
             };
-            if let Notice::MainPid(main) = notice {
-                if self.trees.owner(main) != Some((service, instance)) {
-                    continue;
-                }
+            match notice {
+                // The last word counts, so that a flood of them costs one look.
+                Notice::MainPid(main) => drop(mains.insert((service, instance), main)),
+                notice => self.feed(Event::Notified(service, instance, notice)),
             }
-            self.feed(Event::Notified(service, instance, notice));
         }
         self.heard = heard;
+        for ((service, instance), main) in mains {
+            self.follow(service, instance, main);
+        }
     }
 
     fn hear_actions(&mut self) {
@@ -662,6 +699,9 @@ impl Reactor {
             if clients.next_deadline().is_some_and(|at| at <= now) {
                 clients.expire(now, self.poll.registry());
             }
+        }
+        if self.run_dir_again.is_some_and(|again| again.at <= now) {
+            self.keep_run_dir();
         }
         if self.machine.next_deadline().is_some_and(|at| at <= now) {
             // What a service has said up to now counts before its time is up.

@@ -5,13 +5,19 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 /// A run directory that this process holds the lock of, until it ends.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    _lock: Flock<File>,
+    /// On the directory itself, which somebody may remove all the same.
+    lock: Flock<File>,
+    /// Tells of that. None where there is no inotify(7).
+    watch: Option<Inotify>,
 }
 
 impl RunDir {
@@ -42,10 +48,11 @@ impl RunDir {
         let pid_path = path.join("pid");
         match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
             Ok(held) => {
-                fs::write(&pid_path, format!("{}\n", std::process::id())).ok();
+                note_pid(path);
                 Ok(RunDir {
                     path: path.to_owned(),
-                    _lock: held,
+                    lock: held,
+                    watch: watch(path).ok(), // it must be done without
                 })
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -54,10 +61,7 @@ impl RunDir {
                     Ok(pid) => format!(" (pid {pid})"),
                     Err(_) => String::new(),
                 };
-                Err(format!(
-                    "another superd{holder} runs on {shown}; stop it first (`superctl \
-                     shutdown`), or use another `run-dir`"
-                ))
+                Err(is_taken(path, &holder))
             }
             Err((_, e)) => Err(format!("run-dir {shown}: locking: {}", e.desc())),
         }
@@ -68,10 +72,65 @@ impl RunDir {
         self.path.join(name)
     }
 
+    /// Whether the directory of that path is still the one that is locked.
+    pub fn is_there(&self) -> bool {
+        let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        match (fs::metadata(&self.path), self.lock.metadata()) {
+            (Ok(a), Ok(b)) => same(a, b),
+            _ => false,
+        }
+    }
+
+    /// Readable when something in it, or it itself, is removed or renamed.
+    pub fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.as_ref().map(Inotify::as_fd)
+    }
+
+    /// Reads what the watch tells: no more than that there is something.
+    pub fn drain_watch(&self) {
+        if let Some(watch) = &self.watch {
+            while watch.read_events().is_ok_and(|events| !events.is_empty()) {}
+        }
+    }
+
+    /// Writes the file `pid` again if it is gone.
+    pub fn note_pid(&self) {
+        if !self.file("pid").exists() {
+            note_pid(&self.path);
+        }
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+fn note_pid(path: &Path) {
+    // For people only; on a full disk there is none.
+    fs::write(path.join("pid"), format!("{}\n", std::process::id())).ok();
+}
+
+/// Another superd is there already. `holder`: ` (pid 12)`, or nothing.
+pub fn is_taken(path: &Path, holder: &str) -> String {
+    format!(
+        "another superd{holder} runs on {}; stop it first (`superctl shutdown`), or use another \
+         `run-dir`",
+        path.display()
+    )
+}
+
+/// The kernel says nothing of a directory's own removal while somebody has it open; but
+/// what is in it has to go first.
+fn watch(path: &Path) -> nix::Result<Inotify> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    let what = AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_MOVE_SELF
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_ONLYDIR;
+    inotify.add_watch(path, what)?;
+    Ok(inotify)
 }
 
 /// As root, a directory that others can write is refused: they could replace the socket.

@@ -82,6 +82,8 @@ pub struct Context<'a> {
     pub stdout: Option<BorrowedFd<'a>>,
     /// Standard error; none: /dev/null.
     pub stderr: Option<BorrowedFd<'a>>,
+    /// Both are the service's own pipe.
+    pub is_pipe: bool,
     /// The address of the notify socket, if it gets one.
     pub notify_socket: Option<&'a Path>,
     /// Its cgroup, if it has one.
@@ -157,6 +159,7 @@ fn plan<'a>(
     plan.env_last = env_last;
     plan.stdout = ctx.stdout;
     plan.stderr = ctx.stderr;
+    plan.give_output = ctx.is_pipe;
     plan.cgroup = ctx.cgroup;
     plan.umask = program.umask;
     // The configured ones first: their position is what a fault names.
@@ -486,6 +489,7 @@ mod tests {
         cookie: "c-1",
         stdout: None,
         stderr: None,
+        is_pipe: false,
         notify_socket: None,
         cgroup: None,
     };

@@ -9,7 +9,7 @@ use syslog::Severity;
 
 use super::notify::Notify;
 use super::reactor::{Mode, Options, Parts, Reactor};
-use super::rundir::{plain, RunDir};
+use super::rundir::{is_taken, plain, RunDir};
 use super::signals::Wakeup;
 use super::sink::{Sink, Stamp};
 use super::trees::Trees;
@@ -70,10 +70,10 @@ fn build(
     }
     let poll = Poll::new().map_err(|e| format!("epoll: {}", plain(&e)))?;
     let wakeup = Wakeup::install(false).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
+    let trees = trees(&daemon.cgroup, run_dir.path(), &mut complaints)?;
     let notify = Notify::bind(&run_dir.file("notify"), poll.registry())
         .map_err(|e| complaints.push(format!("no notify socket: {e}")))
         .ok();
-    let trees = trees(&daemon.cgroup, run_dir.path(), &mut complaints)?;
     let reactor = Reactor::new(Parts {
         options: Options {
             mode: Mode::Daemon,
@@ -104,8 +104,16 @@ fn trees(using: &CgroupUse, run_dir: &Path, complaints: &mut Vec<String>) -> Res
     };
     match sys::cgroup::Root::make(&base, &run_dir.to_string_lossy()) {
         Ok(root) => {
+            let lock = match root.lock() {
+                Ok(Some(lock)) => Some(lock),
+                Ok(None) => return Err(is_taken(run_dir, "")),
+                Err(e) => {
+                    complaints.push(format!("locking {}: {}", root.path().display(), plain(&e)));
+                    None
+                }
+            };
             try_birth(&root);
-            Ok(Trees::new(Some(root)))
+            Ok(Trees::locked(root, lock))
         }
         Err(e) if *using == CgroupUse::Auto => {
             complaints.push(format!(

@@ -1,12 +1,13 @@
 //! What `status` tells: the machine's state in the words of the protocol.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::tree::Usage;
 use crate::control::reply::{Status, StopStatus};
 use crate::machine::event::{Pid, ServiceId};
 use crate::machine::report::{Exit, Verdict};
-use crate::machine::service::{Rest, Service, State, Want};
+use crate::machine::service::{Readiness, Rest, Service, State, Want};
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
 
@@ -22,6 +23,7 @@ pub fn status(
         true => Usage::default(),
         false => usage(),
     };
+    let is_waiting = matches!(service.state, State::Waiting);
     Some(Status {
         service: service.spec.name.to_string(),
         state: state_word(&service.state).to_owned(),
@@ -45,23 +47,28 @@ pub fn status(
             | State::Killing(..)
             | State::Sweeping(_) => None,
         },
-        waiting_on: match &service.state {
-            State::Waiting => machine
-                .waits_for(id)
-                .iter()
-                .map(|n| n.to_string())
-                .collect(),
-            State::Down(_)
-            | State::Starting(_)
-            | State::Up(_)
-            | State::Stopping(..)
-            | State::Killing(..)
-            | State::Sweeping(_)
-            | State::Backoff { .. } => Vec::new(),
-        },
+        waiting_on: names(is_waiting, || machine.waits_for(id)),
+        unwanted: names(is_waiting, || machine.unwanted(id)),
         stop: stop_status(service, now),
+        ready: service.run().map(|run| ready_word(run.ready).to_owned()),
+        reloading: service.run().is_some_and(|run| run.reloading),
         says: service.says.clone(),
     })
+}
+
+fn names(wanted: bool, all: impl FnOnce() -> Vec<Rc<str>>) -> Vec<String> {
+    match wanted {
+        true => all().iter().map(|n| n.to_string()).collect(),
+        false => Vec::new(),
+    }
+}
+
+fn ready_word(ready: Readiness) -> &'static str {
+    match ready {
+        Readiness::NotTold => "not-told",
+        Readiness::No => "no",
+        Readiness::Yes => "yes",
+    }
 }
 
 fn state_word(state: &State) -> &'static str {

@@ -40,8 +40,9 @@ use super::spawn::INSTANCE;
 
 /// How often one call of [`Tree::kill`] looks for new processes. The caller repeats it.
 const PASSES: usize = 8;
-/// How often a tree is looked for while what was just seen of it keeps vanishing.
-const LOOKS: usize = 4;
+/// How often a tree is looked for while nothing of it is found but something keeps vanishing.
+/// A look takes less than a millisecond; that anybody dies in each of them is no accident.
+const LOOKS: usize = 16;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
 /// Of a stuck process so many descriptors are looked at.
@@ -254,7 +255,8 @@ struct Main {
 #[derive(Debug)]
 pub struct Tree {
     main: Option<Main>,
-    /// Process group and session that the first main process began.
+    /// The process group of the main process: its own session's, unless MAINPID= named
+    /// another process.
     leader: i32,
     /// `SUPERD_INSTANCE=...`
     mark: Vec<u8>,
@@ -331,21 +333,23 @@ impl Tree {
     }
 
     /// Another process of the tree is the main one now (MAINPID=). False, and nothing
-    /// changes, if it is not of this tree.
-    pub fn set_main(&mut self, forest: &mut Forest, pid: Pid) -> bool {
-        if self.main.is_some_and(|m| m.pid == pid.0) {
-            return true;
-        }
+    /// changes, if it is not alive and of this tree, or if the main process is gone already.
+    pub fn set_main(&mut self, forest: &mut Forest, held: &PidFd) -> bool {
         let members = self.members(forest);
-        let Some(new) = members.iter().find(|m| m.pid == pid.0) else {
+        let Some(new) = members.iter().find(|m| m.pid == held.pid()) else {
             return false;
         };
+        // Held since before the look: if it still is that process, it was during the look.
+        if self.main.is_none() || held.send(0).is_err() {
+            return false;
+        }
         if let Some(old) = self.main.take() {
             forest.unclaim(old.pid);
             let stat = members.iter().find(|m| m.pid == old.pid);
             self.known.extend(stat);
         }
         forest.claim(new.pid);
+        self.leader = new.pgrp;
         self.main = Some(Main {
             pid: new.pid,
             start: Some(new.start),
@@ -417,6 +421,29 @@ impl Tree {
                 self.signal_where(forest, signal, is_in)
             }
         }
+    }
+
+    /// SIGCONT to those that are stopped; a frozen cgroup is thawed as a whole.
+    pub fn wake(&mut self, forest: &mut Forest, to: To) {
+        if let Some(group) = &self.group {
+            group.thaw();
+        }
+        let main = self.main.map_or(0, |m| m.pid);
+        let leader = self.leader;
+        let is_stopped = |f: &mut Forest, pid| f.stat(pid).filter(|s| s.state == b'T');
+        match to {
+            To::Main if is_stopped(forest, main).is_none() => 0,
+            To::Main => self.signal_main(forest, libc::SIGCONT),
+            To::Group => self.signal_where(forest, libc::SIGCONT, |f, pid| {
+                is_stopped(f, pid).is_some_and(|s| s.pgrp == leader)
+            }),
+            To::Tree => {
+                self.signal_where(forest, libc::SIGCONT, |f, pid| is_stopped(f, pid).is_some())
+            }
+            To::Descendants => self.signal_where(forest, libc::SIGCONT, |f, pid| {
+                pid != main && is_stopped(f, pid).is_some()
+            }),
+        };
     }
 
     fn signal_main(&mut self, forest: &mut Forest, signal: i32) -> u32 {
@@ -782,10 +809,17 @@ mod tests {
         main: i32,
         /// What the script and its children printed: their pids.
         pids: Vec<i32>,
+        _alone: std::sync::MutexGuard<'static, ()>,
     }
+
+    /// One at a time: here all have one parent, and who dies may be anybody's orphan.
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
     /// Starts a script and waits until it has printed so many pids, one per line.
     fn run(name: &str, group: Option<Group>, script: &str, pids: usize) -> Running {
+        let alone = ALONE
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         become_subreaper().unwrap();
         let mut forest = Forest::new();
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
@@ -813,6 +847,7 @@ mod tests {
             tree,
             main,
             pids,
+            _alone: alone,
         }
     }
 
@@ -969,9 +1004,22 @@ mod tests {
             let script = "sh -c 'echo $$; exec sleep 60' & exec sleep 60";
             let mut r = run(name, group, script, 1);
             let new = Pid(r.pids[0]);
-            assert!(!r.tree.set_main(&mut r.forest, Pid(1)));
+            let mut stranger = std::process::Command::new("sleep")
+                .arg("60")
+                .spawn()
+                .unwrap();
+            let Ok(other) = PidFd::open(stranger.id() as i32) else {
+                println!("skipped: MAINPID: needs pidfds");
+                stranger.kill().unwrap();
+                stranger.wait().unwrap();
+                return r.finish();
+            };
+            assert!(!r.tree.set_main(&mut r.forest, &other), "a stranger");
+            stranger.kill().unwrap();
+            stranger.wait().unwrap();
             assert_eq!(r.tree.main(), Some(Pid(r.main)));
-            assert!(r.tree.set_main(&mut r.forest, new));
+            let held = PidFd::open(new.0).unwrap();
+            assert!(r.tree.set_main(&mut r.forest, &held));
             assert_eq!(r.tree.main(), Some(new));
             r.wait_for_count(2);
             assert_eq!(r.tree.count_descendants(&mut r.forest), 1, "{name}");

@@ -5,9 +5,12 @@
 //! a restart must not wait for one to go and another to come.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+
+use nix::fcntl::Flock;
 
 use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
@@ -19,6 +22,7 @@ use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
 use crate::sys::klog::Klog;
+use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
 
@@ -29,17 +33,24 @@ const ENVIRONMENT_CAP: u64 = 256 * 1024;
 /// the kernel.
 const LAST_PASSES: usize = 64;
 
+/// Commands that are over and whose last processes are still dying, at most.
+const ENDING: usize = 64;
+
 /// All trees.
 pub struct Trees {
     forest: Forest,
     base: Base,
     root: Option<Root>,
+    /// Keeps other superds from the groups.
+    _lock: Option<Flock<File>>,
     live: BTreeMap<ServiceId, Live>,
     /// Groups that were found empty at a first start. From then on the sweep after each
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
     klog: Klog,
+    /// Of commands that are over: their last processes are dying.
+    ending: Vec<Tree>,
 }
 
 /// The present instance of a service.
@@ -77,10 +88,20 @@ impl Trees {
             forest: Forest::new(),
             base: Base::of_this_process(),
             root,
+            _lock: None,
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
             klog: Klog::open(),
+            ending: Vec::new(),
+        }
+    }
+
+    /// Below this group, which is locked for as long as the trees are there.
+    pub fn locked(root: Root, lock: Option<Flock<File>>) -> Trees {
+        Trees {
+            _lock: lock,
+            ..Trees::new(Some(root))
         }
     }
 
@@ -122,6 +143,7 @@ impl Trees {
                 cookie,
                 stdout: w.out.or(out),
                 stderr: w.out.or(err),
+                is_pipe: w.out.is_some(),
                 notify_socket: w.notify,
                 cgroup: w.group.as_ref(),
             };
@@ -174,6 +196,7 @@ impl Trees {
             cookie: &cookie,
             stdout: out,
             stderr: out,
+            is_pipe: out.is_some(),
             notify_socket: None,
             cgroup: group.as_ref(),
         };
@@ -235,6 +258,13 @@ impl Trees {
         }
     }
 
+    /// Lets those run that stand still.
+    pub fn wake(&mut self, service: ServiceId, instance: Instance, to: To) {
+        if let Some((tree, forest)) = self.tree(service, instance) {
+            tree.wake(forest, to);
+        }
+    }
+
     /// SIGKILL to the whole tree.
     pub fn kill(&mut self, service: ServiceId, instance: Instance) {
         if let Some((tree, forest)) = self.tree(service, instance) {
@@ -272,6 +302,13 @@ impl Trees {
     /// How many processes are alive.
     pub fn alive(&mut self, service: ServiceId, instance: Instance) -> u32 {
         self.tree(service, instance).map_or(0, |(t, f)| t.count(f))
+    }
+
+    /// MAINPID=: this process is the main one from now on. False, and nothing changes, if it
+    /// is not alive and of the instance's tree.
+    pub fn set_main(&mut self, service: ServiceId, instance: Instance, held: &PidFd) -> bool {
+        self.tree(service, instance)
+            .is_some_and(|(t, f)| t.set_main(f, held))
     }
 
     /// The main process is a zombie: how many processes it leaves.
@@ -341,10 +378,32 @@ impl Trees {
     /// A command was reaped: what it started goes too.
     pub fn command_over(&mut self, action: ActionId) {
         if let Some(mut tree) = self.commands.remove(&action) {
-            if tree.before_reap(&mut self.forest) > 0 {
-                tree.kill(&mut self.forest);
-            }
-            tree.release(&mut self.forest).ok(); // a last process dying: its empty cgroup stays
+            let left = tree.before_reap(&mut self.forest);
+            self.clear_away(tree, left);
+        }
+    }
+
+    /// A process was reaped that is nobody's main process: perhaps the last one of a
+    /// command that is over.
+    pub fn orphan_reaped(&mut self) {
+        for mut tree in std::mem::take(&mut self.ending) {
+            let left = tree.count(&mut self.forest);
+            self.clear_away(tree, left);
+        }
+    }
+
+    /// Ends what is left of a command, now or with the next orphan that is reaped.
+    fn clear_away(&mut self, mut tree: Tree, left: u32) {
+        if left > 0 {
+            tree.kill(&mut self.forest);
+        }
+        let done = match tree.group() {
+            Some(group) => group.remove().is_ok(),
+            None => left == 0,
+        };
+        // More than these: superd's own end clears up after them.
+        if !done && self.ending.len() < ENDING {
+            self.ending.push(tree);
         }
     }
 

@@ -5,7 +5,8 @@
 //!
 //!     event, event ... -> state want: what is done at once
 //!
-//! and `-> -` means that nothing changes and nothing is done. `waiting` and `backoff`
+//! and `-> -` means that nothing changes and nothing is done; `up up 8` that process 8 is
+//! the main one. `waiting` and `backoff`
 //! with want = down do not exist: a stop ends them at once, as their `stop` lines say.
 
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use super::signal::Signal;
 use super::spec::{Policy, Reload, Spec};
 use super::testing::spec;
 
-const EVENTS: [&str; 28] = [
+const EVENTS: [&str; 31] = [
     "start",
     "stop",
     "stop-now",
@@ -43,6 +44,9 @@ const EVENTS: [&str; 28] = [
     "ports-free",
     "tree-empty",
     "stopping",
+    "ready",
+    "reloading",
+    "main",
     "action-ended",
     "output",
     "orphan",
@@ -58,7 +62,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # down up: it has failed and its policy is never
 start, restart, restart-now, program -> starting up: spawn a2
@@ -68,7 +72,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # waiting up: it requires b, which is down
 start, restart, restart-now -> waiting up: spawn b1
@@ -78,7 +82,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # starting up: ordered, not forked yet
 start, restart, restart-now, program, policy, client-gone -> -
@@ -91,7 +95,8 @@ execed -> up up:
 exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+main -> -
 
 # forked up: forked, not executing yet
 start, policy, client-gone -> -
@@ -104,7 +109,8 @@ spawned, not-spawned, exec-failed -> -
 execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+main -> starting up 8:
 
 # starting down: a stop came before the fork
 start -> starting up: reply failed
@@ -117,7 +123,8 @@ execed -> stopping down: look notify a1
 exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+main -> -
 
 # up up
 start -> up up: reply already
@@ -130,7 +137,8 @@ winch -> up up: WINCH a1, reply done
 policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan, timeout -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+main -> up up 8:
 
 # up down: its stop waits for b, which requires it and goes first
 start -> up up: reply failed, reply done
@@ -144,8 +152,9 @@ winch -> up down: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> up down: kill b1
+main -> up down 8:
 
 # stopping down: TERM was sent
 start, restart -> stopping up:
@@ -157,7 +166,8 @@ winch -> stopping down: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
 stop, gone -> stopping down: reply failed
@@ -171,7 +181,8 @@ winch -> stopping up: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+main -> stopping up 8:
 
 # killing down
 start, restart, restart-now -> killing up:
@@ -180,8 +191,9 @@ reload, hup, winch -> killing down: reply refused
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> killing down: kill a1
+main -> killing down 8:
 
 # killing up: for a restart
 stop, stop-now, gone -> killing down: reply failed
@@ -191,8 +203,9 @@ reload, hup, winch -> killing up: reply refused
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> killing up: kill a1
+main -> killing up 8:
 
 # sweeping down: stopped, and one process is left, which had its TERM
 start, restart -> sweeping up:
@@ -201,7 +214,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, stopping, action-ended, output -> -
+looked, ports-free, stopping, ready, reloading, main, action-ended, output -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -212,7 +225,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, stopping, action-ended, output -> -
+looked, ports-free, stopping, ready, reloading, main, action-ended, output -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -224,7 +237,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, action-ended, output, orphan -> -
+looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan -> -
 ";
 
 fn plain() -> Spec {
@@ -372,6 +385,9 @@ fn happen(rig: &mut Rig, event: &str) {
         "ports-free" => Event::Checked(A, i, Check::Ports, Found(0)),
         "tree-empty" => Event::Checked(A, i, Check::Tree, Found(0)),
         "stopping" => Event::Notified(A, i, Notice::Stopping),
+        "ready" => Event::Notified(A, i, Notice::Ready),
+        "reloading" => Event::Notified(A, i, Notice::Reloading),
+        "main" => Event::Notified(A, i, Notice::MainPid(Pid(8))),
         "action-ended" => Event::ActionEnded(A, i, ActionId(99), Outcome::Done),
         "output" => Event::OutputMatched(A, i),
         "orphan" => Event::OrphanReaped,
@@ -388,7 +404,11 @@ fn outcome(rig: &mut Rig) -> String {
                 Want::Up => "up",
                 Want::Down => "down",
             };
-            format!("{} {want}", rig.state(A))
+            let handed = match s.pid() {
+                Some(Pid(8)) => " 8",
+                _ => "",
+            };
+            format!("{} {want}{handed}", rig.state(A))
         }
     };
     let unnumbered = |d: String| match d.split_once(": ") {

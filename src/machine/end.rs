@@ -18,6 +18,10 @@ use super::time::Tick;
 /// socket) before that is reported and life goes on.
 pub const PORTS_WAIT: Duration = Duration::from_secs(2);
 
+/// The longest pause between two looks at what has had its KILL. The reaping of an orphan is
+/// another occasion to look; what is left in the end hangs in the kernel.
+pub const KILLED_POLL_LONGEST: Duration = Duration::from_secs(5);
+
 /// Whether the tree is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Swept {
@@ -115,6 +119,8 @@ impl End {
                     Signal::TERM,
                     To::Tree,
                 ));
+                cx.effects
+                    .push(Effect::Wake(id, self.run.instance, To::Tree));
             }
         }
         Swept::NotYet
@@ -124,7 +130,7 @@ impl End {
         self.killed = true;
         cx.effects.push(Effect::KillTree(id, self.run.instance));
         self.phase = Phase::Kill(Kill::begin(now));
-        self.poll = Poll::begin(now);
+        self.poll = Poll::up_to(KILLED_POLL_LONGEST, now);
         cx.effects
             .push(Effect::Check(id, self.run.instance, Check::Tree));
     }
@@ -323,7 +329,9 @@ impl End {
             return (verdict, success);
         };
         let asked_for = match self.exit {
-            Exit::Code(_) | Exit::Unknown => listed,
+            Exit::Code(_) => listed,
+            // Nobody can say, and nothing speaks against it.
+            Exit::Unknown => true,
             Exit::Signal(Signal::KILL) if stop.killed => true,
             Exit::Signal(s) => listed || stop.sent.contains(&s),
         };

@@ -144,7 +144,8 @@ pub enum Event {
     Execed(ServiceId, Instance),
     /// The child could not become the program. Its exit follows.
     ExecFailed(ServiceId, Instance, SpawnError),
-    /// The main process ended and is reaped. `left`: processes of the tree still alive.
+    /// The main process ended, and is reaped if it was a child of superd's (a process named
+    /// by MAINPID= may have another parent). `left`: processes of the tree still alive.
     Exited {
         /// Which service.
         service: ServiceId,
@@ -210,8 +211,11 @@ pub enum Notice {
     Reloading,
     /// STATUS=...
     Status(String),
-    /// MAINPID=..., already checked to be a process of the tree.
+    /// MAINPID=: this process is the main one from now on. The daemon has checked that it
+    /// is a process of the tree, and watches it.
     MainPid(Pid),
+    /// MAINPID= of a process that cannot be the main one, and why.
+    NotMain(Pid, String),
 }
 
 /// Something the daemon is to do.
@@ -221,6 +225,9 @@ pub enum Effect {
     Spawn(ServiceId, Instance),
     /// Send a signal. Processes that are gone are no error.
     Signal(ServiceId, Instance, Signal, To),
+    /// To those that have just been signalled and stand still (SIGSTOP, a frozen cgroup):
+    /// let them run, so that they can do what the signal asks for.
+    Wake(ServiceId, Instance, To),
     /// SIGKILL everything of the tree, main process included.
     KillTree(ServiceId, Instance),
     /// Remember the listening sockets the tree has now.

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod cells;
 pub mod crash;
-mod end;
+pub mod end;
 pub mod event;
 pub mod order;
 pub mod report;

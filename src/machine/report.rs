@@ -396,6 +396,15 @@ pub struct EndReport {
     pub verdict: Verdict,
 }
 
+/// `db, cache (not to run: superctl start cache)`.
+pub fn waiting_for(on: &[String], unwanted: &[String]) -> String {
+    let one = |name: &String| match unwanted.contains(name) {
+        true => format!("{name} (not to run: superctl start {name})"),
+        false => name.clone(),
+    };
+    on.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 /// Something that happened to a service, for history, subscribers and the log.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -468,6 +477,9 @@ pub enum Happening {
     Waiting {
         /// Their names.
         on: Vec<String>,
+        /// Of these, the ones that are not to run: it waits until somebody starts them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unwanted: Vec<String>,
     },
     /// A signal was sent because somebody asked for just that.
     Signalled {
@@ -485,6 +497,34 @@ pub enum Happening {
     ActionFailed {
         /// What went wrong.
         error: String,
+    },
+    /// READY=1 of the service: it is ready, or ready again after a reload.
+    Ready {
+        /// Which run.
+        instance: Instance,
+    },
+    /// RELOADING=1 of the service.
+    SaysReloading {
+        /// Which run.
+        instance: Instance,
+    },
+    /// MAINPID= of the service: another process is the main one now.
+    MainProcess {
+        /// Which run.
+        instance: Instance,
+        /// The one before.
+        before: Pid,
+        /// The new one.
+        pid: Pid,
+    },
+    /// MAINPID= of the service named a process that cannot be the main one.
+    MainProcessRefused {
+        /// Which run.
+        instance: Instance,
+        /// Which process.
+        pid: Pid,
+        /// Why.
+        why: String,
     },
     /// STATUS= of the service.
     Status {

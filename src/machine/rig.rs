@@ -349,5 +349,6 @@ fn words(effect: &Effect) -> Option<String> {
         }
         Effect::Finish => Some("finish".to_owned()),
         Effect::NotePorts(..) | Effect::Check(..) | Effect::Look(..) | Effect::Publish(..) => None,
+        Effect::Wake(..) => None,
     }
 }

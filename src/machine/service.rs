@@ -19,11 +19,15 @@
 //! ³ over: Down when it is not wanted, else what the restart policy says (Starting,
 //!   Backoff, or Down). `Start` in a state that runs is decided above, in `supervisor`,
 //!   by setting want: an instance that is going down ends first (never two).
+//! In Up, a timeout ends a reload command that takes too long.
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
 //! What was seen of a stuck process (`Looked`) is remembered in Stopping, Killing and
 //! Sweeping, for the report.
+//!
+//! MAINPID= replaces the pid in every state that has one, and changes nothing else: it is
+//! that process whose exit is awaited from then on.
 //!
 //! `want` is the operator's word and survives every state; `pid` exists only in states
 //! in which the process is not reaped.
@@ -39,7 +43,7 @@ use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck
 use super::restart::{How, Next, Record, Rng};
 use super::spec::{Schedule, Spec};
 use super::stop::{Course, Order, Scene, Stop};
-use super::time::Tick;
+use super::time::{Span, Tick};
 
 /// The pause before a KILL that had no effect is sent again; doubles each time.
 pub const KILL_AGAIN: Duration = Duration::from_secs(1);
@@ -102,6 +106,38 @@ pub struct Run {
     pub stopping_seen: u32,
     /// It could not become its program; its exit is about to be reported.
     pub exec_error: Option<SpawnError>,
+    /// What it has said of its readiness. Nothing waits for it.
+    pub ready: Readiness,
+    /// It said RELOADING=1, and no READY=1 since.
+    pub reloading: bool,
+    /// The last MAINPID= that could not be followed, so that it is told once.
+    pub refused: Option<Pid>,
+}
+
+impl Run {
+    fn new(instance: Instance, now: Tick) -> Run {
+        Run {
+            instance,
+            pid: None,
+            began: now,
+            stopping_seen: 0,
+            exec_error: None,
+            ready: Readiness::NotTold,
+            reloading: false,
+            refused: None,
+        }
+    }
+}
+
+/// What a service has said of its readiness (sd_notify(3)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Readiness {
+    /// It has sent no message at all.
+    NotTold,
+    /// It has sent messages, but no READY=1.
+    No,
+    /// READY=1.
+    Yes,
 }
 
 /// KILL was sent; the main process is not reaped yet.
@@ -214,6 +250,17 @@ pub struct Moved {
     pub reloaded: Option<Result<(), String>>,
 }
 
+/// A reload command that runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReloadRun {
+    /// Its number.
+    pub action: ActionId,
+    /// When it is killed.
+    pub until: Tick,
+    /// How long that is after its start.
+    pub wait: Duration,
+}
+
 /// Somebody who waits.
 #[derive(Clone, Debug)]
 pub struct Waiter {
@@ -280,7 +327,7 @@ pub struct Service {
     /// The last STATUS=.
     pub says: String,
     /// The reload command that runs.
-    pub reload: Option<ActionId>,
+    pub reload: Option<ReloadRun>,
     /// Who waits.
     pub waiters: Vec<Waiter>,
     /// Under which deadline the supervisor has it in its list.
@@ -336,9 +383,14 @@ impl Service {
 
     /// Its main process, if it is not reaped.
     pub fn pid(&self) -> Option<Pid> {
+        self.run().and_then(|run| run.pid)
+    }
+
+    /// The run whose main process is not reaped.
+    pub fn run(&self) -> Option<&Run> {
         match &self.state {
-            State::Starting(run) | State::Up(run) => run.pid,
-            State::Stopping(run, _) | State::Killing(run, ..) => run.pid,
+            State::Starting(run) | State::Up(run) => Some(run),
+            State::Stopping(run, _) | State::Killing(run, ..) => Some(run),
             State::Down(_) | State::Waiting | State::Sweeping(_) | State::Backoff { .. } => None,
         }
     }
@@ -359,7 +411,8 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_) => None,
+            State::Down(_) | State::Waiting | State::Starting(_) => None,
+            State::Up(_) => self.reload.map(|r| r.until),
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
             State::Sweeping(end) => end.next_deadline(),
@@ -587,10 +640,10 @@ impl Service {
                     ..Moved::default()
                 }
             }
-            (
-                State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_),
-                Input::Timeout,
-            ) => Moved::default(),
+            (State::Up(_), Input::Timeout) => self.reload_timeout(now, cx),
+            (State::Down(_) | State::Waiting | State::Starting(_), Input::Timeout) => {
+                Moved::default()
+            }
         }
     }
 
@@ -605,16 +658,7 @@ impl Service {
         let instance = self.instance;
         cx.publish(self.id, Happening::Starting { instance, by });
         cx.effects.push(Effect::Spawn(self.id, instance));
-        self.enter(
-            State::Starting(Run {
-                instance,
-                pid: None,
-                began: now,
-                stopping_seen: 0,
-                exec_error: None,
-            }),
-            now,
-        )
+        self.enter(State::Starting(Run::new(instance, now)), now)
     }
 
     fn never_ran(&mut self, error: SpawnError, now: Tick, cx: &mut Context<'_>) -> Moved {
@@ -736,8 +780,9 @@ impl Service {
             what,
             wait: KILL_AGAIN,
         };
-        cx.publish(self.id, happening);
+        // First the deed: to say it takes time.
         cx.effects.push(Effect::KillTree(self.id, run.instance));
+        cx.publish(self.id, happening);
         self.enter(State::Killing(run, stop, Kill::begin(now)), now)
     }
 
@@ -796,6 +841,10 @@ impl Service {
         else {
             return Moved::default();
         };
+        if run.ready == Readiness::NotTold {
+            run.ready = Readiness::No;
+        }
+        let instance = run.instance;
         match notice {
             Notice::Stopping => {
                 run.stopping_seen = run.stopping_seen.saturating_add(1);
@@ -817,13 +866,47 @@ impl Service {
                 }
                 Moved::default()
             }
-            // Readiness and a change of the main process are not used yet.
-            Notice::Ready | Notice::Reloading | Notice::MainPid(_) => Moved::default(),
+            Notice::Ready => {
+                let news = run.ready != Readiness::Yes || run.reloading;
+                run.ready = Readiness::Yes;
+                run.reloading = false;
+                if news {
+                    cx.publish(self.id, Happening::Ready { instance });
+                }
+                Moved::default()
+            }
+            Notice::Reloading => {
+                if !std::mem::replace(&mut run.reloading, true) {
+                    cx.publish(self.id, Happening::SaysReloading { instance });
+                }
+                Moved::default()
+            }
+            // What a step has sent to the one before is not sent again to this one.
+            Notice::MainPid(pid) => {
+                if let Some(before) = run.pid.filter(|before| *before != pid) {
+                    run.pid = Some(pid);
+                    run.refused = None;
+                    let happening = Happening::MainProcess {
+                        instance,
+                        before,
+                        pid,
+                    };
+                    cx.publish(self.id, happening);
+                }
+                Moved::default()
+            }
+            Notice::NotMain(pid, why) => {
+                if run.refused.replace(pid) != Some(pid) {
+                    let happening = Happening::MainProcessRefused { instance, pid, why };
+                    cx.publish(self.id, happening);
+                }
+                Moved::default()
+            }
         }
     }
 
     fn reload_ended(&mut self, action: ActionId, outcome: Outcome, cx: &mut Context<'_>) -> Moved {
-        if self.reload != Some(action) {
+        if self.reload.is_none_or(|r| r.action != action) {
             return Moved::default();
         }
         self.reload = None;
@@ -845,10 +928,30 @@ impl Service {
         }
     }
 
+    /// The reload command does not come to an end: it is killed, and those who wait are told.
+    fn reload_timeout(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let Some(reload) = self.reload.filter(|r| now >= r.until) else {
+            return Moved::default();
+        };
+        self.end_reload(cx);
+        let error = format!(
+            "the reload command did not end within {} and was killed",
+            Span(reload.wait)
+        );
+        let happening = Happening::ActionFailed {
+            error: error.clone(),
+        };
+        cx.publish(self.id, happening);
+        Moved {
+            reloaded: Some(Err(error)),
+            ..Moved::default()
+        }
+    }
+
     fn end_reload(&mut self, cx: &mut Context<'_>) {
-        if let Some(action) = self.reload.take() {
+        if let Some(reload) = self.reload.take() {
             cx.effects
-                .push(Effect::EndAction(self.id, self.instance, action));
+                .push(Effect::EndAction(self.id, self.instance, reload.action));
         }
     }
 

@@ -31,6 +31,15 @@ impl Signal {
     /// SIGTERM.
     pub const TERM: Signal = Signal(libc::SIGTERM);
 
+    /// Whether a program that does nothing about it ends by it.
+    pub fn ends_a_process(self) -> bool {
+        let stops = matches!(
+            self.0,
+            libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+        );
+        self.ends_or_stops_a_process() && !stops
+    }
+
     /// Whether a program that does nothing about it ends by it, or is stopped by it.
     /// Such a signal during a stop would be a second stop.
     pub fn ends_or_stops_a_process(self) -> bool {

@@ -38,8 +38,8 @@ pub struct Spec {
 pub enum Reload {
     /// Send this signal to the main process.
     Signal(Signal),
-    /// Run this command.
-    Run(Rc<[String]>),
+    /// Run this command, for so long at most; then it is killed with its tree.
+    Run(Rc<[String]>, Duration),
 }
 
 /// The stop schedule: these steps in order, then KILL of whatever is left.
@@ -52,6 +52,15 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// Whether a step sends this signal to the main process.
+    pub fn sends_to_main(&self, signal: Signal) -> bool {
+        self.steps.iter().any(|step| match step.action {
+            Action::Signal(s, To::Main | To::Group | To::Tree) => s == signal,
+            Action::Signal(_, To::Descendants) => false,
+            Action::Run(_) | Action::Http(_) | Action::Drain => false,
+        })
+    }
+
     /// The longest the whole schedule can take, up to the KILL of the last leftover.
     pub fn longest(&self) -> Duration {
         self.steps

@@ -34,14 +34,21 @@ pub fn look_at(began: Tick, deadline: Tick) -> Tick {
 pub struct Poll {
     at: Tick,
     pause: Duration,
+    longest: Duration,
 }
 
 impl Poll {
     /// The first look is `POLL_FIRST` from now.
     pub fn begin(now: Tick) -> Poll {
+        Poll::up_to(POLL_LONGEST, now)
+    }
+
+    /// The same with another longest pause.
+    pub fn up_to(longest: Duration, now: Tick) -> Poll {
         Poll {
             at: now + POLL_FIRST,
             pause: POLL_FIRST,
+            longest,
         }
     }
 
@@ -55,7 +62,7 @@ impl Poll {
         if now < self.at {
             return false;
         }
-        self.pause = (self.pause * 2).min(POLL_LONGEST);
+        self.pause = (self.pause * 2).min(self.longest);
         self.at = now + self.pause;
         true
     }
@@ -351,6 +358,12 @@ impl Stop {
             Action::Drain => Effect::Drain(id, instance, number()),
         };
         scene.emit(effect);
+        // As systemd does: who stands still would sit out its grace.
+        if let Action::Signal(signal, to) = action {
+            if signal.ends_a_process() {
+                scene.emit(Effect::Wake(id, instance, *to));
+            }
+        }
     }
 
     fn await_condition(&mut self, until: &Until, scene: &mut Scene<'_, '_>) -> Course {

@@ -13,7 +13,7 @@ use super::event::{
 use super::order::Order;
 use super::report::{Happening, Origin, Verdict};
 use super::restart::{How, Rng};
-use super::service::{Context, Goal, Input, Moved, Rest, Service, State, Waiter, Want};
+use super::service::{Context, Goal, Input, Moved, ReloadRun, Rest, Service, State, Waiter, Want};
 use super::signal::Signal;
 use super::spec::{Reload, Spec, To};
 use super::stop;
@@ -244,6 +244,14 @@ impl Supervisor {
             .filter(missing)
             .filter_map(name)
             .collect()
+    }
+
+    /// Of the services that it requires, those that are not to run.
+    pub fn unwanted(&self, id: ServiceId) -> Vec<Rc<str>> {
+        let requires = self.order.of(id).requires.iter();
+        let known = requires.filter_map(|dep| self.services.get(dep));
+        let unwanted = known.filter(|d| d.want == Want::Down);
+        unwanted.map(|d| d.spec.name.clone()).collect()
     }
 
     // ---- facts -------------------------------------------------------------
@@ -493,14 +501,19 @@ impl Supervisor {
     }
 
     fn wait(&mut self, id: ServiceId, on: &[Rc<str>], now: Tick, effects: &mut Vec<Effect>) {
+        let unwanted = self.unwanted(id);
         if let Some(service) = self.services.get_mut(&id) {
             if matches!(service.state, State::Backoff { .. }) {
                 service.start_by = Origin::Policy;
             }
             service.enter(State::Waiting, now);
             service.order = None;
-            let on = on.iter().map(|n| n.to_string()).collect();
-            effects.push(Effect::Publish(id, Happening::Waiting { on }));
+            let names = |all: &[Rc<str>]| all.iter().map(|n| n.to_string()).collect();
+            let happening = Happening::Waiting {
+                on: names(on),
+                unwanted: names(&unwanted),
+            };
+            effects.push(Effect::Publish(id, happening));
             self.list_deadline(id);
         }
     }
@@ -799,7 +812,7 @@ impl Supervisor {
                 None
             }
             Verb::Signal(signal) => Some(self.signal(id, signal, by, effects)),
-            Verb::Reload => self.reload(id, by, effects),
+            Verb::Reload => self.reload(id, by, now, effects),
         }
     }
 
@@ -864,6 +877,11 @@ impl Supervisor {
         };
         let instance = service.instance;
         match &service.state {
+            State::Up(_) if service.spec.stop.sends_to_main(signal) => {
+                let text =
+                    format!("its stop sends {signal}, and sends it once: use `stop` or `restart`");
+                return Answer::Refused(text);
+            }
             State::Up(_) => {}
             State::Stopping(..) | State::Killing(..) | State::Sweeping(_)
                 if signal.ends_or_stops_a_process() =>
@@ -893,7 +911,13 @@ impl Supervisor {
         Answer::Done(None)
     }
 
-    fn reload(&mut self, id: ServiceId, by: &Origin, effects: &mut Vec<Effect>) -> Option<Answer> {
+    fn reload(
+        &mut self,
+        id: ServiceId,
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Answer> {
         let service = self.services.get_mut(&id)?;
         let Some(reload) = service.spec.reload.clone() else {
             let text = "it has no `reload` in its configuration";
@@ -912,11 +936,17 @@ impl Supervisor {
                 effects.push(Effect::Signal(id, service.instance, signal, To::Main));
                 Some(Answer::Done(None))
             }
-            Reload::Run(argv) => {
+            Reload::Run(argv, wait) => {
                 self.actions += 1;
                 let action = super::event::ActionId(self.actions);
-                service.reload = Some(action);
+                let until = now + wait;
+                service.reload = Some(ReloadRun {
+                    action,
+                    until,
+                    wait,
+                });
                 effects.push(Effect::Run(id, service.instance, action, argv));
+                self.list_deadline(id);
                 None
             }
         }

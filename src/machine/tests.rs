@@ -604,6 +604,54 @@ fn a_signal_by_hand_is_refused_while_it_stops_unless_it_is_harmless() {
     );
 }
 
+#[test]
+fn a_leftover_that_no_kill_ends_is_looked_at_with_growing_pauses_and_told() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Stop);
+    rig.exits(A, Exit::Code(0), 1);
+    rig.pass(2_000);
+    assert_eq!(rig.did().last().unwrap(), "kill a1");
+    rig.silent = true;
+    rig.pass(120_000);
+    let looks = rig.count("look tree a1");
+    assert!((20..60).contains(&looks), "{looks} looks in two minutes");
+    let told = |(_, h): &&(ServiceId, Happening)| matches!(h, Happening::Unkillable { .. });
+    assert!(rig.told.iter().filter(told).count() > 3);
+    // Every orphan that is reaped may have been the last one.
+    rig.silent = false;
+    rig.tree = 0;
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(rig.state(A), "down");
+}
+
+#[test]
+fn a_signal_that_its_stop_sends_is_not_sent_by_hand() {
+    let usr2_first = vec![
+        step(signal(Signal::USR2), Until::PortsClosed, 100),
+        step(
+            Action::Signal(Signal::TERM, To::Descendants),
+            Until::Gone,
+            100,
+        ),
+    ];
+    let mut rig = Rig::new(vec![
+        spec("a"),
+        Spec {
+            stop: schedule(usr2_first),
+            ..spec("b")
+        },
+    ]);
+    rig.did();
+    rig.ask(A, Verb::Signal(Signal::TERM));
+    rig.ask(B, Verb::Signal(Signal::USR2));
+    assert_eq!(rig.did(), ["reply 1: refused", "reply 2: refused"]);
+    // These are not what their stops send to the main process.
+    rig.ask(A, Verb::Signal(Signal::USR2));
+    rig.ask(B, Verb::Signal(Signal::TERM));
+    let sent = ["USR2 a1", "reply 3: done", "TERM b1", "reply 4: done"];
+    assert_eq!(rig.did(), sent);
+}
+
 // ---- order -------------------------------------------------------------------
 
 #[test]
@@ -715,9 +763,30 @@ fn with_one_service_superd_ends_with_it() {
 // ---- reload ----------------------------------------------------------------------
 
 #[test]
+fn a_reload_command_that_does_not_end_is_killed_and_the_next_one_may_run() {
+    let mut s = spec("a");
+    s.reload = Some(Reload::Run(vec!["reload".to_owned()].into(), ms(500)));
+    let mut rig = Rig::new(vec![s]);
+    rig.did();
+    rig.ask(A, Verb::Reload);
+    rig.pass(499);
+    assert_eq!(rig.did(), ["run a1"]);
+    rig.pass(1);
+    assert_eq!(rig.did(), ["end action a1", "reply 1: failed"]);
+    rig.ask(A, Verb::Reload);
+    // The end of the killed one is not that of the one that runs.
+    rig.action_ends(A, 1, Outcome::Unhappy("killed".to_owned()));
+    assert_eq!(rig.did(), ["run a1"]);
+    rig.action_ends(A, 2, Outcome::Done);
+    assert_eq!(rig.did(), ["reply 2: done"]);
+    assert_eq!(rig.state(A), "up");
+    assert_eq!(rig.machine.next_deadline(), None);
+}
+
+#[test]
 fn a_reload_command_answers_all_who_asked_for_it_meanwhile() {
     let mut s = spec("a");
-    s.reload = Some(Reload::Run(vec!["reload".to_owned()].into()));
+    s.reload = Some(Reload::Run(vec!["reload".to_owned()].into(), ms(500)));
     let mut rig = Rig::new(vec![s, spec("b")]);
     rig.ask(A, Verb::Reload);
     rig.ask(A, Verb::Reload);

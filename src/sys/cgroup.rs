@@ -12,6 +12,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use nix::fcntl::{Flock, FlockArg};
+
 use super::kill::kill;
 
 /// Nested groups that a service makes are followed this deep.
@@ -132,18 +134,35 @@ impl Root {
     /// Like [`Root::group`]; also whether it is new, so that nobody can be in it.
     pub fn group_or_new(&self, name: &str) -> io::Result<(Group, bool)> {
         let dir = self.dir.join(format!("{}.service", escape(name)));
+        let mut fresh = make_dir(&dir)?;
         // What an earlier superd left empty may have been killed: made anew, it is fresh.
-        fs::remove_dir(&dir).ok(); // not there, or in use
-        let fresh = match fs::create_dir(&dir) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            made => made.map(|()| true)?,
-        };
+        if !fresh && fs::remove_dir(&dir).is_ok() {
+            fresh = make_dir(&dir)?;
+        }
         let group = Group {
             dir: dir.into(),
             has_kill: self.has_kill,
             fresh: Rc::new(Cell::new(fresh)),
         };
         Ok((group, fresh))
+    }
+
+    /// Keeps other superds away as long as this is held, or this process lives. None:
+    /// another one holds it. Unlike a run directory this one cannot be removed while there
+    /// are services in it.
+    ///
+    /// # Errors
+    /// Of open(2) and flock(2).
+    pub fn lock(&self) -> io::Result<Option<Flock<fs::File>>> {
+        let dir = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open(&self.dir)?;
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => Ok(Some(held)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(e.into()),
+        }
     }
 
     /// Removes the directory if no group is left in it.
@@ -286,6 +305,11 @@ impl Group {
         result
     }
 
+    /// Thaws it, and what the service has made below it, where that is frozen.
+    pub fn thaw(&self) {
+        thaw(&self.dir, DEPTH);
+    }
+
     /// Removes it, and what the service has made below it. EBUSY: a process is left.
     pub fn remove(&self) -> io::Result<()> {
         remove(&self.dir, DEPTH)
@@ -344,6 +368,16 @@ fn nested(dir: &Path, depth: usize) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir)?.filter_map(Result::ok);
     let is_dir = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
     Ok(entries.filter(is_dir).map(|e| e.path()).collect())
+}
+
+fn thaw(dir: &Path, depth: usize) {
+    let file = dir.join("cgroup.freeze"); // from Linux 5.2 on
+    if read_small(&file).is_ok_and(|text| text.starts_with(b"1")) {
+        fs::write(&file, b"0").ok(); // it cannot be: then its grace runs out
+    }
+    for nested in nested(dir, depth).unwrap_or_default() {
+        thaw(&nested, depth - 1);
+    }
 }
 
 fn remove(dir: &Path, depth: usize) -> io::Result<()> {

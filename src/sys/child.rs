@@ -69,6 +69,11 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
             ..SpawnFault::io(Step::Limits)(e)
         })?;
     }
+    if let (true, Some(uid)) = (plan.give_output, identity.uid) {
+        // Without it the descriptors themselves still work.
+        nix::unistd::fchown(io::stdout(), Some(uid), None).ok();
+        nix::unistd::fchown(io::stderr(), Some(uid), None).ok();
+    }
     identity.assume()?;
     nix::unistd::chdir(plan.directory.as_ref()).map_err(at(Step::Directory))?;
     Err(match &identity.entry {

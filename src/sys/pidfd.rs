@@ -57,6 +57,17 @@ impl PidFd {
         }
     }
 
+    /// Whether the process has ended: it is a zombie, or reaped.
+    pub fn has_ended(&self) -> bool {
+        let mut one = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: poll(2) reads and writes one pollfd, which is ours; it does not wait.
+        unsafe { libc::poll(&mut one, 1, 0) == 1 }
+    }
+
     /// How a process that is gone ended, if the kernel still says (Linux 6.15,
     /// PIDFD_GET_INFO). None: it still runs, or nobody can say.
     pub fn ended(&self) -> Option<Ended> {
@@ -120,8 +131,10 @@ mod tests {
             }
         };
         assert_eq!(fd.ended(), None);
+        assert!(!fd.has_ended());
         fd.send(libc::SIGTERM).unwrap();
         child.wait().unwrap();
+        assert!(fd.has_ended());
         assert_eq!(fd.send(0).unwrap_err().raw_os_error(), Some(libc::ESRCH));
         match fd.ended() {
             Some(e) => assert_eq!(e, Ended::Signal(libc::SIGTERM)),

@@ -149,6 +149,9 @@ pub struct Plan<'a> {
     pub stdout: Option<BorrowedFd<'a>>,
     /// Standard error; none: /dev/null.
     pub stderr: Option<BorrowedFd<'a>>,
+    /// Both are a pipe of superd's, which is given to `user`: else it could not be opened as
+    /// /dev/stdout or /dev/stderr.
+    pub give_output: bool,
     /// The cgroup it is to live in.
     pub cgroup: Option<&'a Group>,
     /// Files created get no more than this takes away.
@@ -183,6 +186,7 @@ impl Plan<'_> {
             env_last: Vec::new(),
             stdout: None,
             stderr: None,
+            give_output: false,
             cgroup: None,
             umask: 0o022,
             limits: Vec::new(),

@@ -30,6 +30,14 @@ pub fn peek() -> io::Result<Option<(i32, Ended)>> {
     waitid(libc::P_ALL, 0, libc::WNOWAIT)
 }
 
+/// Whether this process is a child of ours, running or ended.
+pub fn is_child(pid: i32) -> bool {
+    let Ok(id) = libc::id_t::try_from(pid) else {
+        return false;
+    };
+    raw_waitid(libc::P_PID, id, libc::WNOWAIT).is_ok()
+}
+
 /// Whether this process has any child, running or ended.
 pub fn has_children() -> bool {
     !matches!(raw_waitid(libc::P_ALL, 0, libc::WNOWAIT), Err(e) if e.raw_os_error() == Some(libc::ECHILD))

@@ -6,6 +6,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::support::*;
 
 const WEB: &str = r#"
@@ -47,6 +49,51 @@ fn a_second_superd_is_refused_in_one_line() {
     assert_eq!(s.record("web").count("start"), 1);
     s.wait_state("web", "up");
     s.end();
+}
+
+in_both_flavours! {
+    fn a_run_dir_that_is_removed_or_moved_away_comes_back(flavour: Flavour) {
+        let s = Superd::start_in(flavour, WEB);
+        s.wait_record("web", "start", 1);
+        let pid = s.pid_of("web");
+        let run_dir = s.place.file("run");
+        let second = || {
+            run(Command::new(SUPERD)
+                .arg("--config")
+                .arg(s.place.file("superd.toml")))
+        };
+        let works_again = |what: &str| {
+            wait_until(what, || {
+                let asked = json!({"do": "status", "service": "web"});
+                let raw = Raw::connect(&s.place.socket()).ok();
+                let answer = raw.and_then(|mut raw| raw.try_ask(&asked));
+                answer.is_some_and(|a| a[0]["status"]["pid"] == pid)
+            });
+            wait_until("the notify socket", || run_dir.join("notify").exists());
+            let said = second();
+            assert_eq!((said.code, said.err.lines().count()), (1, 1), "{said:?}");
+            assert!(said.err.contains(&format!("pid {}", s.pid)), "{said:?}");
+        };
+        // While superd stands still, so that it cannot come in between.
+        s.signal(libc::SIGSTOP);
+        std::fs::remove_dir_all(&run_dir).unwrap();
+        if flavour == Flavour::Cgroups {
+            // The directory is free, the services are not.
+            let said = second();
+            assert_eq!((said.code, said.err.lines().count()), (1, 1), "{said:?}");
+            assert!(said.err.contains("another superd"), "{said:?}");
+        }
+        s.signal(libc::SIGCONT);
+        works_again("after the removal");
+        std::fs::rename(&run_dir, s.place.file("elsewhere")).unwrap();
+        works_again("after the move");
+        std::fs::remove_file(s.place.socket()).unwrap();
+        works_again("after the loss of the socket");
+        assert!(s.place.log().contains("was removed"), "it is told");
+        assert_eq!(s.record("web").count("start"), 1);
+        s.ok(&["stop", "web"]);
+        s.end();
+    }
 }
 
 #[test]

@@ -367,3 +367,54 @@ fn a_hundred_services_are_all_there() {
     s.assert_nothing_left();
     s.end();
 }
+
+#[test]
+fn a_service_with_a_user_can_open_its_output_by_name() {
+    if !root_or_skip("a_service_with_a_user_can_open_its_output_by_name") {
+        return;
+    }
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = ["/bin/sh", "-c", "echo to-out > /dev/stdout; echo to-err > /dev/stderr; exec sleep 100"]
+        user = "nobody"
+        "#,
+    );
+    wait_until("both lines", || {
+        let said = s.ok(&["logs", "web"]);
+        assert!(!said.contains("denied"), "{said}");
+        said.contains("to-out") && said.contains("to-err")
+    });
+    s.end();
+}
+
+#[test]
+fn who_waits_for_a_service_that_nobody_starts_says_so() {
+    let s = Superd::start(
+        r#"
+        [service.db]
+        command = [$TWIN:db, "obey"]
+        autostart = false
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        requires = ["db"]
+        "#,
+    );
+    s.wait_state("web", "waiting");
+    let hint = "db (not to run: superctl start db)";
+    for args in [&["status"][..], &["status", "web"], &["why", "web"]] {
+        let said = s.ctl(args).out;
+        assert!(said.contains(hint), "{args:?}: {said}");
+    }
+    assert_eq!(s.status("web")["unwanted"], serde_json::json!(["db"]));
+    let config = s.place.file("superd.toml").display().to_string();
+    let checked = run(std::process::Command::new(SUPERCTL).args(["check", "--config", &config]));
+    assert_eq!(checked.code, 0, "it is allowed: {checked:?}");
+    assert!(
+        checked.err.contains("\"web\": requires \"db\""),
+        "{checked:?}"
+    );
+    s.ok(&["start", "db"]);
+    s.wait_record("web", "start", 1);
+    s.end();
+}

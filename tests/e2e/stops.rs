@@ -553,3 +553,69 @@ fn orders_in_any_sequence_end_in_what_was_asked_last() {
     }
     s.end();
 }
+
+/// A step that nobody sits out in a test that succeeds.
+const PATIENT: &str = r#"
+    [service.web]
+    command = [$TWIN:web, "obey"]
+    stop = [{ signal = "TERM", wait = "10m" }]
+"#;
+
+in_both_flavours! {
+    fn a_service_that_is_stopped_by_sigstop_is_let_go_on_to_end(flavour: Flavour) {
+        let s = Superd::start_in(flavour, PATIENT);
+        s.wait_record("web", "start", 1);
+        s.wait_state("web", "up");
+        let pid = s.pid_of("web");
+        kill(pid, libc::SIGSTOP);
+        wait_until("it stands still", || state_of(pid) == Some('T'));
+        s.ok(&["stop", "web"]);
+        assert_eq!(s.verdict("web"), "clean");
+        assert_eq!(s.record("web").count("signal TERM"), 1);
+        s.end();
+    }
+
+    fn what_a_service_leaves_behind_standing_still_is_let_go_on_to_end(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.tree]
+            command = [$TWIN:tree, "tree"]
+            leftover-grace = "10m"
+            "#,
+        );
+        let record = s.wait_record("tree", "begun", 3);
+        s.wait_state("tree", "up");
+        let children: Vec<i32> = record.all("begun").map(|n| n.pid).collect();
+        for pid in &children {
+            kill(*pid, libc::SIGSTOP);
+            wait_until("it stands still", || state_of(*pid) == Some('T'));
+        }
+        s.ctl(&["stop", "tree"]);
+        s.assert_nothing_left();
+        assert_eq!(s.last_end("tree")["left"], 3);
+        s.end();
+    }
+}
+
+#[test]
+fn a_frozen_service_is_thawed_to_end() {
+    if !cgroups_or_skip("a_frozen_service_is_thawed_to_end") {
+        return;
+    }
+    let s = Superd::start_in(Flavour::Cgroups, PATIENT);
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    let group = s.place.cgroups()[0].join("web.service");
+    if std::fs::write(group.join("cgroup.freeze"), "1").is_err() {
+        skip("a_frozen_service_is_thawed_to_end", "needs Linux 5.2");
+        return;
+    }
+    wait_until("it is frozen", || {
+        let events = std::fs::read_to_string(group.join("cgroup.events")).unwrap();
+        events.contains("frozen 1")
+    });
+    s.ok(&["stop", "web"]);
+    assert_eq!(s.verdict("web"), "clean");
+    s.end();
+}

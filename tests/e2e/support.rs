@@ -114,6 +114,60 @@ pub fn tell(text: &str) {
     writeln!(std::io::stderr(), "{text}").ok(); // nobody reads it
 }
 
+/// The letter of proc(5): `S`, `T`, `Z` ...; none when it is gone.
+pub fn state_of(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+/// A row of the table of tests/servers/table.py: a server, what was done to it, in how many of
+/// the rounds that went badly with superd, and the longest stop (or time away).
+///
+/// `without` are the arguments of baseline.py for the same without superd, "-" for nothing to compare.
+pub fn row(
+    server: &str,
+    trigger: &str,
+    without: &str,
+    bad: usize,
+    rounds: usize,
+    longest: Duration,
+) {
+    let row = json!({"server": server, "trigger": trigger, "without": without, "bad": bad,
+        "rounds": rounds, "longest": longest.as_secs_f64()});
+    tell(&format!("row {row}"));
+}
+
+/// A duration of the protocol.
+pub fn duration(value: &Value) -> Duration {
+    serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("{e}: {value}"))
+}
+
+/// The service definition etc/services.d/NAME.toml with this command, and with this schedule
+/// when there is one. What belongs to the real program's own files is left out.
+pub fn shipped(name: &str, command: &str, stop: Option<&str>) -> String {
+    let path = format!("etc/services.d/{name}.toml");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    let mut text = fs::read_to_string(path).unwrap();
+    for key in ["command", "environment", "directory", "reload"] {
+        text = without_key(&text, key);
+    }
+    text.push_str(&format!("command = {command}\n"));
+    if let Some(stop) = stop {
+        text = without_key(&text, "stop");
+        text.push_str(&format!("stop = {stop}\n"));
+    }
+    text
+}
+
+/// The same without a key that has one line.
+pub fn without_key(text: &str, key: &str) -> String {
+    let is_it = |l: &&str| !l.starts_with(&format!("{key} = "));
+    text.lines()
+        .filter(is_it)
+        .map(|l| format!("{l}\n"))
+        .collect()
+}
+
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
@@ -838,7 +892,7 @@ impl Raw {
         self.try_ask(request).expect("an answer")
     }
 
-    fn try_ask(&mut self, request: &Value) -> Option<Vec<Value>> {
+    pub fn try_ask(&mut self, request: &Value) -> Option<Vec<Value>> {
         let id = self.try_send(request).ok()?;
         let mut lines = Vec::new();
         loop {

@@ -314,12 +314,12 @@ fn check_and_plan_work_with_and_without_superd() {
     );
     let plan = s.ok(&["plan"]);
     assert!(plan.contains("20 s") && plan.contains("10 s"), "{plan}");
-    // b's 10 s, then a's 20 s, and 2 s for the leftovers of each.
-    assert_eq!(s.ok(&["plan", "--max-stop-seconds"]), "35\n");
+    // b's 10 s, then a's 20 s, and for each 2 s for leftovers and 2 s for ports.
+    assert_eq!(s.ok(&["plan", "--max-stop-seconds"]), "39\n");
     let config = s.place.file("superd.toml").display().to_string();
     assert_eq!(
         s.ok(&["plan", "--config", &config, "--max-stop-seconds"]),
-        "35\n"
+        "39\n"
     );
     let check = |args: &[&str]| {
         run(std::process::Command::new(SUPERCTL)
@@ -327,11 +327,11 @@ fn check_and_plan_work_with_and_without_superd() {
             .args(args))
     };
     assert_eq!(check(&[]).code, 0);
-    assert_eq!(check(&["--term-timeout", "35"]).code, 0);
-    assert_eq!(check(&["--term-timeout", "34"]).code, 1, "KILLs would race");
+    assert_eq!(check(&["--term-timeout", "39"]).code, 0);
+    assert_eq!(check(&["--term-timeout", "38"]).code, 1, "KILLs would race");
     let short = check(&["--term-timeout", "5"]);
     assert_eq!(short.code, 1);
-    assert!(short.err.contains("34"), "{short:?}");
+    assert!(short.err.contains("39"), "{short:?}");
     let place = s.end();
     place.configure(
         Flavour::NoCgroups,
@@ -440,4 +440,38 @@ fn stop_now_kills_at_once() {
     assert_eq!(s.verdict("deaf"), "killed");
     s.assert_nothing_left();
     s.end();
+}
+
+in_both_flavours! {
+    fn a_reload_command_that_hangs_is_killed_with_its_tree(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.web]
+            command = [$TWIN:web, "obey"]
+            reload = { run = [$TWIN:reload, "tree", "--stubborn"], wait = "200ms" }
+            "#,
+        );
+        s.wait_record("web", "start", 1);
+        s.wait_state("web", "up");
+        let said = s.ctl(&["reload", "web"]);
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.err.contains("did not end within 200 ms"), "{said:?}");
+        let record = s.wait_record("reload", "begun", 3);
+        wait_until("the command's tree is gone", || {
+            s.place.processes().is_disjoint(&record.pids())
+        });
+        assert_eq!(s.state("web"), "up");
+        // Also where the group of the command was still in use when the command was reaped.
+        for _ in 0..5 {
+            s.ctl(&["reload", "web"]);
+        }
+        wait_until("the groups of the commands are gone", || {
+            let roots = s.place.cgroups();
+            let groups = roots.iter().filter_map(|r| std::fs::read_dir(r).ok()).flatten();
+            let mut names = groups.flatten().map(|e| e.file_name());
+            !names.any(|n| n.to_string_lossy().contains(".command-"))
+        });
+        s.end();
+    }
 }

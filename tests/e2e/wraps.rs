@@ -206,3 +206,20 @@ fn the_callers_file_descriptors_and_dispositions_stay_with_the_caller() {
     kill(child.id() as i32, libc::SIGTERM);
     assert_eq!(finish(child).code, 0);
 }
+
+#[test]
+fn a_signal_that_the_stop_sends_begins_that_stop_and_comes_once() {
+    let place = Place::new();
+    let child = wrap(&place, &["--stop-signal", "QUIT"], &["slow-stop", "300"]);
+    place.wait_record("app", "start", 1);
+    let superd = child.id() as i32;
+    kill(superd, libc::SIGQUIT);
+    place.wait_record("app", "signal QUIT", 1);
+    kill(superd, libc::SIGQUIT);
+    kill(superd, libc::SIGTERM);
+    let said = finish(child);
+    assert_eq!(said.code, 0, "{said:?}");
+    let record = place.record("app");
+    assert_eq!(record.count("signal"), 1, "{:?}", record.rest("signal"));
+    nothing_left(&place);
+}

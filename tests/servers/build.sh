@@ -9,7 +9,7 @@ set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 out=${SUPERD_SERVERS_DIR:-$here/../../target/servers}
-[ $# -gt 0 ] || set -- caddy nats quic hupproof
+[ $# -gt 0 ] || set -- caddy nats quic hupproof stuck
 
 # local: the Go that is installed, never a download of another one.
 # CGO off: no C compiler needed, and the same binary on every machine.

@@ -9,12 +9,24 @@
 //! it appends one line per event, `NANOSECONDS PID EVENT ...` (CLOCK_MONOTONIC), each
 //! with one write(2): the file tells of starts and signals also after a SIGKILL.
 //!
-//! It is one file past 400 lines because an example is one file, and its modes are a table.
+//! The twins are in a file each; the rest is one file past 400 lines because its modes are
+//! a table.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(clippy::indexing_slicing)]
 // Children that nobody waits for are what much of this is about.
 #![allow(clippy::zombie_processes)]
+
+#[path = "twin/air.rs"]
+mod air;
+#[path = "twin/caddy.rs"]
+mod caddy;
+#[path = "twin/go2rtc.rs"]
+mod go2rtc;
+#[path = "twin/nats.rs"]
+mod nats;
+#[path = "twin/quic.rs"]
+mod quic;
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -22,19 +34,20 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
-use std::process::{exit, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::process::{exit, Command};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 const USAGE: &str = "twin [--record FILE] [--seed N] MODE [ARGS]
 twins:
-  doublestop --listen WHERE --drain MS   a second stop by a signal while it drains: panic
-  secondclient --listen WHERE            panics when the second client leaves
-  twohandlers --listen WHERE --panic P   TERM/INT panic with P %, unless USR2 came before
-  wrapper [--panic P] [--hang P] [--pty] its application is in a session of its own
-  leaver [--at-once] [--stubborn]        status 0 at once, leaves a child
+  doublestop --listen WHERE --drain MS [--panic P]   panics by a second stop while it drains
+  secondclient --listen WHERE                        panics when the second client leaves
+  twohandlers --listen WHERE --panic P               TERM/INT panic, unless USR2 came before
+  wrapper [--listen WHERE] [--app WHERE] [--panic P] [--hang P] [--orphan P] [--pty]
+                                                     its application has its own session
+  leaver [--listen WHERE] [--camera WHERE] [--panic P] [--at-once] [--stubborn]
+                                                     status 0 at once, leaves a child
 victims:
   obey [--ready]       ends with 0 on TERM         ignore            nothing but KILL ends it
   slow-stop MS [--gate FILE] [--say TEXT]          ends MS after TERM, and when FILE is there
@@ -44,17 +57,19 @@ victims:
   fork-bomb N          hop N [--every-us US]   show    pause
   godump [--stay] [--listen WHERE]   TERM does nothing, QUIT prints goroutines as Go does
   eat MIB --gate FILE  waits for the file, then uses so much memory
+  handover [--stay] [--on-term] [--session] [--then MESSAGE] [--slow MS]
+                       names a child by MAINPID= and ends, or stays
   notify MESSAGE...    mark TEXT [--exit CODE] [--after MS]
 WHERE: 127.0.0.1:80 or unix:/path";
 
 fn main() {
     let twin: &'static Twin = Box::leak(Box::new(Twin::new(std::env::args().skip(1).collect())));
     match twin.rest.first().map_or("", String::as_str) {
-        "doublestop" => doublestop(twin),
-        "secondclient" => secondclient(twin),
-        "twohandlers" => twohandlers(twin),
-        "wrapper" => wrapper(twin),
-        "leaver" => leaver(twin),
+        "doublestop" => caddy::doublestop(twin),
+        "secondclient" => quic::secondclient(twin),
+        "twohandlers" => nats::twohandlers(twin),
+        "wrapper" => air::wrapper(twin),
+        "leaver" => go2rtc::leaver(twin),
         "obey" => obey(twin),
         "ignore" => ignore(twin),
         "slow-stop" => slow_stop(twin),
@@ -74,6 +89,8 @@ fn main() {
         "hop" => hop(twin),
         "show" => show(twin),
         "pause" => pause(twin),
+        "handover" => handover(twin),
+        "handed" => handed(twin),
         "notify" => notify_mode(twin),
         "mark" => mark(twin),
         _ => usage(),
@@ -156,11 +173,9 @@ impl Twin {
     }
 
     /// As the Go runtime dies.
-    fn panic(&self, text: &str) -> ! {
-        self.note(&format!("panic {text}"));
-        let dump = format!(
-            "panic: {text}\n\ngoroutine 1 [running]:\nmain.main()\n\t/src/main.go:12 +0x1d\n"
-        );
+    fn go_panic(&self, text: &str, stack: &str) -> ! {
+        self.note(&format!("panic {}", text.replace('\n', " ")));
+        let dump = format!("panic: {text}\n\n{stack}");
         std::io::stderr().write_all(dump.as_bytes()).ok(); // nobody may be reading
         exit(2)
     }
@@ -330,16 +345,32 @@ impl Listener {
     }
 }
 
-/// Reads a request's head and gives its first line; empty when the client went.
-fn request_line(stream: &mut dyn Stream) -> String {
-    let mut reader = BufReader::new(stream);
-    let mut first = String::new();
-    reader.read_line(&mut first).ok(); // a client that goes away has asked for nothing
-    let mut line = String::new();
-    while reader.read_line(&mut line).unwrap_or(0) > 0 && !line.trim().is_empty() {
-        line.clear();
+/// The head of a request.
+struct Head {
+    /// The first line; empty when the client went.
+    line: String,
+    /// Of the body, which is not read.
+    length: usize,
+}
+
+impl Head {
+    fn read(stream: &mut dyn Stream) -> Head {
+        // A byte at a time, because what follows is the body.
+        let mut reader = BufReader::with_capacity(1, stream);
+        let mut head = Head {
+            line: String::new(),
+            length: 0,
+        };
+        reader.read_line(&mut head.line).ok(); // a client that goes away has asked for nothing
+        let mut line = String::new();
+        while reader.read_line(&mut line).unwrap_or(0) > 0 && !line.trim().is_empty() {
+            if let Some(length) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                head.length = length.trim().parse().unwrap_or(0);
+            }
+            line.clear();
+        }
+        head
     }
-    first
 }
 
 fn answer(stream: &mut dyn Stream, status: &str, body: &str) {
@@ -350,149 +381,6 @@ fn answer(stream: &mut dyn Stream, status: &str, body: &str) {
     stream.write_all(text.as_bytes()).ok(); // the client may be gone
 }
 
-// ---- the twins ----
-
-/// Caddy 2.8.4: API, TERM and INT all stop it. A second stop that comes by a signal while
-/// it drains closes a channel twice; one that comes by the API panics where that is recovered.
-fn doublestop(twin: &'static Twin) {
-    hold_signals();
-    let drain = Duration::from_millis(twin.number("--drain").unwrap_or(500));
-    let listener = Listener::at(twin);
-    let stopping = Arc::new(AtomicBool::new(false));
-    let begin_drain = move || {
-        thread::spawn(move || {
-            thread::sleep(drain);
-            twin.end(0)
-        });
-    };
-    let by_api = stopping.clone();
-    thread::spawn(move || loop {
-        let mut stream = listener.accept();
-        let line = request_line(&mut *stream);
-        if !line.contains(" /stop") {
-            answer(&mut *stream, "200 OK", "hello\n");
-            continue;
-        }
-        twin.note("api stop");
-        twin.notify("STOPPING=1");
-        if by_api.swap(true, Ordering::SeqCst) {
-            eprintln!("http: panic serving: close of closed channel");
-            answer(&mut *stream, "500 Internal Server Error", "");
-        } else {
-            answer(&mut *stream, "200 OK", "");
-            begin_drain();
-        }
-    });
-    twin.note("start");
-    twin.notify("READY=1");
-    loop {
-        match twin.heed(None) {
-            Some(libc::SIGTERM | libc::SIGINT) => {
-                twin.notify("STOPPING=1");
-                if stopping.swap(true, Ordering::SeqCst) {
-                    twin.panic("close of closed channel");
-                }
-                begin_drain();
-            }
-            Some(libc::SIGQUIT) => twin.end(2),
-            _ => {}
-        }
-    }
-}
-
-/// quic-go 0.48.0: the second time that the number of clients comes back to zero kills it.
-fn secondclient(twin: &'static Twin) {
-    hold_signals();
-    let listener = Listener::at(twin);
-    thread::spawn(move || {
-        for left in 1.. {
-            let mut stream = listener.accept();
-            request_line(&mut *stream);
-            answer(&mut *stream, "200 OK", "hello\n");
-            twin.note(&format!("client gone {left}"));
-            if left == 2 {
-                twin.panic("close of closed channel");
-            }
-        }
-    });
-    twin.note("start");
-    twin.serve();
-    twin.end(0)
-}
-
-/// Embedded NATS 2.9.10: one TERM reaches two handlers. USR2 reaches one of them and
-/// closes the port; TERM is harmless after that, and only then is the clean-up certain.
-fn twohandlers(twin: &Twin) {
-    hold_signals();
-    let mut listener = Some(Listener::at(twin));
-    let percent = twin.number("--panic").unwrap_or(60);
-    twin.note("start");
-    println!("ready");
-    loop {
-        match twin.heed(None) {
-            Some(libc::SIGUSR2) => {
-                drop(listener.take());
-                twin.note("port closed");
-            }
-            Some(libc::SIGTERM | libc::SIGINT) if listener.is_none() => {
-                println!("app cleanup done");
-                twin.note("cleanup");
-                twin.end(0)
-            }
-            Some(libc::SIGTERM | libc::SIGINT) => {
-                // Not the same fate in each run of a service: the starts so far count.
-                twin.seed.fetch_add(starts(twin), Ordering::Relaxed);
-                if twin.chance(percent) {
-                    twin.panic("close of nil channel");
-                }
-                twin.end(1)
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Air 1.52.0: its application is on a terminal of its own, and not waited for.
-fn wrapper(twin: &Twin) {
-    let mut app = twin.again(&["child", "app"]);
-    if twin.flag("--pty") {
-        on_a_terminal(&mut app);
-    } else {
-        in_own_session(&mut app);
-    }
-    let running = app.stdin(Stdio::null()).spawn().unwrap();
-    hold_signals();
-    twin.note(&format!("child app {}", running.id()));
-    twin.note("start");
-    twin.serve();
-    if twin.chance(twin.number("--panic").unwrap_or(0)) {
-        twin.panic("runtime error: invalid memory address or nil pointer dereference");
-    }
-    if twin.chance(twin.number("--hang").unwrap_or(0)) {
-        twin.note("hanging");
-        loop {
-            twin.heed(None); // only the first signal counts
-        }
-    }
-    twin.end(0)
-}
-
-/// go2rtc 1.9.4: status 0 in a millisecond, without a thought for its children.
-fn leaver(twin: &Twin) {
-    let mut camera = twin.again(&["child", "camera"]);
-    if twin.flag("--stubborn") {
-        camera.arg("--stubborn");
-    }
-    let running = in_own_session(&mut camera).spawn().unwrap();
-    hold_signals();
-    twin.note(&format!("child camera {}", running.id()));
-    twin.note("start");
-    if !twin.flag("--at-once") {
-        twin.serve();
-    }
-    twin.end(0)
-}
-
 fn in_own_session(command: &mut Command) -> &mut Command {
     // SAFETY: setsid(2) is async-signal-safe.
     unsafe {
@@ -500,30 +388,6 @@ fn in_own_session(command: &mut Command) -> &mut Command {
             libc::setsid();
             Ok(())
         })
-    }
-}
-
-/// The terminal's other end stays open in this process: it hangs up when this one ends.
-fn on_a_terminal(command: &mut Command) {
-    // SAFETY: plain system calls on a descriptor of ours; the name is copied at once.
-    let (master, name) = unsafe {
-        let master = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC);
-        assert!(master >= 0, "no pseudo terminal");
-        libc::grantpt(master);
-        libc::unlockpt(master);
-        let name = libc::ptsname(master);
-        assert!(!name.is_null(), "no name for the pseudo terminal");
-        (master, std::ffi::CStr::from_ptr(name).to_owned())
-    };
-    // SAFETY: setsid, open, ioctl and close are async-signal-safe; the closure owns the name.
-    unsafe {
-        command.pre_exec(move || {
-            libc::setsid();
-            let slave = libc::open(name.as_ptr(), libc::O_RDWR);
-            libc::ioctl(slave, libc::TIOCSCTTY, 0);
-            libc::close(master);
-            Ok(())
-        });
     }
 }
 
@@ -592,9 +456,11 @@ fn eat(twin: &Twin) {
     twin.end(0)
 }
 
-/// A child: it does not mind a hang-up, and with --stubborn nothing but KILL.
+/// A child: it does not mind a hang-up, and with --stubborn nothing but KILL. With --listen it
+/// has a port, which the next one cannot have before.
 fn child(twin: &Twin) {
     hold_signals();
+    let _open = twin.flag("--listen").then(|| Listener::at(twin));
     twin.note(&format!("begun {}", twin.first()));
     loop {
         let signal = twin.serve();
@@ -822,6 +688,57 @@ fn notify_mode(twin: &Twin) {
     twin.note("notified");
     twin.serve();
     twin.end(0)
+}
+
+/// Makes another process the main one, as servers do that put themselves into the background
+/// or replace themselves. The child ends with status 3 on TERM.
+fn handover(twin: &'static Twin) {
+    hold_signals();
+    twin.note("start");
+    if twin.flag("--on-term") {
+        twin.serve();
+    }
+    let mut command = twin.again(&["handed"]);
+    if let Some(ms) = twin.text("--slow") {
+        command.args(["--slow", &ms]);
+    }
+    if twin.flag("--session") {
+        // SAFETY: setsid(2) is async-signal-safe.
+        unsafe { command.pre_exec(new_session) };
+    }
+    let mut child = command.spawn().unwrap();
+    twin.notify(&format!("MAINPID={}", child.id()));
+    if let Some(message) = twin.text("--then") {
+        twin.notify(&message.replace("$SELF", &std::process::id().to_string()));
+    }
+    twin.note(&format!("handed over to {}", child.id()));
+    if !twin.flag("--stay") {
+        twin.end(0);
+    }
+    thread::spawn(move || {
+        child.wait().ok(); // it is ours
+        twin.note("child reaped");
+    });
+    twin.serve();
+    twin.end(0)
+}
+
+fn new_session() -> std::io::Result<()> {
+    // SAFETY: setsid(2) takes nothing.
+    match unsafe { libc::setsid() } {
+        -1 => Err(std::io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn handed(twin: &Twin) {
+    hold_signals();
+    twin.note("heir");
+    twin.serve();
+    if let Some(ms) = twin.number("--slow") {
+        thread::sleep(Duration::from_millis(ms));
+    }
+    twin.end(3)
 }
 
 fn mark(twin: &Twin) {

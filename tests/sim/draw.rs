@@ -127,7 +127,7 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         reload: match dice.below(3) {
             0 => None,
             1 => Some(Reload::Signal(Signal::HUP)),
-            _ => Some(Reload::Run(argv(dice))),
+            _ => Some(Reload::Run(argv(dice), pause(dice))),
         },
     }
 }

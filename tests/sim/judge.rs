@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::{
-    ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, ServiceId, Target, Ticket,
-    Verb,
+    ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
+    Ticket, Verb,
 };
 use superd::machine::report::Happening;
 use superd::machine::service::{State, Want, KILL_AGAIN};
@@ -92,6 +92,8 @@ impl Course {
 struct Live {
     instance: Instance,
     forked: bool,
+    /// The main process, as far as it is told.
+    main: Option<Pid>,
     execed: bool,
     stopping_said: bool,
     stop: Option<Course>,
@@ -205,7 +207,13 @@ impl Judge {
                     self.force_all();
                 }
             }
-            Event::Spawned(s, i, _) => self.with(*s, *i, |l| l.forked = true),
+            Event::Spawned(s, i, pid) => self.with(*s, *i, |l| {
+                l.forked = true;
+                l.main = Some(*pid);
+            }),
+            Event::Notified(s, i, Notice::MainPid(pid)) => {
+                self.with(*s, *i, |l| l.main = l.main.and(Some(*pid)));
+            }
             Event::Execed(s, i) => self.with(*s, *i, |l| l.execed = true),
             Event::Exited {
                 service, instance, ..
@@ -216,6 +224,7 @@ impl Judge {
                     .map(|s| s.spec.stop.leftover_grace);
                 self.with(*service, *instance, |l| {
                     l.exited = Some(now);
+                    l.main = None;
                     l.grace = grace.unwrap_or_default();
                 });
             }
@@ -358,6 +367,13 @@ impl Judge {
         match effect {
             Effect::Spawn(s, i) => self.spawn(*s, *i, world),
             Effect::Signal(s, i, signal, to) => self.signal(now, *s, *i, *signal, *to),
+            Effect::Wake(s, i, _) => {
+                let live = self.live(*s, *i)?;
+                let asked = live.stop.is_some() || live.exited.is_some();
+                require(asked, "only who was asked to end is woken", || {
+                    format!("{s:?}")
+                })
+            }
             Effect::KillTree(s, i) => self.kill(now, *s, *i),
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
@@ -451,6 +467,7 @@ impl Judge {
         s.live = Some(Live {
             instance,
             forked: false,
+            main: None,
             execed: false,
             stopping_said: false,
             stop: None,
@@ -515,7 +532,8 @@ impl Judge {
         let live = self.live(id, i)?;
         live.actions.insert(a);
         if let (None, Some((_, Verb::Reload))) = (&live.stop, asked) {
-            let ok = matches!((reload, action), (Some(Reload::Run(x)), Action::Run(y)) if x == *y);
+            let ok =
+                matches!((reload, action), (Some(Reload::Run(x, _)), Action::Run(y)) if x == *y);
             return require(ok, "reload runs its command", || format!("{id:?}"));
         }
         if let Some(stop) = &mut live.stop {
@@ -695,6 +713,12 @@ impl Judge {
         }
         for (id, s) in &mut self.services {
             let Some(live) = &mut s.live else { continue };
+            let pid = machine.service(*id).and_then(|s| s.pid());
+            require(
+                pid == live.main,
+                "its main process is the one it named",
+                || format!("{id:?}: {pid:?}, not {:?}", live.main),
+            )?;
             let (killed, exited) = (live.killed_at.is_some(), live.exited.is_some());
             let Some(stop) = &mut live.stop else { continue };
             let limit = stop.began + stop.schedule.longest();

@@ -22,7 +22,9 @@ pub type Key = (ServiceId, Instance);
 pub enum Thing {
     Fork(Key),
     Exec(Key),
-    Dies(Key, Exit, Option<Crash>),
+    /// The main process with this number (MAINPID= makes another one the main one).
+    Dies(Key, usize, Exit, Option<Crash>),
+    HandsOver(Key),
     OrphanDies(Key, usize),
     ActionEnds(Key, ActionId, Outcome),
     SaysStopping(Key),
@@ -76,6 +78,8 @@ pub struct Child {
     ports_outlive: bool,
     watched: bool,
     exec_fails: bool,
+    /// Of the main processes before this one: which orphan each is now.
+    before: Vec<usize>,
 }
 
 impl Child {
@@ -189,6 +193,7 @@ impl World {
             ports_outlive: self.dice.chance(3),
             watched: false,
             exec_fails: !self.calm && self.dice.chance(4),
+            before: Vec::new(),
         }
     }
 
@@ -219,6 +224,7 @@ impl World {
                 self.children.remove(&(*s, *i));
             }
             Effect::EndAction(..)
+            | Effect::Wake(..)
             | Effect::NotePorts(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
@@ -267,7 +273,7 @@ impl World {
             child.ports_open = false;
             let errno = *self.dice.pick(&[libc::ENOENT, libc::EACCES, libc::ETXTBSY]);
             out.push(Event::ExecFailed(key.0, key.1, error(Stage::Exec, errno)));
-            self.plan(Duration::ZERO, Thing::Dies(key, Exit::Code(127), None));
+            self.plan(Duration::ZERO, Thing::Dies(key, 0, Exit::Code(127), None));
             return;
         }
         child.stage = Life::Running;
@@ -284,7 +290,7 @@ impl World {
                     2 => (Exit::Signal(Signal(libc::SIGSEGV)), None),
                     _ => (Exit::Code(1), None),
                 };
-                self.plan(life, Thing::Dies(key, exit, crash));
+                self.plan(life, Thing::Dies(key, 0, exit, crash));
             }
             1 => {
                 let life = self.soon();
@@ -292,13 +298,14 @@ impl World {
             }
             2 => {
                 let pause = self.soon();
-                let notice = match self.dice.below(4) {
-                    0 => Notice::Ready,
-                    1 => Notice::Reloading,
-                    2 => Notice::MainPid(Pid(77)),
-                    _ => Notice::Status("busy".to_owned()),
+                let thing = match self.dice.below(6) {
+                    0 => Thing::Says(key, Notice::Ready),
+                    1 => Thing::Says(key, Notice::Reloading),
+                    2 => Thing::Says(key, Notice::Status("busy".to_owned())),
+                    3 => Thing::Says(key, Notice::NotMain(Pid(77), "gone".to_owned())),
+                    _ => Thing::HandsOver(key),
                 };
-                self.plan(pause, Thing::Says(key, notice));
+                self.plan(pause, thing);
             }
             _ => {}
         }
@@ -309,12 +316,13 @@ impl World {
         let Some(child) = self.children.get_mut(&key) else {
             return;
         };
+        let main = child.before.len();
         match child.stage {
             Life::Forking | Life::Reaped => return,
             Life::Forked => {
                 self.plan(
                     Duration::ZERO,
-                    Thing::Dies(key, Exit::Signal(Signal::TERM), None),
+                    Thing::Dies(key, main, Exit::Signal(Signal::TERM), None),
                 );
                 return;
             }
@@ -322,7 +330,10 @@ impl World {
         }
         if child.stopping {
             if child.fragile {
-                self.plan(Duration::ZERO, Thing::Dies(key, Exit::Code(2), crash()));
+                self.plan(
+                    Duration::ZERO,
+                    Thing::Dies(key, main, Exit::Code(2), crash()),
+                );
             }
             return;
         }
@@ -330,9 +341,11 @@ impl World {
         let (on_stop, says, watched) = (child.on_stop.clone(), child.says_stopping, child.watched);
         match on_stop {
             OnStop::Ends(pause, status) => {
-                self.plan(pause, Thing::Dies(key, Exit::Code(status), None));
+                self.plan(pause, Thing::Dies(key, main, Exit::Code(status), None));
             }
-            OnStop::Panics(pause) => self.plan(pause, Thing::Dies(key, Exit::Code(2), crash())),
+            OnStop::Panics(pause) => {
+                self.plan(pause, Thing::Dies(key, main, Exit::Code(2), crash()));
+            }
             OnStop::Never => {}
         }
         if let Some(pause) = says {
@@ -389,6 +402,7 @@ impl World {
         let Some(child) = self.children.get(&key) else {
             return;
         };
+        let number = child.before.len();
         let main = matches!(child.stage, Life::Forked | Life::Running).then_some(child.hang);
         let ends: Vec<(Duration, usize)> = child
             .orphans
@@ -398,7 +412,8 @@ impl World {
             .map(|(n, o)| (o.hang, n))
             .collect();
         if let Some(pause) = main {
-            self.plan(pause, Thing::Dies(key, Exit::Signal(Signal::KILL), None));
+            let exit = Exit::Signal(Signal::KILL);
+            self.plan(pause, Thing::Dies(key, number, exit, None));
         }
         for (pause, n) in ends {
             self.plan(pause, Thing::OrphanDies(key, n));
@@ -480,7 +495,8 @@ impl World {
         match thing.clone() {
             Thing::Fork(key) => self.fork(key, out),
             Thing::Exec(key) => self.exec(key, out),
-            Thing::Dies(key, exit, crash) => self.die(key, exit, crash, out),
+            Thing::Dies(key, main, exit, crash) => self.die(key, main, exit, crash, out),
+            Thing::HandsOver(key) => self.hand_over(key, out),
             Thing::OrphanDies(key, n) => self.orphan_dies(key, n, out),
             Thing::ActionEnds(key, action, outcome) => {
                 // Also when it is over: the daemon may have it in its queue already.
@@ -518,10 +534,51 @@ impl World {
         Some(thing)
     }
 
-    fn die(&mut self, key: Key, exit: Exit, crash: Option<Crash>, out: &mut Vec<Event>) {
+    /// MAINPID=: another process with a character of its own is the main one, and the one
+    /// before is a process like the others.
+    fn hand_over(&mut self, key: Key, out: &mut Vec<Event>) {
+        let (heir, orphan) = (self.newborn(), self.orphan(false));
         let Some(child) = self.children.get_mut(&key) else {
             return;
         };
+        if child.stage != Life::Running {
+            return;
+        }
+        self.pids += 1;
+        child.before.push(child.orphans.len());
+        child.orphans.push(orphan);
+        child.on_stop = heir.on_stop;
+        child.fragile = heir.fragile;
+        child.stopping = false;
+        child.hang = heir.hang;
+        let main = child.before.len();
+        out.push(Event::Notified(
+            key.0,
+            key.1,
+            Notice::MainPid(Pid(self.pids)),
+        ));
+        if self.dice.chance(30) {
+            let pause = self.soon();
+            // Its parent is not superd.
+            self.plan(pause, Thing::Dies(key, main, Exit::Unknown, None));
+        }
+    }
+
+    fn die(
+        &mut self,
+        key: Key,
+        main: usize,
+        exit: Exit,
+        crash: Option<Crash>,
+        out: &mut Vec<Event>,
+    ) {
+        let Some(child) = self.children.get_mut(&key) else {
+            return;
+        };
+        if let Some(orphan) = child.before.get(main) {
+            let orphan = *orphan;
+            return self.orphan_dies(key, orphan, out);
+        }
         if !matches!(child.stage, Life::Forked | Life::Running) {
             return;
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::control::reply::{Reply, Status, StopStatus};
 use crate::control::request::{Request, Verb};
+use crate::machine::report::waiting_for;
 use crate::machine::time::Span;
 
 use super::{count, span};
@@ -121,7 +122,10 @@ fn one(status: &Status) -> String {
     let since = tenths(status.since_ms);
     match status.waiting_on.as_slice() {
         [] => format!("{name}: {}, {since}", status.state),
-        on => format!("{name}: waiting for {}, {since}", on.join(", ")),
+        on => format!(
+            "{name}: waiting for {}, {since}",
+            waiting_for(on, &status.unwanted)
+        ),
     }
 }
 

@@ -1,8 +1,10 @@
 //! `status`, `plan` and `doctor` for people.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::control::reply::{Finding, PlanLine, Status};
+use crate::machine::report::waiting_for;
 
 use super::result::step;
 use super::{count, memory, span, table, Style};
@@ -47,7 +49,10 @@ fn remarks(s: &Status) -> String {
         parts.push(step(stop));
     }
     if !s.waiting_on.is_empty() {
-        parts.push(format!("waits for {}", s.waiting_on.join(", ")));
+        parts.push(format!(
+            "waits for {}",
+            waiting_for(&s.waiting_on, &s.unwanted)
+        ));
     }
     if !s.last_exit.is_empty() {
         parts.push(s.last_exit.clone());
@@ -82,7 +87,7 @@ pub fn one(s: &Status, style: Style) -> String {
     }
     row("restarts", &s.restarts.to_string());
     if !s.waiting_on.is_empty() {
-        row("waits for", &s.waiting_on.join(", "));
+        row("waits for", &waiting_for(&s.waiting_on, &s.unwanted));
     }
     if let Some(stop) = &s.stop {
         let mut text = format!("{}; at most {} in all", step(stop), span(stop.left_ms));
@@ -97,6 +102,12 @@ pub fn one(s: &Status, style: Style) -> String {
     }
     if let Some(ms) = s.retry_ms {
         row("next start", &format!("in {}", span(ms)));
+    }
+    match (s.ready.as_deref(), s.reloading) {
+        (_, true) => row("ready", "reloading"),
+        // Most services have no such protocol; nothing is missing.
+        (None | Some("not-told"), false) => {}
+        (Some(word), false) => row("ready", word),
     }
     if !s.says.is_empty() {
         row("says", &s.says);
@@ -138,13 +149,7 @@ pub fn longest_seconds(lines: &[PlanLine]) -> Option<u64> {
     lines
         .iter()
         .find(|l| l.service.is_empty())
-        .map(|l| term_timeout(l.longest_ms))
-}
-
-/// The `term_timeout` for a longest stop: whole seconds, procd takes no others, and one
-/// more, so that its KILL does not race with ours.
-pub fn term_timeout(longest_ms: u64) -> u64 {
-    longest_ms.div_ceil(1000).saturating_add(1)
+        .map(|l| crate::config::term_timeout(Duration::from_millis(l.longest_ms)))
 }
 
 /// What superd found out about the machine.
@@ -264,7 +269,6 @@ everything, in the order of the shutdown: at most 34 s
 ";
         assert_eq!(plan(&lines, STYLE), expected);
         assert_eq!(longest_seconds(&lines), Some(36));
-        assert_eq!(term_timeout(34_000), 35, "longer than the longest stop");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::control::reply::{EventLine, LogLine};
-use crate::machine::report::{EndReport, Happening, Origin, Verdict};
+use crate::machine::report::{waiting_for, EndReport, Happening, Origin, Verdict};
 use crate::machine::time::Span;
 
 use super::{count, crash, span, Style};
@@ -194,10 +194,20 @@ fn happening(what: &Happening) -> String {
             }
         }
         Happening::GivenUp { why } => format!("not started again: {why}"),
-        Happening::Waiting { on } => format!("waiting for {}", on.join(", ")),
+        Happening::Waiting { on, unwanted } => {
+            format!("waiting for {}", waiting_for(on, unwanted))
+        }
         Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),
         Happening::Reloading { by } => format!("reloading, asked by {by}"),
         Happening::ActionFailed { error } => format!("failed: {error}"),
+        Happening::Ready { .. } => "says that it is ready".to_owned(),
+        Happening::SaysReloading { .. } => "says that it is reloading".to_owned(),
+        Happening::MainProcess { before, pid, .. } => {
+            format!("its main process is pid {} now, before {}", pid.0, before.0)
+        }
+        Happening::MainProcessRefused { pid, why, .. } => {
+            format!("MAINPID={} ignored: {why}", pid.0)
+        }
         Happening::Status { text } => format!("says: {text}"),
     }
 }

@@ -1,0 +1,259 @@
+//! Caddy 2.8.4 with a request open, while others stop it too.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+const ROUNDS: usize = 30;
+
+/// How long the request stays open after the stop, and what a stop may take beyond that.
+const OPEN: Duration = Duration::from_millis(500);
+const BEYOND: Duration = Duration::from_secs(3);
+
+/// Chance that is the same in each run.
+struct Chance(u32);
+
+impl Chance {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        u64::from(self.0 >> 8) % n
+    }
+}
+
+/// A request that caddy.json.in cannot answer before its body has come; `100 Continue` says
+/// that caddy has begun to.
+struct OpenRequest(TcpStream);
+
+impl OpenRequest {
+    fn begin(address: &str) -> OpenRequest {
+        let mut stream = wait_for("caddy accepts", || TcpStream::connect(address).ok());
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let head =
+            "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let (mut line, mut end) = (String::new(), String::new());
+        reader.read_line(&mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 100"), "{line}");
+        reader.read_line(&mut end).unwrap();
+        assert_eq!(end, "\r\n");
+        assert!(reader.buffer().is_empty());
+        OpenRequest(stream)
+    }
+
+    /// Sends the body and reads the whole answer.
+    fn finish(mut self) {
+        self.0.write_all(b"0123456789").unwrap();
+        let mut answer = String::new();
+        self.0.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.ends_with("0123456789"), "cut: {answer}");
+    }
+}
+
+/// A place with a Caddy that is not started yet.
+fn place(caddy: &Path, autostart: bool) -> Place {
+    let place = Place::new();
+    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/caddy.json.in");
+    let config = std::fs::read_to_string(template).unwrap();
+    let config = config
+        .replace("127.0.0.1", &place.host)
+        .replace("@HTTP@", "8080")
+        .replace("@ADMIN@", "2019");
+    std::fs::write(place.file("caddy.json"), config).unwrap();
+    // The schedule is caddy-api (a unit test holds it to that), at an address of the test's own.
+    place.configure(
+        Flavour::NoCgroups,
+        &format!(
+            r#"
+            [service.caddy]
+            command = [{caddy:?}, "run", "--config", "$DIR/caddy.json"]
+            environment = {{ HOME = "$DIR", XDG_DATA_HOME = "$DIR", XDG_CONFIG_HOME = "$DIR" }}
+            stop = [
+                {{ http = "POST http://$HOST:2019/stop", wait = "10s" }},
+                {{ signal = "QUIT", wait = "2s" }},
+            ]
+            autostart = {autostart}
+            "#
+        ),
+    );
+    place
+}
+
+fn superctl_stop(s: &Superd) -> Child {
+    let mut command = s.ctl_command(&["stop", "caddy"]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// How often somebody said that it ends, at most; whether the end was as it should be.
+fn is_good(end: &Value, stopping: u64) -> bool {
+    let good = end["crash"].is_null()
+        && end["verdict"] == "clean"
+        && end["exit"] == json!({"code": 0})
+        && (1..=stopping).contains(&end["stopping_seen"].as_u64().unwrap());
+    if !good {
+        tell(&format!("caddy: {end}"));
+    }
+    good
+}
+
+/// Stops in which `rival` also stops it, or several of us do, while a request is open.
+///
+/// `rival` gets superd and an offset of 0 to 80 ms, and returns what we wait for at the end,
+/// each with whether it must succeed.
+fn rivals(
+    name: &str,
+    trigger: &str,
+    without: &str,
+    stopping: u64,
+    rival: impl Fn(&Superd, &Path, Duration) -> Vec<(Child, bool)>,
+) {
+    let Some(caddy) = server_or_skip(name, "caddy") else {
+        return;
+    };
+    let place = place(&caddy, false);
+    let command = place.command(&place.superd_args());
+    let s = Superd::launch(place, command);
+    let address = format!("{}:8080", s.place.host);
+    let mut chance = Chance(7);
+    let (mut bad, mut twice, mut longest) = (0, 0, Duration::ZERO);
+    for _ in 0..ROUNDS {
+        s.ok(&["start", "caddy"]);
+        let request = OpenRequest::begin(&address);
+        let pidfd = Pidfd::of(s.pid_of("caddy")).unwrap();
+        let stops = rival(&s, &caddy, Duration::from_millis(chance.below(81)));
+        assert!(!pidfd.wait(OPEN), "it did not wait for its request");
+        request.finish();
+        for (stop, ours) in stops {
+            let said = finish(stop);
+            assert!(said.code == 0 || !ours, "{said:?}");
+        }
+        let end = s.last_end("caddy");
+        twice += usize::from(end["stopping_seen"].as_u64() > Some(1));
+        bad += usize::from(!is_good(&end, stopping));
+        longest = longest.max(duration(&end["took"]));
+    }
+    tell(&format!(
+        "caddy: {trigger}: stopped twice in {twice} of {ROUNDS}"
+    ));
+    row("caddy 2.8.4", trigger, without, bad, ROUNDS, longest);
+    assert_eq!(bad, 0);
+    assert!(longest <= OPEN + BEYOND, "{longest:?}");
+    let log = s.place.log();
+    assert!(!log.contains("| goroutine "), "a panic in the output");
+    s.end();
+}
+
+#[test]
+fn caddy_is_stopped_without_a_panic_whoever_else_stops_it() {
+    rivals(
+        "caddy_is_stopped_without_a_panic_whoever_else_stops_it",
+        "caddy stop, then superctl stop",
+        "caddy",
+        2,
+        |s, caddy, later| {
+            let admin = format!("{}:2019", s.place.host);
+            let mut rival = Command::new(caddy);
+            let rival = rival
+                .args(["stop", "--address", &admin])
+                .env("HOME", &s.place.dir)
+                .env("XDG_DATA_HOME", &s.place.dir)
+                .env("XDG_CONFIG_HOME", &s.place.dir)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            // Which of the two stops comes first is left to chance: this offset is the fault's.
+            std::thread::sleep(later);
+            vec![(rival, false), (superctl_stop(s), true)] // its own status is no verdict
+        },
+    );
+}
+
+#[test]
+fn a_rival_request_to_the_admin_api_does_no_harm() {
+    rivals(
+        "a_rival_request_to_the_admin_api_does_no_harm",
+        "POST /stop, then superctl stop",
+        "caddy --rival http",
+        2,
+        |s, _, later| {
+            let mut admin = TcpStream::connect(format!("{}:2019", s.place.host)).unwrap();
+            let request = format!(
+                "POST /stop HTTP/1.1\r\nHost: {}:2019\r\nConnection: close\r\n\r\n",
+                s.place.host
+            );
+            admin.write_all(request.as_bytes()).unwrap();
+            std::thread::sleep(later);
+            let stops = vec![(superctl_stop(s), true)];
+            // It is answered when caddy has stopped, or never: nobody waits for that.
+            std::thread::spawn(move || admin.read_to_end(&mut Vec::new()));
+            stops
+        },
+    );
+}
+
+#[test]
+fn five_superctl_at_once_are_one_stop() {
+    rivals(
+        "five_superctl_at_once_are_one_stop",
+        "five superctl stop at once",
+        "-",
+        1,
+        |s, _, _| (0..5).map(|_| (superctl_stop(s), true)).collect(),
+    );
+}
+
+#[test]
+fn int_and_term_to_superd_at_once_are_one_stop() {
+    let name = "int_and_term_to_superd_at_once_are_one_stop";
+    let Some(caddy) = server_or_skip(name, "caddy") else {
+        return;
+    };
+    let mut place = place(&caddy, true);
+    let (mut bad, mut longest) = (0, Duration::ZERO);
+    for _ in 0..ROUNDS {
+        let command = place.command(&place.superd_args());
+        let mut s = Superd::launch(place, command);
+        let request = OpenRequest::begin(&format!("{}:8080", s.place.host));
+        s.wait_state("caddy", "up");
+        let pidfd = Pidfd::of(s.pid_of("caddy")).unwrap();
+        let mut follower = s.raw();
+        follower.send(&json!({"do": "events", "service": "caddy", "follow": true}));
+        // It is heard from then on.
+        while follower.reply().unwrap()["event"]["event"] != "up" {}
+        s.signal(libc::SIGINT);
+        s.signal(libc::SIGTERM);
+        assert!(!pidfd.wait(OPEN), "it did not wait for its request");
+        request.finish();
+        assert_eq!(s.wait().code(), Some(0), "superd's own exit status");
+        let mut end = None;
+        while let Some(line) = follower.reply() {
+            if line["event"]["event"] == "ended" {
+                end = Some(line["event"].clone());
+            }
+        }
+        let end = end.expect("the end was told");
+        bad += usize::from(!is_good(&end, 1));
+        longest = longest.max(duration(&end["took"]));
+        place = s.end();
+    }
+    row(
+        "caddy 2.8.4",
+        "INT and TERM to superd at once",
+        "caddy --rival int",
+        bad,
+        ROUNDS,
+        longest,
+    );
+    assert_eq!(bad, 0);
+    assert!(longest <= OPEN + BEYOND, "{longest:?}");
+    assert!(
+        !place.log().contains("| goroutine "),
+        "a panic in the output"
+    );
+}

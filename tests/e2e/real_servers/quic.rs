@@ -1,0 +1,150 @@
+//! A server with quic-go 0.48.0: each second client kills it.
+
+use std::process::Command;
+use std::time::Instant;
+
+use super::*;
+
+const ROUNDS: usize = 20;
+
+/// "port answering again <= 0.5 s".
+const BACK: Duration = Duration::from_millis(500);
+
+/// One client comes, gets its page, and goes.
+fn client(quic: &Path, port: u16) -> bool {
+    let url = format!("https://127.0.0.1:{port}/");
+    run(Command::new(quic).args(["get", &url])).code == 0
+}
+
+/// Whether somebody is bound to the UDP port.
+fn is_bound(port: u16) -> bool {
+    let own = format!(":{port:04X} ");
+    let table = std::fs::read_to_string("/proc/net/udp").unwrap();
+    table.lines().any(|l| l.contains(&format!("0100007F{own}")))
+}
+
+/// The two clients that kill it. When it was dead, by a pidfd.
+fn two_clients(s: &Superd, quic: &Path, port: u16, gone: usize) -> Instant {
+    let process = Pidfd::of(s.pid_of("http3")).unwrap();
+    assert!(client(quic, port), "the first client is served");
+    // Else the second may come before the first has left.
+    wait_until("the server has seen the client leave", || {
+        s.place.log().matches("http3 | client gone").count() > gone
+    });
+    client(quic, port); // whether it gets its page or dies with the server is luck
+    assert!(process.wait(LIMIT), "two clients are what kills it");
+    Instant::now()
+}
+
+#[test]
+fn every_crash_is_told_and_it_is_back_within_half_a_second() {
+    let name = "every_crash_is_told_and_it_is_back_within_half_a_second";
+    let Some(quic) = server_or_skip(name, "quic") else {
+        return;
+    };
+    alone(|| {
+        let port = free_port();
+        let command = format!("[{quic:?}, \"serve\", \"{port}\"]");
+        let text = shipped("quic", &command, None);
+        // Its pauses are those of the shipped definition; only the limit is set to be reached.
+        let limit = format!("crash-loop = {{ burst = {ROUNDS}, within = \"1h\", retry = \"1h\" }}");
+        let text = without_key(&text, "crash-loop") + &limit;
+        let s = Superd::start(&text);
+        s.ok(&["start", "http3"]);
+        let mut longest = Duration::ZERO;
+        for round in 1..=ROUNDS + 1 {
+            wait_until("the port is bound", || is_bound(port));
+            s.wait_state("http3", "up");
+            let gone = s.place.log().matches("http3 | client gone").count();
+            let died = two_clients(&s, &quic, port, gone);
+            wait_until("the crash is told", || {
+                s.place.log().matches("superd: http3: crashed").count() == round
+            });
+            let end = s.last_end("http3");
+            assert_eq!(end["verdict"], "crashed", "{end}");
+            assert_eq!(end["exit"], json!({"code": 2}), "{end}");
+            let crash = json!({"kind": "go-panic", "text": "close of closed channel",
+                "frame": "server.go:289"});
+            assert_eq!(end["crash"], crash);
+            if round > ROUNDS {
+                break;
+            }
+            wait_until("the port is bound", || is_bound(port));
+            longest = longest.max(died.elapsed());
+            assert_eq!(s.status("http3")["restarts"], round, "restarts");
+        }
+        told_of_it(&s);
+        s.wait_state("http3", "failed");
+        let retry = s.status("http3")["retry_ms"].as_u64().unwrap();
+        assert!(retry > 3_000_000, "the limit does not hold: {retry}");
+        assert!(!is_bound(port));
+        row(
+            "quic-go 0.48.0",
+            "two clients, no signal: not back within 0.5 s",
+            "quic",
+            usize::from(longest > BACK),
+            ROUNDS,
+            longest,
+        );
+        assert!(longest <= BACK, "{longest:?}");
+        s.ok(&["stop", "http3"]);
+        s.end();
+    });
+}
+
+/// The same words wherever somebody may look.
+fn told_of_it(s: &Superd) {
+    let why = s.ok(&["why", "http3"]);
+    for word in ["go-panic: close of closed channel", "server.go:289"] {
+        assert!(why.contains(word), "{why}");
+    }
+    let status = s.ctl(&["status", "http3"]).out;
+    assert!(status.contains("crashed (status 2)"), "{status}");
+    let events = s.ok(&["events", "--json", "http3"]);
+    let crashes = events.matches("\"kind\":\"go-panic\"").count();
+    assert!(crashes >= 2, "{events}");
+}
+
+#[test]
+fn a_crash_during_a_requested_stop_is_never_followed_by_a_start() {
+    let name = "a_crash_during_a_requested_stop_is_never_followed_by_a_start";
+    let Some(quic) = server_or_skip(name, "quic") else {
+        return;
+    };
+    let port = free_port();
+    // The stop itself brings the second client: the crash comes during it, every time.
+    let text = shipped(
+        "quic",
+        &format!("[{quic:?}, \"serve\", \"{port}\"]"),
+        Some(&format!(
+            r#"[{{ run = [{quic:?}, "get", "https://127.0.0.1:{port}/"], wait = "20s" }}, {{ signal = "TERM" }}]"#
+        )),
+    );
+    let s = Superd::start(&text);
+    let mut longest = Duration::ZERO;
+    for round in 1..=ROUNDS {
+        s.ok(&["start", "http3"]);
+        wait_until("the port is bound", || is_bound(port));
+        let gone = || s.place.log().matches("http3 | client gone").count();
+        let before = gone(); // who kills it is not always seen to leave
+        assert!(client(&quic, port));
+        wait_until("the server has seen the client leave", || gone() > before);
+        s.ctl(&["stop", "http3"]);
+        let end = s.last_end("http3");
+        assert_eq!(end["verdict"], "panicked-while-stopping", "{end}");
+        assert_eq!(end["steps"].as_array().unwrap().len(), 1, "{end}");
+        assert_eq!(s.state("http3"), "down");
+        longest = longest.max(duration(&end["took"]));
+        let starts = s.place.log().matches("http3: starting (run ").count();
+        assert_eq!(starts, round, "started again");
+    }
+    row(
+        "quic-go 0.48.0",
+        "the second client during a stop: started again",
+        "-",
+        0,
+        ROUNDS,
+        longest,
+    );
+    s.end();
+}

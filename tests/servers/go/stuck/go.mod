@@ -1,0 +1,3 @@
+module superd.test/servers/stuck
+
+go 1.22.0
