@@ -53,6 +53,9 @@ const RETRY: Duration = Duration::from_secs(60);
 /// No clock that is set shows a time before superd existed. Routers boot in 1970.
 const CLOCK_IS_SET: u64 = 1_700_000_000;
 
+/// Of damaged files so many are told by name.
+const TOLD: usize = 8;
+
 /// What a file that cannot be read is renamed to: there is one of it at most.
 const DAMAGED: &str = "damaged";
 
@@ -366,11 +369,23 @@ impl Crashes {
         }
         self.loaded = true;
         let mut found = Vec::new();
+        let mut damaged = 0;
         for (path, service, fingerprint) in self.names() {
             match open(&path, &service, &fingerprint) {
                 Ok(report) => found.push(report),
-                Err(why) => self.set_aside(&path, &why),
+                Err(why) => {
+                    damaged += 1;
+                    let text = self.set_aside(&path, &why);
+                    if damaged <= TOLD {
+                        self.lines.push(text);
+                    }
+                }
             }
+        }
+        if damaged > TOLD {
+            let more = damaged - TOLD;
+            let text = format!("crash reports: {more} more files are damaged as well");
+            self.lines.push(text);
         }
         found.sort_by_key(|r| r.last);
         // Oldest first, before what has happened in this life of superd.
@@ -441,14 +456,16 @@ impl Crashes {
         names
     }
 
-    fn set_aside(&mut self, path: &Path, why: &str) {
+    fn set_aside(&self, path: &Path, why: &str) -> String {
         let aside = self.settings.dir.join(DAMAGED);
         let done = match fs::rename(path, &aside) {
             Ok(()) => format!("set aside as {}", aside.display()),
             Err(e) => format!("ignored, and cannot be set aside: {}", plain(&e)),
         };
-        let text = format!("crash reports: {}: {why}; {done}", path.display());
-        self.lines.push(text);
+        // What the file says may be in the reason.
+        let clean = |c: char| if c.is_control() { ' ' } else { c };
+        let why: String = why.chars().map(clean).take(200).collect();
+        format!("crash reports: {}: {why}; {done}", path.display())
     }
 }
 

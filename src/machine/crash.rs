@@ -3,7 +3,7 @@
 //! Pure: lines and an exit in, a [`Crash`] out. Text alone is no crash (programs print
 //! `panic: ` and go on, `net/http` recovers) and a status alone is none either (2 is a
 //! Go panic and Caddy's forced quit), so each pattern names the exits that confirm it.
-//! The work is bounded by the number of lines and by [`WINDOW`].
+//! The work is bounded by the number of lines and by `WINDOW`.
 //!
 //! (Past 400 lines because it is a list of what other people's runtimes print, and half of
 //! it is their samples.)

@@ -3,7 +3,7 @@
 //! /dev/kmsg is opened once, at its end, and read when somebody has died of a SIGKILL: what is
 //! new then is mostly nothing, one system call. (klogctl(3) copies the end of the log at any
 //! time, but goes through all of it: 0.2 ms with 500 messages, and a restart waits for that.)
-//! Only when more is new than [`NEW`] the end is read that way. Neither waits for anything.
+//! Only when more is new than `NEW` messages the end is read that way. Neither waits for anything.
 //!
 //! Reading needs CAP_SYSLOG where `kernel.dmesg_restrict` is set, and is not possible in most
 //! containers: then nobody is found.

@@ -199,6 +199,40 @@ fn damaged_files_are_told_once_and_set_aside_and_strangers_are_not_touched() {
 }
 
 #[test]
+fn no_mutation_of_a_file_does_harm() {
+    let dir = Dir::new("mutations");
+    let mut c = crashes(&dir);
+    crash(&mut c, "x", "a", 1);
+    let name = dir.files()[0].clone();
+    let good = fs::read(dir.0.join(&name)).unwrap();
+    let mut seed = 0x5eed_u64;
+    let mut next = |below: usize| {
+        // xorshift64
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed % below as u64) as usize
+    };
+    for _ in 0..400 {
+        let mut bytes = good.clone();
+        for _ in 0..=next(3) {
+            let at = next(bytes.len());
+            match next(3) {
+                0 => bytes[at] = next(256) as u8,
+                1 => bytes.truncate(at.max(1)),
+                _ => bytes.insert(at, b"\"{}[],:9-"[next(9)]),
+            }
+        }
+        fs::write(dir.0.join(&name), &bytes).unwrap();
+        let mut c = crashes(&dir);
+        let known = c.list(None).len();
+        assert_eq!(c.take_lines().len(), 1 - known, "read, or told why not");
+        c.note(report("x", "a", 1_800_000_000), at(2));
+        assert_eq!(c.list(None).len(), 1);
+    }
+}
+
+#[test]
 fn a_disk_that_cannot_be_written_is_told_once_and_tried_again() {
     let dir = Dir::new("full");
     fs::create_dir(&dir.0).unwrap();
