@@ -118,14 +118,19 @@ impl Reactor {
                 0
             }
             Check::Ports => self.trees.ports_open(service, instance),
-            Check::Descendants => self.trees.descendants(service, instance),
+            Check::Descendants => match self.trees.descendants(service, instance) {
+                Some(left) => left,
+                None => return self.reap_again = true,
+            },
             Check::Tree => match self.trees.alive(service, instance) {
                 // Dead is not enough: "stopped" is said when they are reaped, too.
-                0 => {
+                Some(0) => {
                     self.reap();
                     u32::from(self.reap_again)
                 }
-                left => left,
+                Some(left) => left,
+                // The machine asks again, at the latest when the next orphan is reaped.
+                None => return self.reap_again = true,
             },
         };
         self.feed(Event::Checked(service, instance, check, Found(found)));

@@ -292,15 +292,16 @@ impl Trees {
         u32::try_from(open).unwrap_or(u32::MAX)
     }
 
-    /// How many processes are alive besides the main one.
-    pub fn descendants(&mut self, service: ServiceId, instance: Instance) -> u32 {
+    /// How many processes are alive besides the main one; none: it cannot be told yet.
+    pub fn descendants(&mut self, service: ServiceId, instance: Instance) -> Option<u32> {
         self.tree(service, instance)
-            .map_or(0, |(t, f)| t.count_descendants(f))
+            .map_or(Some(0), |(t, f)| t.count_descendants(f))
     }
 
-    /// How many processes are alive.
-    pub fn alive(&mut self, service: ServiceId, instance: Instance) -> u32 {
-        self.tree(service, instance).map_or(0, |(t, f)| t.count(f))
+    /// How many processes are alive; none: it cannot be told yet.
+    pub fn alive(&mut self, service: ServiceId, instance: Instance) -> Option<u32> {
+        self.tree(service, instance)
+            .map_or(Some(0), |(t, f)| t.count(f))
     }
 
     /// MAINPID=: this process is the main one from now on. False, and nothing changes, if it
@@ -310,10 +311,11 @@ impl Trees {
             .is_some_and(|(t, f)| t.set_main(f, held))
     }
 
-    /// The main process is a zombie: how many processes it leaves.
-    pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> u32 {
+    /// The main process is a zombie: how many processes it leaves; none: it
+    /// cannot be told yet.
+    pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> Option<u32> {
         self.tree(service, instance)
-            .map_or(0, |(t, f)| t.before_reap(f))
+            .map_or(Some(0), |(t, f)| t.before_reap(f))
     }
 
     /// Whether the kernel has killed this main process for want of memory, as far as it
@@ -392,13 +394,13 @@ impl Trees {
     }
 
     /// Ends what is left of a command, now or with the next orphan that is reaped.
-    fn clear_away(&mut self, mut tree: Tree, left: u32) {
-        if left > 0 {
+    fn clear_away(&mut self, mut tree: Tree, left: Option<u32>) {
+        if left.is_some_and(|n| n > 0) {
             tree.kill(&mut self.forest);
         }
         let done = match tree.group() {
             Some(group) => group.remove().is_ok(),
-            None => left == 0,
+            None => left == Some(0),
         };
         // More than these: superd's own end clears up after them.
         if !done && self.ending.len() < ENDING {

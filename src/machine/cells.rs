@@ -19,7 +19,7 @@ use super::signal::Signal;
 use super::spec::{Policy, Reload, Spec};
 use super::testing::spec;
 
-const EVENTS: [&str; 32] = [
+const EVENTS: [&str; 33] = [
     "start",
     "stop",
     "stop-now",
@@ -40,6 +40,7 @@ const EVENTS: [&str; 32] = [
     "exec-failed",
     "exited",
     "exited-left",
+    "exited-unsure",
     "looked",
     "noted",
     "ports-free",
@@ -62,7 +63,7 @@ reload, hup, winch -> down down: reply refused
 gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # down up: it has failed and its policy is never
@@ -72,7 +73,7 @@ reload, hup, winch -> down up: reply refused
 gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # waiting up: it requires b, which is down
@@ -82,7 +83,7 @@ reload, hup, winch -> waiting up: reply refused
 gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # starting up: ordered, not forked yet
@@ -96,6 +97,7 @@ execed -> up up:
 exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> -
 
@@ -110,6 +112,7 @@ spawned, not-spawned, exec-failed -> -
 execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> starting up 8:
 
@@ -124,6 +127,7 @@ execed -> stopping down: look notify a1
 exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
+exited-unsure -> sweeping down: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> -
 
@@ -138,6 +142,7 @@ winch -> up up: WINCH a1, reply done
 policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> up up 8:
 
@@ -153,6 +158,7 @@ winch -> up down: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
+exited-unsure -> sweeping down: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> up down: kill b1
 main -> up down 8:
@@ -167,6 +173,7 @@ winch -> stopping down: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
+exited-unsure -> sweeping down: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 main -> stopping down 8:
 
@@ -182,6 +189,7 @@ winch -> stopping up: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 main -> stopping up 8:
 
@@ -192,6 +200,7 @@ reload, hup, winch -> killing down: reply refused
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
+exited-unsure -> sweeping down: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
@@ -204,6 +213,7 @@ reload, hup, winch -> killing up: reply refused
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
+exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
@@ -214,7 +224,7 @@ restart-now -> sweeping up: kill a1, look tree a1
 stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
 looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
@@ -225,7 +235,7 @@ stop, gone -> sweeping down:
 stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
 looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
@@ -237,7 +247,7 @@ gone -> none none: forget a
 reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan -> -
 ";
 
@@ -380,8 +390,9 @@ fn happen(rig: &mut Rig, event: &str) {
         "not-spawned" => Event::NotSpawned(A, i, error(Stage::Fork, libc::EAGAIN)),
         "execed" => Event::Execed(A, i),
         "exec-failed" => Event::ExecFailed(A, i, error(Stage::Exec, libc::ENOENT)),
-        "exited" => exited(0),
-        "exited-left" => exited(1),
+        "exited" => exited(Some(0)),
+        "exited-left" => exited(Some(1)),
+        "exited-unsure" => exited(None),
         "looked" => Event::Checked(A, i, Check::Notify, Found(0)),
         "noted" => Event::PortsNoted(A, i, 0),
         "ports-free" => Event::Checked(A, i, Check::Ports, Found(0)),

@@ -33,6 +33,12 @@ pub enum Swept {
 
 #[derive(Clone, Debug)]
 enum Phase {
+    /// It is not known yet whether anything is left. KILL at this time, in case.
+    Unsure {
+        until: Tick,
+        grace: Duration,
+        killing: bool,
+    },
     /// Leftovers had a TERM; KILL at this time, and before it a look at them, if that is
     /// still to come.
     Grace(Tick, Option<Tick>),
@@ -89,17 +95,33 @@ impl End {
         self.stuck = stuck;
     }
 
-    /// `left` processes of the tree are alive; `killing`: they have had their KILL.
+    /// `left` processes of the tree are alive, if that is known; `killing`: they have had
+    /// their KILL.
     pub fn begin(
         &mut self,
         id: ServiceId,
-        left: u32,
+        left: Option<u32>,
         killing: bool,
         grace: Duration,
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Swept {
-        self.alive = left;
+        self.alive = left.unwrap_or(0);
+        let Some(left) = left else {
+            if grace.is_zero() {
+                self.kill(id, now, cx);
+            } else {
+                self.phase = Phase::Unsure {
+                    until: now + grace,
+                    grace,
+                    killing,
+                };
+                self.poll = Poll::begin(now);
+                cx.effects
+                    .push(Effect::Check(id, self.run.instance, Check::Tree));
+            }
+            return Swept::NotYet;
+        };
         if left == 0 {
             return self.look_at_ports(id, now, cx);
         }
@@ -158,6 +180,10 @@ impl End {
         cx: &mut Context<'_>,
     ) -> Swept {
         match (&self.phase, check) {
+            (Phase::Unsure { grace, killing, .. }, Check::Tree) => {
+                let (grace, killing) = (*grace, *killing);
+                self.begin(id, Some(found), killing, grace, now, cx)
+            }
             (Phase::Grace(..) | Phase::Kill(_), Check::Tree) => {
                 self.alive = found;
                 match found {
@@ -173,7 +199,7 @@ impl End {
                 }
             }
             (
-                Phase::Grace(..) | Phase::Kill(_),
+                Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_),
                 Check::Ports | Check::Notify | Check::Descendants,
             )
             | (Phase::Ports(_), Check::Tree | Check::Notify | Check::Descendants) => Swept::NotYet,
@@ -183,7 +209,7 @@ impl End {
     /// Some process was reaped that is nobody's main process.
     pub fn tree_shrank(&mut self, id: ServiceId, cx: &mut Context<'_>) {
         match self.phase {
-            Phase::Grace(..) | Phase::Kill(_) => {
+            Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_) => {
                 cx.effects
                     .push(Effect::Check(id, self.run.instance, Check::Tree));
             }
@@ -194,7 +220,7 @@ impl End {
     /// `--now`.
     pub fn force(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) {
         match self.phase {
-            Phase::Grace(..) => self.kill(id, now, cx),
+            Phase::Unsure { .. } | Phase::Grace(..) => self.kill(id, now, cx),
             Phase::Kill(_) | Phase::Ports(_) => {}
         }
     }
@@ -202,12 +228,14 @@ impl End {
     /// When something is due.
     pub fn next_deadline(&self) -> Option<Tick> {
         let own = match &self.phase {
-            Phase::Grace(until, _) | Phase::Ports(until) => *until,
+            Phase::Unsure { until, .. } | Phase::Grace(until, _) | Phase::Ports(until) => *until,
             Phase::Kill(kill) => kill.next,
         };
         let look = match &self.phase {
             Phase::Grace(_, Some(at)) => *at,
-            Phase::Grace(_, None) | Phase::Kill(_) | Phase::Ports(_) => Tick::NEVER,
+            Phase::Grace(_, None) | Phase::Unsure { .. } | Phase::Kill(_) | Phase::Ports(_) => {
+                Tick::NEVER
+            }
         };
         Some(own.min(look).min(self.poll.at()))
     }
@@ -217,7 +245,9 @@ impl End {
         let instance = self.run.instance;
         let look = self.poll.is_due(now);
         match &mut self.phase {
-            Phase::Grace(until, _) if now >= *until => self.kill(id, now, cx),
+            Phase::Unsure { until, .. } | Phase::Grace(until, _) if now >= *until => {
+                self.kill(id, now, cx);
+            }
             Phase::Grace(_, at) if at.is_some_and(|at| now >= at) => {
                 *at = None;
                 cx.effects.push(Effect::Look(id, instance));
@@ -237,14 +267,14 @@ impl End {
                 );
                 cx.effects.push(Effect::Check(id, instance, Check::Tree));
             }
-            Phase::Grace(..) | Phase::Kill(_) if look => {
+            Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_) if look => {
                 cx.effects.push(Effect::Check(id, instance, Check::Tree));
             }
             Phase::Ports(until) if now >= *until => return Swept::Clean,
             Phase::Ports(_) if look => {
                 cx.effects.push(Effect::Check(id, instance, Check::Ports));
             }
-            Phase::Grace(..) | Phase::Kill(_) | Phase::Ports(_) => {}
+            Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_) | Phase::Ports(_) => {}
         }
         Swept::NotYet
     }
@@ -252,12 +282,13 @@ impl End {
     /// For `status`.
     pub fn progress(&self, now: Tick) -> (String, Duration, Duration) {
         let what = match &self.phase {
+            Phase::Unsure { .. } => "looking for what it left behind",
             Phase::Grace(..) => "TERM sent to what it left behind",
             Phase::Kill(_) => "KILL sent to the tree",
             Phase::Ports(_) => "waiting for its ports to close",
         };
         let until = match &self.phase {
-            Phase::Grace(until, _) | Phase::Ports(until) => *until,
+            Phase::Unsure { until, .. } | Phase::Grace(until, _) | Phase::Ports(until) => *until,
             Phase::Kill(kill) => kill.next,
         };
         (what.to_owned(), now - self.ended, until - self.ended)

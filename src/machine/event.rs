@@ -155,12 +155,14 @@ pub enum Event {
         exit: Exit,
         /// What it said, if that looks like a crash.
         crash: Option<Crash>,
-        /// Processes of the tree that were still alive when it was reaped.
-        left: u32,
+        /// Processes of the tree that were still alive when it was reaped. None: none was
+        /// seen, but that proves nothing yet.
+        left: Option<u32>,
     },
     /// Answer to [`Effect::NotePorts`]: how many there are.
     PortsNoted(ServiceId, Instance, u32),
-    /// Answer to [`Effect::Check`].
+    /// Answer to [`Effect::Check`]. There may be none when it cannot be told yet; whoever asked
+    /// asks again when an orphan is reaped or after a pause.
     Checked(ServiceId, Instance, Check, Found),
     /// sd_notify(3) message of the service's own tree.
     Notified(ServiceId, Instance, Notice),

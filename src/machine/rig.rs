@@ -260,7 +260,7 @@ impl Rig {
             instance,
             exit,
             crash: None,
-            left,
+            left: Some(left),
         });
     }
 

@@ -217,8 +217,8 @@ pub enum Input {
     Execed,
     /// It did not; the exit follows.
     ExecFailed(SpawnError),
-    /// The main process is reaped.
-    Exited(Exit, Option<Crash>, u32),
+    /// The main process is reaped; so many of its tree are left, if that is known.
+    Exited(Exit, Option<Crash>, Option<u32>),
     /// So many listening sockets were there when the stop began.
     PortsNoted(u32),
     /// A look has its answer.
@@ -977,7 +977,7 @@ impl Service {
         &mut self,
         exit: Exit,
         crash: Option<Crash>,
-        left: u32,
+        left: Option<u32>,
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {

@@ -2,7 +2,9 @@
 
 use std::rc::Rc;
 
-use super::event::{Change, Event, Instance, Outcome, Pid, ServiceId, Target, Verb, Wait};
+use super::event::{
+    Change, Check, Event, Found, Instance, Outcome, Pid, ServiceId, Target, Verb, Wait,
+};
 use super::report::{Crash, Exit, Happening, SpawnError, Stage, Stuck, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
 use super::service::{State, Want};
@@ -570,7 +572,7 @@ fn a_crash_during_a_requested_stop_is_never_followed_by_a_start() {
         instance,
         exit: Exit::Code(2),
         crash: Some(panic()),
-        left: 0,
+        left: Some(0),
     });
     rig.pass(3_600_000);
     assert_eq!(rig.count("spawn a2"), 0);
@@ -1006,7 +1008,7 @@ fn the_verdict_is_not_the_exit_status_alone() {
             instance,
             exit,
             crash: crashed.then(panic),
-            left,
+            left: Some(left),
         });
         rig.tree = 0;
         rig.pass(2_000);
@@ -1174,7 +1176,7 @@ fn what_a_step_has_asked_for_is_no_crash() {
             instance,
             exit,
             crash: crash.clone(),
-            left: 0,
+            left: Some(0),
         });
         assert_eq!(rig.report().verdict, verdict, "{second}, {exit}");
         assert_eq!(rig.report().crash, crash, "it is told all the same");
@@ -1186,7 +1188,7 @@ fn what_a_step_has_asked_for_is_no_crash() {
         instance: Instance(1),
         exit: Exit::Code(2),
         crash: dump(abrt),
-        left: 0,
+        left: Some(0),
     });
     assert_eq!(rig.report().verdict, Verdict::Crashed);
 }
@@ -1224,7 +1226,7 @@ fn every_verdict_is_reached_and_has_its_own_words() {
             instance: Instance(1),
             exit,
             crash: crashed.then(panic),
-            left,
+            left: Some(left),
         });
         rig.tree = 0;
         rig.pass(2_000);
@@ -1235,4 +1237,51 @@ fn every_verdict_is_reached_and_has_its_own_words() {
         words.insert(verdict);
     }
     assert_eq!(words.len(), 8);
+}
+
+/// The main process has ended, and nobody can say yet whether something is left.
+fn unsure(grace: u64) -> Rig {
+    let mut spec = spec("a");
+    Rc::make_mut(&mut spec.stop).leftover_grace = ms(grace);
+    let mut rig = Rig::new(vec![spec]);
+    rig.silent = true;
+    let instance = rig.at(A).instance;
+    rig.did();
+    rig.hear(Event::Exited {
+        service: A,
+        instance,
+        exit: Exit::Code(0),
+        crash: None,
+        left: None,
+    });
+    rig
+}
+
+#[test]
+fn what_cannot_be_told_yet_is_asked_again_and_held_against_nobody() {
+    let mut rig = unsure(2_000);
+    assert_eq!(rig.did(), ["look tree a1"], "no signal to nobody");
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(rig.did(), ["look tree a1"]);
+    rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(0)));
+    assert_eq!(rig.report().verdict, Verdict::ExitedByItself);
+    assert_eq!(rig.report().left, 0);
+    // Somebody is left after all.
+    let mut rig = unsure(2_000);
+    rig.did();
+    rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(2)));
+    assert_eq!(rig.did(), ["TERM to tree of a1"]);
+    rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(0)));
+    assert_eq!(rig.report().verdict, Verdict::LeftChildren);
+    assert_eq!(rig.report().left, 2);
+}
+
+#[test]
+fn what_cannot_be_told_for_the_whole_grace_is_killed() {
+    let mut rig = unsure(2_000);
+    rig.pass(2_000);
+    assert_eq!(rig.count("kill a1"), 1);
+    rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(0)));
+    assert_eq!(rig.report().verdict, Verdict::ExitedByItself);
+    assert_eq!(unsure(0).did()[0], "kill a1", "there is no grace");
 }

@@ -76,6 +76,8 @@ pub struct Child {
     orphans: Vec<Orphan>,
     ports_open: bool,
     ports_outlive: bool,
+    /// superd has no cgroups, and somebody has just died: what it sees proves nothing.
+    unsure: bool,
     watched: bool,
     exec_fails: bool,
     /// Of the main processes before this one: which orphan each is now.
@@ -191,6 +193,7 @@ impl World {
             orphans: (0..many).map(|_| self.orphan(true)).collect(),
             ports_open: self.dice.chance(70),
             ports_outlive: self.dice.chance(3),
+            unsure: self.dice.chance(20),
             watched: false,
             exec_fails: !self.calm && self.dice.chance(4),
             before: Vec::new(),
@@ -590,7 +593,11 @@ impl World {
         for orphan in child.orphans.iter_mut().filter(|o| o.faithful) {
             orphan.alive = false;
         }
-        let left = child.orphans_alive();
+        // As superd sees it without cgroups, when somebody has just died.
+        let left = match child.unsure {
+            true if child.orphans_alive() == 0 => None,
+            _ => Some(child.orphans_alive()),
+        };
         for _ in 0..std::mem::take(&mut child.unread) {
             out.push(Event::Notified(key.0, key.1, Notice::Stopping));
         }
