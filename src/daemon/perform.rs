@@ -109,7 +109,11 @@ impl Reactor {
                 self.hear_notices();
                 0
             }
-            Check::Ports => self.trees.ports_open(service, instance),
+            Check::Ports => {
+                // The last look before "stopped" is said: dead is not enough, see below.
+                self.reap_all();
+                self.trees.ports_open(service, instance)
+            }
             Check::Descendants => self.trees.descendants(service, instance),
             Check::Tree => match self.trees.alive(service, instance) {
                 // Dead is not enough: "stopped" is said when they are reaped, too.
