@@ -124,12 +124,20 @@ impl<'a> Client<'a> {
                 },
                 |_| Ok(()),
             ),
-            Command::Why { lines, name } => self.look(
+            Command::Why { all, lines, name } => self.look(
                 Request {
+                    all: *all,
                     lines: *lines,
                     ..about(Verb::Why, name)
                 },
                 |looking| looking.finish_why(name),
+            ),
+            Command::Crashes { name } => self.look(
+                Request {
+                    service: name.clone(),
+                    ..Request::new(1, Verb::Crashes)
+                },
+                |looking| looking.finish_crashes(name.as_deref()),
             ),
             Command::Doctor => self.look(Request::new(1, Verb::Doctor), |l| l.finish_doctor()),
             Command::Plan(args) => self.plan(args),

@@ -17,6 +17,9 @@ use crate::machine::time::{Span, Tick};
 /// Lines of output or history that are sent when the client does not say how many.
 const LINES: u32 = 20;
 
+/// Crash reports that are sent at once: some 20 KiB each.
+const REPORTS_MOST: usize = 20;
+
 /// The most that is sent at once, whatever the client says.
 const LINES_MOST: u32 = 10_000;
 
@@ -61,6 +64,7 @@ impl Reactor {
             Verb::Status => self.tell_status(ticket, request),
             Verb::Logs => self.tell_logs(ticket, request),
             Verb::Why => self.tell_why(ticket, request),
+            Verb::Crashes => self.tell_crashes(ticket, request),
             Verb::Events => self.tell_events(ticket, request),
             Verb::Plan => self.tell_plan(ticket),
             Verb::Doctor => self.tell_doctor(ticket),
@@ -101,6 +105,7 @@ impl Reactor {
                 Verb::Status
                 | Verb::Logs
                 | Verb::Why
+                | Verb::Crashes
                 | Verb::Events
                 | Verb::Plan
                 | Verb::Doctor
@@ -266,7 +271,9 @@ impl Reactor {
             return;
         };
         let now = self.now();
-        let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
+        let usual = if request.all { LINES_MOST } else { LINES };
+        let n = request.lines.unwrap_or(usual).min(LINES_MOST) as usize;
+        let name = name.clone();
         for event in self.history.events(id, &self.registry.name(id), now, n) {
             let reply = Reply {
                 more: true,
@@ -275,10 +282,41 @@ impl Reactor {
             };
             self.reply(ticket, reply);
         }
+        if request.all {
+            let reports = self.crashes.reports(&name);
+            let skip = reports.len().saturating_sub(REPORTS_MOST);
+            for report in reports.into_iter().skip(skip) {
+                let reply = Reply {
+                    more: true,
+                    report: Some(Box::new(report)),
+                    ..Reply::ok(0)
+                };
+                self.reply(ticket, reply);
+            }
+        }
         if let Some(line) = self.status_line(id, now) {
             let reply = Reply {
                 more: true,
                 status: Some(Box::new(line)),
+                ..Reply::ok(0)
+            };
+            self.reply(ticket, reply);
+        }
+        self.reply(ticket, Reply::ok(0));
+    }
+
+    /// Also of a service that is no longer configured, as long as its reports are there.
+    fn tell_crashes(&mut self, ticket: Ticket, request: &Request) {
+        let lines = self.crashes.list(request.service.as_deref());
+        if let (Some(name), true) = (&request.service, lines.is_empty()) {
+            if self.find(ticket, name).is_none() {
+                return;
+            }
+        }
+        for line in lines {
+            let reply = Reply {
+                more: true,
+                crash: Some(Box::new(line)),
                 ..Reply::ok(0)
             };
             self.reply(ticket, reply);
@@ -418,6 +456,7 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Signal => "signal",
         Verb::Logs => "logs",
         Verb::Why => "why",
+        Verb::Crashes => "crashes",
         Verb::Events => "events",
         Verb::Plan => "plan",
         Verb::Doctor => "doctor",

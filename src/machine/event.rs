@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::{Crash, Exit, Happening, Origin, SpawnError, Verdict};
+use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
 use super::spec::{Spec, To};
 
@@ -168,6 +168,8 @@ pub enum Event {
     ActionEnded(ServiceId, Instance, ActionId, Outcome),
     /// The output contained the text of [`Effect::WatchOutput`].
     OutputMatched(ServiceId, Instance),
+    /// Answer to [`Effect::Look`].
+    Looked(ServiceId, Instance, Vec<Stuck>),
     /// A process that is nobody's main process was reaped: some tree got smaller.
     OrphanReaped,
 }
@@ -245,6 +247,9 @@ pub enum Effect {
     WatchOutput(ServiceId, Instance, Rc<str>),
     /// Look at something. Answered by `Checked` with the same check.
     Check(ServiceId, Instance, Check),
+    /// A KILL is near: see what the processes of the tree are at, a few of them. Answered by
+    /// `Looked` in the same turn.
+    Look(ServiceId, Instance),
     /// The instance is over: tree empty, reaped. Its cgroup and sockets may be let go.
     Release(ServiceId, Instance),
     /// The service is no longer configured and gone.

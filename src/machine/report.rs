@@ -130,6 +130,9 @@ pub struct Crash {
     /// The top frame in the program's own code, empty when none was recognised.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub frame: String,
+    /// The top frames in the program's own code with their functions, the innermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frames: Vec<String>,
 }
 
 impl fmt::Display for Crash {
@@ -315,6 +318,53 @@ impl fmt::Display for StepReport {
     }
 }
 
+/// A process that was still there when superd was about to KILL it: what it was at, as
+/// /proc has it (proc_pid_stat(5), proc_pid_wchan(5)).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stuck {
+    /// The process.
+    pub pid: Pid,
+    /// Its command name.
+    pub name: String,
+    /// `R`, `S`, `D` ...
+    pub state: char,
+    /// The function of the kernel in which it waits; empty where the kernel does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub wchan: String,
+    /// How many threads it has.
+    pub threads: u32,
+    /// Its listening sockets, `tcp/8080`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listens: Vec<String>,
+}
+
+impl fmt::Display for Stuck {
+    /// `4711 (caddy): sleeping in futex_wait_queue, 9 threads, listens on tcp/8080`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            'R' => "running",
+            'S' => "sleeping",
+            'D' => "in the kernel, not to be interrupted",
+            'T' | 't' => "stopped",
+            'Z' => "dead, not reaped",
+            'I' => "idle",
+            _ => "in an unknown state",
+        };
+        write!(f, "{} ({}): {state}", self.pid.0, self.name)?;
+        if !self.wchan.is_empty() {
+            write!(f, " in {}", self.wchan)?;
+        }
+        match self.threads {
+            1 => f.write_str(", 1 thread")?,
+            n => write!(f, ", {n} threads")?,
+        }
+        match self.listens.is_empty() {
+            true => Ok(()),
+            false => write!(f, ", listens on {}", self.listens.join(", ")),
+        }
+    }
+}
+
 /// The whole story of the end of one instance.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EndReport {
@@ -342,6 +392,9 @@ pub struct EndReport {
     pub left: u32,
     /// Listening sockets that somebody else still holds; the ports are not free.
     pub ports_held: u32,
+    /// What was left when superd had to KILL, a bounded number of processes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<Stuck>,
     /// All things considered.
     pub verdict: Verdict,
 }

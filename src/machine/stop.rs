@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::event::{ActionId, Check, Effect, Instance, Outcome, ServiceId};
-use super::report::{Happening, Origin, StepOutcome, StepReport};
+use super::report::{Happening, Origin, StepOutcome, StepReport, Stuck};
 use super::service::Context;
 use super::signal::Signal;
 use super::spec::{Action, Schedule, Step, To, Until};
@@ -18,6 +18,16 @@ use super::time::Tick;
 pub const POLL_FIRST: Duration = Duration::from_millis(1);
 /// The longest pause between two such looks.
 pub const POLL_LONGEST: Duration = Duration::from_millis(50);
+
+/// A KILL at a deadline is preceded by a look at what is stuck, so much earlier: the look
+/// must not make the KILL late.
+pub const LOOK_AHEAD: Duration = Duration::from_millis(20);
+
+/// When to look before a wait that began then and ends then.
+pub fn look_at(began: Tick, deadline: Tick) -> Tick {
+    let ahead = LOOK_AHEAD.min((deadline - began) / 2);
+    began + ((deadline - began).saturating_sub(ahead))
+}
 
 /// A look that is repeated with growing pauses.
 #[derive(Clone, Debug)]
@@ -136,6 +146,10 @@ pub struct Stop {
     pub forced: bool,
     /// KILL was sent to the tree while the main process was alive.
     pub killed: bool,
+    /// What is stuck was asked for.
+    pub has_looked: bool,
+    /// What was seen then.
+    pub stuck: Vec<Stuck>,
     /// Signals that the steps have sent.
     pub sent: Vec<Signal>,
     /// A TERM went to every process besides the main one: leftovers have had theirs.
@@ -191,6 +205,8 @@ impl Stop {
             escalated: false,
             forced: false,
             killed: false,
+            has_looked: false,
+            stuck: Vec::new(),
             sent: Vec::new(),
             told_tree: false,
             ports: None,
@@ -508,7 +524,8 @@ impl Stop {
             Phase::Looking | Phase::Doubting(_) => None,
             Phase::Acting => {
                 let poll = self.poll.as_ref().map_or(Tick::NEVER, Poll::at);
-                Some(self.step_deadline.min(poll))
+                let look = self.look_due().unwrap_or(Tick::NEVER);
+                Some(self.step_deadline.min(poll).min(look))
             }
             Phase::Settling(until) => Some(*until),
         }
@@ -533,6 +550,9 @@ impl Stop {
                 self.end_step(StepOutcome::TimedOut, scene)
             }
             Phase::Acting => {
+                if self.look_due().is_some_and(|at| now >= at) {
+                    self.look(scene);
+                }
                 if self.poll.as_mut().is_some_and(|p| p.is_due(now)) {
                     let check = match self.current().map(|s| &s.until) {
                         Some(Until::PortsClosed) => Check::Ports,
@@ -542,6 +562,20 @@ impl Stop {
                 }
                 Course::GoesOn
             }
+        }
+    }
+
+    /// The time to look at what is stuck: in the last step, when KILL comes next.
+    fn look_due(&self) -> Option<Tick> {
+        let last = self.step + 1 == self.schedule.steps.len();
+        (last && !self.has_looked).then(|| look_at(self.step_began, self.step_deadline))
+    }
+
+    /// Asks what is stuck, once in a stop.
+    pub fn look(&mut self, scene: &mut Scene<'_, '_>) {
+        if !self.has_looked {
+            self.has_looked = true;
+            scene.emit(Effect::Look(scene.id, scene.instance));
         }
     }
 

@@ -192,6 +192,9 @@ impl Supervisor {
             Event::OutputMatched(id, instance) => {
                 self.fact(id, instance, Input::OutputMatched, now, effects);
             }
+            Event::Looked(id, instance, stuck) => {
+                self.fact(id, instance, Input::Looked(stuck), now, effects);
+            }
             Event::OrphanReaped => {
                 let shrinking =
                     |s: &&Service| matches!(s.state, State::Stopping(..) | State::Sweeping(_));

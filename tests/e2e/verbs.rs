@@ -353,7 +353,7 @@ fn check_and_plan_work_with_and_without_superd() {
     let bad = run(std::process::Command::new(SUPERCTL).args(["check", "--config", &config]));
     assert_eq!(bad.code, 1);
     assert!(bad.err.contains("did you mean `command`"), "{bad:?}");
-    assert!(bad.err.contains("superd.toml:6:1"), "place: {bad:?}");
+    assert!(bad.err.contains("superd.toml:8:1"), "place: {bad:?}");
     assert!(
         bad.err.lines().count() >= 2,
         "all problems at once: {bad:?}"

@@ -261,6 +261,7 @@ impl Judge {
             | Event::ExecFailed(..)
             | Event::Checked(..)
             | Event::Notified(..)
+            | Event::Looked(..)
             | Event::OrphanReaped => {}
         }
     }
@@ -389,9 +390,10 @@ impl Judge {
                 let open = self.live(*s, *i)?.actions.remove(a);
                 require(open, "an action ends once", || format!("{a:?} of {s:?}"))
             }
-            Effect::NotePorts(s, i) | Effect::WatchOutput(s, i, _) | Effect::Check(s, i, _) => {
-                self.live(*s, *i).map(|_| ())
-            }
+            Effect::NotePorts(s, i)
+            | Effect::WatchOutput(s, i, _)
+            | Effect::Check(s, i, _)
+            | Effect::Look(s, i) => self.live(*s, *i).map(|_| ()),
             Effect::Release(s, i) => self.release(*s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
