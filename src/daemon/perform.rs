@@ -117,7 +117,11 @@ impl Reactor {
                 self.hear_notices();
                 0
             }
-            Check::Ports => self.trees.ports_open(service, instance),
+            Check::Ports => {
+                // The last look before "stopped" is said: dead is not enough, see below.
+                self.reap_all();
+                self.trees.ports_open(service, instance)
+            }
             Check::Descendants => match self.trees.descendants(service, instance) {
                 Some(left) => left,
                 None => return self.reap_again = true,

@@ -24,6 +24,9 @@ use crate::sys::wait::{self, Ended};
 /// Children reaped in one turn of the loop. A fork bomb must not keep the clients waiting.
 const PER_TURN: usize = 256;
 
+/// So many budgets are all the pids of a small machine.
+const ALL: usize = 128;
+
 impl Reactor {
     /// Reaps what has ended, up to a budget.
     pub(super) fn reap(&mut self) {
@@ -61,6 +64,17 @@ impl Reactor {
         self.reap_again = true;
         if orphans {
             self.tell_orphans();
+        }
+    }
+
+    /// Reaps what the budget of a turn has left over, as far as a whole machine full of
+    /// zombies goes.
+    pub(super) fn reap_all(&mut self) {
+        for _ in 0..ALL {
+            if !self.reap_again {
+                return;
+            }
+            self.reap();
         }
     }
 

@@ -355,3 +355,36 @@ fn superd_in_a_cgroup_that_was_killed_once_can_start_services() {
         skip(name, "cgroup.kill needs Linux 5.14");
     }
 }
+
+#[test]
+fn stopped_is_said_when_a_crowd_of_zombies_is_reaped_too() {
+    let s = Superd::start(
+        r#"
+        [service.crowd]
+        command = [$TWIN:crowd, "fork-bomb", "500"]
+        stop = [{ signal = "CONT", wait = "10m" }]
+        "#,
+    );
+    s.wait_record("crowd", "bombed", 1);
+    s.wait_state("crowd", "up");
+    let main = s.pid_of("crowd");
+    let mut raw = s.raw();
+    raw.send(&json!({"do": "stop", "service": "crowd", "wait": true}));
+    s.wait_state("crowd", "stopping");
+    // All at once, and the main process among them.
+    s.signal(libc::SIGSTOP);
+    wait_until("superd stands still", || state_of(s.pid) == Some('T'));
+    let mut all = s.place.processes();
+    all.remove(&s.pid);
+    assert!(all.len() > 400 && all.contains(&main), "{}", all.len());
+    all.iter().for_each(|pid| kill(*pid, libc::SIGKILL));
+    wait_until("they are dead", || {
+        all.iter()
+            .all(|pid| matches!(state_of(*pid), None | Some('Z')))
+    });
+    s.signal(libc::SIGCONT);
+    let reply = raw.reply().unwrap();
+    s.assert_nothing_left();
+    assert_eq!(reply["ok"], true, "{reply}");
+    s.end();
+}
