@@ -25,7 +25,7 @@ pub struct Config {
 /// `[daemon]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Daemon {
-    /// Lock, socket, journal. Default `/var/run/superd`.
+    /// Lock and sockets. Default `/var/run/superd`.
     pub run_dir: PathBuf,
     /// Where superd's own messages and the services' output go.
     pub log: LogTo,

@@ -46,6 +46,9 @@ pub struct Reply {
     /// `plan`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanLine>,
+    /// `plan --max-stop-seconds`; only superctl says this, with `--json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stop_seconds: Option<u64>,
     /// `doctor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finding: Option<Finding>,
@@ -230,6 +233,7 @@ impl Reply {
             event: None,
             line: None,
             plan: None,
+            max_stop_seconds: None,
             finding: None,
             crash: None,
             report: None,

@@ -143,7 +143,16 @@ impl<'a> Client<'a> {
             Command::Plan(args) => self.plan(args),
             Command::Check(args) => offline::check(args, None, &mut self.offline()),
             Command::Version => {
-                writeln!(self.out, "{PROGRAM} {}", env!("CARGO_PKG_VERSION"))?;
+                let text = format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
+                if self.json {
+                    let reply = Reply {
+                        message: text,
+                        ..Reply::ok(0)
+                    };
+                    json_reply(self.out, &reply, self.style)?;
+                } else {
+                    writeln!(self.out, "{text}")?;
+                }
                 Ok(0)
             }
         }
@@ -263,11 +272,11 @@ impl<'a> Client<'a> {
         }
         let patience = self.patience(LOOK_PATIENCE, BUSY_PATIENCE, Some(LOOK_LIMIT));
         let requests = [Request::new(1, Verb::Plan)];
-        let json = self.json && !args.max_stop_seconds;
-        let mut looking = Looking::new(self.out, self.err, self.style, json);
+        let lines = self.json && !args.max_stop_seconds;
+        let mut looking = Looking::new(self.out, self.err, self.style, lines);
         match converse(&self.socket, &requests, patience, &mut looking) {
             Ok(()) => {
-                looking.finish_plan(args.max_stop_seconds)?;
+                looking.finish_plan(args.max_stop_seconds, self.json)?;
                 Ok(looking.exit)
             }
             Err((Trouble::NotRunning(_), _)) => {

@@ -119,7 +119,7 @@ impl<'a> Looking<'a> {
     }
 
     /// `plan`: all of it, or only the longest stop in seconds.
-    pub fn finish_plan(&mut self, only_seconds: bool) -> io::Result<()> {
+    pub fn finish_plan(&mut self, only_seconds: bool, json: bool) -> io::Result<()> {
         if self.exit != 0 || self.json {
             return Ok(());
         }
@@ -128,7 +128,7 @@ impl<'a> Looking<'a> {
             return self.out.write_all(text.as_bytes());
         }
         match status::longest_seconds(&self.plan) {
-            Some(seconds) => writeln!(self.out, "{seconds}"),
+            Some(seconds) => status::seconds(self.out, seconds, json, self.style),
             None => {
                 self.exit = 1;
                 writeln!(self.err, "{PROGRAM}: superd did not say how long it takes")

@@ -1,5 +1,7 @@
 //! From requests to events and answers: what each verb of the protocol means.
 
+use std::rc::Rc;
+
 use std::fmt::Write as _;
 
 use super::clients::{ClientEvent, Peer, Stream};
@@ -394,6 +396,17 @@ fn log_line(service: &str, ago: std::time::Duration, text: String) -> LogLine {
     }
 }
 
+/// So many services are named in the answer to a request about all.
+const NAMED: usize = 10;
+
+fn some_names(of: &[Rc<str>]) -> String {
+    let named: Vec<&str> = of.iter().take(NAMED).map(|n| &**n).collect();
+    match of.len().checked_sub(NAMED) {
+        None | Some(0) => named.join(", "),
+        Some(more) => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
 fn words(answer: Answer) -> Reply {
     match answer {
         Answer::Done(None) => Reply::ok(0),
@@ -423,6 +436,13 @@ fn words(answer: Answer) -> Reply {
         },
         Answer::Failed(why) => Reply::error(0, Code::Failed, why),
         Answer::Refused(why) => Reply::error(0, Code::Refused, why),
+        Answer::Worst(of, answer) => {
+            let mut reply = words(*answer);
+            if !reply.message.is_empty() {
+                reply.message = format!("{}: {}", some_names(&of), reply.message);
+            }
+            reply
+        }
     }
 }
 

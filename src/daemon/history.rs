@@ -243,13 +243,14 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
                 ),
             ),
             (false, true) => (Notice, "starting again at once".to_owned()),
-            (false, false) => (
-                Warn,
-                format!(
-                    "starting again in {} ({failures} failures in a row)",
-                    Span(*pause)
-                ),
-            ),
+            (false, false) => {
+                let so_far = match failures {
+                    0 | 1 => String::new(),
+                    n => format!(" ({n} failures in a row)"),
+                };
+                let text = format!("starting again in {}{so_far}", Span(*pause));
+                (Warn, text)
+            }
         },
         Happening::GivenUp { why } => (Err, format!("not starting again: {why}")),
         Happening::Waiting { on, unwanted } => {
@@ -301,6 +302,11 @@ fn ended(r: &EndReport) -> (Severity, String) {
         Verdict::CleanAfterEscalation => (
             Severity::LOG_WARNING,
             format!("stopped: clean after escalation, {took}"),
+        ),
+        // It was asked for, and no fault of the service.
+        Verdict::Killed if r.was_forced() => (
+            Severity::LOG_WARNING,
+            format!("killed at once, as asked; gone after {took}"),
         ),
         Verdict::Killed => (
             Severity::LOG_ERR,
@@ -418,6 +424,23 @@ mod tests {
             text,
             "nats: panicked while stopping: go-panic: close of nil channel at events.go:1644 \
              (exited with status 2), stopped after 812 ms; further stop requests absorbed: 199"
+        );
+        let again = |failures| {
+            said(&Happening::Restarting {
+                pause: Duration::from_secs(60),
+                failures,
+                crash_loop: false,
+            })
+        };
+        assert_eq!(again(0), "caddy: starting again in 1 min");
+        assert_eq!(
+            again(3),
+            "caddy: starting again in 1 min (3 failures in a row)"
+        );
+        let forced = report(Verdict::Killed);
+        assert_eq!(
+            said(&Happening::Ended(Box::new(forced))),
+            "caddy: killed at once, as asked; gone after 812 ms"
         );
         let failed = Happening::StartFailed {
             instance: Instance(1),

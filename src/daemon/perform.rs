@@ -80,7 +80,10 @@ impl Reactor {
             }
             Effect::Wake(service, instance, to) => self.trees.wake(service, instance, to),
             Effect::KillTree(service, instance) => self.trees.kill(service, instance),
-            Effect::NotePorts(service, instance) => self.trees.note_ports(service, instance),
+            Effect::NotePorts(service, instance) => {
+                let n = self.trees.note_ports(service, instance);
+                self.feed(Event::PortsNoted(service, instance, n));
+            }
             Effect::Run(service, instance, action, argv) => {
                 self.run_command(service, instance, action, &argv);
             }

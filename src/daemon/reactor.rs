@@ -30,7 +30,7 @@ use super::crashes::{wall_seconds, Crashes};
 use super::history::{self, About, History};
 use super::keep::Again;
 use super::logs::{Logs, Said};
-use super::notify::Notify;
+use super::notify::{self, Notify};
 use super::registry::Registry;
 use super::rundir::{plain, RunDir};
 use super::signals::{self, Wakeup, LATCH};
@@ -402,12 +402,7 @@ impl Reactor {
     /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service. One that its stop sends asks
     /// for that stop: it must not come twice.
     fn pass_on(&mut self, signal: Signal) {
-        let by = Origin::Signal {
-            signal,
-            pid: 0,
-            uid: 0,
-            command: String::new(),
-        };
+        let by = signals::who_sent(signal);
         let stops = |s: &Service| s.spec.stop.sends_to_main(signal);
         if self.machine.services().any(stops) {
             return self.begin_shutdown(false, Some(by));
@@ -466,12 +461,7 @@ impl Reactor {
     }
 
     fn reload_by_signal(&mut self) {
-        let by = Origin::Signal {
-            signal: Signal::HUP,
-            pid: 0,
-            uid: 0,
-            command: String::new(),
-        };
+        let by = signals::who_sent(Signal::HUP);
         match self.reload(&by) {
             Ok(text) => self.say(Severity::LOG_NOTICE, &text),
             Err(text) => self.say(Severity::LOG_ERR, &text),
@@ -661,22 +651,12 @@ impl Reactor {
         };
         let mut heard = std::mem::take(&mut self.heard);
         notify.drain(&mut heard);
-        // Without cgroups each look goes through all of /proc: a process that sends a
-        // thousand messages is looked for once.
-        let mut owners = BTreeMap::new();
-        let mut mains = BTreeMap::new();
-        for (pid, notice) in heard.drain(..) {
-            let owner = *owners.entry(pid).or_insert_with(|| self.trees.owner(pid));
-            let Some((service, instance)) = owner else {
-                continue;
-            };
-            match notice {
-                // The last word counts, so that a flood of them costs one look.
-                Notice::MainPid(main) => drop(mains.insert((service, instance), main)),
-                notice => self.feed(Event::Notified(service, instance, notice)),
-            }
-        }
+        let trees = &mut self.trees;
+        let (said, mains) = notify::attribute(heard.drain(..), |pid| trees.owner(pid));
         self.heard = heard;
+        for ((service, instance), notice) in said {
+            self.feed(Event::Notified(service, instance, notice));
+        }
         for ((service, instance), main) in mains {
             self.follow(service, instance, main);
         }

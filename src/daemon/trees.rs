@@ -278,11 +278,10 @@ impl Trees {
             .map_or_else(Vec::new, |(t, f)| t.see_stuck(f, most))
     }
 
-    /// Remembers the listening sockets of the tree.
-    pub fn note_ports(&mut self, service: ServiceId, instance: Instance) {
-        if let Some((tree, forest)) = self.tree(service, instance) {
-            tree.note_ports(forest);
-        }
+    /// Remembers the listening sockets of the tree. Says how many.
+    pub fn note_ports(&mut self, service: ServiceId, instance: Instance) -> u32 {
+        self.tree(service, instance)
+            .map_or(0, |(tree, forest)| tree.note_ports(forest))
     }
 
     /// How many of those are still open.

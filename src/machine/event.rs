@@ -158,6 +158,8 @@ pub enum Event {
         /// Processes of the tree that were still alive when it was reaped.
         left: u32,
     },
+    /// Answer to [`Effect::NotePorts`]: how many there are.
+    PortsNoted(ServiceId, Instance, u32),
     /// Answer to [`Effect::Check`].
     Checked(ServiceId, Instance, Check, Found),
     /// sd_notify(3) message of the service's own tree.
@@ -230,7 +232,7 @@ pub enum Effect {
     Wake(ServiceId, Instance, To),
     /// SIGKILL everything of the tree, main process included.
     KillTree(ServiceId, Instance),
-    /// Remember the listening sockets the tree has now.
+    /// Remember the listening sockets the tree has now. Answered by `PortsNoted`.
     NotePorts(ServiceId, Instance),
     /// Run the command of a stop step or of `reload`. Answered by `ActionEnded`.
     Run(ServiceId, Instance, ActionId, Rc<[String]>),
@@ -278,4 +280,6 @@ pub enum Answer {
     Failed(String),
     /// It was not begun; the state makes it impossible.
     Refused(String),
+    /// The worst of the answers about all services, and whose it is.
+    Worst(Vec<Rc<str>>, Box<Answer>),
 }

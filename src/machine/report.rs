@@ -293,6 +293,8 @@ pub enum StepOutcome {
     Gone,
     /// Its condition held.
     Held,
+    /// Its command or request ended, and not well; the reason.
+    Failed(String),
     /// Its time was up.
     TimedOut,
     /// It could not be done; the reason.
@@ -308,6 +310,7 @@ impl fmt::Display for StepReport {
         match &self.outcome {
             StepOutcome::Gone => write!(f, "gone after {took}"),
             StepOutcome::Held => write!(f, "done after {took}"),
+            StepOutcome::Failed(why) => write!(f, "failed after {took}: {why}"),
             StepOutcome::TimedOut => write!(f, "still there after {took}"),
             StepOutcome::Skipped(why) => write!(f, "skipped: {why}"),
             StepOutcome::CutShort => write!(f, "cut short after {took}"),
@@ -403,6 +406,14 @@ pub fn waiting_for(on: &[String], unwanted: &[String]) -> String {
         false => name.clone(),
     };
     on.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+impl EndReport {
+    /// Whether `--now` (or SIGQUIT to superd) ended it before its schedule was over.
+    pub fn was_forced(&self) -> bool {
+        let cut = |s: &StepReport| s.outcome == StepOutcome::CutShort;
+        self.verdict == Verdict::Killed && self.steps.last().is_none_or(cut)
+    }
 }
 
 /// Something that happened to a service, for history, subscribers and the log.

@@ -151,6 +151,7 @@ impl Rig {
             }
             match effect {
                 Effect::Publish(id, what) => self.told.push((id, what)),
+                Effect::NotePorts(s, i) => self.soon(Event::PortsNoted(s, i, self.ports)),
                 Effect::Spawn(s, i) if !self.slow_start => {
                     self.soon(Event::Spawned(s, i, Pid(100 + i.0 as i32)));
                     self.soon(Event::Execed(s, i));
@@ -344,6 +345,11 @@ fn words(effect: &Effect) -> Option<String> {
                 },
                 Answer::Failed(_) => "failed".to_owned(),
                 Answer::Refused(_) => "refused".to_owned(),
+                Answer::Worst(of, answer) => match &**answer {
+                    Answer::Done(Some(verdict)) => format!("{}: {verdict}", of.join(", ")),
+                    Answer::Failed(_) => format!("{}: failed", of.join(", ")),
+                    other => format!("{}: {other:?}", of.join(", ")),
+                },
             };
             Some(format!("reply {}: {text}", ticket.request))
         }

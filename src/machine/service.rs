@@ -219,6 +219,8 @@ pub enum Input {
     ExecFailed(SpawnError),
     /// The main process is reaped.
     Exited(Exit, Option<Crash>, u32),
+    /// So many listening sockets were there when the stop began.
+    PortsNoted(u32),
     /// A look has its answer.
     Checked(Check, Found),
     /// sd_notify.
@@ -524,6 +526,21 @@ impl Service {
             (
                 State::Down(_) | State::Waiting | State::Sweeping(_) | State::Backoff { .. },
                 Input::Exited(..),
+            ) => Moved::default(),
+
+            (State::Stopping(_, stop), Input::PortsNoted(n)) => {
+                stop.ports = Some(n);
+                Moved::default()
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Up(_)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::PortsNoted(_),
             ) => Moved::default(),
 
             (State::Sweeping(end), Input::Checked(check, found)) => {

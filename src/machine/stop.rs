@@ -154,9 +154,13 @@ pub struct Stop {
     pub sent: Vec<Signal>,
     /// A TERM went to every process besides the main one: leftovers have had theirs.
     pub told_tree: bool,
+    /// Listening sockets that the tree had when the stop began, once they are counted.
+    pub ports: Option<u32>,
     /// The step's action that still runs or may still report.
     action: Option<ActionId>,
     poll: Option<Poll>,
+    /// What the command or request of the present step complained of.
+    unhappy: Option<String>,
     what: String,
     /// The steps that are over.
     pub steps: Vec<StepReport>,
@@ -205,8 +209,10 @@ impl Stop {
             stuck: Vec::new(),
             sent: Vec::new(),
             told_tree: false,
+            ports: None,
             action: None,
             poll: None,
+            unhappy: None,
             what: String::new(),
             steps: Vec::new(),
             order,
@@ -234,6 +240,11 @@ impl Stop {
     fn rest(&self) -> Duration {
         let steps = self.schedule.steps.iter().skip(self.step);
         steps.map(|s| s.wait + s.settle).sum::<Duration>() + self.schedule.leftover_grace
+    }
+
+    fn awaits_action(&self) -> bool {
+        self.current()
+            .is_some_and(|s| s.until == Until::ActionEnded)
     }
 
     fn begin_step(&mut self, scene: &mut Scene<'_, '_>) -> Course {
@@ -269,6 +280,10 @@ impl Stop {
         if let Some(action) = self.action.take() {
             scene.emit(Effect::EndAction(scene.id, scene.instance, action));
         }
+        let outcome = match (self.unhappy.take(), outcome) {
+            (Some(why), StepOutcome::Held) if self.awaits_action() => StepOutcome::Failed(why),
+            (_, outcome) => outcome,
+        };
         if self.current().is_some() {
             self.steps.push(StepReport {
                 what: std::mem::take(&mut self.what),
@@ -325,6 +340,10 @@ impl Stop {
             self.step_deadline = scene.now + step.wait;
             self.perform(&step.action, scene);
         }
+        if step.until == Until::PortsClosed && self.ports == Some(0) {
+            self.what
+                .push_str(", until it is gone: it has no open port");
+        }
         let what = self.what.clone();
         let happening = Happening::Step {
             instance: scene.instance,
@@ -368,6 +387,8 @@ impl Stop {
 
     fn await_condition(&mut self, until: &Until, scene: &mut Scene<'_, '_>) -> Course {
         let check = match until {
+            // What was never open does not close: that would hold at once.
+            Until::PortsClosed if self.ports == Some(0) => return Course::GoesOn,
             Until::PortsClosed => Check::Ports,
             Until::DescendantsGone => Check::Descendants,
             Until::Stopping if scene.says_stopping => return self.hold(scene),
@@ -464,6 +485,7 @@ impl Stop {
             // The service got it: what it does now is worth the wait, whatever it
             // answered. (The status of a stop command is not the verdict.)
             Outcome::Unhappy(error) => {
+                self.unhappy = Some(error.clone());
                 scene
                     .cx
                     .publish(scene.id, Happening::ActionFailed { error });

@@ -605,6 +605,90 @@ fn a_signal_by_hand_is_refused_while_it_stops_unless_it_is_harmless() {
 }
 
 #[test]
+fn the_answer_about_all_services_names_those_it_is_about() {
+    let mut rig = Rig::new(vec![spec("a"), spec("b"), spec("c")]);
+    rig.did();
+    rig.request(Target::All, Verb::Stop, Wait::Done);
+    rig.exits(B, Exit::Code(9), 0);
+    rig.exits(A, Exit::Code(0), 0);
+    rig.did();
+    rig.exits(C, Exit::Code(9), 0);
+    let reply = "reply 1: b, c: failed while stopping".to_owned();
+    assert!(rig.did().contains(&reply));
+}
+
+#[test]
+fn a_command_that_failed_is_not_called_done() {
+    let run = Action::Run(vec!["stop".to_owned()].into());
+    let steps = vec![
+        step(run, Until::ActionEnded, 100),
+        step(signal(Signal::TERM), Until::Gone, 100),
+    ];
+    let stop = schedule(steps);
+    let mut rig = Rig::new(vec![Spec { stop, ..spec("a") }]);
+    rig.ask(A, Verb::Stop);
+    rig.action_ends(
+        A,
+        1,
+        Outcome::Unhappy("stop: exited with status 1".to_owned()),
+    );
+    rig.exits(A, Exit::Code(0), 0);
+    let said: Vec<String> = rig.report().steps.iter().map(|s| s.to_string()).collect();
+    assert!(
+        said[0].contains("failed after") && said[0].ends_with("status 1"),
+        "{said:?}"
+    );
+    assert!(said[1].contains("gone after"), "{said:?}");
+}
+
+#[test]
+fn who_comes_back_with_what_it_requires_was_asked_for_by_that() {
+    let mut rig = Rig::new(vec![needs("a", &[B]), spec("b")]);
+    rig.ask(B, Verb::Stop);
+    rig.exits(A, Exit::Code(0), 0);
+    rig.exits(B, Exit::Code(0), 0);
+    rig.told.clear();
+    rig.ask(B, Verb::Start);
+    let starts = rig.told.iter().filter_map(|(id, h)| match h {
+        Happening::Starting { by, .. } => Some((*id, by.to_string())),
+        _ => None,
+    });
+    let starts: Vec<(ServiceId, String)> = starts.collect();
+    assert_eq!(starts[1], (A, "dependency b".to_owned()), "{starts:?}");
+}
+
+#[test]
+fn ports_that_were_never_open_do_not_close_at_once() {
+    let steps = || {
+        let usr2 = step(signal(Signal::USR2), Until::PortsClosed, 100);
+        vec![usr2, step(signal(Signal::TERM), Until::Gone, 100)]
+    };
+    let with = |ports: u32| {
+        let stop = schedule(steps());
+        let mut rig = Rig::new(vec![Spec { stop, ..spec("a") }]);
+        rig.did();
+        rig.ports = ports;
+        rig.ask(A, Verb::Stop);
+        rig
+    };
+    let mut rig = with(0);
+    rig.pass(99);
+    assert_eq!(rig.did(), ["USR2 a1"], "as if it said `gone`");
+    let told = |(_, h): &(ServiceId, Happening)| match h {
+        Happening::Step { what, .. } => what.contains("it has no open port"),
+        _ => false,
+    };
+    assert!(rig.told.iter().any(told));
+    rig.pass(1);
+    assert_eq!(rig.did(), ["TERM a1"]);
+    let mut rig = with(1);
+    assert_eq!(rig.did(), ["USR2 a1"]);
+    rig.ports = 0;
+    rig.pass(50);
+    assert_eq!(rig.did(), ["TERM a1"]);
+}
+
+#[test]
 fn a_leftover_that_no_kill_ends_is_looked_at_with_growing_pauses_and_told() {
     let mut rig = Rig::new(vec![spec("a")]);
     rig.ask(A, Verb::Stop);
@@ -717,7 +801,7 @@ fn a_request_about_all_is_answered_once_with_the_worst() {
     rig.exits(C, Exit::Signal(Signal::KILL), 0);
     let replies: Vec<String> = rig.did();
     let replies: Vec<&String> = replies.iter().filter(|d| d.starts_with("reply")).collect();
-    assert_eq!(replies, ["reply 1: done, killed"]);
+    assert_eq!(replies, ["reply 1: b, c: killed"]);
 }
 
 #[test]

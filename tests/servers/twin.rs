@@ -712,6 +712,7 @@ fn handover(twin: &'static Twin) {
         twin.notify(&message.replace("$SELF", &std::process::id().to_string()));
     }
     twin.note(&format!("handed over to {}", child.id()));
+    println!("handed over");
     if !twin.flag("--stay") {
         twin.end(0);
     }

@@ -215,6 +215,11 @@ impl World {
                     }
                 }
             }
+            Effect::NotePorts(s, i) => {
+                let child = self.children.get(&(*s, *i));
+                let open = child.is_some_and(|c| c.ports_open);
+                out.push(Event::PortsNoted(*s, *i, u32::from(open)));
+            }
             Effect::Check(s, i, check) => self.look((*s, *i), *check, out),
             Effect::Look(s, i) => {
                 let stuck = self.children.contains_key(&(*s, *i)).then(stuck);
@@ -225,7 +230,6 @@ impl World {
             }
             Effect::EndAction(..)
             | Effect::Wake(..)
-            | Effect::NotePorts(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
             | Effect::Publish(..)
