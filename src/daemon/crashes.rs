@@ -17,7 +17,7 @@
 //! - **Nothing fails**: a disk that is full or read-only is told once, what is lost is
 //!   counted, and tried again a minute later.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -64,10 +64,10 @@ const DAMAGED: &str = "damaged";
 pub struct Crashes {
     settings: CrashReports,
     loaded: bool,
-    /// Of each service, the one that happened last at the end.
-    known: BTreeMap<String, Vec<Known>>,
-    /// Of each service, when new crashes were written, as far as `crash-pause` goes back.
-    fresh: BTreeMap<String, Vec<Tick>>,
+    /// The one that happened last at the end. A plain list, because there are few.
+    known: Vec<Known>,
+    /// Of which service a new crash was written, as far as `crash-pause` goes back.
+    fresh: Vec<(String, Tick)>,
     waiting: VecDeque<Waiting>,
     look_again: Option<Tick>,
     /// Writing fails: not tried again before this time, and so many reports were lost.
@@ -119,12 +119,9 @@ impl Crashes {
     /// known of it. It will be written if it is time for that.
     pub fn note(&mut self, mut report: CrashReport, now: Tick) -> Repeat {
         self.load();
-        let list = self.known.entry(report.service.clone()).or_default();
-        let found = list
-            .iter()
-            .position(|k| k.line.fingerprint == report.fingerprint);
+        let found = self.position(&report.service, &report.fingerprint);
         let mut known = match found {
-            Some(at) => list.remove(at),
+            Some(at) => self.known.remove(at),
             None => Known {
                 line: CrashLine {
                     service: report.service.clone(),
@@ -154,22 +151,22 @@ impl Crashes {
         let due = known
             .written
             .is_none_or(|at| now.since(at) >= self.settings.pause);
-        list.push(known);
+        self.known.push(known);
+        self.forget_oldest(&report.service);
         if self.settings.written && due && (!is_new || self.may_write_new(&report.service, now)) {
             self.enqueue(report, now);
         }
-        self.forget_oldest();
         repeat
     }
 
     /// Whether there were few new crashes of this service lately.
     fn may_write_new(&mut self, service: &str, now: Tick) -> bool {
         let pause = self.settings.pause;
-        let fresh = self.fresh.entry(service.to_owned()).or_default();
-        fresh.retain(|at| now.since(*at) < pause);
-        let may = fresh.len() < self.settings.keep;
+        self.fresh.retain(|(_, at)| now.since(*at) < pause);
+        let of_it = self.fresh.iter().filter(|(name, _)| name == service);
+        let may = of_it.count() < self.settings.keep && self.fresh.len() < FILES;
         if may {
-            fresh.push(now);
+            self.fresh.push((service.to_owned(), now));
         }
         may
     }
@@ -188,26 +185,20 @@ impl Crashes {
         }
     }
 
-    /// Within the bounds of a service and of all; the files go too.
-    fn forget_oldest(&mut self) {
-        let mut gone = Vec::new();
-        for list in self.known.values_mut() {
-            let more = list.len().saturating_sub(self.settings.keep);
-            gone.extend(list.drain(..more));
-        }
-        while self.known.values().map(Vec::len).sum::<usize>() > FILES {
-            let oldest = self.known.values_mut().filter(|l| !l.is_empty());
-            match oldest.min_by_key(|l| l.first().map(|k| k.line.last)) {
-                Some(list) => gone.push(list.remove(0)),
-                None => break,
-            }
-        }
-        self.known.retain(|_, list| !list.is_empty());
-        self.fresh.retain(|name, _| self.known.contains_key(name));
-        if self.settings.written {
-            for k in gone {
+    /// Keeps within the bounds of this service and of all; the files go too.
+    fn forget_oldest(&mut self, service: &str) {
+        let is_it = |k: &Known| k.line.service == service;
+        let mut of_it = self.known.iter().filter(|k| is_it(k)).count();
+        while of_it > self.settings.keep || self.known.len() > FILES {
+            let at = match of_it > self.settings.keep {
+                true => self.known.iter().position(is_it).unwrap_or(0),
+                false => 0,
+            };
+            let gone = self.known.remove(at).line;
+            of_it -= usize::from(gone.service == service);
+            if self.settings.written {
                 // Never written, or a read-only disk: nothing to do about it.
-                fs::remove_file(self.path(&k.line.service, &k.line.fingerprint)).ok();
+                fs::remove_file(self.path(&gone.service, &gone.fingerprint)).ok();
             }
         }
     }
@@ -282,9 +273,14 @@ impl Crashes {
         }
     }
 
+    fn position(&self, service: &str, fingerprint: &str) -> Option<usize> {
+        let is_it = |k: &Known| k.line.service == service && k.line.fingerprint == fingerprint;
+        self.known.iter().position(is_it)
+    }
+
     fn find(&mut self, service: &str, fingerprint: &str) -> Option<&mut Known> {
-        let list = self.known.get_mut(service)?;
-        list.iter_mut().find(|k| k.line.fingerprint == fingerprint)
+        let at = self.position(service, fingerprint)?;
+        self.known.get_mut(at)
     }
 
     /// superd ends, everything is down: writes what waits, and the counts of what was held
@@ -297,7 +293,7 @@ impl Crashes {
             self.write(*w.report, now);
         }
         let behind = |k: &&Known| k.is_behind && k.written.is_some();
-        let all = self.known.values().flatten().filter(behind);
+        let all = self.known.iter().filter(behind);
         let lines: Vec<CrashLine> = all.map(|k| k.line.clone()).collect();
         for line in lines {
             if self.failing.is_some() {
@@ -326,10 +322,8 @@ impl Crashes {
     pub fn list(&mut self, service: Option<&str>) -> Vec<CrashLine> {
         self.load();
         let wanted = |name: &str| service.is_none_or(|s| s == name);
-        let lists = self.known.iter().filter(|(name, _)| wanted(name));
-        lists
-            .flat_map(|(_, list)| list.iter().map(|k| k.line.clone()))
-            .collect()
+        let found = self.known.iter().filter(|k| wanted(&k.line.service));
+        found.map(|k| k.line.clone()).collect()
     }
 
     /// The reports about a service, as far as there are any; the one that happened last at
@@ -387,14 +381,10 @@ impl Crashes {
             let text = format!("crash reports: {more} more files are damaged as well");
             self.lines.push(text);
         }
-        found.sort_by_key(|r| r.last);
-        // Oldest first, before what has happened in this life of superd.
-        for r in found.into_iter().rev() {
-            let list = self.known.entry(r.service.clone()).or_default();
-            let same = list
-                .iter_mut()
-                .find(|k| k.line.fingerprint == r.fingerprint);
-            if let Some(same) = same {
+        for r in found {
+            let service = r.service.clone();
+            if let Some(same) = self.find(&r.service, &r.fingerprint) {
+                // It has happened in this life of superd before this was read.
                 same.line.count = same.line.count.saturating_add(r.count);
                 same.line.first = r.first;
                 continue;
@@ -408,20 +398,19 @@ impl Crashes {
                 crash: r.crash,
                 known: r.known,
             };
-            list.insert(
-                0,
-                Known {
-                    line,
-                    written: None,
-                    is_behind: false,
-                },
-            );
+            let is_later = |k: &Known| k.is_behind || k.line.last > line.last;
+            let at = self.known.iter().position(is_later);
+            let known = Known {
+                line,
+                written: None,
+                is_behind: false,
+            };
+            self.known.insert(at.unwrap_or(self.known.len()), known);
+            self.forget_oldest(&service);
         }
-        self.forget_oldest();
     }
 
-    /// The files that may be reports, in the order of their names. What a superd that was
-    /// killed has left half is removed.
+    /// The files that may be reports. What a superd that was killed has left half is removed.
     fn names(&mut self) -> Vec<(PathBuf, String, String)> {
         let dir = self.settings.dir.clone();
         let entries = match fs::read_dir(&dir) {
@@ -443,7 +432,6 @@ impl Crashes {
                 names.push((entry.path(), service.to_owned(), fingerprint.to_owned()));
             }
         }
-        names.sort_unstable();
         if names.len() > 2 * FILES {
             self.lines.push(format!(
                 "crash reports: {} has {} of them; only {} are read",

@@ -544,7 +544,9 @@ impl Tree {
         let main = self.main.map_or(0, |m| m.pid);
         let mut members = self.members(forest);
         members.retain(Stat::is_alive);
-        members.sort_by_key(|m| (m.pid != main, m.pid));
+        if let Some(at) = members.iter().position(|m| m.pid == main) {
+            members.swap(0, at);
+        }
         members.truncate(most);
         let ports = &self.ports;
         let look = |m: Stat| {
@@ -552,14 +554,13 @@ impl Tree {
             if !ports.is_empty() {
                 proc::some_socket_inodes(m.pid, STUCK_FDS, &mut inodes);
             }
-            let mut held: Vec<Listener> = ports
-                .iter()
-                .map(|(_, l)| *l)
-                .filter(|l| inodes.contains(&l.inode))
-                .collect();
-            held.sort_unstable();
-            let mut listens: Vec<String> = held.iter().map(Listener::to_string).collect();
-            listens.dedup(); // IPv4 and IPv6
+            let mut listens: Vec<String> = Vec::new();
+            for (_, l) in ports.iter().filter(|(_, l)| inodes.contains(&l.inode)) {
+                let text = l.to_string();
+                if !listens.contains(&text) {
+                    listens.push(text); // once for IPv4 and IPv6
+                }
+            }
             listens.truncate(STUCK_PORTS);
             Stuck {
                 pid: Pid(m.pid),

@@ -152,7 +152,8 @@ fn groups_may_look_or_do_as_the_configuration_says() {
     let (bin, daemon) = (2, 1);
     let by = |gid, args: &[&str]| run(s.ctl_command(args).uid(65534).gid(gid)).code;
     assert_eq!(by(daemon, &["status", "web"]), 0);
-    assert_eq!(by(daemon, &["why", "web"]), 0);
+    assert_eq!(by(daemon, &["why", "--all", "web"]), 0);
+    assert_eq!(by(daemon, &["crashes", "web"]), 0);
     assert_eq!(by(daemon, &["stop", "web"]), 4);
     assert_eq!(by(daemon, &["shutdown"]), 4);
     assert_eq!(s.record("web").count("signal"), 0);
