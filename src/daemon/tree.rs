@@ -28,7 +28,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use crate::machine::event::Pid;
+use crate::machine::event::{Left, Pid};
 use crate::machine::spec::To;
 use crate::sys::cgroup::Group;
 use crate::sys::kill::{kill, may_signal};
@@ -42,6 +42,8 @@ const PASSES: usize = 8;
 /// How often a tree is looked for while nothing of it is found but something keeps vanishing.
 /// A look takes less than a millisecond; that anybody dies in each of them is no accident.
 const LOOKS: usize = 16;
+/// So many generations are climbed. More is a race, or a joke.
+const ANCESTORS: usize = 64;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
 
@@ -52,9 +54,14 @@ pub struct Forest {
     scanner: Option<Scanner>,
     /// The last scan, in the order of pids.
     all: Vec<Stat>,
-    /// A process has died since the last scan but one, or during the last: it may have left a
-    /// child that was born behind the scan's back.
+    /// A process below superd has died since the last scan but one, or during the last: it
+    /// may have left a child that was born behind the scan's back.
     is_blurred: bool,
+    /// One that was listed was gone when it was to be read. It was reaped by a parent that
+    /// lived, and nobody reaps what is superd's own meanwhile: whoever is below superd has a
+    /// child of superd above it, and that is in the scan, alive or as a zombie. So this says
+    /// nothing about whether any is left below superd; but who wants to stop all looks again.
+    has_vanished: bool,
     is_held: bool,
     /// This one is known to have been dead before the next scan begins.
     peeked: Option<i32>,
@@ -74,6 +81,7 @@ impl Forest {
             scanner: Scanner::new().ok(),
             all: Vec::new(),
             is_blurred: false,
+            has_vanished: false,
             is_held: false,
             peeked: None,
             own,
@@ -118,15 +126,35 @@ impl Forest {
         let dead = self.all.iter().filter(|s| !s.is_alive());
         let were_dead: BTreeSet<(i32, u64)> = dead.map(|s| (s.pid, s.start)).collect();
         self.all.clear();
-        self.is_blurred = match &mut self.scanner {
-            // One that breaks off has found less.
-            Some(scanner) => !scanner.each(|s| self.all.push(*s)).unwrap_or(false),
-            None => false,
+        let scanned = match &mut self.scanner {
+            Some(scanner) => scanner.each(|s| self.all.push(*s)),
+            None => Ok(true),
         };
+        self.all.sort_unstable_by_key(|s| s.pid);
+        self.has_vanished = matches!(scanned, Ok(false));
         let is_new = |s: &&Stat| !s.is_alive() && !were_dead.contains(&(s.pid, s.start));
         let mut dead = self.all.iter().filter(is_new);
-        self.is_blurred |= dead.any(|s| Some(s.pid) != self.peeked);
-        self.all.sort_unstable_by_key(|s| s.pid);
+        // One that breaks off has found less.
+        self.is_blurred =
+            scanned.is_err() || dead.any(|s| Some(s.pid) != self.peeked && self.is_below(s));
+    }
+
+    /// Whether superd is among its ancestors, by the last scan. Yes when one of them is missing.
+    fn is_below(&self, s: &Stat) -> bool {
+        let mut parent = s.ppid;
+        for _ in 0..ANCESTORS {
+            if parent == self.own {
+                return true;
+            }
+            if parent <= 1 {
+                return false;
+            }
+            match self.all.binary_search_by_key(&parent, |s| s.pid) {
+                Ok(at) => parent = self.all.get(at).map_or(0, |s| s.ppid),
+                Err(_) => return true,
+            }
+        }
+        true
     }
 
     fn stat(&mut self, pid: i32) -> Option<Stat> {
@@ -376,23 +404,33 @@ impl Tree {
         match self.pids(forest) {
             Some(pids) => count(pids.iter().filter(|p| **p != main).count()),
             None => {
-                let found = self.find(forest);
-                let found = count(found.iter().filter(|m| m.pid != main).count());
+                let found = self.see_descendants(forest, main);
                 found.max(u32::from(self.is_elusive))
             }
         }
     }
 
+    fn see_descendants(&mut self, forest: &mut Forest, main: i32) -> u32 {
+        let found = self.find(forest);
+        count(found.iter().filter(|m| m.pid != main).count())
+    }
+
     /// To be called when the main process is seen as a zombie, before it is reaped. Says
-    /// how many processes of the tree are left. From here on there is no main process.
-    pub fn before_reap(&mut self, forest: &mut Forest) -> u32 {
+    /// what is left of the tree. From here on there is no main process.
+    pub fn before_reap(&mut self, forest: &mut Forest) -> Left {
         let main = self.main.map_or(0, |m| m.pid);
         let left = match &self.group {
             // The usual case: three system calls.
-            Some(group) if matches!(group.populated(), Ok(false)) => 0,
+            Some(group) if matches!(group.populated(), Ok(false)) => Left::from(0),
             _ => {
                 forest.peeked = Some(main);
-                self.count_descendants(forest)
+                match self.pids(forest) {
+                    Some(pids) => count(pids.iter().filter(|p| **p != main).count()).into(),
+                    None => Left {
+                        seen: self.see_descendants(forest, main),
+                        unsure: self.is_elusive,
+                    },
+                }
             }
         };
         forest.peeked = None;
@@ -497,7 +535,8 @@ impl Tree {
         }
         let mut members = self.find(forest);
         let main = self.main.map_or(0, |m| m.pid);
-        if !self.is_elusive && members.iter().all(|m| m.pid == main) {
+        let is_certain = !self.is_elusive && !forest.has_vanished;
+        if is_certain && members.iter().all(|m| m.pid == main) {
             self.signal_main(forest, libc::SIGKILL);
             return;
         }
@@ -653,7 +692,8 @@ impl Tree {
     fn seeds(&self, forest: &mut Forest, then: Then) -> Found {
         let all = std::mem::take(&mut forest.all);
         let mut found = Found {
-            has_lost: forest.is_blurred,
+            has_lost: forest.is_blurred
+                || ((self.is_adopted || then == Then::Stop) && forest.has_vanished),
             ..Found::default()
         };
         for s in all.iter().filter(|s| may_signal(s.pid)) {
@@ -890,7 +930,7 @@ mod tests {
             let mut r = three(name, group, "exit 0");
             r.wait_for_zombie();
             // The two that prepare the third child may still be ending.
-            assert!(r.tree.before_reap(&mut r.forest) >= 3, "{name}");
+            assert!(r.tree.before_reap(&mut r.forest).seen >= 3, "{name}");
             assert_eq!(r.tree.main(), None);
             reap(r.main).unwrap();
             r.wait_for_count(3);
@@ -908,7 +948,7 @@ mod tests {
             assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 1);
             r.wait_for_zombie();
             assert_eq!(r.tree.count(&mut r.forest), 0, "{name}: a zombie counts");
-            assert_eq!(r.tree.before_reap(&mut r.forest), 0);
+            assert_eq!(r.tree.before_reap(&mut r.forest).seen, 0);
             reap(r.main).unwrap();
             r.finish();
         });

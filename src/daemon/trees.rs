@@ -16,7 +16,7 @@ use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
 use super::tree::{Forest, Tree, Usage};
 use crate::config::model::{Output, Program};
-use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
+use crate::machine::event::{ActionId, Instance, Left, Pid, ServiceId};
 use crate::machine::report::{SpawnError, Stage};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
@@ -291,10 +291,10 @@ impl Trees {
             .is_some_and(|(t, f)| t.set_main(f, held))
     }
 
-    /// The main process is a zombie: how many processes it leaves.
-    pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> u32 {
+    /// The main process is a zombie: what it leaves.
+    pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> Left {
         self.tree(service, instance)
-            .map_or(0, |(t, f)| t.before_reap(f))
+            .map_or(Left::from(0), |(t, f)| t.before_reap(f))
     }
 
     /// Until [`Trees::release_look`] what [`Trees::usage`] says is of one look at /proc.
@@ -345,7 +345,7 @@ impl Trees {
     pub fn command_over(&mut self, action: ActionId) {
         if let Some(mut tree) = self.commands.remove(&action) {
             let left = tree.before_reap(&mut self.forest);
-            self.clear_away(tree, left);
+            self.clear_away(tree, left.reckoned());
         }
     }
 

@@ -11,7 +11,9 @@
 
 use std::rc::Rc;
 
-use super::event::{ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Verb};
+use super::event::{
+    ActionId, Change, Check, Event, Found, Instance, Left, Notice, Outcome, Pid, Verb,
+};
 use super::report::{Exit, Origin, SpawnError, Stage};
 use super::rig::{Rig, A, B};
 use super::service::Want;
@@ -351,7 +353,7 @@ fn happen(rig: &mut Rig, event: &str) {
         instance: i,
         exit: Exit::Code(1),
         crash: None,
-        left,
+        left: Left::from(left),
     };
     let verb = match event {
         "start" => Some(Verb::Start),

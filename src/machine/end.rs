@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::event::{Check, Effect, ServiceId};
+use super::event::{Check, Effect, Left, ServiceId};
 use super::report::{Crash, EndReport, Exit, Happening, Origin, Verdict};
 use super::service::{Context, Kill, Run};
 use super::signal::Signal;
@@ -76,27 +76,28 @@ impl End {
         }
     }
 
-    /// `left` processes of the tree are alive; `killing`: they have had their KILL.
+    /// `left` processes of the tree are alive; `killing`: they have had their KILL. While it is
+    /// unsure whether there are more it is as if there were, but nobody is said to be left.
     pub fn begin(
         &mut self,
         id: ServiceId,
-        left: u32,
+        left: Left,
         killing: bool,
         grace: Duration,
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Swept {
-        self.alive = left;
-        if left == 0 {
+        self.alive = left.reckoned();
+        if self.alive == 0 {
             return self.look_at_ports(id, now, cx);
         }
         if killing || grace.is_zero() {
             if !killing {
-                self.left = left;
+                self.left = left.seen;
             }
             self.kill(id, now, cx);
         } else {
-            self.left = left;
+            self.left = left.seen;
             self.phase = Phase::Grace(now + grace);
             // One TERM in all: a second one is what makes servers panic.
             if !self.stop.as_ref().is_some_and(|s| s.told_tree) {

@@ -156,7 +156,7 @@ pub enum Event {
         /// What it said, if that looks like a crash.
         crash: Option<Crash>,
         /// Processes of the tree that were still alive when it was reaped.
-        left: u32,
+        left: Left,
     },
     /// Answer to [`Effect::Check`].
     Checked(ServiceId, Instance, Check, Found),
@@ -197,6 +197,32 @@ pub enum Check {
 /// Answer to a [`Check`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found(pub u32);
+
+/// What a main process leaves behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left {
+    /// Processes that were seen alive. Only of these it may be said that they were left.
+    pub seen: u32,
+    /// There may be more: on this machine they came and went faster than they could be
+    /// looked at, and each look may have missed one.
+    pub unsure: bool,
+}
+
+impl Left {
+    /// How many to reckon with: one at least as long as it is unsure.
+    pub fn reckoned(self) -> u32 {
+        self.seen.max(u32::from(self.unsure))
+    }
+}
+
+impl From<u32> for Left {
+    fn from(seen: u32) -> Left {
+        Left {
+            seen,
+            unsure: false,
+        }
+    }
+}
 
 /// What a service says about itself (sd_notify(3)).
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -239,7 +239,7 @@ impl Rig {
             instance,
             exit,
             crash: None,
-            left,
+            left: left.into(),
         });
     }
 

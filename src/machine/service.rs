@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use super::end::{End, Swept};
 use super::event::{
-    ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
+    ActionId, Check, Effect, Found, Instance, Left, Notice, Outcome, Pid, ServiceId, Ticket,
 };
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Verdict};
 use super::restart::{How, Next, Record, Rng};
@@ -215,7 +215,7 @@ pub enum Input {
     /// It did not; the exit follows.
     ExecFailed(SpawnError),
     /// The main process is reaped.
-    Exited(Exit, Option<Crash>, u32),
+    Exited(Exit, Option<Crash>, Left),
     /// A look has its answer.
     Checked(Check, Found),
     /// sd_notify.
@@ -933,7 +933,7 @@ impl Service {
         &mut self,
         exit: Exit,
         crash: Option<Crash>,
-        left: u32,
+        left: Left,
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::event::{Change, Event, Outcome, Pid, ServiceId, Target, Verb, Wait};
+use super::event::{Change, Event, Left, Outcome, Pid, ServiceId, Target, Verb, Wait};
 use super::report::{Crash, Exit, Happening, SpawnError, Stage, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
 use super::service::{State, Want};
@@ -560,6 +560,41 @@ fn stop_while_backing_off_ends_the_retries() {
     assert_eq!(rig.machine.next_deadline(), None);
 }
 
+/// On a machine where processes come and go fast, without cgroups.
+#[test]
+fn what_was_never_seen_is_waited_for_but_not_called_left() {
+    for stopped in [true, false] {
+        let mut rig = Rig::new(vec![spec("a")]);
+        if stopped {
+            rig.ask(A, Verb::Stop);
+        }
+        let instance = rig.at(A).instance;
+        rig.tree = 1; // each look is as unsure
+        rig.hear(Event::Exited {
+            service: A,
+            instance,
+            exit: Exit::Code(0),
+            crash: None,
+            left: Left {
+                seen: 0,
+                unsure: true,
+            },
+        });
+        rig.pass(100);
+        assert_eq!(rig.count("spawn a2"), 0, "perhaps two at once");
+        rig.tree = 0;
+        rig.pass(2_000);
+        let report = rig.report();
+        assert_eq!(report.left, 0);
+        let verdict = match stopped {
+            true => Verdict::Clean,
+            false => Verdict::ExitedByItself,
+        };
+        assert_eq!(report.verdict, verdict);
+        assert_eq!(rig.count("spawn a2"), usize::from(!stopped));
+    }
+}
+
 #[test]
 fn a_crash_during_a_requested_stop_is_never_followed_by_a_start() {
     let mut rig = Rig::new(vec![spec("a")]);
@@ -570,7 +605,7 @@ fn a_crash_during_a_requested_stop_is_never_followed_by_a_start() {
         instance,
         exit: Exit::Code(2),
         crash: Some(panic()),
-        left: 0,
+        left: 0.into(),
     });
     rig.pass(3_600_000);
     assert_eq!(rig.count("spawn a2"), 0);
@@ -921,7 +956,7 @@ fn the_verdict_is_not_the_exit_status_alone() {
             instance,
             exit,
             crash: crashed.then(panic),
-            left,
+            left: left.into(),
         });
         rig.tree = 0;
         rig.pass(2_000);

@@ -590,7 +590,7 @@ impl World {
             instance: key.1,
             exit,
             crash,
-            left,
+            left: left.into(),
         });
     }
 
