@@ -4,6 +4,7 @@
 pub mod actions;
 mod answer;
 pub mod clients;
+mod crashes;
 pub mod demo;
 mod doctor;
 pub mod history;

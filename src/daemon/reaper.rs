@@ -16,6 +16,7 @@ use crate::machine::crash;
 use crate::machine::event::{Event, Instance, Notice, Outcome, Pid, ServiceId};
 use crate::machine::report::Exit;
 use crate::machine::signal::Signal;
+use crate::machine::stop::Stop;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::StatusPipe;
 use crate::sys::wait::{self, Ended};
@@ -125,8 +126,10 @@ impl Reactor {
         }
         self.last_exit = Some(exit);
         let now = self.now();
-        let lines = self.logs.crash_lines(service, now);
-        let crash = crash::recognise(&lines, exit);
+        let crash = match self.died_of_no_memory(service, exit) {
+            true => Some(crash::out_of_memory()),
+            false => self.logs.crash(service, exit, now),
+        };
         self.feed(Event::Exited {
             service,
             instance,
@@ -134,6 +137,21 @@ impl Reactor {
             crash,
             left,
         });
+    }
+
+    /// Whether it was the kernel that has killed the main process. Only asked when it was
+    /// not superd.
+    fn died_of_no_memory(&mut self, service: ServiceId, exit: Exit) -> bool {
+        let Some(known) = self.machine.service(service) else {
+            return false;
+        };
+        let by_us = |s: &Stop| s.killed || s.sent.contains(&Signal::KILL);
+        match known.pid() {
+            Some(pid) if exit == Exit::Signal(Signal::KILL) && !known.stop().is_some_and(by_us) => {
+                self.trees.died_of_no_memory(service, pid)
+            }
+            Some(_) | None => false,
+        }
     }
 
     /// MAINPID=: another process of the tree is to be the main one.

@@ -29,6 +29,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::machine::event::{Left, Pid};
+use crate::machine::report::Stuck;
 use crate::machine::spec::To;
 use crate::sys::cgroup::Group;
 use crate::sys::kill::{kill, may_signal};
@@ -46,6 +47,10 @@ const LOOKS: usize = 16;
 const ANCESTORS: usize = 64;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
+/// Of a stuck process so many descriptors are looked at.
+const STUCK_FDS: usize = 128;
+/// So many of its listening sockets are told.
+const STUCK_PORTS: usize = 8;
 
 /// All processes, as superd sees them: shared by all trees.
 #[derive(Debug)]
@@ -565,6 +570,42 @@ impl Tree {
         }
     }
 
+    /// What at most `most` of its processes are at, the main one first: for the report of a
+    /// KILL. Only files of /proc that do not wait for a lock that a stuck process may hold
+    /// (`stat`, `comm`, `wchan`, `fd`; not `cmdline`, `environ` or `maps`).
+    pub fn see_stuck(&mut self, forest: &mut Forest, most: usize) -> Vec<Stuck> {
+        let main = self.main.map_or(0, |m| m.pid);
+        let mut members = self.members(forest);
+        members.retain(Stat::is_alive);
+        members.sort_by_key(|m| (m.pid != main, m.pid));
+        members.truncate(most);
+        let ports = &self.ports;
+        let look = |m: Stat| {
+            let mut inodes = Vec::new();
+            if !ports.is_empty() {
+                proc::some_socket_inodes(m.pid, STUCK_FDS, &mut inodes);
+            }
+            let mut held: Vec<Listener> = ports
+                .iter()
+                .map(|(_, l)| *l)
+                .filter(|l| inodes.contains(&l.inode))
+                .collect();
+            held.sort_unstable();
+            let mut listens: Vec<String> = held.iter().map(Listener::to_string).collect();
+            listens.dedup(); // IPv4 and IPv6
+            listens.truncate(STUCK_PORTS);
+            Stuck {
+                pid: Pid(m.pid),
+                name: proc::comm(m.pid),
+                state: char::from(m.state),
+                wchan: proc::wchan(m.pid),
+                threads: m.threads,
+                listens,
+            }
+        };
+        members.into_iter().map(look).collect()
+    }
+
     /// Remembers the listening sockets that the tree holds now. Says how many.
     pub fn note_ports(&mut self, forest: &mut Forest) -> u32 {
         self.ports.clear();
@@ -1071,6 +1112,15 @@ time.sleep(60)'";
         let mut r = run("ports", None, script, 1);
         assert_eq!(r.tree.note_ports(&mut r.forest), 2);
         assert_eq!(r.tree.open_ports(&mut r.forest).len(), 2);
+        let stuck = r.tree.see_stuck(&mut r.forest, 8);
+        assert_eq!((stuck.len(), stuck[0].pid), (1, Pid(r.main)));
+        let listens = &stuck[0].listens;
+        assert!(
+            listens.len() == 2 && listens[0].starts_with("tcp/"),
+            "{listens:?}"
+        );
+        assert!(stuck[0].threads == 1 && stuck[0].name.starts_with("python3"));
+        assert_eq!(r.tree.see_stuck(&mut r.forest, 0), []);
         r.tree.kill(&mut r.forest);
         r.wait_for_zombie();
         assert_eq!(r.tree.open_ports(&mut r.forest), []);

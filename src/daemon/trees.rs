@@ -17,10 +17,11 @@ use super::spawn::{self, Base, Context, INSTANCE};
 use super::tree::{Forest, Tree, Usage};
 use crate::config::model::{Output, Program};
 use crate::machine::event::{ActionId, Instance, Left, Pid, ServiceId};
-use crate::machine::report::{SpawnError, Stage};
+use crate::machine::report::{SpawnError, Stage, Stuck};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
+use crate::sys::klog::Klog;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
@@ -47,6 +48,7 @@ pub struct Trees {
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
+    klog: Klog,
     /// Of commands that are over: their last processes are dying.
     ending: Vec<Tree>,
 }
@@ -55,6 +57,10 @@ pub struct Trees {
 struct Live {
     instance: Instance,
     tree: Tree,
+    /// When it was started, in seconds of CLOCK_MONOTONIC.
+    began: u64,
+    /// Processes of its cgroup that the kernel had killed before, for want of memory.
+    oom_kills: Option<u64>,
 }
 
 /// A new instance that has its place, and is to be started.
@@ -86,6 +92,7 @@ impl Trees {
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
+            klog: Klog::open(),
             ending: Vec::new(),
         }
     }
@@ -145,12 +152,19 @@ impl Trees {
         let starts: Vec<_> = wanted.iter().zip(&cookies).map(context).collect();
         let made = spawn::start_all(&starts, &self.base);
         drop(starts);
+        let began = seconds();
         for ((w, cookie), made) in wanted.into_iter().zip(&cookies).zip(&made) {
             match made {
                 Ok(child) => {
+                    let oom_kills = w.group.as_ref().and_then(Group::oom_kills);
                     let tree = Tree::new(&mut self.forest, Pid(child.pid), cookie, w.group);
-                    let instance = w.instance;
-                    self.live.insert(w.service, Live { instance, tree });
+                    let live = Live {
+                        instance: w.instance,
+                        tree,
+                        began,
+                        oom_kills,
+                    };
+                    self.live.insert(w.service, live);
                 }
                 // Somebody has removed it: the next try makes it anew.
                 Err(error) if error.stage == Stage::Cgroup => {
@@ -258,11 +272,16 @@ impl Trees {
         }
     }
 
-    /// Remembers the listening sockets of the tree.
-    pub fn note_ports(&mut self, service: ServiceId, instance: Instance) {
-        if let Some((tree, forest)) = self.tree(service, instance) {
-            tree.note_ports(forest);
-        }
+    /// What at most `most` processes of the tree are at.
+    pub fn look(&mut self, service: ServiceId, instance: Instance, most: usize) -> Vec<Stuck> {
+        self.tree(service, instance)
+            .map_or_else(Vec::new, |(t, f)| t.see_stuck(f, most))
+    }
+
+    /// Remembers the listening sockets of the tree. Says how many.
+    pub fn note_ports(&mut self, service: ServiceId, instance: Instance) -> u32 {
+        self.tree(service, instance)
+            .map_or(0, |(tree, forest)| tree.note_ports(forest))
     }
 
     /// How many of those are still open.
@@ -295,6 +314,20 @@ impl Trees {
     pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> Left {
         self.tree(service, instance)
             .map_or(Left::from(0), |(t, f)| t.before_reap(f))
+    }
+
+    /// Whether the kernel has killed this main process for want of memory, as far as it
+    /// says so. To be asked only when it died of a SIGKILL that superd did not send.
+    pub fn died_of_no_memory(&mut self, service: ServiceId, pid: Pid) -> bool {
+        let Some(live) = self.live.get(&service) else {
+            return false;
+        };
+        let now = live.tree.group().and_then(Group::oom_kills);
+        match (live.oom_kills, now) {
+            (Some(before), Some(now)) => now > before,
+            // A clock that is a little behind is no reason not to believe it.
+            _ => self.klog.has_killed(pid.0, live.began.saturating_sub(2)),
+        }
     }
 
     /// Until [`Trees::release_look`] what [`Trees::usage`] says is of one look at /proc.
@@ -463,6 +496,11 @@ fn read(path: &str, cap: u64) -> Option<Vec<u8>> {
         .read_to_end(&mut text)
         .ok()?;
     Some(text)
+}
+
+/// CLOCK_MONOTONIC.
+fn seconds() -> u64 {
+    crate::sys::timer::monotonic() / 1_000_000_000
 }
 
 fn failure(stage: Stage, thing: &str, errno: i32) -> SpawnError {

@@ -21,7 +21,7 @@ use super::signal::Signal;
 use super::spec::{Policy, Reload, Spec};
 use super::testing::spec;
 
-const EVENTS: [&str; 31] = [
+const EVENTS: [&str; 32] = [
     "start",
     "stop",
     "stop-now",
@@ -43,6 +43,7 @@ const EVENTS: [&str; 31] = [
     "exited",
     "exited-left",
     "looked",
+    "noted",
     "ports-free",
     "tree-empty",
     "stopping",
@@ -64,7 +65,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # down up: it has failed and its policy is never
 start, restart, restart-now, program -> starting up: spawn a2
@@ -74,7 +75,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # waiting up: it requires b, which is down
 start, restart, restart-now -> waiting up: spawn b1
@@ -84,7 +85,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # starting up: ordered, not forked yet
 start, restart, restart-now, program, policy, client-gone -> -
@@ -97,7 +98,7 @@ execed -> up up:
 exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -111,7 +112,7 @@ spawned, not-spawned, exec-failed -> -
 execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> starting up 8:
 
 # starting down: a stop came before the fork
@@ -125,7 +126,7 @@ execed -> stopping down: look notify a1
 exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> -
 
 # up up
@@ -139,7 +140,7 @@ winch -> up up: WINCH a1, reply done
 policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> up up 8:
 
 # up down: its stop waits for b, which requires it and goes first
@@ -154,7 +155,7 @@ winch -> up down: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -168,7 +169,7 @@ winch -> stopping down: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -183,7 +184,7 @@ winch -> stopping up: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 main -> stopping up 8:
 
 # killing down
@@ -193,7 +194,7 @@ reload, hup, winch -> killing down: reply refused
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -205,7 +206,7 @@ reload, hup, winch -> killing up: reply refused
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -216,7 +217,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, stopping, ready, reloading, main, action-ended, output -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -227,7 +228,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, stopping, ready, reloading, main, action-ended, output -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -239,7 +240,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan -> -
 ";
 
 fn plain() -> Spec {
@@ -384,6 +385,7 @@ fn happen(rig: &mut Rig, event: &str) {
         "exited" => exited(0),
         "exited-left" => exited(1),
         "looked" => Event::Checked(A, i, Check::Notify, Found(0)),
+        "noted" => Event::PortsNoted(A, i, 0),
         "ports-free" => Event::Checked(A, i, Check::Ports, Found(0)),
         "tree-empty" => Event::Checked(A, i, Check::Tree, Found(0)),
         "stopping" => Event::Notified(A, i, Notice::Stopping),

@@ -385,8 +385,16 @@ impl Place {
     pub fn configure(&self, flavour: Flavour, toml: &str) {
         let says_log = toml.lines().any(|l| l.trim_start().starts_with("log = "));
         let log = if says_log { "" } else { "log = \"stderr\"\n" };
+        // No test writes below /etc.
+        let says_crashes = toml
+            .lines()
+            .any(|l| l.trim_start().starts_with("crash-dir = "));
+        let crashes = match says_crashes {
+            true => "",
+            false => "crash-dir = \"$DIR/crashes\"\nknown-faults = \"$DIR/known-faults.toml\"\n",
+        };
         let head = format!(
-            "[daemon]\nrun-dir = \"$DIR/run\"\ncgroup = \"{}\"\n{log}",
+            "[daemon]\nrun-dir = \"$DIR/run\"\ncgroup = \"{}\"\n{log}{crashes}",
             flavour.word()
         );
         let text = self.expand(&format!("{head}{toml}"));
@@ -671,6 +679,14 @@ impl Superd {
 
     pub fn record(&self, name: &str) -> Record {
         self.place.record(name)
+    }
+
+    /// From now on it knows the faults of the shipped file.
+    pub fn know_faults(&self) {
+        let file = self.place.file("known-faults.toml");
+        fs::write(&file, include_str!("../../etc/known-faults.toml")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        self.ok(&["reload"]);
     }
 
     pub fn signal(&self, signal: i32) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use superd::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Notice, Outcome, Pid, ServiceId,
 };
-use superd::machine::report::{Crash, Exit, SpawnError, Stage};
+use superd::machine::report::{Crash, Exit, SpawnError, Stage, Stuck};
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
 use superd::machine::time::Tick;
@@ -109,6 +109,7 @@ fn crash() -> Option<Crash> {
         kind: "go-panic".to_owned(),
         text: "close of closed channel".to_owned(),
         frame: String::new(),
+        frames: Vec::new(),
     })
 }
 
@@ -214,13 +215,21 @@ impl World {
                     }
                 }
             }
+            Effect::NotePorts(s, i) => {
+                let child = self.children.get(&(*s, *i));
+                let open = child.is_some_and(|c| c.ports_open);
+                out.push(Event::PortsNoted(*s, *i, u32::from(open)));
+            }
             Effect::Check(s, i, check) => self.look((*s, *i), *check, out),
+            Effect::Look(s, i) => {
+                let stuck = self.children.contains_key(&(*s, *i)).then(stuck);
+                out.push(Event::Looked(*s, *i, stuck.into_iter().collect()));
+            }
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
             Effect::EndAction(..)
             | Effect::Wake(..)
-            | Effect::NotePorts(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
             | Effect::Publish(..)
@@ -614,5 +623,16 @@ fn error(stage: Stage, errno: i32) -> SpawnError {
         thing: String::new(),
         errno,
         cause: format!("errno {errno}"),
+    }
+}
+
+fn stuck() -> Stuck {
+    Stuck {
+        pid: Pid(2),
+        name: "deaf".to_owned(),
+        state: 'S',
+        wchan: String::new(),
+        threads: 1,
+        listens: Vec::new(),
     }
 }

@@ -76,6 +76,7 @@ fn every_panic_of_nats_by_a_plain_term_is_called_one() {
         return;
     };
     let s = Superd::start(&definition(&nats, Some("\"TERM\"")));
+    s.know_faults();
     let (mut panics, mut told) = (0, 0);
     for round in 1..=ROUNDS {
         let before = s.place.log().len();
@@ -87,6 +88,8 @@ fn every_panic_of_nats_by_a_plain_term_is_called_one() {
         assert_eq!(panicked, called_one, "{end}");
         if panicked {
             assert_eq!(end["crash"]["kind"], "go-panic", "{end}");
+            let known = end["known"].as_str().unwrap_or("");
+            assert!(known.starts_with("nats-server, embedded in "), "{end}");
             let out = s.ok(&["why", "nats"]);
             assert!(out.contains("panicked while stopping"), "{out}");
         }

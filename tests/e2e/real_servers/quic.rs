@@ -50,6 +50,7 @@ fn every_crash_is_told_and_it_is_back_within_half_a_second() {
         let limit = format!("crash-loop = {{ burst = {ROUNDS}, within = \"1h\", retry = \"1h\" }}");
         let text = without_key(&text, "crash-loop") + &limit;
         let s = Superd::start(&text);
+        s.know_faults();
         s.ok(&["start", "http3"]);
         let mut longest = Duration::ZERO;
         for round in 1..=ROUNDS + 1 {
@@ -64,8 +65,11 @@ fn every_crash_is_told_and_it_is_back_within_half_a_second() {
             assert_eq!(end["verdict"], "crashed", "{end}");
             assert_eq!(end["exit"], json!({"code": 2}), "{end}");
             let crash = json!({"kind": "go-panic", "text": "close of closed channel",
-                "frame": "server.go:289"});
+                "frame": "server.go:289", "frames": end["crash"]["frames"]});
             assert_eq!(end["crash"], crash);
+            let top = &end["crash"]["frames"][0];
+            assert_eq!(top, "http3.(*Server).decreaseConnCount at server.go:289");
+            assert_eq!(end["repeat"]["count"], round, "{end}");
             if round > ROUNDS {
                 break;
             }
@@ -95,7 +99,12 @@ fn every_crash_is_told_and_it_is_back_within_half_a_second() {
 /// The same words wherever somebody may look.
 fn told_of_it(s: &Superd) {
     let why = s.ok(&["why", "http3"]);
-    for word in ["go-panic: close of closed channel", "server.go:289"] {
+    for word in [
+        "go-panic: close of closed channel",
+        "server.go:289",
+        " time since ",
+        "known fault quic-go (HTTP/3 servers in Go) 0.48.0: ",
+    ] {
         assert!(why.contains(word), "{why}");
     }
     let status = s.ctl(&["status", "http3"]).out;
