@@ -11,6 +11,8 @@
 #[path = "e2e/support.rs"]
 mod support;
 
+#[path = "e2e/crashes.rs"]
+mod crashes;
 #[path = "e2e/five_twins.rs"]
 mod five_twins;
 #[path = "e2e/hostile.rs"]

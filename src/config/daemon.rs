@@ -1,11 +1,12 @@
 //! `[daemon]`: what concerns superd itself.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::keys;
-use super::model::{CgroupUse, Daemon, LogTo};
+use super::model::{CgroupUse, CrashReports, Daemon, LogTo};
 use super::read::{Reader, Value};
 
 /// Enough for the last words of a panic with its first goroutines.
@@ -13,6 +14,12 @@ const RING: usize = 16 << 10;
 
 /// The largest ring: it is memory, per service.
 const RING_CAP: i64 = 16 << 20;
+
+/// Different crashes kept of a service: a report is a file of some KiB on small flash.
+const CRASH_KEEP: usize = 5;
+
+/// The most of them.
+const CRASH_KEEP_CAP: i64 = 100;
 
 impl Default for Daemon {
     fn default() -> Daemon {
@@ -24,6 +31,19 @@ impl Default for Daemon {
             shutdown_deadline: None,
             cgroup: CgroupUse::Auto,
             ring: RING,
+            crashes: CrashReports::default(),
+            known_faults: PathBuf::from("/etc/superd/known-faults.toml"),
+        }
+    }
+}
+
+impl Default for CrashReports {
+    fn default() -> CrashReports {
+        CrashReports {
+            written: true,
+            dir: PathBuf::from("/etc/superd/crashes"),
+            keep: CRASH_KEEP,
+            pause: Duration::from_secs(600),
         }
     }
 }
@@ -49,6 +69,27 @@ pub(super) fn read(r: &mut Reader, table: &DeTable, daemon: &mut Daemon) {
             "ring" => {
                 let size = r.size(key, v, RING_CAP);
                 daemon.ring = size.and_then(|n| n.try_into().ok()).unwrap_or(RING);
+            }
+            "crash-reports" => {
+                let written = r.boolean(key, v);
+                daemon.crashes.written = written.unwrap_or(daemon.crashes.written);
+            }
+            "crash-dir" => {
+                if let Some(path) = r.path(key, v) {
+                    daemon.crashes.dir = path.into();
+                }
+            }
+            "crash-keep" => {
+                let n = r.integer(key, v, 1..CRASH_KEEP_CAP + 1);
+                daemon.crashes.keep = n.and_then(|n| n.try_into().ok()).unwrap_or(CRASH_KEEP);
+            }
+            "crash-pause" => {
+                daemon.crashes.pause = r.duration(key, v).unwrap_or(daemon.crashes.pause);
+            }
+            "known-faults" => {
+                if let Some(path) = r.path(key, v) {
+                    daemon.known_faults = path.into();
+                }
             }
             _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
         }

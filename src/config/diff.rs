@@ -4,7 +4,7 @@
 use crate::machine::event::Change;
 use crate::machine::time::Span;
 
-use super::model::{CgroupUse, Config, ServiceDef};
+use super::model::{CgroupUse, Config, CrashReports, ServiceDef};
 
 /// The difference between two configurations.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -81,6 +81,24 @@ fn diff_daemon(diff: &mut Diff, old: &Config, new: &Config) {
         "ring",
         format!("{} bytes", old.ring),
         format!("{} bytes", new.ring),
+    );
+    let reports = |c: &CrashReports| c.written.to_string();
+    now(
+        "crash-reports",
+        reports(&old.crashes),
+        reports(&new.crashes),
+    );
+    let dir = |c: &CrashReports| c.dir.display().to_string();
+    now("crash-dir", dir(&old.crashes), dir(&new.crashes));
+    let keep = |c: &CrashReports| c.keep.to_string();
+    now("crash-keep", keep(&old.crashes), keep(&new.crashes));
+    let pause = |c: &CrashReports| Span(c.pause).to_string();
+    now("crash-pause", pause(&old.crashes), pause(&new.crashes));
+    let faults = |path: &std::path::Path| path.display().to_string();
+    now(
+        "known-faults",
+        faults(&old.known_faults),
+        faults(&new.known_faults),
     );
     let cgroup = |c: &CgroupUse| match c {
         CgroupUse::Auto => "auto".to_owned(),

@@ -15,6 +15,11 @@ pub const DAEMON: &[&str] = &[
     "shutdown-deadline",
     "cgroup",
     "ring",
+    "crash-reports",
+    "crash-dir",
+    "crash-keep",
+    "crash-pause",
+    "known-faults",
 ];
 
 /// `[service.NAME]`.
@@ -59,6 +64,19 @@ pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
 
 /// `reload`.
 pub const RELOAD: &[&str] = &["signal", "run", "wait"];
+
+/// `[[fault]]` of the file of known faults.
+pub const FAULT: &[&str] = &[
+    "name",
+    "program",
+    "versions",
+    "text",
+    "frame",
+    "what",
+    "fixed",
+    "meanwhile",
+    "source",
+];
 
 /// Words that people bring along from elsewhere, and what they are called here.
 pub const ELSEWHERE: &[(&str, &str)] = &[

@@ -430,7 +430,7 @@ fn section<'v, 'i>(r: &mut Reader, key: &Key, value: &'v Value<'i>) -> Option<&'
 
 /// The offset of the first line with more than [`DOTS_CAP`] dots that are not in a string,
 /// a number or a comment as far as one can tell without parsing.
-fn too_many_dots(text: &str) -> Option<usize> {
+pub(super) fn too_many_dots(text: &str) -> Option<usize> {
     let mut offset = 0;
     for line in text.split_inclusive('\n') {
         let (mut quote, mut dots, mut before) = (None, 0, b' ');

@@ -31,6 +31,7 @@
 
 mod daemon;
 mod diff;
+pub mod faults;
 mod files;
 pub mod keys;
 mod limits;
@@ -117,6 +118,9 @@ fn warnings(config: &Config, plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.services.is_empty() {
         warnings.push("no service is configured".to_owned());
+    }
+    if let Err(problems) = faults::load(&config.daemon.known_faults) {
+        warnings.extend(problems.lines());
     }
     for (name, def) in config.services.iter().filter(|(_, d)| d.policy.autostart) {
         let asleep = |need: &&String| {

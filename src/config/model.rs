@@ -27,7 +27,7 @@ pub struct Config {
 /// `[daemon]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Daemon {
-    /// Lock, socket, journal. Default `/var/run/superd`.
+    /// Lock and sockets. Default `/var/run/superd`.
     pub run_dir: PathBuf,
     /// Where superd's own messages and the services' output go.
     pub log: LogTo,
@@ -42,6 +42,23 @@ pub struct Daemon {
     pub cgroup: CgroupUse,
     /// Bytes of output kept in memory per service for `logs` and `why`.
     pub ring: usize,
+    /// What is written about crashes.
+    pub crashes: CrashReports,
+    /// The file that says which crashes are known faults. It may be missing.
+    pub known_faults: PathBuf,
+}
+
+/// Crash reports: files that outlive superd and a power cut.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CrashReports {
+    /// Whether any are written.
+    pub written: bool,
+    /// Where. Default `/etc/superd/crashes`.
+    pub dir: PathBuf,
+    /// Different crashes that are kept of a service, and new ones that are written at once.
+    pub keep: usize,
+    /// A crash that repeats is written again at most this often, because flash wears out.
+    pub pause: Duration,
 }
 
 /// Where messages go.

@@ -64,7 +64,9 @@ fn shipped() -> BTreeMap<PathBuf, Vec<u8>> {
     for dir in [root.clone(), root.join("services.d")] {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            if path.extension().is_some_and(|e| e == "toml") {
+            // The known faults are no configuration; `faults.rs` reads them.
+            let is_other = path.ends_with("known-faults.toml");
+            if path.extension().is_some_and(|e| e == "toml") && !is_other {
                 let name = path.strip_prefix(&root).unwrap();
                 files.insert(
                     Path::new("/etc/superd").join(name),

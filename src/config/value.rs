@@ -100,7 +100,7 @@ pub fn umask(text: &str) -> Result<u32, String> {
     }
 }
 
-/// A service's name: it becomes a cgroup, a FIFO, a syslog tag and a word on a command line.
+/// A service's name: it becomes a cgroup, a syslog tag and a word on a command line.
 pub fn service_name(name: &str) -> Result<(), &'static str> {
     let rule =
         "a name has 1 to 64 characters of A-Z a-z 0-9 _ . @ - and begins with a letter or digit";

@@ -38,6 +38,8 @@ pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, Problems> {
     let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
     files.insert(path.to_owned(), text.into_bytes());
     let mut config = load_with(path, &mut files)?;
+    // A container's log tells it; nobody looks for a directory.
+    config.daemon.crashes.written = false;
     for def in config.services.values_mut() {
         def.policy.restart.policy = wrapped.restart;
         if let Some(stop) = &wrapped.stop {
@@ -90,5 +92,6 @@ mod tests {
         let def = config.services.values().next().unwrap();
         assert_eq!(def.program.command, command);
         assert_eq!(def.policy.restart.policy, Policy::Never);
+        assert!(!config.daemon.crashes.written, "no files for a container");
     }
 }

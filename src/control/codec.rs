@@ -280,11 +280,12 @@ pub fn decode_reply(line: &[u8]) -> Result<Reply, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::crash::{CrashReport, Repeat};
     use crate::control::reply::{EventLine, LogLine, Status};
     use crate::control::request::Verb;
     use crate::machine::event::{Instance, Pid};
     use crate::machine::report::{
-        Crash, EndReport, Exit, Happening, Origin, StepOutcome, StepReport, Verdict,
+        Crash, EndReport, Exit, Happening, Origin, StepOutcome, StepReport, Stuck, Verdict,
     };
     use crate::machine::signal::Signal;
     use std::time::Duration;
@@ -524,9 +525,11 @@ mod tests {
                 kind: "go-panic".to_owned(),
                 text: "close of closed channel".to_owned(),
                 frame: String::new(),
+                frames: Vec::new(),
             }),
             left: 2,
             ports_held: 0,
+            stuck: Vec::new(),
             verdict: Verdict::PanickedWhileStopping,
         }
     }
@@ -545,6 +548,35 @@ mod tests {
             ago_ms: u64::MAX,
             what: Happening::Ended(Box::new(end_of_a_run())),
             output: vec!["panic: close of closed channel".to_owned()],
+            repeat: Some(Repeat {
+                count: u64::MAX,
+                first: 1,
+            }),
+            known: "a known fault".to_owned(),
+        }));
+        let mut report = Reply::ok(3);
+        let mut end = end_of_a_run();
+        let crash = end.crash.take().unwrap();
+        end.stuck.push(Stuck {
+            pid: Pid(4),
+            name: "a\nb".to_owned(),
+            state: 'D',
+            wchan: String::new(),
+            threads: 2,
+            listens: vec!["tcp/80".to_owned()],
+        });
+        report.report = Some(Box::new(CrashReport {
+            v: crate::control::crash::VERSION,
+            service: "caddy".to_owned(),
+            fingerprint: crash.fingerprint(),
+            count: 3,
+            first: 0,
+            last: 5,
+            crash,
+            known: String::new(),
+            end,
+            dump: vec!["goroutine 1 [running]:\u{1b}".to_owned()],
+            output: Vec::new(),
         }));
         let mut line = Reply::ok(u64::MAX);
         line.line = Some(LogLine {
@@ -552,7 +584,13 @@ mod tests {
             ago_ms: 3,
             text: "\u{0}\u{7f}\u{2028}\r\n".to_owned(),
         });
-        for reply in [status, event, line, Reply::error(0, Code::Busy, "later")] {
+        for reply in [
+            status,
+            event,
+            report,
+            line,
+            Reply::error(0, Code::Busy, "later"),
+        ] {
             let mut bytes = Vec::new();
             encode_reply(&reply, &mut bytes);
             assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), 1);

@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod crash;
 pub mod reply;
 pub mod request;

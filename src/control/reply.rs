@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::crash::{CrashLine, CrashReport, Repeat};
 use crate::config::Plan;
 use crate::machine::report::{Happening, Verdict};
 
@@ -45,9 +46,18 @@ pub struct Reply {
     /// `plan`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanLine>,
+    /// `plan --max-stop-seconds`; only superctl says this, with `--json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stop_seconds: Option<u64>,
     /// `doctor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finding: Option<Finding>,
+    /// `crashes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash: Option<Box<CrashLine>>,
+    /// `why` of everything: what is on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Box<CrashReport>>,
 }
 
 /// What went wrong.
@@ -161,6 +171,12 @@ pub struct EventLine {
     /// With the end of an instance: the last lines it wrote.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub output: Vec<String>,
+    /// With a crash: how often it has happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeat: Option<Repeat>,
+    /// With a crash that is a known fault: what is known about it, in a sentence.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub known: String,
 }
 
 /// The longest possible stop.
@@ -220,7 +236,10 @@ impl Reply {
             event: None,
             line: None,
             plan: None,
+            max_stop_seconds: None,
             finding: None,
+            crash: None,
+            report: None,
         }
     }
 

@@ -21,7 +21,7 @@ pub struct Request {
     /// The service; absent where the verb allows "all".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// `start`, `stop`, `restart`: every service.
+    /// `start`, `stop`, `restart`: every service. `why`: everything, with the crash reports.
     #[serde(default, skip_serializing_if = "is_false")]
     pub all: bool,
     /// `stop`, `restart`, `shutdown`: KILL instead of the schedule.
@@ -69,6 +69,8 @@ pub enum Verb {
     Logs,
     /// Its last stops, crashes and restarts.
     Why,
+    /// The crashes that are known, of one service or of all, a line each.
+    Crashes,
     /// What happens, of one service or of all.
     Events,
     /// The longest stop of each service and of all, in the order of the shutdown.
@@ -83,9 +85,13 @@ impl Verb {
     /// Whether it only looks (`status-group` may).
     pub fn only_looks(self) -> bool {
         match self {
-            Verb::Status | Verb::Logs | Verb::Why | Verb::Events | Verb::Plan | Verb::Doctor => {
-                true
-            }
+            Verb::Status
+            | Verb::Logs
+            | Verb::Why
+            | Verb::Crashes
+            | Verb::Events
+            | Verb::Plan
+            | Verb::Doctor => true,
             Verb::Start
             | Verb::Stop
             | Verb::Restart

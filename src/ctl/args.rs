@@ -79,12 +79,21 @@ pub enum Command {
     },
     /// Tell the last stops, crashes and restarts of a service
     Why {
+        /// Everything that is known, with the crash reports on disk
+        #[arg(long, conflicts_with = "lines")]
+        all: bool,
         /// Only so many of the last ones
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<u32>,
         /// Service
         #[arg(value_name = "NAME")]
         name: String,
+    },
+    /// List the crashes that are known, of one service or of all
+    Crashes {
+        /// Service
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
     },
     /// Show what happened, to one service or to all
     Events {

@@ -129,18 +129,35 @@ impl<'a> Client<'a> {
                 },
                 |_| Ok(()),
             ),
-            Command::Why { lines, name } => self.look(
+            Command::Why { all, lines, name } => self.look(
                 Request {
+                    all: *all,
                     lines: *lines,
                     ..about(Verb::Why, name)
                 },
                 |looking| looking.finish_why(name),
             ),
+            Command::Crashes { name } => self.look(
+                Request {
+                    service: name.clone(),
+                    ..Request::new(1, Verb::Crashes)
+                },
+                |looking| looking.finish_crashes(name.as_deref()),
+            ),
             Command::Doctor => self.look(Request::new(1, Verb::Doctor), |l| l.finish_doctor()),
             Command::Plan(args) => self.plan(args),
             Command::Check(args) => offline::check(args, None, &mut self.offline()),
             Command::Version => {
-                writeln!(self.out, "{PROGRAM} {}", env!("CARGO_PKG_VERSION"))?;
+                let text = format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
+                if self.json {
+                    let reply = Reply {
+                        message: text,
+                        ..Reply::ok(0)
+                    };
+                    json_reply(self.out, &reply, self.style)?;
+                } else {
+                    writeln!(self.out, "{text}")?;
+                }
                 Ok(0)
             }
         }
@@ -260,11 +277,11 @@ impl<'a> Client<'a> {
         }
         let patience = self.patience(LOOK_PATIENCE, BUSY_PATIENCE, Some(LOOK_LIMIT));
         let requests = [Request::new(1, Verb::Plan)];
-        let json = self.json && !args.max_stop_seconds;
-        let mut looking = Looking::new(self.out, self.err, self.style, json);
+        let lines = self.json && !args.max_stop_seconds;
+        let mut looking = Looking::new(self.out, self.err, self.style, lines);
         match converse(&self.socket, &requests, patience, &mut looking) {
             Ok(()) => {
-                looking.finish_plan(args.max_stop_seconds)?;
+                looking.finish_plan(args.max_stop_seconds, self.json)?;
                 Ok(looking.exit)
             }
             Err((Trouble::NotRunning(_), _)) => {

@@ -1,14 +1,15 @@
-//! Commands that look: status, logs, why, events, plan, doctor. Streams are printed as
+//! Commands that look: status, logs, why, crashes, events, plan, doctor. Streams are printed as
 //! they come, tables when they are complete.
 
 use std::io::{self, Write};
 
+use crate::control::crash::{CrashLine, CrashReport};
 use crate::control::reply::{Code, EventLine, Finding, PlanLine, Reply, Status};
 use crate::control::request::{Request, Verb};
 
 use super::act::json_line;
 use super::converse::Hear;
-use super::render::{self, result, status, story, Style};
+use super::render::{self, crash, result, status, story, Style};
 use super::talk::{Incoming, Trouble};
 use super::{action_code, lsb, PROGRAM};
 
@@ -30,6 +31,8 @@ pub struct Looking<'a> {
     events: Vec<EventLine>,
     plan: Vec<PlanLine>,
     findings: Vec<Finding>,
+    crashes: Vec<CrashLine>,
+    reports: Vec<CrashReport>,
     lines: usize,
     bytes: usize,
 }
@@ -52,6 +55,8 @@ impl<'a> Looking<'a> {
             events: Vec::new(),
             plan: Vec::new(),
             findings: Vec::new(),
+            crashes: Vec::new(),
+            reports: Vec::new(),
             lines: 0,
             bytes: 0,
         }
@@ -87,6 +92,20 @@ impl<'a> Looking<'a> {
             return Ok(());
         }
         let text = story::why(name, &self.events, self.style);
+        self.out.write_all(text.as_bytes())?;
+        for report in &self.reports {
+            let text = crash::report(report, self.style);
+            self.out.write_all(text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// `crashes`: the list, if there was an answer.
+    pub fn finish_crashes(&mut self, name: Option<&str>) -> io::Result<()> {
+        if self.json || self.exit != 0 {
+            return Ok(());
+        }
+        let text = crash::list(name, &self.crashes, self.style);
         self.out.write_all(text.as_bytes())
     }
 
@@ -100,7 +119,7 @@ impl<'a> Looking<'a> {
     }
 
     /// `plan`: all of it, or only the longest stop in seconds.
-    pub fn finish_plan(&mut self, only_seconds: bool) -> io::Result<()> {
+    pub fn finish_plan(&mut self, only_seconds: bool, json: bool) -> io::Result<()> {
         if self.exit != 0 || self.json {
             return Ok(());
         }
@@ -109,7 +128,7 @@ impl<'a> Looking<'a> {
             return self.out.write_all(text.as_bytes());
         }
         match status::longest_seconds(&self.plan) {
-            Some(seconds) => writeln!(self.out, "{seconds}"),
+            Some(seconds) => status::seconds(self.out, seconds, json, self.style),
             None => {
                 self.exit = 1;
                 writeln!(self.err, "{PROGRAM}: superd did not say how long it takes")
@@ -156,6 +175,12 @@ impl Hear for Looking<'_> {
         }
         if let Some(finding) = &reply.finding {
             self.findings.push(finding.clone());
+        }
+        if let Some(crash) = &reply.crash {
+            self.crashes.push((**crash).clone());
+        }
+        if let Some(report) = &reply.report {
+            self.reports.push((**report).clone());
         }
         if let Some(event) = &reply.event {
             if !streams {

@@ -105,7 +105,8 @@ pub fn plan(args: &PlanArgs, default: Option<&Path>, to: &mut Output<'_>) -> io:
         Err(problems) => return to.problems(&problems),
     };
     if args.max_stop_seconds {
-        writeln!(to.out, "{}", status::longest_seconds(&lines).unwrap_or(0))?;
+        let seconds = status::longest_seconds(&lines).unwrap_or(0);
+        status::seconds(to.out, seconds, to.json, to.style)?;
     } else if to.json {
         for (i, line) in lines.iter().enumerate() {
             let mut reply = Reply::ok(0);

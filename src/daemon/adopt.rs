@@ -21,7 +21,6 @@ use super::rundir::plain;
 use super::token::Source;
 use super::trees::Main;
 use crate::config::model::{Output, ServiceDef};
-use crate::machine::crash;
 use crate::machine::event::{
     ActionId, Adopted, Event, Instance, Outcome, Pid, Presence, ServiceId,
 };
@@ -257,11 +256,11 @@ impl Reactor {
         let gone = |crash, left| Presence::Gone { crash, left };
         let instance = entry.memory.instance();
         if !entry.memory.is_of_instance() {
-            return gone(None, 0);
+            return gone(None, Some(0));
         }
         self.open_output(id, &entry.name, output, instance);
         let Some(place) = &entry.place else {
-            return gone(None, 0);
+            return gone(None, Some(0));
         };
         let main = match (entry.memory.is_unborn(), entry.memory.is_reaped()) {
             (_, true) => Main::Gone,
@@ -272,8 +271,7 @@ impl Reactor {
             return Presence::Running(pid);
         }
         self.drain_output(id);
-        let lines = self.logs.crash_lines(id, self.now());
-        let crash = crash::recognise(&lines, Exit::Unknown);
+        let crash = self.logs.crash(id, Exit::Unknown, self.now());
         gone(crash, self.trees.alive(id, instance))
     }
 

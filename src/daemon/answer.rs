@@ -1,5 +1,7 @@
 //! From requests to events and answers: what each verb of the protocol means.
 
+use std::rc::Rc;
+
 use std::fmt::Write as _;
 
 use super::clients::{ClientEvent, Peer, Stream};
@@ -14,6 +16,9 @@ use crate::machine::time::{Span, Tick};
 
 /// Lines of output or history that are sent when the client does not say how many.
 const LINES: u32 = 20;
+
+/// Crash reports that are sent at once: some 20 KiB each.
+const REPORTS_MOST: usize = 20;
 
 /// The most that is sent at once, whatever the client says.
 const LINES_MOST: u32 = 10_000;
@@ -59,6 +64,7 @@ impl Reactor {
             Verb::Status => self.tell_status(ticket, request),
             Verb::Logs => self.tell_logs(ticket, request),
             Verb::Why => self.tell_why(ticket, request),
+            Verb::Crashes => self.tell_crashes(ticket, request),
             Verb::Events => self.tell_events(ticket, request),
             Verb::Plan => self.tell_plan(ticket),
             Verb::Doctor => self.tell_doctor(ticket),
@@ -99,6 +105,7 @@ impl Reactor {
                 Verb::Status
                 | Verb::Logs
                 | Verb::Why
+                | Verb::Crashes
                 | Verb::Events
                 | Verb::Plan
                 | Verb::Doctor
@@ -289,7 +296,9 @@ impl Reactor {
             return;
         };
         let now = self.now();
-        let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
+        let usual = if request.all { LINES_MOST } else { LINES };
+        let n = request.lines.unwrap_or(usual).min(LINES_MOST) as usize;
+        let name = name.clone();
         for event in self.history.events(id, &self.registry.name(id), now, n) {
             let reply = Reply {
                 more: true,
@@ -298,10 +307,41 @@ impl Reactor {
             };
             self.reply(ticket, reply);
         }
+        if request.all {
+            let reports = self.crashes.reports(&name);
+            let skip = reports.len().saturating_sub(REPORTS_MOST);
+            for report in reports.into_iter().skip(skip) {
+                let reply = Reply {
+                    more: true,
+                    report: Some(Box::new(report)),
+                    ..Reply::ok(0)
+                };
+                self.reply(ticket, reply);
+            }
+        }
         if let Some(line) = self.status_line(id, now) {
             let reply = Reply {
                 more: true,
                 status: Some(Box::new(line)),
+                ..Reply::ok(0)
+            };
+            self.reply(ticket, reply);
+        }
+        self.reply(ticket, Reply::ok(0));
+    }
+
+    /// Also of a service that is no longer configured, as long as its reports are there.
+    fn tell_crashes(&mut self, ticket: Ticket, request: &Request) {
+        let lines = self.crashes.list(request.service.as_deref());
+        if let (Some(name), true) = (&request.service, lines.is_empty()) {
+            if self.find(ticket, name).is_none() {
+                return;
+            }
+        }
+        for line in lines {
+            let reply = Reply {
+                more: true,
+                crash: Some(Box::new(line)),
                 ..Reply::ok(0)
             };
             self.reply(ticket, reply);
@@ -381,6 +421,17 @@ fn log_line(service: &str, ago: std::time::Duration, text: String) -> LogLine {
     }
 }
 
+/// So many services are named in the answer to a request about all.
+const NAMED: usize = 10;
+
+fn some_names(of: &[Rc<str>]) -> String {
+    let named: Vec<&str> = of.iter().take(NAMED).map(|n| &**n).collect();
+    match of.len().checked_sub(NAMED) {
+        None | Some(0) => named.join(", "),
+        Some(more) => format!("{} and {more} more", named.join(", ")),
+    }
+}
+
 fn words(answer: Answer) -> Reply {
     match answer {
         Answer::Done(None) => Reply::ok(0),
@@ -410,6 +461,13 @@ fn words(answer: Answer) -> Reply {
         },
         Answer::Failed(why) => Reply::error(0, Code::Failed, why),
         Answer::Refused(why) => Reply::error(0, Code::Refused, why),
+        Answer::Worst(of, answer) => {
+            let mut reply = words(*answer);
+            if !reply.message.is_empty() {
+                reply.message = format!("{}: {}", some_names(&of), reply.message);
+            }
+            reply
+        }
     }
 }
 
@@ -423,6 +481,7 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Signal => "signal",
         Verb::Logs => "logs",
         Verb::Why => "why",
+        Verb::Crashes => "crashes",
         Verb::Events => "events",
         Verb::Plan => "plan",
         Verb::Doctor => "doctor",

@@ -242,7 +242,7 @@ impl Stage {
             serde_json::to_string(text).map_err(|e| e.to_string()) // valid TOML too
         };
         let text = format!(
-            "[daemon]\nrun-dir = {}\nlog = \"none\"\n\
+            "[daemon]\nrun-dir = {}\nlog = \"none\"\ncrash-reports = false\n\
              [service.demo]\ncommand = [{}, \"demo-server\", {}]\n",
             quoted(&self.dir.join("run"))?,
             quoted(&self.superd)?,

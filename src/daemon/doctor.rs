@@ -24,6 +24,7 @@ impl Reactor {
         all.push(log_daemon());
         all.push(self.dropped_lines());
         all.push(self.shutdown_time());
+        all.push(self.crash_reports());
         all
     }
 
@@ -50,6 +51,20 @@ impl Reactor {
                 "log lines",
                 false,
                 format!("{n} dropped because nobody took them"),
+            ),
+        }
+    }
+
+    fn crash_reports(&self) -> Finding {
+        let settings = &self.registry.daemon().crashes;
+        let dir = settings.dir.display();
+        match (settings.written, self.crashes.lost()) {
+            (false, _) => finding("crash reports", true, "switched off".to_owned()),
+            (true, None) => finding("crash reports", true, format!("go to {dir}")),
+            (true, Some(n)) => finding(
+                "crash reports",
+                false,
+                format!("{n} could not be written to {dir}; superd tries again"),
             ),
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::sink::Severity;
+use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
 use crate::machine::report::{waiting_for, EndReport, Happening, Verdict};
@@ -39,7 +40,18 @@ struct Entry {
     number: u64,
     at: Tick,
     what: Happening,
-    output: Vec<String>,
+    about: About,
+}
+
+/// What else is told with the end of an instance.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// The last lines it wrote, oldest first.
+    pub output: Vec<String>,
+    /// How often it has crashed like that.
+    pub repeat: Option<Repeat>,
+    /// The sentence about a known fault, or nothing.
+    pub known: String,
 }
 
 impl History {
@@ -48,15 +60,17 @@ impl History {
         History::default()
     }
 
-    /// Keeps it. `output`: with the end of an instance, the last lines it wrote, oldest
-    /// first; of these the last 4 KiB are kept.
-    pub fn record(&mut self, at: Tick, service: ServiceId, what: &Happening, output: Vec<String>) {
+    /// Keeps it. Of the output the last 4 KiB are kept.
+    pub fn record(&mut self, at: Tick, service: ServiceId, what: &Happening, about: About) {
         let one = self.services.entry(service).or_default();
         let entry = Entry {
             number: self.next,
             at,
             what: what.clone(),
-            output: last_bytes(output),
+            about: About {
+                output: last_bytes(about.output),
+                ..about
+            },
         };
         self.next += 1;
         let (list, cap) = match what {
@@ -82,7 +96,7 @@ impl History {
         let skip = all.len().saturating_sub(n);
         all.into_iter()
             .skip(skip)
-            .map(|e| event_line(name, now, e.at, &e.what, e.output.clone()))
+            .map(|e| event_line(name, now, e.at, &e.what, e.about.clone()))
             .collect()
     }
 
@@ -104,7 +118,8 @@ impl History {
 impl One {
     fn bytes(&self) -> usize {
         let all = self.small.iter().chain(&self.ends);
-        all.map(|e| weight(&e.what) + e.output.iter().map(String::len).sum::<usize>())
+        let output = |e: &Entry| e.about.output.iter().map(String::len).sum::<usize>();
+        all.map(|e| weight(&e.what) + output(e) + e.about.known.len())
             .sum()
     }
 
@@ -123,7 +138,11 @@ fn weight(what: &Happening) -> usize {
         Happening::Ended(r) => {
             let crash = r.crash.as_ref();
             r.steps.iter().map(|s| 64 + s.what.len()).sum::<usize>()
-                + crash.map_or(0, |c| c.kind.len() + c.text.len() + c.frame.len())
+                + crash.map_or(0, |c| {
+                    let frames = c.frames.iter().map(|f| 32 + f.len()).sum::<usize>();
+                    c.kind.len() + c.text.len() + c.frame.len() + frames
+                })
+                + r.stuck.iter().map(|_| 192).sum::<usize>()
                 + 160
         }
         Happening::Step { what: text, .. }
@@ -149,7 +168,8 @@ fn weight(what: &Happening) -> usize {
     std::mem::size_of::<Entry>() + texts
 }
 
-fn last_bytes(mut output: Vec<String>) -> Vec<String> {
+/// Of these lines the last 4 KiB.
+pub fn last_bytes(mut output: Vec<String>) -> Vec<String> {
     let mut room = OUTPUT;
     let fits = |l: &&String| {
         let fits = l.len() <= room;
@@ -163,19 +183,27 @@ fn last_bytes(mut output: Vec<String>) -> Vec<String> {
 }
 
 /// As it travels to a client.
-pub fn event_line(
-    name: &str,
-    now: Tick,
-    at: Tick,
-    what: &Happening,
-    output: Vec<String>,
-) -> EventLine {
+pub fn event_line(name: &str, now: Tick, at: Tick, what: &Happening, about: About) -> EventLine {
     EventLine {
         service: name.to_owned(),
         ago_ms: u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX),
         what: what.clone(),
-        output,
+        output: about.output,
+        repeat: about.repeat,
+        known: about.known,
     }
+}
+
+/// What the log says of it behind the line about the end.
+pub fn about_line(about: &About) -> String {
+    let mut text = String::new();
+    if let Some(repeat) = about.repeat.filter(|r| r.count > 1) {
+        text.push_str(&format!("; {} time", ordinal(repeat.count)));
+    }
+    if !about.known.is_empty() {
+        text.push_str("; a known fault, see superctl why");
+    }
+    text
 }
 
 /// The line for the log: service first, one line, units. How loud it is, too: what an
@@ -228,13 +256,14 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
                 ),
             ),
             (false, true) => (Notice, "starting again at once".to_owned()),
-            (false, false) => (
-                Warn,
-                format!(
-                    "starting again in {} ({failures} failures in a row)",
-                    Span(*pause)
-                ),
-            ),
+            (false, false) => {
+                let so_far = match failures {
+                    0 | 1 => String::new(),
+                    n => format!(" ({n} failures in a row)"),
+                };
+                let text = format!("starting again in {}{so_far}", Span(*pause));
+                (Warn, text)
+            }
         },
         Happening::GivenUp { why } => (Err, format!("not starting again: {why}")),
         Happening::Waiting { on, unwanted } => {
@@ -286,6 +315,11 @@ fn ended(r: &EndReport) -> (Severity, String) {
         Verdict::CleanAfterEscalation => (
             Severity::LOG_WARNING,
             format!("stopped: clean after escalation, {took}"),
+        ),
+        // It was asked for, and no fault of the service.
+        Verdict::Killed if r.was_forced() => (
+            Severity::LOG_WARNING,
+            format!("killed at once, as asked; gone after {took}"),
         ),
         Verdict::Killed => (
             Severity::LOG_ERR,
@@ -353,6 +387,7 @@ mod tests {
             crash: None,
             left: 0,
             ports_held: 0,
+            stuck: Vec::new(),
             verdict,
         }
     }
@@ -394,6 +429,7 @@ mod tests {
             kind: "go-panic".into(),
             text: "close of nil channel".into(),
             frame: "events.go:1644".into(),
+            frames: Vec::new(),
         });
         let (severity, text) = line("nats", &Happening::Ended(Box::new(panic)));
         assert_eq!(severity as u8, Severity::LOG_ERR as u8);
@@ -401,6 +437,23 @@ mod tests {
             text,
             "nats: panicked while stopping: go-panic: close of nil channel at events.go:1644 \
              (exited with status 2), stopped after 812 ms; further stop requests absorbed: 199"
+        );
+        let again = |failures| {
+            said(&Happening::Restarting {
+                pause: Duration::from_secs(60),
+                failures,
+                crash_loop: false,
+            })
+        };
+        assert_eq!(again(0), "caddy: starting again in 1 min");
+        assert_eq!(
+            again(3),
+            "caddy: starting again in 1 min (3 failures in a row)"
+        );
+        let forced = report(Verdict::Killed);
+        assert_eq!(
+            said(&Happening::Ended(Box::new(forced))),
+            "caddy: killed at once, as asked; gone after 812 ms"
         );
         let failed = Happening::StartFailed {
             instance: Instance(1),
@@ -426,10 +479,14 @@ mod tests {
                 instance: Instance(i as u32),
                 pid: Pid(i as i32 + 2),
             };
-            h.record(Tick(i), X, &up, Vec::new());
+            h.record(Tick(i), X, &up, About::default());
             let end = Happening::Ended(Box::new(report(Verdict::Crashed)));
             let output = (0..200).map(|n| format!("{i} {n} {}", "o".repeat(90)));
-            h.record(Tick(i), X, &end, output.collect());
+            let about = About {
+                output: output.collect(),
+                ..About::default()
+            };
+            h.record(Tick(i), X, &end, about);
             let one = &h.services[&X];
             assert!(one.bytes() <= BYTES && one.small.len() <= SMALL && one.ends.len() <= ENDS);
         }
@@ -448,7 +505,17 @@ mod tests {
     #[test]
     fn an_event_travels_and_comes_back() {
         let end = Happening::Ended(Box::new(report(Verdict::Killed)));
-        let sent = event_line("x", Tick(5_000_000), Tick(0), &end, vec!["bye".into()]);
+        let sent = event_line(
+            "x",
+            Tick(5_000_000),
+            Tick(0),
+            &end,
+            About {
+                output: vec!["bye".into()],
+                repeat: Some(Repeat { count: 7, first: 1 }),
+                known: "known".into(),
+            },
+        );
         let text = serde_json::to_string(&sent).unwrap();
         assert_eq!(serde_json::from_str::<EventLine>(&text).unwrap(), sent);
     }
@@ -459,8 +526,8 @@ mod tests {
         let says = |n| Happening::Status {
             text: "s".repeat(n),
         };
-        h.record(Tick(0), X, &says(1_000_000), Vec::new());
-        h.record(Tick(1), X, &says(10), Vec::new());
+        h.record(Tick(0), X, &says(1_000_000), About::default());
+        h.record(Tick(1), X, &says(10), About::default());
         assert_eq!(h.events(X, "x", Tick(1), 99).len(), 1);
     }
 }

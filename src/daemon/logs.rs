@@ -35,6 +35,7 @@ use super::token::Source;
 use crate::config::model::Output;
 use crate::machine::crash;
 use crate::machine::event::{Instance, ServiceId};
+use crate::machine::report::{Crash, Exit};
 use crate::machine::time::Tick;
 
 /// The longest line; a longer one comes in pieces of this size.
@@ -60,8 +61,18 @@ const TURN: usize = 256 * 1024;
 /// What [`Logs::drain`] reads at most.
 const DRAIN: usize = 1024 * 1024;
 
-/// Lines kept from the beginning of a crash text on.
-const CRASH_LINES: usize = 40;
+/// Lines kept from the beginning of a crash text on: a goroutine dump is long.
+const CRASH_LINES: usize = 240;
+
+/// The same in bytes.
+const CRASH_BYTES: usize = 16 * 1024;
+
+/// Of an instance without such a text, so many of its last lines are looked at.
+const LAST_LINES: usize = 40;
+
+/// A line that may begin a crash text, so long after the last such line, begins another one:
+/// what was printed before was survived.
+const CRASH_AGAIN: Duration = Duration::from_secs(1);
 
 /// A crash text older than this at the time of the exit was survived.
 const CRASH_AGE: Duration = Duration::from_secs(60);
@@ -127,6 +138,8 @@ struct Kept {
 struct CrashText {
     at: Tick,
     lines: Vec<String>,
+    /// Of all lines.
+    bytes: usize,
 }
 
 impl Logs {
@@ -338,18 +351,24 @@ impl Logs {
         ring.since(from).into_iter().map(|(_, l)| l).collect()
     }
 
-    /// What [`crash::recognise`] is to look at: the last crash text of this instance, if
-    /// it is fresh, else its last lines. The text is kept apart because the stack dump
-    /// after it can be longer than the ring.
-    pub fn crash_lines(&self, service: ServiceId, now: Tick) -> Vec<String> {
-        let fresh = self
-            .logs
-            .get(&service)
-            .and_then(|log| log.kept.crash.as_ref())
-            .filter(|c| now.since(c.at) < CRASH_AGE);
-        match fresh {
+    /// The crash that the output of this instance and its exit tell of: by a text that was
+    /// kept, if it is fresh, else by the last lines. The text is kept apart because the
+    /// stack dump after it can be longer than the ring.
+    pub fn crash(&self, service: ServiceId, exit: Exit, now: Tick) -> Option<Crash> {
+        let log = self.logs.get(&service);
+        let kept = log.and_then(|l| l.kept.crash.as_ref());
+        let fresh = kept.filter(|c| now.since(c.at) < CRASH_AGE);
+        fresh
+            .and_then(|c| crash::by_text(&c.lines, exit))
+            .or_else(|| crash::recognise(&self.last_of_instance(service, LAST_LINES), exit))
+    }
+
+    /// The lines of the crash text of this instance, if this exit confirms it.
+    pub fn crash_text(&self, service: ServiceId, exit: Exit) -> Vec<String> {
+        let kept = self.logs.get(&service).and_then(|l| l.kept.crash.as_ref());
+        match kept.filter(|c| crash::by_text(&c.lines, exit).is_some()) {
             Some(c) => c.lines.clone(),
-            None => self.last_of_instance(service, CRASH_LINES),
+            None => Vec::new(),
         }
     }
 
@@ -438,6 +457,22 @@ impl Log {
     }
 }
 
+impl CrashText {
+    fn has_room(&self) -> bool {
+        self.lines.len() < CRASH_LINES && self.bytes < CRASH_BYTES
+    }
+
+    fn push(&mut self, mut line: String) {
+        let room = CRASH_BYTES.saturating_sub(self.bytes);
+        if line.len() > room {
+            let end = (0..=room).rev().find(|i| line.is_char_boundary(*i));
+            line.truncate(end.unwrap_or(0));
+        }
+        self.bytes += line.len() + 1;
+        self.lines.push(line);
+    }
+}
+
 impl Kept {
     fn take(
         &mut self,
@@ -459,12 +494,17 @@ impl Kept {
             self.watch = None;
         }
         match &mut self.crash {
-            Some(c) if c.lines.len() < CRASH_LINES => c.lines.push(shown(line)),
+            Some(c) if c.has_room() && !(now.since(c.at) > CRASH_AGAIN && crash::begins(line)) => {
+                c.push(shown(line));
+            }
             _ if crash::begins(line) => {
-                self.crash = Some(Box::new(CrashText {
+                let mut text = CrashText {
                     at: now,
-                    lines: vec![shown(line)],
-                }));
+                    lines: Vec::new(),
+                    bytes: 0,
+                };
+                text.push(shown(line));
+                self.crash = Some(Box::new(text));
             }
             _ => {}
         }

@@ -5,6 +5,7 @@ pub mod actions;
 mod adopt;
 mod answer;
 pub mod clients;
+mod crashes;
 pub mod demo;
 mod doctor;
 pub mod history;

@@ -11,6 +11,7 @@
 //! the credentials only, which the kernel puts first, so it closes the rest itself. A
 //! service cannot fill superd's descriptor table that way.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsRawFd;
@@ -202,6 +203,28 @@ pub fn parse(datagram: &[u8]) -> Vec<Notice> {
         .collect()
 }
 
+/// What was said, by whose instance. Each process is looked up once, however much it has
+/// said: without cgroups that is a walk through all of /proc. Of several MAINPID= the last
+/// one counts, and comes last.
+pub fn attribute<K: Copy + Ord>(
+    heard: impl Iterator<Item = (Pid, Notice)>,
+    mut owner: impl FnMut(Pid) -> Option<K>,
+) -> (Vec<(K, Notice)>, BTreeMap<K, Pid>) {
+    let mut owners = BTreeMap::new();
+    let mut said = Vec::new();
+    let mut mains = BTreeMap::new();
+    for (pid, notice) in heard {
+        let Some(of) = *owners.entry(pid).or_insert_with(|| owner(pid)) else {
+            continue;
+        };
+        match notice {
+            Notice::MainPid(main) => drop(mains.insert(of, main)),
+            notice => said.push((of, notice)),
+        }
+    }
+    (said, mains)
+}
+
 fn status(text: &[u8]) -> String {
     let text = text.get(..STATUS_CAP).unwrap_or(text);
     let mut clean: String = String::from_utf8_lossy(text)
@@ -337,6 +360,25 @@ mod tests {
             [Notice::Status(s)] => assert!(s.len() <= STATUS_CAP && s.starts_with("éé")),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn who_says_much_is_looked_up_once_and_the_last_mainpid_counts() {
+        let heard = (0..1000_i32).map(|n| {
+            let notice = match n % 4 {
+                0 => Notice::MainPid(Pid(n + 2)),
+                _ => Notice::Ready,
+            };
+            (Pid(10 + n % 2), notice)
+        });
+        let mut looked_up = Vec::new();
+        let (said, mains) = attribute(heard, |pid| {
+            looked_up.push(pid);
+            (pid == Pid(10)).then_some('a')
+        });
+        assert_eq!(looked_up, [Pid(10), Pid(11)]);
+        assert_eq!(said.len(), 250, "the stranger is not believed");
+        assert_eq!(mains, BTreeMap::from([('a', Pid(998))]));
     }
 
     #[test]

@@ -24,6 +24,12 @@ use crate::sys::spawn::Child;
 /// Starts per turn of the loop; the rest has to wait for signals and clients.
 const STARTS_PER_TURN: usize = 32;
 
+/// Of a tree that is about to be killed, so many processes are looked at.
+const STUCK_PROCESSES: usize = 8;
+
+/// In one turn of the loop, so many in all.
+const LOOKS_PER_TURN: usize = 24;
+
 /// An instance that can be started: it has an output and a place.
 struct Ready {
     service: ServiceId,
@@ -38,6 +44,7 @@ impl Reactor {
     pub(super) fn perform(&mut self) {
         let mut starts = 0;
         let mut together = Vec::new();
+        self.looks_left = LOOKS_PER_TURN;
         loop {
             match self.effects.pop_front() {
                 Some(Effect::Spawn(service, instance)) => {
@@ -76,7 +83,10 @@ impl Reactor {
             }
             Effect::Wake(service, instance, to) => self.trees.wake(service, instance, to),
             Effect::KillTree(service, instance) => self.trees.kill(service, instance),
-            Effect::NotePorts(service, instance) => self.trees.note_ports(service, instance),
+            Effect::NotePorts(service, instance) => {
+                let n = self.trees.note_ports(service, instance);
+                self.feed(Event::PortsNoted(service, instance, n));
+            }
             Effect::Run(service, instance, action, argv) => {
                 self.run_command(service, instance, action, &argv);
             }
@@ -95,6 +105,7 @@ impl Reactor {
                 self.logs.watch(service, instance, text);
             }
             Effect::Check(service, instance, check) => self.check(service, instance, check),
+            Effect::Look(service, instance) => self.look(service, instance),
             Effect::Release(service, instance) => self.trees.release(service, instance),
             Effect::Forget(service) => self.forget(service),
             Effect::Reply(ticket, answer) => self.answer(ticket, answer),
@@ -109,18 +120,40 @@ impl Reactor {
                 self.hear_notices();
                 0
             }
-            Check::Ports => self.trees.ports_open(service, instance),
-            Check::Descendants => self.trees.descendants(service, instance),
+            Check::Ports => {
+                // The last look before "stopped" is said: dead is not enough, see below.
+                self.reap_all();
+                self.trees.ports_open(service, instance)
+            }
+            Check::Descendants => match self.trees.descendants(service, instance) {
+                Some(left) => left,
+                None => return self.reap_again = true,
+            },
             Check::Tree => match self.trees.alive(service, instance) {
                 // Dead is not enough: "stopped" is said when they are reaped, too.
-                0 => {
+                Some(0) => {
                     self.reap();
                     u32::from(self.reap_again)
                 }
-                left => left,
+                Some(left) => left,
+                // The machine asks again, at the latest when the next orphan is reaped.
+                None => return self.reap_again = true,
             },
         };
         self.feed(Event::Checked(service, instance, check, Found(found)));
+    }
+
+    /// What is stuck in this tree. When many trees are to be killed at once, only the first
+    /// ones are looked at: a KILL must not wait for that.
+    fn look(&mut self, service: ServiceId, instance: Instance) {
+        let most = STUCK_PROCESSES.min(self.looks_left);
+        let stuck = match most {
+            0 => Vec::new(),
+            most => self.trees.look(service, instance, most),
+        };
+        // What was found is the smaller part of the work without cgroups.
+        self.looks_left = self.looks_left.saturating_sub(stuck.len().max(2));
+        self.feed(Event::Looked(service, instance, stuck));
     }
 
     /// Starts these, in this order, with one answer for each. One that fails does not
@@ -302,6 +335,9 @@ impl Reactor {
 
     /// Removes what superd made: sockets and cgroups. The run directory stays.
     pub fn clear_up(&mut self) {
+        let now = self.now();
+        self.crashes.flush(now);
+        self.say_of_reports();
         if !self.leaving {
             self.trees.end();
             self.logs.remove_fifos();

@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,22 +27,26 @@ use syslog::Severity;
 use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
 use super::clients::{Access, ClientEvent, Clients, Stream};
-use super::history::{self, History};
+use super::crashes::{wall_seconds, Crashes};
+use super::history::{self, About, History};
 use super::journal::Journal;
 use super::keep::Again;
 use super::logs::{Logs, Said};
-use super::notify::Notify;
+use super::notify::{self, Notify};
 use super::registry::Registry;
 use super::rundir::{plain, RunDir};
 use super::signals::{self, Wakeup, LATCH};
 use super::sink::Sink;
 use super::token::Source;
 use super::trees::Trees;
+use crate::config::faults::{self, Fault};
 use crate::config::model::{Config, Daemon, Output};
+use crate::control::crash::CrashReport;
 use crate::control::reply::Reply;
 use crate::latch::{Bit, Phase, Seen, Taken};
+use crate::machine::crash;
 use crate::machine::event::{ActionId, Effect, Event, Instance, Notice, Pid, ServiceId, Ticket};
-use crate::machine::report::{Happening, Origin};
+use crate::machine::report::{Crash, EndReport, Exit, Happening, Origin, StepOutcome, Verdict};
 use crate::machine::service::Service;
 use crate::machine::signal::Signal;
 use crate::machine::supervisor::Supervisor;
@@ -60,6 +64,9 @@ const OUTPUT_LINES: usize = 20;
 
 /// How long superd waits, after everything is down, for its last answers to be read.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A disk is not written to when something is due within this time.
+const QUIET: Duration = Duration::from_millis(30);
 
 /// What superd is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,6 +136,9 @@ pub struct Reactor {
     pub(super) notify: Option<Notify>,
     pub(super) actions: Actions,
     pub(super) history: History,
+    pub(super) crashes: Crashes,
+    /// From the file of known faults, as it was when it could be read last.
+    pub(super) faults: Vec<Fault>,
     pub(super) sink: Sink,
     pub(super) trees: Trees,
     /// Our children that are not reaped, by pid.
@@ -146,6 +156,8 @@ pub struct Reactor {
     pub(super) reap_again: bool,
     /// Of the requests that the latch has absorbed, those that the machine knows of.
     absorbed: u32,
+    /// Processes that may still be looked at in this turn before they are killed.
+    pub(super) looks_left: usize,
     /// Main processes that were named by MAINPID=.
     pub(super) followed: BTreeMap<ServiceId, Followed>,
     /// None in wrap mode, and where it cannot be kept.
@@ -223,6 +235,8 @@ impl Reactor {
             notify: parts.notify,
             actions: Actions::default(),
             history: History::default(),
+            crashes: Crashes::default(),
+            faults: Vec::new(),
             sink: parts.sink,
             trees: parts.trees,
             children: BTreeMap::new(),
@@ -233,6 +247,7 @@ impl Reactor {
             awaiting_end: Vec::new(),
             reap_again: false,
             absorbed: 0,
+            looks_left: 0,
             followed: BTreeMap::new(),
             journal: None,
             remember_at: None,
@@ -283,6 +298,7 @@ impl Reactor {
         self.expire();
         self.perform();
         self.remember_soon();
+        self.write_reports();
         Ok(())
     }
 
@@ -299,10 +315,12 @@ impl Reactor {
             return Some(Duration::ZERO);
         }
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
+        let reports = self.crashes.next_deadline();
         let run_dir = self.run_dir_again.map(|again| again.at);
         let soonest = [
             self.machine.next_deadline(),
             clients,
+            reports,
             run_dir,
             self.remember_at,
         ];
@@ -413,12 +431,7 @@ impl Reactor {
     /// Wrap mode: HUP, USR1, USR2 and QUIT are for the service. One that its stop sends asks
     /// for that stop: it must not come twice.
     fn pass_on(&mut self, signal: Signal) {
-        let by = Origin::Signal {
-            signal,
-            pid: 0,
-            uid: 0,
-            command: String::new(),
-        };
+        let by = signals::who_sent(signal);
         let stops = |s: &Service| s.spec.stop.sends_to_main(signal);
         if self.machine.services().any(stops) {
             return self.begin_shutdown(false, Some(by));
@@ -477,12 +490,7 @@ impl Reactor {
     }
 
     fn reload_by_signal(&mut self) {
-        let by = Origin::Signal {
-            signal: Signal::HUP,
-            pid: 0,
-            uid: 0,
-            command: String::new(),
-        };
+        let by = signals::who_sent(Signal::HUP);
         match self.reload(&by) {
             Ok(text) => self.say(Severity::LOG_NOTICE, &text),
             Err(text) => self.say(Severity::LOG_ERR, &text),
@@ -517,6 +525,10 @@ impl Reactor {
         let (gone, unchanged) = (delta.gone.len(), delta.unchanged);
         self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
         self.logs.set_ring(daemon.ring);
+        self.crashes.configure(&daemon.crashes);
+        if self.options.mode == Mode::Daemon {
+            self.read_faults(&daemon.known_faults);
+        }
         if by != Origin::Config {
             if daemon.log != log {
                 self.sink.redirect(daemon.log, self.options.foreground);
@@ -543,6 +555,49 @@ impl Reactor {
             "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
             changed - new
         )
+    }
+
+    /// Reads the known faults; with any problem those that are known stay.
+    fn read_faults(&mut self, path: &Path) {
+        match faults::load(path) {
+            Ok(faults) => self.faults = faults,
+            Err(problems) => {
+                let lines = problems.lines();
+                let first = lines.first().map_or("", String::as_str);
+                let more = match problems.len() {
+                    0 | 1 => String::new(),
+                    n => format!(" (and {} more, see superctl check)", n - 1),
+                };
+                self.say(
+                    Severity::LOG_WARNING,
+                    &format!("known faults not read: {first}{more}"),
+                );
+            }
+        }
+    }
+
+    /// One crash report to disk, when nothing else is to be done and nothing is due soon.
+    fn write_reports(&mut self) {
+        if self.crashes.next_deadline().is_some() || !self.crashes.is_loaded() {
+            let now = self.now();
+            let due = self.machine.next_deadline();
+            let quiet = self.effects.is_empty()
+                && !self.reap_again
+                && !self.logs.more_work()
+                && due.is_none_or(|at| at > now + QUIET);
+            self.crashes.work(now, quiet);
+            if quiet {
+                self.crashes.load();
+            }
+        }
+        self.say_of_reports();
+    }
+
+    /// What there is to be said about writing and reading them.
+    pub(super) fn say_of_reports(&mut self) {
+        for line in self.crashes.take_lines() {
+            self.say(Severity::LOG_WARNING, &line);
+        }
     }
 
     /// The control socket for the groups of the configuration; made, if it could not be
@@ -632,22 +687,12 @@ impl Reactor {
         };
         let mut heard = std::mem::take(&mut self.heard);
         notify.drain(&mut heard);
-        // Without cgroups each look goes through all of /proc: a process that sends a
-        // thousand messages is looked for once.
-        let mut owners = BTreeMap::new();
-        let mut mains = BTreeMap::new();
-        for (pid, notice) in heard.drain(..) {
-            let owner = *owners.entry(pid).or_insert_with(|| self.trees.owner(pid));
-            let Some((service, instance)) = owner else {
-                continue;
-            };
-            match notice {
-                // The last word counts, so that a flood of them costs one look.
-                Notice::MainPid(main) => drop(mains.insert((service, instance), main)),
-                notice => self.feed(Event::Notified(service, instance, notice)),
-            }
-        }
+        let trees = &mut self.trees;
+        let (said, mains) = notify::attribute(heard.drain(..), |pid| trees.owner(pid));
         self.heard = heard;
+        for ((service, instance), notice) in said {
+            self.feed(Event::Notified(service, instance, notice));
+        }
         for ((service, instance), main) in mains {
             self.follow(service, instance, main);
         }
@@ -742,12 +787,13 @@ impl Reactor {
     pub(super) fn publish(&mut self, service: ServiceId, happening: Happening) {
         let now = self.now();
         let name = self.registry.name(service);
-        let (severity, text) = history::line(&name, &happening);
-        self.sink.say(now, severity, &text);
-        let output = match &happening {
-            Happening::Ended(_) => self.logs.last_of_instance(service, OUTPUT_LINES),
-            _ => Vec::new(),
+        let (severity, mut text) = history::line(&name, &happening);
+        let about = match &happening {
+            Happening::Ended(end) => self.about_end(service, &name, end),
+            _ => About::default(),
         };
+        text.push_str(&history::about_line(&about));
+        self.sink.say(now, severity, &text);
         if let Some(clients) = &mut self.clients {
             clients.publish(Stream::Events, service, || Reply {
                 event: Some(Box::new(history::event_line(
@@ -755,12 +801,48 @@ impl Reactor {
                     now,
                     now,
                     &happening,
-                    output.clone(),
+                    about.clone(),
                 ))),
                 ..Reply::ok(0)
             });
         }
-        self.history.record(now, service, &happening, output);
+        self.history.record(now, service, &happening, about);
+    }
+
+    /// What is to be told with an end; if it was a crash, it is counted and reported.
+    fn about_end(&mut self, service: ServiceId, name: &str, end: &EndReport) -> About {
+        let output = self.logs.last_of_instance(service, OUTPUT_LINES);
+        let Some(crash) = crash_of(end) else {
+            return About {
+                output,
+                ..About::default()
+            };
+        };
+        let fault = faults::find(&self.faults, &crash);
+        let known = fault.map_or_else(String::new, Fault::sentence);
+        let report = CrashReport {
+            v: crate::control::crash::VERSION,
+            service: name.to_owned(),
+            fingerprint: crash.fingerprint(),
+            count: 0,
+            first: 0,
+            last: wall_seconds(),
+            crash,
+            known: known.clone(),
+            end: EndReport {
+                crash: None,
+                ..end.clone()
+            },
+            dump: self.logs.crash_text(service, end.exit),
+            output: history::last_bytes(output.clone()),
+        };
+        let now = self.now();
+        let repeat = self.crashes.note(report, now);
+        About {
+            output,
+            repeat: Some(repeat),
+            known,
+        }
     }
 
     /// SIGUSR1: the state of everything into the log.
@@ -788,6 +870,26 @@ impl Reactor {
         }
         self.trees.release_look();
     }
+}
+
+/// The crash that an end is reported as, if it is to be: what the program said, what the
+/// signal was that it died of, and a stop that had to end by KILL because it went nowhere.
+fn crash_of(end: &EndReport) -> Option<Crash> {
+    if let Some(crash) = &end.crash {
+        return Some(crash.clone());
+    }
+    let in_vain = || end.steps.iter().any(|s| s.outcome == StepOutcome::TimedOut);
+    let (kind, text) = match (end.verdict, end.exit) {
+        (Verdict::Crashed, Exit::Signal(signal)) => (crash::BY_SIGNAL, format!("SIG{signal}")),
+        (Verdict::Killed, _) if in_vain() => ("stuck", "did not stop and was killed".to_owned()),
+        _ => return None,
+    };
+    Some(Crash {
+        kind: kind.to_owned(),
+        text,
+        frame: String::new(),
+        frames: Vec::new(),
+    })
 }
 
 /// One line of output: to those who follow it, and to the log.

@@ -16,12 +16,16 @@ use crate::machine::crash;
 use crate::machine::event::{Event, Instance, Notice, Outcome, Pid, ServiceId};
 use crate::machine::report::Exit;
 use crate::machine::signal::Signal;
+use crate::machine::stop::Stop;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::StatusPipe;
 use crate::sys::wait::{self, Ended};
 
 /// Children reaped in one turn of the loop. A fork bomb must not keep the clients waiting.
 const PER_TURN: usize = 256;
+
+/// So many budgets are all the pids of a small machine.
+const ALL: usize = 128;
 
 impl Reactor {
     /// Reaps what has ended, up to a budget.
@@ -60,6 +64,17 @@ impl Reactor {
         self.reap_again = true;
         if orphans {
             self.tell_orphans();
+        }
+    }
+
+    /// Reaps what the budget of a turn has left over, as far as a whole machine full of
+    /// zombies goes.
+    pub(super) fn reap_all(&mut self) {
+        for _ in 0..ALL {
+            if !self.reap_again {
+                return;
+            }
+            self.reap();
         }
     }
 
@@ -125,8 +140,10 @@ impl Reactor {
         }
         self.last_exit = Some(exit);
         let now = self.now();
-        let lines = self.logs.crash_lines(service, now);
-        let crash = crash::recognise(&lines, exit);
+        let crash = match self.died_of_no_memory(service, exit) {
+            true => Some(crash::out_of_memory()),
+            false => self.logs.crash(service, exit, now),
+        };
         self.feed(Event::Exited {
             service,
             instance,
@@ -134,6 +151,21 @@ impl Reactor {
             crash,
             left,
         });
+    }
+
+    /// Whether it was the kernel that has killed the main process. Only asked when it was
+    /// not superd.
+    fn died_of_no_memory(&mut self, service: ServiceId, exit: Exit) -> bool {
+        let Some(known) = self.machine.service(service) else {
+            return false;
+        };
+        let by_us = |s: &Stop| s.killed || s.sent.contains(&Signal::KILL);
+        match known.pid() {
+            Some(pid) if exit == Exit::Signal(Signal::KILL) && !known.stop().is_some_and(by_us) => {
+                self.trees.died_of_no_memory(service, pid)
+            }
+            Some(_) | None => false,
+        }
     }
 
     /// MAINPID=: another process of the tree is to be the main one.

@@ -23,8 +23,13 @@ static WAKE: AtomicI32 = AtomicI32::new(-1);
 static QUIT_IS_PASSED_ON: AtomicBool = AtomicBool::new(false);
 static FIRST_STOP: Sender = Sender::new();
 static FIRST_FORCE: Sender = Sender::new();
+/// Of those that may come again and again: the last sender of each.
+static HUP: Sender = Sender::new();
+static USR1: Sender = Sender::new();
+static USR2: Sender = Sender::new();
+static QUIT: Sender = Sender::new();
 
-/// Who sent a signal. Written once, before the latch publishes it.
+/// Who sent a signal. Written before the latch publishes it.
 struct Sender {
     signal: AtomicI32,
     pid: AtomicI32,
@@ -52,6 +57,14 @@ impl Sender {
         }
     }
 
+    /// The last one stays. A handler may interrupt the reader, which then sees one sender's
+    /// pid and another one's user; it is for people, and nothing is decided by it.
+    fn renew(&self, signal: i32, pid: i32, uid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+        self.uid.store(uid, Ordering::Relaxed);
+        self.signal.store(signal, Ordering::Relaxed);
+    }
+
     fn origin(&self) -> Option<Origin> {
         let signal = self.signal.load(Ordering::Relaxed);
         (signal != 0).then(|| {
@@ -76,6 +89,22 @@ pub fn who_forced() -> Option<Origin> {
     FIRST_FORCE.origin()
 }
 
+/// Who sent the last HUP, USR1, USR2 or (passed on) QUIT.
+pub fn who_sent(signal: Signal) -> Origin {
+    let sender = match signal.0 {
+        SIGHUP => &HUP,
+        SIGUSR1 => &USR1,
+        SIGUSR2 => &USR2,
+        _ => &QUIT,
+    };
+    sender.origin().unwrap_or(Origin::Signal {
+        signal,
+        pid: 0,
+        uid: 0,
+        command: String::new(),
+    })
+}
+
 /// Runs in a signal handler: atomics and at most one write(2).
 fn handle(signal: i32, pid: i32, uid: u32) {
     let bit = match signal {
@@ -83,15 +112,27 @@ fn handle(signal: i32, pid: i32, uid: u32) {
             FIRST_STOP.note(signal, pid, uid);
             Bit::Stop
         }
-        SIGQUIT if QUIT_IS_PASSED_ON.load(Ordering::Relaxed) => Bit::Quit,
+        SIGQUIT if QUIT_IS_PASSED_ON.load(Ordering::Relaxed) => {
+            QUIT.renew(signal, pid, uid);
+            Bit::Quit
+        }
         SIGQUIT => {
             FIRST_FORCE.note(signal, pid, uid);
             Bit::Force
         }
-        SIGHUP => Bit::Reload,
+        SIGHUP => {
+            HUP.renew(signal, pid, uid);
+            Bit::Reload
+        }
         SIGCHLD => Bit::Reap,
-        SIGUSR1 => Bit::Dump,
-        SIGUSR2 => Bit::Upgrade,
+        SIGUSR1 => {
+            USR1.renew(signal, pid, uid);
+            Bit::Dump
+        }
+        SIGUSR2 => {
+            USR2.renew(signal, pid, uid);
+            Bit::Upgrade
+        }
         _ => return,
     };
     if LATCH.request(bit) == Seen::First {

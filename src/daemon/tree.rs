@@ -29,6 +29,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::machine::event::Pid;
+use crate::machine::report::Stuck;
 use crate::machine::spec::To;
 use crate::sys::cgroup::Group;
 use crate::sys::kill::{kill, may_signal};
@@ -39,11 +40,12 @@ use super::spawn::INSTANCE;
 
 /// How often one call of [`Tree::kill`] looks for new processes. The caller repeats it.
 const PASSES: usize = 8;
-/// How often a tree is looked for while nothing of it is found but something keeps vanishing.
-/// A look takes less than a millisecond; that anybody dies in each of them is no accident.
-const LOOKS: usize = 16;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
+/// Of a stuck process so many descriptors are looked at.
+const STUCK_FDS: usize = 128;
+/// So many of its listening sockets are told.
+const STUCK_PORTS: usize = 8;
 
 /// All processes, as superd sees them: shared by all trees.
 #[derive(Debug)]
@@ -52,9 +54,11 @@ pub struct Forest {
     scanner: Option<Scanner>,
     /// The last scan, in the order of pids.
     all: Vec<Stat>,
-    /// A process has died since the last scan but one, or during the last: it may have left a
+    /// Who has died since the last scan but one, or during the last: they may have left a
     /// child that was born behind the scan's back.
-    is_blurred: bool,
+    died: Vec<Stat>,
+    /// Nobody was gone who had been listed.
+    is_whole: bool,
     is_held: bool,
     /// This one is known to have been dead before the next scan begins.
     peeked: Option<i32>,
@@ -75,7 +79,8 @@ impl Forest {
         let mut forest = Forest {
             scanner: Scanner::new().ok(),
             all: Vec::new(),
-            is_blurred: false,
+            died: Vec::new(),
+            is_whole: true,
             is_held: false,
             peeked: None,
             own,
@@ -150,14 +155,16 @@ impl Forest {
         let dead = self.all.iter().filter(|s| !s.is_alive());
         let were_dead: BTreeSet<(i32, u64)> = dead.map(|s| (s.pid, s.start)).collect();
         self.all.clear();
-        self.is_blurred = match &mut self.scanner {
+        self.is_whole = match &mut self.scanner {
             // One that breaks off has found less.
-            Some(scanner) => !scanner.each(|s| self.all.push(*s)).unwrap_or(false),
-            None => false,
+            Some(scanner) => scanner.each(|s| self.all.push(*s)).unwrap_or(false),
+            None => true,
         };
         let is_new = |s: &&Stat| !s.is_alive() && !were_dead.contains(&(s.pid, s.start));
-        let mut dead = self.all.iter().filter(is_new);
-        self.is_blurred |= dead.any(|s| Some(s.pid) != self.peeked);
+        let died = self.all.iter().filter(is_new).copied();
+        self.died.clear();
+        self.died
+            .extend(died.filter(|s| Some(s.pid) != self.peeked));
         self.all.sort_unstable_by_key(|s| s.pid);
     }
 
@@ -202,7 +209,7 @@ impl Forest {
         self.scan();
         let found = self.find_strays();
         self.send(&found, libc::SIGKILL);
-        count(found.len()).max(u32::from(self.is_blurred))
+        count(found.len()).max(u32::from(!self.died.is_empty()))
     }
 
     fn find_strays(&self) -> Vec<Stat> {
@@ -292,8 +299,10 @@ pub struct Tree {
     known: Vec<Stat>,
     /// It may have orphans that went to init while no superd was there.
     is_adopted: bool,
-    /// When we last looked, a process was gone before it could be looked at again.
+    /// When we last looked, a process died that may have left one that we did not see.
     is_elusive: bool,
+    /// When we last looked, that was not so, and no zombie was there that may be of this tree.
+    is_settled: bool,
     ports: Vec<(Option<PathBuf>, Listener)>,
     /// Start time of our own child, once it was read.
     noted_start: Option<u64>,
@@ -314,6 +323,7 @@ impl Tree {
             known: Vec::new(),
             is_adopted: false,
             is_elusive: false,
+            is_settled: false,
             ports: Vec::new(),
             noted_start: None,
         }
@@ -447,38 +457,39 @@ impl Tree {
             || self.members(forest).iter().any(|m| m.pid == pid.0)
     }
 
-    /// How many processes are alive, the main one included. Without a cgroup at least one
-    /// while processes come and go faster than they can be looked at.
-    pub fn count(&mut self, forest: &mut Forest) -> u32 {
+    /// How many processes are alive, the main one included. None: nobody was seen, but
+    /// without a cgroup that proves nothing yet; reap, and ask again.
+    pub fn count(&mut self, forest: &mut Forest) -> Option<u32> {
         match self.pids(forest) {
-            Some(pids) => count(pids.len()),
+            Some(pids) => Some(count(pids.len())),
             None => {
-                let found = count(self.find(forest).len());
-                found.max(u32::from(self.is_elusive))
+                let found = self.find(forest).len();
+                (found > 0 || self.is_settled).then(|| count(found))
             }
         }
     }
 
-    /// How many processes are alive besides the main one.
-    pub fn count_descendants(&mut self, forest: &mut Forest) -> u32 {
+    /// How many processes are alive besides the main one; none as with [`Tree::count`].
+    pub fn count_descendants(&mut self, forest: &mut Forest) -> Option<u32> {
         let main = self.main.map_or(0, |m| m.pid);
         match self.pids(forest) {
-            Some(pids) => count(pids.iter().filter(|p| **p != main).count()),
+            Some(pids) => Some(count(pids.iter().filter(|p| **p != main).count())),
             None => {
                 let found = self.find(forest);
-                let found = count(found.iter().filter(|m| m.pid != main).count());
-                found.max(u32::from(self.is_elusive))
+                let found = found.iter().filter(|m| m.pid != main).count();
+                (found > 0 || self.is_settled).then(|| count(found))
             }
         }
     }
 
     /// To be called when the main process is seen as a zombie, before it is reaped. Says
-    /// how many processes of the tree are left. From here on there is no main process.
-    pub fn before_reap(&mut self, forest: &mut Forest) -> u32 {
+    /// how many processes of the tree are left, or none as [`Tree::count`] does. From here on
+    /// there is no main process.
+    pub fn before_reap(&mut self, forest: &mut Forest) -> Option<u32> {
         let main = self.main.map_or(0, |m| m.pid);
         let left = match &self.group {
             // The usual case: three system calls.
-            Some(group) if matches!(group.populated(), Ok(false)) => 0,
+            Some(group) if matches!(group.populated(), Ok(false)) => Some(0),
             _ => {
                 forest.peeked = Some(main);
                 self.count_descendants(forest)
@@ -615,6 +626,43 @@ impl Tree {
         }
     }
 
+    /// What at most `most` of its processes are at, the main one first: for the report of a
+    /// KILL. Only files of /proc that do not wait for a lock that a stuck process may hold
+    /// (`stat`, `comm`, `wchan`, `fd`; not `cmdline`, `environ` or `maps`).
+    pub fn see_stuck(&mut self, forest: &mut Forest, most: usize) -> Vec<Stuck> {
+        let main = self.main.map_or(0, |m| m.pid);
+        let mut members = self.members(forest);
+        members.retain(Stat::is_alive);
+        if let Some(at) = members.iter().position(|m| m.pid == main) {
+            members.swap(0, at);
+        }
+        members.truncate(most);
+        let ports = &self.ports;
+        let look = |m: Stat| {
+            let mut inodes = Vec::new();
+            if !ports.is_empty() {
+                proc::some_socket_inodes(m.pid, STUCK_FDS, &mut inodes);
+            }
+            let mut listens: Vec<String> = Vec::new();
+            for (_, l) in ports.iter().filter(|(_, l)| inodes.contains(&l.inode)) {
+                let text = l.to_string();
+                if !listens.contains(&text) {
+                    listens.push(text); // once for IPv4 and IPv6
+                }
+            }
+            listens.truncate(STUCK_PORTS);
+            Stuck {
+                pid: Pid(m.pid),
+                name: proc::comm(m.pid),
+                state: char::from(m.state),
+                wchan: proc::wchan(m.pid),
+                threads: m.threads,
+                listens,
+            }
+        };
+        members.into_iter().map(look).collect()
+    }
+
     /// Remembers the listening sockets that the tree holds now. Says how many.
     pub fn note_ports(&mut self, forest: &mut Forest) -> u32 {
         self.ports.clear();
@@ -717,34 +765,30 @@ impl Tree {
     }
 
     fn look(&mut self, forest: &mut Forest, then: Then) -> Vec<Stat> {
-        for _ in 0..LOOKS {
-            forest.scan();
-            let mut found = self.seeds(forest, then);
-            while next_generation(forest, &mut found, then) {}
-            let Found {
-                mut members,
-                has_lost,
-            } = found;
-            members.sort_unstable_by_key(|s| s.pid);
-            let main = self.main.map_or(0, |m| m.pid);
-            self.known.clear();
-            self.known.extend(members.iter().filter(|s| s.pid != main));
-            members.retain(Stat::is_alive);
-            self.is_elusive = has_lost;
-            if !members.is_empty() || !has_lost || forest.is_held {
-                return members;
-            }
-        }
-        Vec::new()
+        forest.scan();
+        let mut found = self.seeds(forest, then);
+        while next_generation(forest, &mut found, then) {}
+        let mut members = found.members;
+        members.sort_unstable_by_key(|s| s.pid);
+        let main = self.main.map_or(0, |m| m.pid);
+        self.known.clear();
+        self.known.extend(members.iter().filter(|s| s.pid != main));
+        members.retain(Stat::is_alive);
+        // Init reaps, too: of those that went to it there may be no zombie.
+        let is_blurred = self.is_adopted && !forest.is_whole;
+        let may_be_ours = |s: &Stat| self.may_have_been_ours(forest, s);
+        let is_elusive = found.has_lost || is_blurred || forest.died.iter().any(may_be_ours);
+        let dead = forest.all.iter().filter(|s| !s.is_alive());
+        let mut unreaped = dead.filter(|s| Some(s.pid) != forest.peeked);
+        self.is_settled = !is_elusive && !unreaped.any(may_be_ours);
+        self.is_elusive = is_elusive;
+        members
     }
 
     /// Members that are such by themselves.
     fn seeds(&self, forest: &mut Forest, then: Then) -> Found {
         let all = std::mem::take(&mut forest.all);
-        let mut found = Found {
-            has_lost: forest.is_blurred,
-            ..Found::default()
-        };
+        let mut found = Found::default();
         for s in all.iter().filter(|s| may_signal(s.pid)) {
             let is_main = |m: Main| m.pid == s.pid && m.start.is_none_or(|t| t == s.start);
             let same = |k: &Stat| k.pid == s.pid && k.start == s.start;
@@ -767,6 +811,16 @@ impl Tree {
         }
         forest.all = all;
         found
+    }
+
+    /// Whether this zombie may be of this tree. Then a child of it may live that the scan did
+    /// not see, and only of such: whoever lives has ancestors up to the main process or to one
+    /// that was left to superd, and that one is seen alive or stays until superd reaps it.
+    fn may_have_been_ours(&self, forest: &Forest, s: &Stat) -> bool {
+        let is_left = s.ppid == forest.own || (self.is_adopted && s.ppid == 1);
+        let is_others = forest.claimed.contains(&s.pid)
+            || (s.session != self.leader && forest.claimed.contains(&s.session));
+        self.main.is_some_and(|m| m.pid == s.pid) || (is_left && !is_others)
     }
 
     /// A process that was left to superd is whose mark it carries. A dying one carries none:
@@ -920,15 +974,20 @@ mod tests {
 
         /// The tree has exactly so many processes, as soon as those that prepared it are gone.
         fn wait_for_count(&mut self, n: u32) {
-            while self.tree.count(&mut self.forest) != n {
+            while self.tree.count(&mut self.forest) != Some(n) {
                 std::thread::yield_now();
             }
+        }
+
+        /// Who is seen alive.
+        fn seen(&mut self) -> u32 {
+            self.tree.count(&mut self.forest).unwrap_or(0)
         }
 
         /// KILLs until nothing is left, checks that nothing is, and reaps what became ours.
         fn finish(mut self) {
             let own = self.forest.own;
-            while self.tree.count(&mut self.forest) > 0 {
+            while self.seen() > 0 {
                 self.tree.kill(&mut self.forest);
                 std::thread::yield_now();
             }
@@ -958,7 +1017,7 @@ mod tests {
         both_ways("alive", |name, group| {
             let mut r = three(name, group, "exec sleep 60");
             r.wait_for_count(4);
-            assert_eq!(r.tree.count_descendants(&mut r.forest), 3);
+            assert_eq!(r.tree.count_descendants(&mut r.forest), Some(3));
             for pid in r.pids.clone() {
                 assert!(r.tree.holds(&mut r.forest, Pid(pid)), "{name}: {pid}");
             }
@@ -979,7 +1038,7 @@ mod tests {
             let mut r = three(name, group, "exit 0");
             r.wait_for_zombie();
             // The two that prepare the third child may still be ending.
-            assert!(r.tree.before_reap(&mut r.forest) >= 3, "{name}");
+            assert!(r.tree.before_reap(&mut r.forest) >= Some(3), "{name}");
             assert_eq!(r.tree.main(), None);
             reap(r.main).unwrap();
             r.wait_for_count(3);
@@ -992,12 +1051,12 @@ mod tests {
     fn a_simple_service_leaves_nothing() {
         both_ways("simple", |name, group| {
             let mut r = run(name, group, "echo $$; exec sleep 60", 1);
-            assert_eq!(r.tree.count(&mut r.forest), 1);
-            assert_eq!(r.tree.count_descendants(&mut r.forest), 0);
+            assert_eq!(r.seen(), 1);
+            assert_eq!(r.tree.count_descendants(&mut r.forest).unwrap_or(0), 0);
             assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 1);
             r.wait_for_zombie();
-            assert_eq!(r.tree.count(&mut r.forest), 0, "{name}: a zombie counts");
-            assert_eq!(r.tree.before_reap(&mut r.forest), 0);
+            assert_eq!(r.seen(), 0, "{name}: a zombie counts");
+            assert_eq!(r.tree.before_reap(&mut r.forest).unwrap_or(0), 0);
             reap(r.main).unwrap();
             r.finish();
         });
@@ -1032,11 +1091,11 @@ mod tests {
                 'n=0; while [ $n -lt 60 ]; do n=$((n+1)); (sleep 60 &); done; sleep 60' & \
                 done; wait";
             let mut r = run(name, group, script, 1);
-            while r.tree.count(&mut r.forest) < 40 {
+            while r.seen() < 40 {
                 std::thread::yield_now();
             }
             let mut calls = 0;
-            while r.tree.count(&mut r.forest) > 0 {
+            while r.seen() > 0 {
                 r.tree.kill(&mut r.forest);
                 calls += 1;
                 assert!(calls < 1000, "{name}: still there");
@@ -1070,7 +1129,7 @@ mod tests {
             assert!(r.tree.set_main(&mut r.forest, &held));
             assert_eq!(r.tree.main(), Some(new));
             r.wait_for_count(2);
-            assert_eq!(r.tree.count_descendants(&mut r.forest), 1, "{name}");
+            assert_eq!(r.tree.count_descendants(&mut r.forest), Some(1), "{name}");
             assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 1);
             r.wait_for_count(1);
             assert!(r.forest.stat(r.main).unwrap().is_alive());
@@ -1100,7 +1159,7 @@ mod tests {
         let cookie = format!("test-{}-adopt", std::process::id());
         let main = (Pid(r.main), start);
         r.tree = Tree::adopt(&mut r.forest, Some(main), main.0, &cookie, None);
-        assert_eq!(r.tree.count(&mut r.forest), 4);
+        assert_eq!(r.seen(), 4);
         r.finish();
     }
 
@@ -1120,6 +1179,15 @@ time.sleep(60)'";
         let mut r = run("ports", None, script, 1);
         assert_eq!(r.tree.note_ports(&mut r.forest), 2);
         assert_eq!(r.tree.open_ports(&mut r.forest).len(), 2);
+        let stuck = r.tree.see_stuck(&mut r.forest, 8);
+        assert_eq!((stuck.len(), stuck[0].pid), (1, Pid(r.main)));
+        let listens = &stuck[0].listens;
+        assert!(
+            listens.len() == 2 && listens[0].starts_with("tcp/"),
+            "{listens:?}"
+        );
+        assert!(stuck[0].threads == 1 && stuck[0].name.starts_with("python3"));
+        assert_eq!(r.tree.see_stuck(&mut r.forest, 0), []);
         r.tree.kill(&mut r.forest);
         r.wait_for_zombie();
         assert_eq!(r.tree.open_ports(&mut r.forest), []);

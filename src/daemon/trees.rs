@@ -18,10 +18,11 @@ use super::spawn::{self, Base, Context, INSTANCE};
 use super::tree::{Forest, Tree, Usage};
 use crate::config::model::{Output, Program};
 use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
-use crate::machine::report::{SpawnError, Stage};
+use crate::machine::report::{SpawnError, Stage, Stuck};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
+use crate::sys::klog::Klog;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
@@ -54,6 +55,7 @@ pub struct Trees {
     marks: BTreeMap<ServiceId, String>,
     /// Is kept open by each child until it executes its program.
     until_exec: Option<File>,
+    klog: Klog,
     /// Of commands that are over: their last processes are dying.
     ending: Vec<Tree>,
 }
@@ -62,6 +64,10 @@ pub struct Trees {
 struct Live {
     instance: Instance,
     tree: Tree,
+    /// When it was started, in seconds of CLOCK_MONOTONIC.
+    began: u64,
+    /// Processes of its cgroup that the kernel had killed before, for want of memory.
+    oom_kills: Option<u64>,
 }
 
 /// A new instance that has its place, and is to be started.
@@ -96,6 +102,7 @@ impl Trees {
             scope: "run".to_owned(),
             marks: BTreeMap::new(),
             until_exec: None,
+            klog: Klog::open(),
             ending: Vec::new(),
         }
     }
@@ -176,12 +183,19 @@ impl Trees {
         let starts: Vec<_> = wanted.iter().zip(&cookies).map(context).collect();
         let made = spawn::start_all(&starts, &self.base);
         drop(starts);
+        let began = seconds();
         for ((w, cookie), made) in wanted.into_iter().zip(&cookies).zip(&made) {
             match made {
                 Ok(child) => {
+                    let oom_kills = w.group.as_ref().and_then(Group::oom_kills);
                     let tree = Tree::new(&mut self.forest, Pid(child.pid), cookie, w.group);
-                    let instance = w.instance;
-                    self.live.insert(w.service, Live { instance, tree });
+                    let live = Live {
+                        instance: w.instance,
+                        tree,
+                        began,
+                        oom_kills,
+                    };
+                    self.live.insert(w.service, live);
                 }
                 // Somebody has removed it: the next try makes it anew.
                 Err(error) if error.stage == Stage::Cgroup => {
@@ -290,11 +304,16 @@ impl Trees {
         }
     }
 
-    /// Remembers the listening sockets of the tree.
-    pub fn note_ports(&mut self, service: ServiceId, instance: Instance) {
-        if let Some((tree, forest)) = self.tree(service, instance) {
-            tree.note_ports(forest);
-        }
+    /// What at most `most` processes of the tree are at.
+    pub fn look(&mut self, service: ServiceId, instance: Instance, most: usize) -> Vec<Stuck> {
+        self.tree(service, instance)
+            .map_or_else(Vec::new, |(t, f)| t.see_stuck(f, most))
+    }
+
+    /// Remembers the listening sockets of the tree. Says how many.
+    pub fn note_ports(&mut self, service: ServiceId, instance: Instance) -> u32 {
+        self.tree(service, instance)
+            .map_or(0, |(tree, forest)| tree.note_ports(forest))
     }
 
     /// How many of those are still open.
@@ -305,15 +324,16 @@ impl Trees {
         u32::try_from(open).unwrap_or(u32::MAX)
     }
 
-    /// How many processes are alive besides the main one.
-    pub fn descendants(&mut self, service: ServiceId, instance: Instance) -> u32 {
+    /// How many processes are alive besides the main one; none: it cannot be told yet.
+    pub fn descendants(&mut self, service: ServiceId, instance: Instance) -> Option<u32> {
         self.tree(service, instance)
-            .map_or(0, |(t, f)| t.count_descendants(f))
+            .map_or(Some(0), |(t, f)| t.count_descendants(f))
     }
 
-    /// How many processes are alive.
-    pub fn alive(&mut self, service: ServiceId, instance: Instance) -> u32 {
-        self.tree(service, instance).map_or(0, |(t, f)| t.count(f))
+    /// How many processes are alive; none: it cannot be told yet.
+    pub fn alive(&mut self, service: ServiceId, instance: Instance) -> Option<u32> {
+        self.tree(service, instance)
+            .map_or(Some(0), |(t, f)| t.count(f))
     }
 
     /// MAINPID=: this process is the main one from now on. False, and nothing changes, if it
@@ -328,10 +348,25 @@ impl Trees {
         self.live.get(&service)?.tree.known_start()
     }
 
-    /// The main process is a zombie: how many processes it leaves.
-    pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> u32 {
+    /// The main process is a zombie: how many processes it leaves; none: it
+    /// cannot be told yet.
+    pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> Option<u32> {
         self.tree(service, instance)
-            .map_or(0, |(t, f)| t.before_reap(f))
+            .map_or(Some(0), |(t, f)| t.before_reap(f))
+    }
+
+    /// Whether the kernel has killed this main process for want of memory, as far as it
+    /// says so. To be asked only when it died of a SIGKILL that superd did not send.
+    pub fn died_of_no_memory(&mut self, service: ServiceId, pid: Pid) -> bool {
+        let Some(live) = self.live.get(&service) else {
+            return false;
+        };
+        let now = live.tree.group().and_then(Group::oom_kills);
+        match (live.oom_kills, now) {
+            (Some(before), Some(now)) => now > before,
+            // A clock that is a little behind is no reason not to believe it.
+            _ => self.klog.has_killed(pid.0, live.began.saturating_sub(2)),
+        }
     }
 
     /// Until [`Trees::release_look`] what [`Trees::usage`] says is of one look at /proc.
@@ -397,13 +432,13 @@ impl Trees {
     }
 
     /// Ends what is left of a command, now or with the next orphan that is reaped.
-    fn clear_away(&mut self, mut tree: Tree, left: u32) {
-        if left > 0 {
+    fn clear_away(&mut self, mut tree: Tree, left: Option<u32>) {
+        if left.is_some_and(|n| n > 0) {
             tree.kill(&mut self.forest);
         }
         let done = match tree.group() {
             Some(group) => group.remove().is_ok(),
-            None => left == 0,
+            None => left == Some(0),
         };
         // More than these: superd's own end clears up after them.
         if !done && self.ending.len() < ENDING {
@@ -474,7 +509,14 @@ impl Trees {
             }
         }
         let (tree, held) = self.tree_of(place, group, main);
-        self.live.insert(service, Live { instance, tree });
+        let live = Live {
+            instance,
+            tree,
+            began: crate::sys::timer::monotonic() / 1_000_000_000,
+            // As far as they can be counted from here on.
+            oom_kills: oom_kills(place),
+        };
+        self.live.insert(service, live);
         held
     }
 
@@ -623,6 +665,11 @@ pub enum Main {
     Gone,
 }
 
+fn oom_kills(place: &Place) -> Option<u64> {
+    let group = place.group.as_deref().and_then(Group::found)?;
+    group.oom_kills()
+}
+
 fn journal(tree: &mut Tree, forest: &mut Forest, look: bool) -> Place {
     let start = match look {
         true => tree.main_start(forest),
@@ -659,6 +706,11 @@ fn read(path: &str, cap: u64) -> Option<Vec<u8>> {
         .read_to_end(&mut text)
         .ok()?;
     Some(text)
+}
+
+/// CLOCK_MONOTONIC.
+fn seconds() -> u64 {
+    crate::sys::timer::monotonic() / 1_000_000_000
 }
 
 fn failure(stage: Stage, thing: &str, errno: i32) -> SpawnError {

@@ -19,7 +19,7 @@ use super::signal::Signal;
 use super::spec::{Policy, Reload, Spec};
 use super::testing::spec;
 
-const EVENTS: [&str; 31] = [
+const EVENTS: [&str; 33] = [
     "start",
     "stop",
     "stop-now",
@@ -40,7 +40,9 @@ const EVENTS: [&str; 31] = [
     "exec-failed",
     "exited",
     "exited-left",
+    "exited-unsure",
     "looked",
+    "noted",
     "ports-free",
     "tree-empty",
     "stopping",
@@ -61,8 +63,8 @@ reload, hup, winch -> down down: reply refused
 gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # down up: it has failed and its policy is never
 start, restart, restart-now, program -> starting up: spawn a2
@@ -71,8 +73,8 @@ reload, hup, winch -> down up: reply refused
 gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # waiting up: it requires b, which is down
 start, restart, restart-now -> waiting up: spawn b1
@@ -81,8 +83,8 @@ reload, hup, winch -> waiting up: reply refused
 gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # starting up: ordered, not forked yet
 start, restart, restart-now, program, policy, client-gone -> -
@@ -95,7 +97,8 @@ execed -> up up:
 exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -109,7 +112,8 @@ spawned, not-spawned, exec-failed -> -
 execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> starting up 8:
 
 # starting down: a stop came before the fork
@@ -123,7 +127,8 @@ execed -> stopping down: look notify a1
 exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+exited-unsure -> sweeping down: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> -
 
 # up up
@@ -137,7 +142,8 @@ winch -> up up: WINCH a1, reply done
 policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> up up 8:
 
 # up down: its stop waits for b, which requires it and goes first
@@ -152,7 +158,8 @@ winch -> up down: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+exited-unsure -> sweeping down: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -166,7 +173,8 @@ winch -> stopping down: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+exited-unsure -> sweeping down: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -181,7 +189,8 @@ winch -> stopping up: WINCH a1, reply done
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 main -> stopping up 8:
 
 # killing down
@@ -191,7 +200,8 @@ reload, hup, winch -> killing down: reply refused
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+exited-unsure -> sweeping down: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -203,7 +213,8 @@ reload, hup, winch -> killing up: reply refused
 spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
-looked, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -213,8 +224,8 @@ restart-now -> sweeping up: kill a1, look tree a1
 stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, stopping, ready, reloading, main, action-ended, output -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -224,8 +235,8 @@ stop, gone -> sweeping down:
 stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, stopping, ready, reloading, main, action-ended, output -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -236,8 +247,8 @@ gone -> none none: forget a
 reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
-spawned, not-spawned, execed, exec-failed, exited, exited-left -> -
-looked, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan -> -
 ";
 
 fn plain() -> Spec {
@@ -379,9 +390,11 @@ fn happen(rig: &mut Rig, event: &str) {
         "not-spawned" => Event::NotSpawned(A, i, error(Stage::Fork, libc::EAGAIN)),
         "execed" => Event::Execed(A, i),
         "exec-failed" => Event::ExecFailed(A, i, error(Stage::Exec, libc::ENOENT)),
-        "exited" => exited(0),
-        "exited-left" => exited(1),
+        "exited" => exited(Some(0)),
+        "exited-left" => exited(Some(1)),
+        "exited-unsure" => exited(None),
         "looked" => Event::Checked(A, i, Check::Notify, Found(0)),
+        "noted" => Event::PortsNoted(A, i, 0),
         "ports-free" => Event::Checked(A, i, Check::Ports, Found(0)),
         "tree-empty" => Event::Checked(A, i, Check::Tree, Found(0)),
         "stopping" => Event::Notified(A, i, Notice::Stopping),

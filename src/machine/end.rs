@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::crash::{BY_SIGNAL, GO_DUMP};
 use super::event::{Check, Effect, ServiceId};
-use super::report::{Crash, EndReport, Exit, Happening, Origin, Verdict};
+use super::memory::LONGEST;
+use super::report::{Crash, EndReport, Exit, Happening, Origin, Stuck, Verdict};
 use super::service::{Context, Kill, Run};
 use super::signal::Signal;
 use super::spec::{Schedule, Spec, To};
-use super::stop::{Poll, Stop};
+use super::stop::{look_at, Poll, Stop};
 use super::time::Tick;
 
 /// How long a port may stay open after its tree is gone (somebody else was handed the
@@ -34,8 +36,15 @@ pub enum Swept {
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 enum Phase {
-    /// Leftovers had a TERM; KILL at this time.
-    Grace(Tick),
+    /// It is not known yet whether anything is left. KILL at this time, in case.
+    Unsure {
+        until: Tick,
+        grace: Duration,
+        killing: bool,
+    },
+    /// Leftovers had a TERM; KILL at this time, and before it a look at them, if that is
+    /// still to come.
+    Grace(Tick, Option<Tick>),
     /// They had a KILL.
     Kill(Kill),
     /// The tree is empty; the ports are looked at until this time.
@@ -60,6 +69,10 @@ pub struct End {
     /// Processes still alive at the last look.
     pub alive: u32,
     ports_held: u32,
+    /// What was seen of the leftovers before their KILL.
+    stuck: Vec<Stuck>,
+    /// Leftovers had a KILL after their grace.
+    killed: bool,
 }
 
 impl End {
@@ -76,20 +89,43 @@ impl End {
             left: 0,
             alive: 0,
             ports_held: 0,
+            stuck: Vec::new(),
+            killed: false,
         }
     }
 
-    /// `left` processes of the tree are alive; `killing`: they have had their KILL.
+    /// What is about to be killed.
+    pub fn looked(&mut self, stuck: Vec<Stuck>) {
+        self.stuck = stuck;
+    }
+
+    /// `left` processes of the tree are alive, if that is known; `killing`: they have had
+    /// their KILL.
     pub fn begin(
         &mut self,
         id: ServiceId,
-        left: u32,
+        left: Option<u32>,
         killing: bool,
         grace: Duration,
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Swept {
-        self.alive = left;
+        self.alive = left.unwrap_or(0);
+        let Some(left) = left else {
+            if grace.is_zero() {
+                self.kill(id, now, cx);
+            } else {
+                self.phase = Phase::Unsure {
+                    until: now + grace,
+                    grace,
+                    killing,
+                };
+                self.poll = Poll::begin(now);
+                cx.effects
+                    .push(Effect::Check(id, self.run.instance, Check::Tree));
+            }
+            return Swept::NotYet;
+        };
         if left == 0 {
             return self.look_at_ports(id, now, cx);
         }
@@ -100,7 +136,7 @@ impl End {
             self.kill(id, now, cx);
         } else {
             self.left = left;
-            self.phase = Phase::Grace(now + grace);
+            self.phase = Phase::Grace(now + grace, Some(look_at(now, now + grace)));
             // One TERM in all: a second one is what makes servers panic.
             if !self.stop.as_ref().is_some_and(|s| s.told_tree) {
                 cx.effects.push(Effect::Signal(
@@ -117,6 +153,7 @@ impl End {
     }
 
     fn kill(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) {
+        self.killed = true;
         cx.effects.push(Effect::KillTree(id, self.run.instance));
         self.phase = Phase::Kill(Kill::begin(now));
         self.poll = Poll::up_to(KILLED_POLL_LONGEST, now);
@@ -147,7 +184,11 @@ impl End {
         cx: &mut Context<'_>,
     ) -> Swept {
         match (&self.phase, check) {
-            (Phase::Grace(_) | Phase::Kill(_), Check::Tree) => {
+            (Phase::Unsure { grace, killing, .. }, Check::Tree) => {
+                let (grace, killing) = (*grace, *killing);
+                self.begin(id, Some(found), killing, grace, now, cx)
+            }
+            (Phase::Grace(..) | Phase::Kill(_), Check::Tree) => {
                 self.alive = found;
                 match found {
                     0 => self.look_at_ports(id, now, cx),
@@ -162,7 +203,7 @@ impl End {
                 }
             }
             (
-                Phase::Grace(_) | Phase::Kill(_),
+                Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_),
                 Check::Ports | Check::Notify | Check::Descendants,
             )
             | (Phase::Ports(_), Check::Tree | Check::Notify | Check::Descendants) => Swept::NotYet,
@@ -172,7 +213,7 @@ impl End {
     /// Some process was reaped that is nobody's main process.
     pub fn tree_shrank(&mut self, id: ServiceId, cx: &mut Context<'_>) {
         match self.phase {
-            Phase::Grace(_) | Phase::Kill(_) => {
+            Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_) => {
                 cx.effects
                     .push(Effect::Check(id, self.run.instance, Check::Tree));
             }
@@ -189,17 +230,18 @@ impl End {
         let stop = self.stop.as_ref();
         stop.is_none_or(|s| s.is_sound(schedule))
             && match &self.phase {
-                Phase::Grace(_) | Phase::Ports(_) => true,
+                Phase::Unsure { grace, .. } => *grace <= LONGEST,
+                Phase::Grace(..) | Phase::Ports(_) => true,
                 Phase::Kill(k) => kill(k),
             }
     }
 
     /// Goes on after another superd: a TERM is not sent again, a KILL is.
-    pub fn resume(&mut self, id: ServiceId, left: u32, now: Tick, cx: &mut Context<'_>) {
-        self.alive = left;
+    pub fn resume(&mut self, id: ServiceId, left: Option<u32>, now: Tick, cx: &mut Context<'_>) {
+        self.alive = left.unwrap_or(0);
         let instance = self.run.instance;
         match self.phase {
-            Phase::Grace(_) => {
+            Phase::Unsure { .. } | Phase::Grace(..) => {
                 self.poll = Poll::begin(now);
                 cx.effects.push(Effect::Check(id, instance, Check::Tree));
             }
@@ -218,7 +260,7 @@ impl End {
     /// `--now`.
     pub fn force(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) {
         match self.phase {
-            Phase::Grace(_) => self.kill(id, now, cx),
+            Phase::Unsure { .. } | Phase::Grace(..) => self.kill(id, now, cx),
             Phase::Kill(_) | Phase::Ports(_) => {}
         }
     }
@@ -226,10 +268,16 @@ impl End {
     /// When something is due.
     pub fn next_deadline(&self) -> Option<Tick> {
         let own = match &self.phase {
-            Phase::Grace(until) | Phase::Ports(until) => *until,
+            Phase::Unsure { until, .. } | Phase::Grace(until, _) | Phase::Ports(until) => *until,
             Phase::Kill(kill) => kill.next,
         };
-        Some(own.min(self.poll.at()))
+        let look = match &self.phase {
+            Phase::Grace(_, Some(at)) => *at,
+            Phase::Grace(_, None) | Phase::Unsure { .. } | Phase::Kill(_) | Phase::Ports(_) => {
+                Tick::NEVER
+            }
+        };
+        Some(own.min(look).min(self.poll.at()))
     }
 
     /// Time has passed.
@@ -237,7 +285,13 @@ impl End {
         let instance = self.run.instance;
         let look = self.poll.is_due(now);
         match &mut self.phase {
-            Phase::Grace(until) if now >= *until => self.kill(id, now, cx),
+            Phase::Unsure { until, .. } | Phase::Grace(until, _) if now >= *until => {
+                self.kill(id, now, cx);
+            }
+            Phase::Grace(_, at) if at.is_some_and(|at| now >= at) => {
+                *at = None;
+                cx.effects.push(Effect::Look(id, instance));
+            }
             Phase::Kill(kill) if now >= kill.next => {
                 kill.is_due(now);
                 let since = now - kill.since;
@@ -253,14 +307,14 @@ impl End {
                 );
                 cx.effects.push(Effect::Check(id, instance, Check::Tree));
             }
-            Phase::Grace(_) | Phase::Kill(_) if look => {
+            Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_) if look => {
                 cx.effects.push(Effect::Check(id, instance, Check::Tree));
             }
             Phase::Ports(until) if now >= *until => return Swept::Clean,
             Phase::Ports(_) if look => {
                 cx.effects.push(Effect::Check(id, instance, Check::Ports));
             }
-            Phase::Grace(_) | Phase::Kill(_) | Phase::Ports(_) => {}
+            Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_) | Phase::Ports(_) => {}
         }
         Swept::NotYet
     }
@@ -268,12 +322,13 @@ impl End {
     /// For `status`.
     pub fn progress(&self, now: Tick) -> (String, Duration, Duration) {
         let what = match &self.phase {
-            Phase::Grace(_) => "TERM sent to what it left behind",
+            Phase::Unsure { .. } => "looking for what it left behind",
+            Phase::Grace(..) => "TERM sent to what it left behind",
             Phase::Kill(_) => "KILL sent to the tree",
             Phase::Ports(_) => "waiting for its ports to close",
         };
         let until = match &self.phase {
-            Phase::Grace(until) | Phase::Ports(until) => *until,
+            Phase::Unsure { until, .. } | Phase::Grace(until, _) | Phase::Ports(until) => *until,
             Phase::Kill(kill) => kill.next,
         };
         (what.to_owned(), now - self.ended, until - self.ended)
@@ -283,8 +338,16 @@ impl End {
     pub fn report(self, spec: &Spec, now: Tick) -> (EndReport, bool) {
         let (verdict, success) = self.judge(spec);
         let mut steps = Vec::new();
+        // Looked at in time, and then it went by itself: it was not stuck.
+        let mut stuck = match self.killed {
+            true => self.stuck,
+            false => Vec::new(),
+        };
         let (by, absorbed, from) = match self.stop {
             Some(stop) => {
+                if stop.killed {
+                    stuck.splice(..0, stop.stuck);
+                }
                 steps = stop.steps;
                 (stop.order.by, stop.order.absorbed, stop.order.asked)
             }
@@ -303,6 +366,7 @@ impl End {
             crash: self.crash,
             left: self.left,
             ports_held: self.ports_held,
+            stuck,
             verdict,
         };
         (report, success)
@@ -310,15 +374,24 @@ impl End {
 
     /// DESIGN 4, "the verdict": the exit status alone is not it.
     fn judge(&self, spec: &Spec) -> (Verdict, bool) {
+        // What a step of the stop has asked for is no crash: a dump of the goroutines (QUIT),
+        // and a death by the signal that was sent (ABRT).
+        let sent = |signal| self.stop.as_ref().is_some_and(|s| s.sent.contains(&signal));
+        let asked = self.crash.as_ref().is_some_and(|c| match c.kind.as_str() {
+            GO_DUMP => sent(Signal::QUIT),
+            BY_SIGNAL => matches!(self.exit, Exit::Signal(s) if sent(s)),
+            _ => false,
+        });
+        let crash = self.crash.as_ref().filter(|_| !asked);
         let listed = match self.exit {
             Exit::Code(n) => n == 0 || spec.success_exit.contains(&n),
             Exit::Signal(s) => spec.success_signal.contains(&s),
             Exit::Unknown => false,
         };
-        let success = listed && self.crash.is_none();
+        let success = listed && crash.is_none();
         let left_something = self.left > 0 || self.ports_held > 0;
         let Some(stop) = &self.stop else {
-            let verdict = match (&self.crash, self.exit) {
+            let verdict = match (crash, self.exit) {
                 (Some(_), _) => Verdict::Crashed,
                 (None, Exit::Signal(_)) if !success => Verdict::Crashed,
                 (None, _) if left_something => Verdict::LeftChildren,
@@ -333,7 +406,7 @@ impl End {
             Exit::Signal(Signal::KILL) if stop.killed => true,
             Exit::Signal(s) => listed || stop.sent.contains(&s),
         };
-        let verdict = if self.crash.is_some() {
+        let verdict = if crash.is_some() {
             Verdict::PanickedWhileStopping
         } else if stop.killed && (stop.escalated || stop.forced) {
             Verdict::Killed

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
-use super::report::{Crash, Exit, Happening, Origin, SpawnError, Verdict};
+use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
 use super::spec::{Spec, To};
 
@@ -160,10 +160,14 @@ pub enum Event {
         exit: Exit,
         /// What it said, if that looks like a crash.
         crash: Option<Crash>,
-        /// Processes of the tree that were still alive when it was reaped.
-        left: u32,
+        /// Processes of the tree that were still alive when it was reaped. None: none was
+        /// seen, but that proves nothing yet.
+        left: Option<u32>,
     },
-    /// Answer to [`Effect::Check`].
+    /// Answer to [`Effect::NotePorts`]: how many there are.
+    PortsNoted(ServiceId, Instance, u32),
+    /// Answer to [`Effect::Check`]. There may be none when it cannot be told yet; whoever asked
+    /// asks again when an orphan is reaped or after a pause.
     Checked(ServiceId, Instance, Check, Found),
     /// sd_notify(3) message of the service's own tree.
     Notified(ServiceId, Instance, Notice),
@@ -171,6 +175,8 @@ pub enum Event {
     ActionEnded(ServiceId, Instance, ActionId, Outcome),
     /// The output contained the text of [`Effect::WatchOutput`].
     OutputMatched(ServiceId, Instance),
+    /// Answer to [`Effect::Look`].
+    Looked(ServiceId, Instance, Vec<Stuck>),
     /// A process that is nobody's main process was reaped: some tree got smaller.
     OrphanReaped,
 }
@@ -197,8 +203,8 @@ pub enum Presence {
     Gone {
         /// What it said, if that looks like a crash.
         crash: Option<Crash>,
-        /// Processes of its tree that are alive.
-        left: u32,
+        /// Processes of its tree that are alive, if that is known.
+        left: Option<u32>,
     },
 }
 
@@ -260,7 +266,7 @@ pub enum Effect {
     Wake(ServiceId, Instance, To),
     /// SIGKILL everything of the tree, main process included.
     KillTree(ServiceId, Instance),
-    /// Remember the listening sockets the tree has now.
+    /// Remember the listening sockets the tree has now. Answered by `PortsNoted`.
     NotePorts(ServiceId, Instance),
     /// Run the command of a stop step or of `reload`. Answered by `ActionEnded`.
     Run(ServiceId, Instance, ActionId, Rc<[String]>),
@@ -275,6 +281,9 @@ pub enum Effect {
     WatchOutput(ServiceId, Instance, Rc<str>),
     /// Look at something. Answered by `Checked` with the same check.
     Check(ServiceId, Instance, Check),
+    /// A KILL is near: see what the processes of the tree are at, a few of them. Answered by
+    /// `Looked` in the same turn.
+    Look(ServiceId, Instance),
     /// The instance is over: tree empty, reaped. Its cgroup and sockets may be let go.
     Release(ServiceId, Instance),
     /// The service is no longer configured and gone.
@@ -306,6 +315,7 @@ impl Effect {
             | Effect::NotePorts(..)
             | Effect::WatchOutput(..)
             | Effect::Check(..)
+            | Effect::Look(..)
             | Effect::Publish(..)
             | Effect::Finish => false,
         }
@@ -330,4 +340,6 @@ pub enum Answer {
     Failed(String),
     /// It was not begun; the state makes it impossible.
     Refused(String),
+    /// The worst of the answers about all services, and whose it is.
+    Worst(Vec<Rc<str>>, Box<Answer>),
 }

@@ -18,7 +18,7 @@ use super::stop::{Order, Scene};
 use super::time::Tick;
 
 /// No duration of a sound memory is longer.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// No counter of a sound memory is higher.
 const HIGHEST: u32 = u32::MAX / 2;
 
@@ -201,7 +201,7 @@ impl Service {
         match (&mut self.state, found) {
             (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => Moved::default(),
             // It never came into being.
-            (State::Starting(run), Presence::Gone { left: 0, .. }) if run.pid.is_none() => {
+            (State::Starting(run), Presence::Gone { left: Some(0), .. }) if run.pid.is_none() => {
                 cx.effects.push(Effect::Release(id, instance));
                 match self.want {
                     Want::Up => self.enter(State::Waiting, now),
@@ -251,20 +251,20 @@ impl Service {
                 Presence::Gone { crash, left },
             ) => {
                 run.adopted = true;
-                let pid = run.pid;
+                let (pid, seen) = (run.pid, left.unwrap_or(0));
                 cx.publish(
                     id,
                     Happening::GoneMeanwhile {
                         instance,
                         pid,
-                        left,
+                        left: seen,
                     },
                 );
                 self.sweep(Exit::Unknown, crash, left, now, cx)
             }
             (State::Sweeping(end), Presence::Running(_)) => {
                 // Its main process had ended; this is not it.
-                end.resume(id, 1, now, cx);
+                end.resume(id, Some(1), now, cx);
                 Moved::default()
             }
             (State::Sweeping(end), Presence::Gone { left, .. }) => {

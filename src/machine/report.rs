@@ -130,6 +130,9 @@ pub struct Crash {
     /// The top frame in the program's own code, empty when none was recognised.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub frame: String,
+    /// The top frames in the program's own code with their functions, the innermost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frames: Vec<String>,
 }
 
 impl fmt::Display for Crash {
@@ -290,6 +293,8 @@ pub enum StepOutcome {
     Gone,
     /// Its condition held.
     Held,
+    /// Its command or request ended, and not well; the reason.
+    Failed(String),
     /// Its time was up.
     TimedOut,
     /// It could not be done; the reason.
@@ -305,9 +310,57 @@ impl fmt::Display for StepReport {
         match &self.outcome {
             StepOutcome::Gone => write!(f, "gone after {took}"),
             StepOutcome::Held => write!(f, "done after {took}"),
+            StepOutcome::Failed(why) => write!(f, "failed after {took}: {why}"),
             StepOutcome::TimedOut => write!(f, "still there after {took}"),
             StepOutcome::Skipped(why) => write!(f, "skipped: {why}"),
             StepOutcome::CutShort => write!(f, "cut short after {took}"),
+        }
+    }
+}
+
+/// A process that was still there when superd was about to KILL it: what it was at, as
+/// /proc has it (proc_pid_stat(5), proc_pid_wchan(5)).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Stuck {
+    /// The process.
+    pub pid: Pid,
+    /// Its command name.
+    pub name: String,
+    /// `R`, `S`, `D` ...
+    pub state: char,
+    /// The function of the kernel in which it waits; empty where the kernel does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub wchan: String,
+    /// How many threads it has.
+    pub threads: u32,
+    /// Its listening sockets, `tcp/8080`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listens: Vec<String>,
+}
+
+impl fmt::Display for Stuck {
+    /// `4711 (caddy): sleeping in futex_wait_queue, 9 threads, listens on tcp/8080`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            'R' => "running",
+            'S' => "sleeping",
+            'D' => "in the kernel, not to be interrupted",
+            'T' | 't' => "stopped",
+            'Z' => "dead, not reaped",
+            'I' => "idle",
+            _ => "in an unknown state",
+        };
+        write!(f, "{} ({}): {state}", self.pid.0, self.name)?;
+        if !self.wchan.is_empty() {
+            write!(f, " in {}", self.wchan)?;
+        }
+        match self.threads {
+            1 => f.write_str(", 1 thread")?,
+            n => write!(f, ", {n} threads")?,
+        }
+        match self.listens.is_empty() {
+            true => Ok(()),
+            false => write!(f, ", listens on {}", self.listens.join(", ")),
         }
     }
 }
@@ -339,6 +392,9 @@ pub struct EndReport {
     pub left: u32,
     /// Listening sockets that somebody else still holds; the ports are not free.
     pub ports_held: u32,
+    /// What was left when superd had to KILL, a bounded number of processes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<Stuck>,
     /// All things considered.
     pub verdict: Verdict,
 }
@@ -350,6 +406,14 @@ pub fn waiting_for(on: &[String], unwanted: &[String]) -> String {
         false => name.clone(),
     };
     on.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+impl EndReport {
+    /// Whether `--now` (or SIGQUIT to superd) ended it before its schedule was over.
+    pub fn was_forced(&self) -> bool {
+        let cut = |s: &StepReport| s.outcome == StepOutcome::CutShort;
+        self.verdict == Verdict::Killed && self.steps.last().is_none_or(cut)
+    }
 }
 
 /// Something that happened to a service, for history, subscribers and the log.

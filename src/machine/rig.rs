@@ -12,7 +12,7 @@ use super::event::{
     Answer, Change, Check, Effect, Event, Found, Instance, Notice, Outcome, Pid, ServiceId, Target,
     Ticket, Verb, Wait,
 };
-use super::report::{Exit, Happening, Origin};
+use super::report::{Exit, Happening, Origin, Stuck};
 use super::service::{Service, State};
 use super::signal::Signal;
 use super::spec::{Action, Schedule, Spec, Step, To, Until};
@@ -74,6 +74,10 @@ pub struct Rig {
     pub ports: u32,
     pub descendants: u32,
     pub tree: u32,
+    /// What is seen of stuck processes.
+    pub stuck: Vec<Stuck>,
+    /// When it was looked for them.
+    pub looks: Vec<Tick>,
     tickets: u64,
     answers: VecDeque<Event>,
 }
@@ -98,6 +102,8 @@ impl Rig {
             ports: 0,
             descendants: 0,
             tree: 0,
+            stuck: Vec::new(),
+            looks: Vec::new(),
             tickets: 0,
             answers: VecDeque::new(),
         }
@@ -145,6 +151,7 @@ impl Rig {
             }
             match effect {
                 Effect::Publish(id, what) => self.told.push((id, what)),
+                Effect::NotePorts(s, i) => self.soon(Event::PortsNoted(s, i, self.ports)),
                 Effect::Spawn(s, i) if !self.slow_start => {
                     self.soon(Event::Spawned(s, i, Pid(100 + i.0 as i32)));
                     self.soon(Event::Execed(s, i));
@@ -167,6 +174,11 @@ impl Rig {
                     }
                     self.soon(Event::Checked(s, i, check, Found(found)));
                 }
+                Effect::Look(s, i) => {
+                    let stuck = self.stuck.clone();
+                    self.soon(Event::Looked(s, i, stuck));
+                    self.looks.push(self.now);
+                }
                 _ => {}
             }
         }
@@ -187,6 +199,15 @@ impl Rig {
 
     /// Time passes until the machine wants to be woken, or for an hour.
     pub fn wake(&mut self) {
+        let looks = self.looks.len();
+        self.wake_once();
+        if self.looks.len() > looks {
+            // It was for a look at what is stuck.
+            self.wake_once();
+        }
+    }
+
+    fn wake_once(&mut self) {
         let hour = self.now + ms(3_600_000);
         self.now = self.machine.next_deadline().unwrap_or(hour);
         let mut effects = Vec::new();
@@ -239,7 +260,7 @@ impl Rig {
             instance,
             exit,
             crash: None,
-            left,
+            left: Some(left),
         });
     }
 
@@ -324,11 +345,16 @@ fn words(effect: &Effect) -> Option<String> {
                 },
                 Answer::Failed(_) => "failed".to_owned(),
                 Answer::Refused(_) => "refused".to_owned(),
+                Answer::Worst(of, answer) => match &**answer {
+                    Answer::Done(Some(verdict)) => format!("{}: {verdict}", of.join(", ")),
+                    Answer::Failed(_) => format!("{}: failed", of.join(", ")),
+                    other => format!("{}: {other:?}", of.join(", ")),
+                },
             };
             Some(format!("reply {}: {text}", ticket.request))
         }
         Effect::Finish => Some("finish".to_owned()),
+        Effect::NotePorts(..) | Effect::Check(..) | Effect::Look(..) | Effect::Publish(..) => None,
         Effect::Wake(..) => None,
-        Effect::NotePorts(..) | Effect::Check(..) | Effect::Publish(..) => None,
     }
 }

@@ -23,6 +23,9 @@
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
+//! What was seen of a stuck process (`Looked`) is remembered in Stopping, Killing and
+//! Sweeping, for the report.
+//!
 //! MAINPID= replaces the pid in every state that has one, and changes nothing else: it is
 //! that process whose exit is awaited from then on.
 //!
@@ -38,7 +41,7 @@ use super::end::{End, Swept};
 use super::event::{
     ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
 };
-use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Verdict};
+use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
 use super::spec::{Schedule, Spec};
 use super::stop::{Course, Order, Scene, Stop};
@@ -220,8 +223,10 @@ pub enum Input {
     Execed,
     /// It did not; the exit follows.
     ExecFailed(SpawnError),
-    /// The main process is reaped.
-    Exited(Exit, Option<Crash>, u32),
+    /// The main process is reaped; so many of its tree are left, if that is known.
+    Exited(Exit, Option<Crash>, Option<u32>),
+    /// So many listening sockets were there when the stop began.
+    PortsNoted(u32),
     /// A look has its answer.
     Checked(Check, Found),
     /// sd_notify.
@@ -230,6 +235,8 @@ pub enum Input {
     ActionEnded(ActionId, Outcome),
     /// The awaited text was in the output.
     OutputMatched,
+    /// What is stuck.
+    Looked(Vec<Stuck>),
     /// Some tree got smaller.
     OrphanReaped,
     /// Time has passed.
@@ -527,6 +534,21 @@ impl Service {
                 Input::Exited(..),
             ) => Moved::default(),
 
+            (State::Stopping(_, stop), Input::PortsNoted(n)) => {
+                stop.ports = Some(n);
+                Moved::default()
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Up(_)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::PortsNoted(_),
+            ) => Moved::default(),
+
             (State::Sweeping(end), Input::Checked(check, found)) => {
                 let swept = end.checked(self.id, check, found.0, now, cx);
                 self.after_sweep(swept, now, cx)
@@ -588,6 +610,23 @@ impl Service {
                 | State::Sweeping(_)
                 | State::Backoff { .. },
                 Input::OutputMatched,
+            ) => Moved::default(),
+
+            (State::Stopping(_, stop) | State::Killing(_, stop, _), Input::Looked(stuck)) => {
+                stop.stuck = stuck;
+                Moved::default()
+            }
+            (State::Sweeping(end), Input::Looked(stuck)) => {
+                end.looked(stuck);
+                Moved::default()
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Up(_)
+                | State::Backoff { .. },
+                Input::Looked(_),
             ) => Moved::default(),
 
             (State::Stopping(..), Input::OrphanReaped) => self.in_stop(now, cx, |stop, scene| {
@@ -751,6 +790,7 @@ impl Service {
             says_stopping: run.stopping_seen > 0,
             cx,
         };
+        stop.look(&mut scene);
         stop.force(&mut scene);
         self.kill(run, stop, now, cx)
     }
@@ -805,10 +845,14 @@ impl Service {
         };
         match act(stop, &mut scene) {
             Course::GoesOn => Moved::default(),
-            Course::Exhausted => match self.take_run() {
-                Some((run, Some(stop), _)) => self.kill(run, stop, now, cx),
-                Some(_) | None => Moved::default(),
-            },
+            Course::Exhausted => {
+                // At a deadline this was done before it. Here no deadline is near.
+                stop.look(&mut scene);
+                match self.take_run() {
+                    Some((run, Some(stop), _)) => self.kill(run, stop, now, cx),
+                    Some(_) | None => Moved::default(),
+                }
+            }
         }
     }
 
@@ -939,7 +983,7 @@ impl Service {
         &mut self,
         exit: Exit,
         crash: Option<Crash>,
-        left: u32,
+        left: Option<u32>,
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {

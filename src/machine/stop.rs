@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{ActionId, Check, Effect, Instance, Outcome, ServiceId};
 use super::memory;
-use super::report::{Happening, Origin, StepOutcome, StepReport};
+use super::report::{Happening, Origin, StepOutcome, StepReport, Stuck};
 use super::service::Context;
 use super::signal::Signal;
 use super::spec::{Action, Schedule, Step, To, Until};
@@ -21,6 +21,16 @@ use super::time::Tick;
 pub const POLL_FIRST: Duration = Duration::from_millis(1);
 /// The longest pause between two such looks.
 pub const POLL_LONGEST: Duration = Duration::from_millis(50);
+
+/// A KILL at a deadline is preceded by a look at what is stuck, so much earlier: the look
+/// must not make the KILL late.
+pub const LOOK_AHEAD: Duration = Duration::from_millis(20);
+
+/// When to look before a wait that began then and ends then.
+pub fn look_at(began: Tick, deadline: Tick) -> Tick {
+    let ahead = LOOK_AHEAD.min((deadline - began) / 2);
+    began + ((deadline - began).saturating_sub(ahead))
+}
 
 /// A look that is repeated with growing pauses.
 #[derive(Clone, PartialEq, Debug)]
@@ -144,14 +154,22 @@ pub struct Stop {
     pub forced: bool,
     /// KILL was sent to the tree while the main process was alive.
     pub killed: bool,
+    /// What is stuck was asked for.
+    pub has_looked: bool,
+    /// What was seen then.
+    pub stuck: Vec<Stuck>,
     /// Signals that the steps have sent.
     pub sent: Vec<Signal>,
     /// A TERM went to every process besides the main one: leftovers have had theirs.
     pub told_tree: bool,
+    /// Listening sockets that the tree had when the stop began, once they are counted.
+    pub ports: Option<u32>,
     /// The step's action that still runs or may still report.
     action: Option<ActionId>,
     #[serde(skip)]
     poll: Option<Poll>,
+    /// What the command or request of the present step complained of.
+    unhappy: Option<String>,
     what: String,
     /// The steps that are over.
     pub steps: Vec<StepReport>,
@@ -196,10 +214,14 @@ impl Stop {
             escalated: false,
             forced: false,
             killed: false,
+            has_looked: false,
+            stuck: Vec::new(),
             sent: Vec::new(),
             told_tree: false,
+            ports: None,
             action: None,
             poll: None,
+            unhappy: None,
             what: String::new(),
             steps: Vec::new(),
             order,
@@ -227,6 +249,11 @@ impl Stop {
     fn rest(&self) -> Duration {
         let steps = self.schedule.steps.iter().skip(self.step);
         steps.map(|s| s.wait + s.settle).sum::<Duration>() + self.schedule.leftover_grace
+    }
+
+    fn awaits_action(&self) -> bool {
+        self.current()
+            .is_some_and(|s| s.until == Until::ActionEnded)
     }
 
     fn begin_step(&mut self, scene: &mut Scene<'_, '_>) -> Course {
@@ -262,6 +289,10 @@ impl Stop {
         if let Some(action) = self.action.take() {
             scene.emit(Effect::EndAction(scene.id, scene.instance, action));
         }
+        let outcome = match (self.unhappy.take(), outcome) {
+            (Some(why), StepOutcome::Held) if self.awaits_action() => StepOutcome::Failed(why),
+            (_, outcome) => outcome,
+        };
         if self.current().is_some() {
             self.steps.push(StepReport {
                 what: std::mem::take(&mut self.what),
@@ -318,6 +349,10 @@ impl Stop {
             self.step_deadline = scene.now + step.wait;
             self.perform(&step.action, scene);
         }
+        if step.until == Until::PortsClosed && self.ports == Some(0) {
+            self.what
+                .push_str(", until it is gone: it has no open port");
+        }
         let what = self.what.clone();
         let happening = Happening::Step {
             instance: scene.instance,
@@ -361,6 +396,8 @@ impl Stop {
 
     fn await_condition(&mut self, until: &Until, scene: &mut Scene<'_, '_>) -> Course {
         let check = match until {
+            // What was never open does not close: that would hold at once.
+            Until::PortsClosed if self.ports == Some(0) => return Course::GoesOn,
             Until::PortsClosed => Check::Ports,
             Until::DescendantsGone => Check::Descendants,
             Until::Stopping if scene.says_stopping => return self.hold(scene),
@@ -457,6 +494,7 @@ impl Stop {
             // The service got it: what it does now is worth the wait, whatever it
             // answered. (The status of a stop command is not the verdict.)
             Outcome::Unhappy(error) => {
+                self.unhappy = Some(error.clone());
                 scene
                     .cx
                     .publish(scene.id, Happening::ActionFailed { error });
@@ -535,7 +573,8 @@ impl Stop {
             Phase::Looking | Phase::Doubting(_) => None,
             Phase::Acting => {
                 let poll = self.poll.as_ref().map_or(Tick::NEVER, Poll::at);
-                Some(self.step_deadline.min(poll))
+                let look = self.look_due().unwrap_or(Tick::NEVER);
+                Some(self.step_deadline.min(poll).min(look))
             }
             Phase::Settling(until) => Some(*until),
         }
@@ -560,6 +599,9 @@ impl Stop {
                 self.end_step(StepOutcome::TimedOut, scene)
             }
             Phase::Acting => {
+                if self.look_due().is_some_and(|at| now >= at) {
+                    self.look(scene);
+                }
                 if self.poll.as_mut().is_some_and(|p| p.is_due(now)) {
                     let check = match self.current().map(|s| &s.until) {
                         Some(Until::PortsClosed) => Check::Ports,
@@ -569,6 +611,20 @@ impl Stop {
                 }
                 Course::GoesOn
             }
+        }
+    }
+
+    /// The time to look at what is stuck: in the last step, when KILL comes next.
+    fn look_due(&self) -> Option<Tick> {
+        let last = self.step + 1 == self.schedule.steps.len();
+        (last && !self.has_looked).then(|| look_at(self.step_began, self.step_deadline))
+    }
+
+    /// Asks what is stuck, once in a stop.
+    pub fn look(&mut self, scene: &mut Scene<'_, '_>) {
+        if !self.has_looked {
+            self.has_looked = true;
+            scene.emit(Effect::Look(scene.id, scene.instance));
         }
     }
 

@@ -203,10 +203,11 @@ impl World {
                 self.events
                     .push_back(Event::Checked(s, i, check, Found(found)));
             }
+            Effect::NotePorts(s, i) => self.events.push_back(Event::PortsNoted(s, i, 1)),
             Effect::Http(..)
             | Effect::Drain(..)
             | Effect::Wake(..)
-            | Effect::NotePorts(..)
+            | Effect::Look(..)
             | Effect::EndAction(..)
             | Effect::WatchOutput(..)
             | Effect::Release(..)
@@ -225,7 +226,7 @@ impl World {
             instance: main.instance,
             exit,
             crash: None,
-            left: self.leftovers,
+            left: Some(self.leftovers),
         });
     }
 
@@ -253,7 +254,7 @@ impl World {
             Some(main) => Presence::Running(Pid(main.pid)),
             None => Presence::Gone {
                 crash: None,
-                left: self.leftovers,
+                left: Some(self.leftovers),
             },
         };
         let (instance, actions) = (memory.instance(), memory.actions().collect::<Vec<_>>());

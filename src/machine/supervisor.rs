@@ -80,6 +80,8 @@ struct Shutdown {
 struct Group {
     left: usize,
     worst: Answer,
+    /// Whose answer that is, if it is one to be told.
+    of: Vec<Rc<str>>,
 }
 
 /// The machine.
@@ -215,6 +217,9 @@ impl Supervisor {
                     effects,
                 );
             }
+            Event::PortsNoted(id, instance, n) => {
+                self.fact(id, instance, Input::PortsNoted(n), now, effects);
+            }
             Event::Checked(id, instance, check, found) => {
                 self.fact(id, instance, Input::Checked(check, found), now, effects);
             }
@@ -232,6 +237,9 @@ impl Supervisor {
             }
             Event::OutputMatched(id, instance) => {
                 self.fact(id, instance, Input::OutputMatched, now, effects);
+            }
+            Event::Looked(id, instance, stuck) => {
+                self.fact(id, instance, Input::Looked(stuck), now, effects);
             }
             Event::OrphanReaped => {
                 let shrinking =
@@ -412,7 +420,8 @@ impl Supervisor {
             }
             for waiter in service.waiters {
                 let text = "it is no longer configured".to_owned();
-                self.answer(waiter.ticket, Answer::Failed(text), effects);
+                let name = Some(&service.spec.name);
+                self.answer(waiter.ticket, name, Answer::Failed(text), effects);
             }
             self.reorder();
             effects.push(Effect::Forget(id));
@@ -506,8 +515,10 @@ impl Supervisor {
         let all = std::mem::take(&mut service.waiters);
         let (away, kept): (Vec<Waiter>, Vec<Waiter>) = all.into_iter().partition(whom);
         service.waiters = kept;
+        let name = service.spec.name.clone();
         for waiter in away {
-            self.answer(waiter.ticket, Answer::Failed(why.to_owned()), effects);
+            let answer = Answer::Failed(why.to_owned());
+            self.answer(waiter.ticket, Some(&name), answer, effects);
         }
     }
 
@@ -533,6 +544,11 @@ impl Supervisor {
             return;
         }
         let order = self.order_for(id, now);
+        if let (Origin::Dependency { .. }, Some(service)) = (&order.by, self.services.get_mut(&id))
+        {
+            // It comes back with that one, whoever had asked for it before.
+            service.start_by = order.by.clone();
+        }
         if order.force {
             self.feed(id, Input::Force(order), now, effects);
         } else if !self.is_held(id) {
@@ -778,6 +794,7 @@ impl Supervisor {
                 Group {
                     left: ids.len() + 1,
                     worst: Answer::Already,
+                    of: Vec::new(),
                 },
             );
         }
@@ -815,17 +832,18 @@ impl Supervisor {
         }
         let Some(ticket) = ticket else { return };
         for ((id, early), waits) in ids.iter().zip(early).zip(waiting) {
+            let name = self.services.get(id).map(|s| s.spec.name.clone());
             match (early, waits) {
-                (Some(answer), _) => self.answer(ticket, answer, effects),
+                (Some(answer), _) => self.answer(ticket, name.as_ref(), answer, effects),
                 (None, true) => {}
                 (None, false) => {
                     let answer = self.accepted(*id, verb, now);
-                    self.answer(ticket, answer, effects);
+                    self.answer(ticket, name.as_ref(), answer, effects);
                 }
             }
         }
         if target == Target::All {
-            self.answer(ticket, Answer::Already, effects);
+            self.answer(ticket, None, Answer::Already, effects);
         }
     }
 
@@ -1171,25 +1189,42 @@ impl Supervisor {
             }
         }
         service.waiters = kept;
+        let name = service.spec.name.clone();
         for (ticket, answer) in answers {
-            self.answer(ticket, answer, effects);
+            self.answer(ticket, Some(&name), answer, effects);
         }
     }
 
     /// Answers a request, or a part of one about everything.
-    fn answer(&mut self, ticket: Ticket, answer: Answer, effects: &mut Vec<Effect>) {
+    fn answer(
+        &mut self,
+        ticket: Ticket,
+        of: Option<&Rc<str>>,
+        answer: Answer,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(group) = self.groups.get_mut(&ticket) else {
             effects.push(Effect::Reply(ticket, answer));
             return;
         };
         group.left = group.left.saturating_sub(1);
-        if badness(&answer) > badness(&group.worst) {
+        let (bad, worst) = (badness(&answer), badness(&group.worst));
+        if bad > worst {
             group.worst = answer;
+            group.of.clear();
         }
-        if group.left == 0 {
-            let worst = group.worst.clone();
-            self.groups.remove(&ticket);
-            effects.push(Effect::Reply(ticket, worst));
+        if bad >= worst && bad > badness(&Answer::Done(Some(Verdict::Clean))) {
+            group.of.extend(of.cloned());
+        }
+        if group.left > 0 {
+            return;
+        }
+        if let Some(Group { worst, of, .. }) = self.groups.remove(&ticket) {
+            let answer = match of.is_empty() {
+                true => worst,
+                false => Answer::Worst(of, Box::new(worst)),
+            };
+            effects.push(Effect::Reply(ticket, answer));
         }
     }
 }
@@ -1287,5 +1322,6 @@ fn badness(answer: &Answer) -> u32 {
         Answer::Done(Some(Verdict::Crashed | Verdict::PanickedWhileStopping)) => 10,
         Answer::Failed(_) => 11,
         Answer::Refused(_) => 12,
+        Answer::Worst(_, answer) => badness(answer),
     }
 }

@@ -2,8 +2,10 @@
 
 use std::rc::Rc;
 
-use super::event::{Change, Event, Outcome, Pid, ServiceId, Target, Verb, Wait};
-use super::report::{Crash, Exit, Happening, SpawnError, Stage, Verdict};
+use super::event::{
+    Change, Check, Event, Found, Instance, Outcome, Pid, ServiceId, Target, Verb, Wait,
+};
+use super::report::{Crash, Exit, Happening, SpawnError, Stage, Stuck, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
 use super::service::{State, Want};
 use super::signal::Signal;
@@ -570,7 +572,7 @@ fn a_crash_during_a_requested_stop_is_never_followed_by_a_start() {
         instance,
         exit: Exit::Code(2),
         crash: Some(panic()),
-        left: 0,
+        left: Some(0),
     });
     rig.pass(3_600_000);
     assert_eq!(rig.count("spawn a2"), 0);
@@ -602,6 +604,90 @@ fn a_signal_by_hand_is_refused_while_it_stops_unless_it_is_harmless() {
         rig.did(),
         [&refused[..], &["CONT a1", "reply 4: done"]].concat()
     );
+}
+
+#[test]
+fn the_answer_about_all_services_names_those_it_is_about() {
+    let mut rig = Rig::new(vec![spec("a"), spec("b"), spec("c")]);
+    rig.did();
+    rig.request(Target::All, Verb::Stop, Wait::Done);
+    rig.exits(B, Exit::Code(9), 0);
+    rig.exits(A, Exit::Code(0), 0);
+    rig.did();
+    rig.exits(C, Exit::Code(9), 0);
+    let reply = "reply 1: b, c: failed while stopping".to_owned();
+    assert!(rig.did().contains(&reply));
+}
+
+#[test]
+fn a_command_that_failed_is_not_called_done() {
+    let run = Action::Run(vec!["stop".to_owned()].into());
+    let steps = vec![
+        step(run, Until::ActionEnded, 100),
+        step(signal(Signal::TERM), Until::Gone, 100),
+    ];
+    let stop = schedule(steps);
+    let mut rig = Rig::new(vec![Spec { stop, ..spec("a") }]);
+    rig.ask(A, Verb::Stop);
+    rig.action_ends(
+        A,
+        1,
+        Outcome::Unhappy("stop: exited with status 1".to_owned()),
+    );
+    rig.exits(A, Exit::Code(0), 0);
+    let said: Vec<String> = rig.report().steps.iter().map(|s| s.to_string()).collect();
+    assert!(
+        said[0].contains("failed after") && said[0].ends_with("status 1"),
+        "{said:?}"
+    );
+    assert!(said[1].contains("gone after"), "{said:?}");
+}
+
+#[test]
+fn who_comes_back_with_what_it_requires_was_asked_for_by_that() {
+    let mut rig = Rig::new(vec![needs("a", &[B]), spec("b")]);
+    rig.ask(B, Verb::Stop);
+    rig.exits(A, Exit::Code(0), 0);
+    rig.exits(B, Exit::Code(0), 0);
+    rig.told.clear();
+    rig.ask(B, Verb::Start);
+    let starts = rig.told.iter().filter_map(|(id, h)| match h {
+        Happening::Starting { by, .. } => Some((*id, by.to_string())),
+        _ => None,
+    });
+    let starts: Vec<(ServiceId, String)> = starts.collect();
+    assert_eq!(starts[1], (A, "dependency b".to_owned()), "{starts:?}");
+}
+
+#[test]
+fn ports_that_were_never_open_do_not_close_at_once() {
+    let steps = || {
+        let usr2 = step(signal(Signal::USR2), Until::PortsClosed, 100);
+        vec![usr2, step(signal(Signal::TERM), Until::Gone, 100)]
+    };
+    let with = |ports: u32| {
+        let stop = schedule(steps());
+        let mut rig = Rig::new(vec![Spec { stop, ..spec("a") }]);
+        rig.did();
+        rig.ports = ports;
+        rig.ask(A, Verb::Stop);
+        rig
+    };
+    let mut rig = with(0);
+    rig.pass(99);
+    assert_eq!(rig.did(), ["USR2 a1"], "as if it said `gone`");
+    let told = |(_, h): &(ServiceId, Happening)| match h {
+        Happening::Step { what, .. } => what.contains("it has no open port"),
+        _ => false,
+    };
+    assert!(rig.told.iter().any(told));
+    rig.pass(1);
+    assert_eq!(rig.did(), ["TERM a1"]);
+    let mut rig = with(1);
+    assert_eq!(rig.did(), ["USR2 a1"]);
+    rig.ports = 0;
+    rig.pass(50);
+    assert_eq!(rig.did(), ["TERM a1"]);
 }
 
 #[test]
@@ -717,7 +803,7 @@ fn a_request_about_all_is_answered_once_with_the_worst() {
     rig.exits(C, Exit::Signal(Signal::KILL), 0);
     let replies: Vec<String> = rig.did();
     let replies: Vec<&String> = replies.iter().filter(|d| d.starts_with("reply")).collect();
-    assert_eq!(replies, ["reply 1: done, killed"]);
+    assert_eq!(replies, ["reply 1: b, c: killed"]);
 }
 
 #[test]
@@ -859,6 +945,7 @@ fn panic() -> Crash {
         kind: "go-panic".to_owned(),
         text: "close of closed channel".to_owned(),
         frame: String::new(),
+        frames: Vec::new(),
     }
 }
 
@@ -921,7 +1008,7 @@ fn the_verdict_is_not_the_exit_status_alone() {
             instance,
             exit,
             crash: crashed.then(panic),
-            left,
+            left: Some(left),
         });
         rig.tree = 0;
         rig.pass(2_000);
@@ -964,4 +1051,237 @@ fn a_rival_found_out_while_the_last_step_settles_gets_the_rest_of_the_wait() {
     );
     rig.pass(1);
     assert_eq!(rig.count("kill a1"), 1);
+}
+
+// ---- what is stuck ------------------------------------------------------------------
+
+fn stuck() -> Stuck {
+    Stuck {
+        pid: Pid(101),
+        name: "deaf".to_owned(),
+        state: 'S',
+        wchan: "futex_wait_queue".to_owned(),
+        threads: 9,
+        listens: vec!["tcp/8080".to_owned()],
+    }
+}
+
+#[test]
+fn what_is_stuck_is_looked_at_before_the_deadline_and_kill_comes_at_it() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.stuck = vec![stuck()];
+    let asked = rig.now;
+    rig.ask(A, Verb::Stop);
+    rig.pass(15_000);
+    assert_eq!(rig.looks, [asked + ms(14_980)]);
+    assert_eq!(rig.did(), ["spawn a1", "TERM a1", "kill a1"]);
+    rig.exits(A, Exit::Signal(Signal::KILL), 0);
+    assert_eq!(rig.report().stuck, [stuck()]);
+    assert_eq!(
+        stuck().to_string(),
+        "101 (deaf): sleeping in futex_wait_queue, 9 threads, listens on tcp/8080"
+    );
+}
+
+#[test]
+fn a_service_that_goes_just_before_its_deadline_was_not_stuck() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.stuck = vec![stuck()];
+    rig.ask(A, Verb::Stop);
+    rig.pass(14_990);
+    assert_eq!(rig.looks.len(), 1);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.report().stuck, []);
+    assert_eq!(rig.report().verdict, Verdict::Clean);
+}
+
+#[test]
+fn only_the_last_step_is_looked_at_and_a_short_one_in_its_middle() {
+    let mut s = spec("a");
+    let term = step(signal(Signal::TERM), Until::Gone, 1_000);
+    let quit = step(signal(Signal::QUIT), Until::Gone, 10);
+    s.stop = schedule(vec![term, quit]);
+    let mut rig = Rig::new(vec![s]);
+    let asked = rig.now;
+    rig.ask(A, Verb::Stop);
+    rig.pass(1_010);
+    assert_eq!(rig.looks, [asked + ms(1_005)]);
+    assert_eq!(rig.count("kill a1"), 1);
+}
+
+#[test]
+fn stop_now_looks_at_what_is_stopping_and_not_at_what_was_not_asked() {
+    let mut rig = Rig::new(vec![spec("a"), spec("b")]);
+    rig.stuck = vec![stuck()];
+    rig.ask(A, Verb::StopNow);
+    assert_eq!(rig.looks, []);
+    rig.ask(B, Verb::Stop);
+    rig.ask(B, Verb::StopNow);
+    assert_eq!(rig.looks, [rig.now]);
+    rig.exits(B, Exit::Signal(Signal::KILL), 0);
+    assert_eq!(rig.report().stuck, [stuck()]);
+}
+
+#[test]
+fn leftovers_are_looked_at_before_their_kill_and_only_if_it_comes() {
+    for stubborn in [true, false] {
+        let mut rig = Rig::new(vec![spec("a")]);
+        rig.stuck = vec![stuck()];
+        let began = rig.now;
+        rig.exits(A, Exit::Code(0), 1);
+        rig.pass(1_985);
+        assert_eq!(rig.looks, [began + ms(1_980)]);
+        if stubborn {
+            rig.pass(15);
+            assert_eq!(rig.count("kill a1"), 1);
+        }
+        rig.tree = 0;
+        rig.hear(Event::OrphanReaped);
+        let seen = if stubborn { vec![stuck()] } else { Vec::new() };
+        assert_eq!(rig.report().stuck, seen, "{stubborn}");
+        assert_eq!(rig.report().verdict, Verdict::LeftChildren);
+    }
+}
+
+#[test]
+fn what_a_step_has_asked_for_is_no_crash() {
+    let abrt = Signal(libc::SIGABRT);
+    let by_signal = |s: Signal| super::crash::by_signal(Exit::Signal(s));
+    let dump = |_| {
+        Some(Crash {
+            kind: super::crash::GO_DUMP.to_owned(),
+            ..panic()
+        })
+    };
+    let escalated = Verdict::CleanAfterEscalation;
+    let panicked = Verdict::PanickedWhileStopping;
+    let table: [(Signal, Exit, Option<Crash>, Verdict); 5] = [
+        (Signal::QUIT, Exit::Code(2), dump(abrt), escalated),
+        (Signal::QUIT, Exit::Code(2), Some(panic()), panicked),
+        (abrt, Exit::Signal(abrt), by_signal(abrt), escalated),
+        // Not what was sent.
+        (Signal::INT, Exit::Signal(abrt), by_signal(abrt), panicked),
+        (Signal::INT, Exit::Code(2), dump(abrt), panicked),
+    ];
+    for (second, exit, crash, verdict) in table {
+        let mut s = spec("a");
+        let term = step(signal(Signal::TERM), Until::Gone, 1_000);
+        s.stop = schedule(vec![term, step(signal(second), Until::Gone, 1_000)]);
+        let mut rig = Rig::new(vec![s]);
+        rig.ask(A, Verb::Stop);
+        rig.pass(1_000);
+        let instance = rig.at(A).instance;
+        rig.hear(Event::Exited {
+            service: A,
+            instance,
+            exit,
+            crash: crash.clone(),
+            left: Some(0),
+        });
+        assert_eq!(rig.report().verdict, verdict, "{second}, {exit}");
+        assert_eq!(rig.report().crash, crash, "it is told all the same");
+    }
+    // Without a stop nobody has asked.
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.hear(Event::Exited {
+        service: A,
+        instance: Instance(1),
+        exit: Exit::Code(2),
+        crash: dump(abrt),
+        left: Some(0),
+    });
+    assert_eq!(rig.report().verdict, Verdict::Crashed);
+}
+
+#[test]
+fn every_verdict_is_reached_and_has_its_own_words() {
+    let kill = Exit::Signal(Signal::KILL);
+    // (stop: none, asked, timed out into a second step, timed out into KILL), exit, crash, left
+    let table = [
+        (1, Exit::Code(0), false, 0, "clean"),
+        (2, Exit::Code(0), false, 0, "clean after escalation"),
+        (3, kill, false, 0, "killed"),
+        (1, Exit::Code(2), true, 0, "panicked while stopping"),
+        (0, Exit::Code(2), true, 0, "crashed"),
+        (0, kill, false, 0, "crashed"),
+        (0, Exit::Code(0), false, 0, "exited by itself"),
+        (0, Exit::Code(0), false, 1, "left children"),
+        (1, Exit::Code(0), false, 1, "left children"),
+        (1, Exit::Code(1), false, 0, "failed while stopping"),
+    ];
+    let mut words = std::collections::BTreeSet::new();
+    for (stop, exit, crashed, left, verdict) in table {
+        let mut s = spec("a");
+        let term = step(signal(Signal::TERM), Until::Gone, 1_000);
+        let int = step(signal(Signal::INT), Until::Gone, 1_000);
+        s.stop = schedule(vec![term, int]);
+        let mut rig = Rig::new(vec![s]);
+        if stop > 0 {
+            rig.ask(A, Verb::Stop);
+            rig.pass((stop - 1) * 1_000);
+        }
+        rig.tree = left;
+        rig.hear(Event::Exited {
+            service: A,
+            instance: Instance(1),
+            exit,
+            crash: crashed.then(panic),
+            left: Some(left),
+        });
+        rig.tree = 0;
+        rig.pass(2_000);
+        let ends = |(_, h): &&(ServiceId, Happening)| matches!(h, Happening::Ended(_));
+        let told = rig.told.iter().filter(ends).count();
+        assert_eq!(told, 1, "one end, one verdict: {verdict}");
+        assert_eq!(rig.report().verdict.to_string(), verdict);
+        words.insert(verdict);
+    }
+    assert_eq!(words.len(), 8);
+}
+
+/// The main process has ended, and nobody can say yet whether something is left.
+fn unsure(grace: u64) -> Rig {
+    let mut spec = spec("a");
+    Rc::make_mut(&mut spec.stop).leftover_grace = ms(grace);
+    let mut rig = Rig::new(vec![spec]);
+    rig.silent = true;
+    let instance = rig.at(A).instance;
+    rig.did();
+    rig.hear(Event::Exited {
+        service: A,
+        instance,
+        exit: Exit::Code(0),
+        crash: None,
+        left: None,
+    });
+    rig
+}
+
+#[test]
+fn what_cannot_be_told_yet_is_asked_again_and_held_against_nobody() {
+    let mut rig = unsure(2_000);
+    assert_eq!(rig.did(), ["look tree a1"], "no signal to nobody");
+    rig.hear(Event::OrphanReaped);
+    assert_eq!(rig.did(), ["look tree a1"]);
+    rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(0)));
+    assert_eq!(rig.report().verdict, Verdict::ExitedByItself);
+    assert_eq!(rig.report().left, 0);
+    // Somebody is left after all.
+    let mut rig = unsure(2_000);
+    rig.did();
+    rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(2)));
+    assert_eq!(rig.did(), ["TERM to tree of a1"]);
+    rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(0)));
+    assert_eq!(rig.report().verdict, Verdict::LeftChildren);
+    assert_eq!(rig.report().left, 2);
+}
+
+#[test]
+fn what_cannot_be_told_for_the_whole_grace_is_killed() {
+    let mut rig = unsure(2_000);
+    rig.pass(2_000);
+    assert_eq!(rig.count("kill a1"), 1);
+    rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(0)));
+    assert_eq!(rig.report().verdict, Verdict::ExitedByItself);
+    assert_eq!(unsure(0).did()[0], "kill a1", "there is no grace");
 }

@@ -278,6 +278,13 @@ impl Group {
         Ok(events.split(|b| *b == b'\n').any(|l| l == b"populated 1"))
     }
 
+    /// How many of its processes the kernel has killed for want of memory, ever; none where
+    /// the memory controller is not enabled for it.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let events = read_small(&self.dir.join("memory.events")).ok()?;
+        parse_oom_kills(&events)
+    }
+
     /// Adds the pids of the processes in it and below it. Zombies are not among them. The
     /// usual group without nested ones costs open, read, read, close and stat.
     pub fn members(&self, pids: &mut Vec<i32>) -> io::Result<()> {
@@ -336,6 +343,13 @@ impl Group {
             .open(path)?
             .write_all(what)
     }
+}
+
+/// `oom_kill 3` of memory.events.
+fn parse_oom_kills(events: &[u8]) -> Option<u64> {
+    let mut lines = events.split(|b| *b == b'\n');
+    let count = lines.find_map(|l| l.strip_prefix(b"oom_kill "))?;
+    std::str::from_utf8(count).ok()?.trim().parse().ok()
 }
 
 fn members(dir: &Path, depth: usize, pids: &mut Vec<i32>) -> io::Result<()> {
@@ -448,6 +462,15 @@ pub(crate) mod tests {
                 return pids;
             }
             std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn kills_for_want_of_memory_are_counted() {
+        let events = b"low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n";
+        assert_eq!(parse_oom_kills(events), Some(2));
+        for garbage in [&b""[..], b"oom_kill\n", b"oom_kill x\n", b"oom_kill \xff\n"] {
+            assert_eq!(parse_oom_kills(garbage), None);
         }
     }
 

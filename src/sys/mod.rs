@@ -16,6 +16,7 @@
 //! | `child.rs` | `_exit` | no pointers |
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
 //! | `kill.rs` | `kill` | no pointers; guarded against groups, init, superd |
+//! | `klog.rs` | `klogctl` | a writable buffer of the length given |
 //! | `limits.rs` | `prlimit64` | valid pointers to two u64 each |
 //! | `peer.rs` | `getsockopt` | a buffer of the length given |
 //! | `pidfd.rs` | `pidfd_open`, `pidfd_send_signal` | no pointers |
@@ -38,6 +39,7 @@ pub mod cgroup;
 mod child;
 pub mod features;
 pub mod kill;
+pub mod klog;
 pub mod limits;
 pub mod peer;
 pub mod pidfd;

@@ -283,6 +283,23 @@ pub fn comm(pid: i32) -> String {
     name.replace(|c: char| c.is_control(), "?")
 }
 
+/// The function of the kernel in which a process waits (proc_pid_wchan(5)); empty when it
+/// runs, when it is gone, and where only the kernel may know (that needs CAP_SYS_PTRACE).
+pub fn wchan(pid: i32) -> String {
+    let text = read_capped(&format!("/proc/{pid}/wchan"), 64).unwrap_or_default();
+    parse_wchan(&text)
+}
+
+fn parse_wchan(text: &[u8]) -> String {
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.');
+    let name = text.trim_ascii_end();
+    match name {
+        b"0" => String::new(),
+        name if name.iter().all(is_name) => String::from_utf8_lossy(name).into_owned(),
+        _ => String::new(),
+    }
+}
+
 /// Resident memory of a process in KiB, shared pages included; 0 when it is gone.
 pub fn resident_kib(pid: i32) -> u64 {
     let text = read_capped(&format!("/proc/{pid}/statm"), 256).unwrap_or_default();
@@ -306,10 +323,15 @@ fn read_capped(path: &str, cap: u64) -> io::Result<Vec<u8>> {
 /// Adds the inodes of the sockets that a process holds open. Nothing is added when it is
 /// gone or may not be looked at. At most 65,536 descriptors are looked at.
 pub fn socket_inodes(pid: i32, inodes: &mut Vec<u64>) {
+    some_socket_inodes(pid, 65_536, inodes);
+}
+
+/// The same, looking at no more than so many descriptors.
+pub fn some_socket_inodes(pid: i32, most: usize, inodes: &mut Vec<u64>) {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return;
     };
-    for entry in entries.take(65_536).filter_map(Result::ok) {
+    for entry in entries.take(most).filter_map(Result::ok) {
         let link = fs::read_link(entry.path()).unwrap_or_else(|_| PathBuf::new());
         inodes.extend(link.to_str().and_then(parse_socket));
     }
@@ -470,6 +492,10 @@ mod tests {
         assert!(resident_kib(own) > 100);
         assert!(!comm(own).is_empty());
         assert_eq!(comm(-1), "");
+        assert_eq!(wchan(-1), "");
+        assert_eq!(parse_wchan(b"do_epoll_wait"), "do_epoll_wait");
+        assert_eq!(parse_wchan(b"0"), "");
+        assert_eq!(parse_wchan(b"a\x1b[2J"), "");
     }
 
     #[test]
@@ -584,6 +610,7 @@ mod tests {
             parse_listener(Transport::Tcp, &bytes);
             parse_listener(Transport::Udp, &bytes);
             pids_in(&bytes).for_each(drop);
+            parse_wchan(&bytes);
             Search::new(b"A=1").feed(&bytes);
             String::from_utf8_lossy(&bytes).lines().for_each(|l| {
                 parse_socket(l);

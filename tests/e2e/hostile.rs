@@ -397,3 +397,42 @@ fn idle_costs_nothing() {
         s.end();
     });
 }
+
+#[test]
+fn a_late_signal_does_not_cut_off_the_last_answers() {
+    alone(|| {
+        let mut s = Superd::start(
+            r#"
+            ring = "1MiB"
+            [service.web]
+            command = [$TWIN:web, "lines", "4000"]
+            "#,
+        );
+        s.wait_record("web", "start", 1);
+        wait_until("all lines are there", || {
+            s.ok(&["logs", "-n", "1", "web"]).contains("line 4000")
+        });
+        // More than fits into the socket, and not read yet.
+        let mut slow = s.raw();
+        let id = slow.send(&json!({"do": "logs", "service": "web", "lines": 4000}));
+        let first = slow.reply().unwrap();
+        assert_eq!((&first["id"], &first["more"]), (&json!(id), &json!(true)));
+        // Its answer goes out when everything is down: now superd waits for the slow one.
+        let answer = s.ask(json!({"do": "shutdown", "wait": true}));
+        assert_eq!(answer[0]["ok"], true);
+        for _ in 0..10 {
+            if s.is_alive() {
+                s.signal(libc::SIGUSR1);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let mut last = String::new();
+        while let Some(line) = slow.line() {
+            last = line;
+        }
+        let whole: Result<serde_json::Value, _> = serde_json::from_str(&last);
+        let is_last = whole.is_ok_and(|reply| reply["more"] != true);
+        assert!(is_last, "cut off: {last}");
+        assert_eq!(s.wait().code(), Some(0));
+    });
+}

@@ -86,7 +86,10 @@ in_both_flavours! {
             r#"
             [service.web]
             command = [$TWIN:web, "handover", "--on-term", "--session"]
-            stop = [{ signal = "TERM", wait = "2s" }, { signal = "INT", wait = "30s" }]
+            stop = [
+                { signal = "TERM", until = "log=handed over", wait = "10m" },
+                { signal = "INT", wait = "10m" },
+            ]
             "#,
         );
         s.wait_record("web", "start", 1);

@@ -388,10 +388,126 @@ fn the_log_goes_to_syslog_which_may_come_and_go() {
     s.end();
 }
 
+/// Loaded into superd alone: from when the file is there, its wall clock is 50 years and 45
+/// days ahead. (The machine's clock is not a test's to change.)
+const FAKE_CLOCK: &str = r#"
+    #define _GNU_SOURCE
+    #include <stdlib.h>
+    #include <sys/syscall.h>
+    #include <sys/time.h>
+    #include <time.h>
+    #include <unistd.h>
+    static time_t ahead(void) {
+        const char *file = getenv("FAKE_CLOCK");
+        return file && access(file, F_OK) == 0 ? (50L * 365 + 45) * 86400 : 0;
+    }
+    int clock_gettime(clockid_t clock, struct timespec *t) {
+        int r = syscall(SYS_clock_gettime, clock, t);
+        if (r == 0 && clock == CLOCK_REALTIME) t->tv_sec += ahead();
+        return r;
+    }
+    int gettimeofday(struct timeval *t, void *zone) {
+        struct timespec now;
+        (void)zone;
+        int r = clock_gettime(CLOCK_REALTIME, &now);
+        t->tv_sec = now.tv_sec;
+        t->tv_usec = now.tv_nsec / 1000;
+        return r;
+    }
+    time_t time(time_t *out) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        if (out) *out = now.tv_sec;
+        return now.tv_sec;
+    }
+"#;
+
+#[test]
+fn a_wall_clock_that_jumps_by_50_years_moves_nothing_but_the_stamps() {
+    let name = "a_wall_clock_that_jumps_by_50_years_moves_nothing_but_the_stamps";
+    if cfg!(target_feature = "crt-static") {
+        return skip(name, "needs a superd that loads libraries");
+    }
+    if !namespaces_or_skip(name) || !program_or_skip(name, "cc") {
+        return;
+    }
+    let place = Place::new();
+    let (source, library) = (place.file("clock.c"), place.file("clock.so"));
+    std::fs::write(&source, FAKE_CLOCK).unwrap();
+    let mut cc = Command::new("cc");
+    let built = run(cc
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source));
+    assert_eq!(built.code, 0, "{built:?}");
+    place.configure(
+        Flavour::NoCgroups,
+        r#"
+        log = "syslog"
+        [service.slow]
+        command = [$TWIN:slow, "ignore"]
+        stop = [{ signal = "TERM", wait = "10m" }]
+        [service.loop]
+        command = ["/bin/false"]
+        restart-delay = "10m"
+        max-delay = "10m"
+        [service.deaf]
+        command = [$TWIN:deaf, "ignore"]
+        stop = [{ signal = "TERM", wait = "200ms" }]
+        "#,
+    );
+    std::fs::create_dir(place.file("dev")).unwrap();
+    let script = "mknod $DIR/dev/null c 1 3; chmod 666 $DIR/dev/null; mount --bind $DIR/dev /dev";
+    let mut command = in_namespace(&place, script);
+    command.env("LD_PRELOAD", &library);
+    command.env("FAKE_CLOCK", place.file("jumped"));
+    let socket = UnixDatagram::bind(place.file("dev/log")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let s = Superd::launch(place, command);
+    s.wait_record("slow", "start", 1);
+    s.wait_state("slow", "up");
+    s.wait_state("loop", "backoff");
+    s.ok(&["stop", "--no-wait", "slow"]);
+    s.wait_record("slow", "signal TERM", 1);
+    // Timers go on as they were set, and one that is set now ends when it should.
+    let check = |round: usize| {
+        let left = s.status("slow")["stop"]["left_ms"].as_u64().unwrap();
+        assert!((400_000..=602_000).contains(&left), "{left} ms left");
+        let retry = s.status("loop")["retry_ms"].as_u64().unwrap();
+        assert!((400_000..=660_000).contains(&retry), "{retry} ms left");
+        s.wait_record("deaf", "start", round);
+        s.wait_state("deaf", "up");
+        s.ctl(&["stop", "deaf"]);
+        let end = s.last_end("deaf");
+        assert_eq!(end["verdict"], "killed");
+        assert!(end["took"]["secs"].as_u64() < Some(100), "{end}");
+        assert!(end["ago_ms"].as_u64() < Some(100_000), "{end}");
+        s.ok(&["start", "deaf"]);
+        // What comes while nobody reads may be lost: it is done again.
+        received(&socket);
+        let line = wait_for("syslog hears of it", || {
+            s.ok(&["signal", "slow", "CONT"]);
+            let mut lines = received(&socket).into_iter();
+            lines.find(|l| l.contains("slow: sent CONT"))
+        });
+        let stamp = line.strip_prefix('<').unwrap().split_once('>').unwrap().1;
+        stamp[..3].to_owned()
+    };
+    let before = check(1);
+    std::fs::write(s.place.file("jumped"), "").unwrap();
+    let ahead = check(2);
+    assert_ne!(before, ahead, "the month of the stamps: it did not jump");
+    std::fs::remove_file(s.place.file("jumped")).unwrap();
+    check(3);
+    assert_eq!(s.record("slow").count("signal TERM"), 1);
+    s.ctl(&["stop", "--now", "slow"]);
+    s.end();
+}
+
 #[test]
 fn no_timer_depends_on_the_wall_clock() {
-    // The wall clock of the machine is not a test's to change. It can be seen that nothing
-    // waits by it: every timer is of CLOCK_MONOTONIC, and epoll knows no other.
+    // It can be seen that nothing waits by the wall clock: every timer is of
+    // CLOCK_MONOTONIC, and epoll knows no other.
     let s = Superd::start(
         r#"
         [service.deaf]

@@ -323,3 +323,48 @@ fn a_service_whose_cgroup_somebody_removed_can_be_started() {
     s.wait_state("web", "up");
     s.end();
 }
+
+#[test]
+fn a_reload_by_sighup_tells_who_sent_it() {
+    let service = |more: &str| format!("[service.web]\ncommand = [$TWIN:web, \"obey\"]\n{more}");
+    let s = Superd::start(&service(""));
+    s.wait_record("web", "start", 1);
+    s.place
+        .configure(Flavour::NoCgroups, &service("umask = \"027\"\n"));
+    s.signal(libc::SIGHUP);
+    s.wait_record("web", "start", 2);
+    let by = s.last_end("web")["by"].clone();
+    assert_eq!(by["kind"], "signal", "{by}");
+    assert_eq!(by["signal"], libc::SIGHUP, "{by}");
+    assert_eq!(by["pid"], std::process::id(), "{by}");
+    s.end();
+}
+
+#[test]
+fn a_reload_can_send_the_log_elsewhere_and_back() {
+    let web = |log: &str| {
+        format!(
+            "log = \"{log}\"\n[service.web]\ncommand = [\"/bin/sh\", \"-c\", \
+             \"trap 'echo heard' USR1; echo ready; while :; do sleep 0.01; done\"]\n"
+        )
+    };
+    let s = Superd::start(&web("stderr"));
+    wait_until("the service is ready", || {
+        s.ok(&["logs", "web"]).contains("ready")
+    });
+    let heard = |what: &str, n: usize| {
+        s.ok(&["signal", "web", "USR1"]);
+        wait_until(what, || {
+            s.ok(&["logs", "web"]).matches("heard").count() == n
+        });
+        s.place.log().matches("heard").count()
+    };
+    assert_eq!(heard("the first", 1), 1);
+    s.place.configure(Flavour::NoCgroups, &web("none"));
+    s.ok(&["reload"]);
+    assert_eq!(heard("the second", 2), 1, "it goes nowhere");
+    s.place.configure(Flavour::NoCgroups, &web("stderr"));
+    s.ok(&["reload"]);
+    assert_eq!(heard("the third", 3), 2, "it goes to standard error again");
+    s.end();
+}

@@ -619,3 +619,27 @@ fn a_frozen_service_is_thawed_to_end() {
     assert_eq!(s.verdict("web"), "clean");
     s.end();
 }
+
+#[test]
+fn each_request_to_shut_down_is_counted_once() {
+    let s = Superd::start(
+        r#"
+        [service.slow]
+        command = [$TWIN:slow, "slow-stop", "0", "--gate", "$DIR/gate"]
+        stop = [{ signal = "TERM", wait = "10m" }]
+        "#,
+    );
+    s.wait_record("slow", "start", 1);
+    s.wait_state("slow", "up");
+    for _ in 0..4 {
+        s.ok(&["shutdown", "--no-wait"]);
+    }
+    // What came by the latch and what came by the socket are one count.
+    s.signal(libc::SIGTERM);
+    let absorbed = || s.status("slow")["stop"]["absorbed"].as_u64();
+    wait_until("the fifth is counted", || absorbed() >= Some(4));
+    s.ok(&["shutdown", "--no-wait"]);
+    assert_eq!(absorbed(), Some(5));
+    std::fs::write(s.place.file("gate"), "").unwrap();
+    s.end();
+}

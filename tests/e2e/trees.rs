@@ -1,6 +1,7 @@
 //! Nothing is left behind: whatever a service does with its processes, they end with it.
 
 use std::collections::BTreeSet;
+use std::process::{Child, Command};
 
 use serde_json::json;
 
@@ -226,6 +227,10 @@ in_both_flavours! {
         s.end();
     }
 
+    fn a_busy_machine_is_not_taken_for_left_children(flavour: Flavour) {
+        alone(|| stops_on_a_busy_machine(flavour)); // it would disturb the others
+    }
+
     fn a_fork_bomb_within_its_limits_is_cleared_away(flavour: Flavour) {
         let s = Superd::start_in(
             flavour,
@@ -354,4 +359,69 @@ fn superd_in_a_cgroup_that_was_killed_once_can_start_services() {
     if killed.is_err() {
         skip(name, "cgroup.kill needs Linux 5.14");
     }
+}
+
+#[test]
+fn stopped_is_said_when_a_crowd_of_zombies_is_reaped_too() {
+    let s = Superd::start(
+        r#"
+        [service.crowd]
+        command = [$TWIN:crowd, "fork-bomb", "500"]
+        stop = [{ signal = "CONT", wait = "10m" }]
+        "#,
+    );
+    s.wait_record("crowd", "bombed", 1);
+    s.wait_state("crowd", "up");
+    let main = s.pid_of("crowd");
+    let mut raw = s.raw();
+    raw.send(&json!({"do": "stop", "service": "crowd", "wait": true}));
+    s.wait_state("crowd", "stopping");
+    // All at once, and the main process among them.
+    s.signal(libc::SIGSTOP);
+    wait_until("superd stands still", || state_of(s.pid) == Some('T'));
+    let mut all = s.place.processes();
+    all.remove(&s.pid);
+    assert!(all.len() > 400 && all.contains(&main), "{}", all.len());
+    all.iter().for_each(|pid| kill(*pid, libc::SIGKILL));
+    wait_until("they are dead", || {
+        all.iter()
+            .all(|pid| matches!(state_of(*pid), None | Some('Z')))
+    });
+    s.signal(libc::SIGCONT);
+    let reply = raw.reply().unwrap();
+    s.assert_nothing_left();
+    assert_eq!(reply["ok"], true, "{reply}");
+    s.end();
+}
+
+fn stops_on_a_busy_machine(flavour: Flavour) {
+    let s = Superd::start_in(
+        flavour,
+        r#"
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        "#,
+    );
+    // Processes that come and go all the time, and are none of superd's; at most so many.
+    let busy = "i=0; while [ $i -lt 2500 ]; do /bin/true & /bin/true; wait; i=$((i+1)); done";
+    let mut busy: Vec<Child> = (0..4)
+        .map(|_| Command::new("sh").args(["-c", busy]).spawn().unwrap())
+        .collect();
+    for round in 1..=40 {
+        s.wait_record("web", "start", round);
+        s.wait_state("web", "up");
+        s.ctl(&["stop", "web"]);
+        let end = s.last_end("web");
+        assert_eq!(
+            (&end["left"], &end["verdict"]),
+            (&json!(0), &json!("clean")),
+            "{end}"
+        );
+        s.ok(&["start", "web"]);
+    }
+    for child in &mut busy {
+        child.kill().ok(); // it may be through
+        child.wait().unwrap();
+    }
+    s.end();
 }

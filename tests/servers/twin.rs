@@ -55,6 +55,8 @@ victims:
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
   flood [--bytes N]    lines N     close-stdout    exec-other   bind --listen WHERE
   fork-bomb N          hop N [--every-us US]   show    pause
+  godump [--stay] [--listen WHERE]   TERM does nothing, QUIT prints goroutines as Go does
+  eat MIB --gate FILE  waits for the file, then uses so much memory
   handover [--stay] [--on-term] [--session] [--then MESSAGE] [--slow MS]
                        names a child by MAINPID= and ends, or stays
   notify MESSAGE...    mark TEXT [--exit CODE] [--after MS]
@@ -73,6 +75,8 @@ fn main() {
         "slow-stop" => slow_stop(twin),
         "exit" => exit_with(twin),
         "crash" => crash(twin),
+        "godump" => godump(twin),
+        "eat" => eat(twin),
         "tree" => tree(twin),
         "child" => child(twin),
         "forker" => forker(twin),
@@ -407,6 +411,51 @@ fn ignore(twin: &Twin) {
     }
 }
 
+/// A Go program that hangs: TERM changes nothing, QUIT makes the runtime print what every
+/// goroutine is at, and end with status 2. With --stay it does not even end then.
+fn godump(twin: &Twin) {
+    hold_signals();
+    let _listener = twin.text("--listen").map(|_| Listener::at(twin));
+    twin.note("start");
+    while twin.heed(None) != Some(libc::SIGQUIT) {}
+    let mut dump = String::from(
+        "SIGQUIT: quit\nPC=0x46d4c1 m=0 sigcode=0\n\ngoroutine 0 gp=0x9c5140 m=0 mp=0x9c5fe0 [idle]:\n\
+         runtime.futex(0x9c6120, 0x80, 0x0, 0x0, 0x0, 0x0)\n\t/usr/lib/go/src/runtime/sys_linux_amd64.s:557 +0x21\n\n\
+         goroutine 1 gp=0xc0000061c0 m=nil [chan receive, 2 minutes]:\n\
+         runtime.gopark(0x0?, 0x0?, 0x0?, 0x0?, 0x0?)\n\t/usr/lib/go/src/runtime/proc.go:402 +0xce\n\
+         main.stopAll(0xc00001c0c0)\n\t/src/stop.go:44 +0x1d\nmain.main()\n\t/src/main.go:12 +0x1d\n",
+    );
+    for n in 18..40 {
+        write!(
+            dump,
+            "\ngoroutine {n} gp=0xc0000061c0 m=nil [select]:\nmain.worker({n})\n\t/src/worker.go:9 +0x1d\n"
+        )
+        .unwrap();
+    }
+    std::io::stderr().write_all(dump.as_bytes()).ok(); // nobody may be reading
+    twin.note("dumped");
+    while twin.flag("--stay") {
+        twin.heed(None);
+    }
+    twin.end(2)
+}
+
+/// Uses memory until the kernel has something against it.
+fn eat(twin: &Twin) {
+    twin.note("start");
+    let gate = twin.text("--gate").unwrap_or_else(|| usage());
+    while !std::path::Path::new(&gate).exists() {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let mut eaten = vec![0_u8; twin.first_number() as usize * 1024 * 1024];
+    for page in eaten.chunks_mut(4096) {
+        page[0] = 1;
+    }
+    twin.note("ate");
+    drop(eaten);
+    twin.end(0)
+}
+
 /// A child: it does not mind a hang-up, and with --stubborn nothing but KILL. With --listen it
 /// has a port, which the next one cannot have before.
 fn child(twin: &Twin) {
@@ -663,6 +712,7 @@ fn handover(twin: &'static Twin) {
         twin.notify(&message.replace("$SELF", &std::process::id().to_string()));
     }
     twin.note(&format!("handed over to {}", child.id()));
+    println!("handed over");
     if !twin.flag("--stay") {
         twin.end(0);
     }

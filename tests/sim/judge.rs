@@ -64,6 +64,8 @@ struct Course {
     rival: bool,
     rival_had_time: bool,
     term_to_tree: bool,
+    /// It had no listening socket when the stop began.
+    portless: bool,
     deadline: Option<Tick>,
 }
 
@@ -239,6 +241,11 @@ impl Judge {
                 }
                 Self::condition(l, now, |u| *u == Until::Stopping);
             }),
+            Event::PortsNoted(s, i, n) => self.with(*s, *i, |l| {
+                if let Some(stop) = &mut l.stop {
+                    stop.portless = *n == 0;
+                }
+            }),
             Event::Checked(s, i, check, found) if found.0 == 0 => self.with(*s, *i, |l| {
                 Self::condition(l, now, |u| match check {
                     Check::Ports => *u == Until::PortsClosed,
@@ -256,6 +263,7 @@ impl Judge {
             | Event::ExecFailed(..)
             | Event::Checked(..)
             | Event::Notified(..)
+            | Event::Looked(..)
             | Event::OrphanReaped => {}
         }
     }
@@ -327,7 +335,8 @@ impl Judge {
 
     fn condition(live: &mut Live, now: Tick, wanted: impl Fn(&Until) -> bool) {
         if let Some(stop) = &mut live.stop {
-            if stop.until().is_some_and(wanted) {
+            let never = stop.portless && stop.until() == Some(&Until::PortsClosed);
+            if !never && stop.until().is_some_and(wanted) {
                 stop.cond_at.get_or_insert(now);
             }
         }
@@ -383,9 +392,10 @@ impl Judge {
                 let open = self.live(*s, *i)?.actions.remove(a);
                 require(open, "an action ends once", || format!("{a:?} of {s:?}"))
             }
-            Effect::NotePorts(s, i) | Effect::WatchOutput(s, i, _) | Effect::Check(s, i, _) => {
-                self.live(*s, *i).map(|_| ())
-            }
+            Effect::NotePorts(s, i)
+            | Effect::WatchOutput(s, i, _)
+            | Effect::Check(s, i, _)
+            | Effect::Look(s, i) => self.live(*s, *i).map(|_| ()),
             Effect::Release(s, i) => self.release(*s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
@@ -649,6 +659,7 @@ impl Judge {
             rival: live.stopping_said,
             rival_had_time: false,
             term_to_tree: false,
+            portless: false,
             deadline: None,
         });
         Ok(())

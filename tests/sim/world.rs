@@ -7,7 +7,7 @@ use std::time::Duration;
 use superd::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Notice, Outcome, Pid, ServiceId,
 };
-use superd::machine::report::{Crash, Exit, SpawnError, Stage};
+use superd::machine::report::{Crash, Exit, SpawnError, Stage, Stuck};
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
 use superd::machine::time::Tick;
@@ -76,6 +76,8 @@ pub struct Child {
     orphans: Vec<Orphan>,
     ports_open: bool,
     ports_outlive: bool,
+    /// superd has no cgroups, and somebody has just died: what it sees proves nothing.
+    unsure: bool,
     watched: bool,
     exec_fails: bool,
     /// Of the main processes before this one: which orphan each is now.
@@ -109,6 +111,7 @@ fn crash() -> Option<Crash> {
         kind: "go-panic".to_owned(),
         text: "close of closed channel".to_owned(),
         frame: String::new(),
+        frames: Vec::new(),
     })
 }
 
@@ -190,6 +193,7 @@ impl World {
             orphans: (0..many).map(|_| self.orphan(true)).collect(),
             ports_open: self.dice.chance(70),
             ports_outlive: self.dice.chance(3),
+            unsure: self.dice.chance(20),
             watched: false,
             exec_fails: !self.calm && self.dice.chance(4),
             before: Vec::new(),
@@ -214,13 +218,21 @@ impl World {
                     }
                 }
             }
+            Effect::NotePorts(s, i) => {
+                let child = self.children.get(&(*s, *i));
+                let open = child.is_some_and(|c| c.ports_open);
+                out.push(Event::PortsNoted(*s, *i, u32::from(open)));
+            }
             Effect::Check(s, i, check) => self.look((*s, *i), *check, out),
+            Effect::Look(s, i) => {
+                let stuck = self.children.contains_key(&(*s, *i)).then(stuck);
+                out.push(Event::Looked(*s, *i, stuck.into_iter().collect()));
+            }
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
             Effect::EndAction(..)
             | Effect::Wake(..)
-            | Effect::NotePorts(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
             | Effect::Publish(..)
@@ -581,7 +593,11 @@ impl World {
         for orphan in child.orphans.iter_mut().filter(|o| o.faithful) {
             orphan.alive = false;
         }
-        let left = child.orphans_alive();
+        // As superd sees it without cgroups, when somebody has just died.
+        let left = match child.unsure {
+            true if child.orphans_alive() == 0 => None,
+            _ => Some(child.orphans_alive()),
+        };
         for _ in 0..std::mem::take(&mut child.unread) {
             out.push(Event::Notified(key.0, key.1, Notice::Stopping));
         }
@@ -614,5 +630,16 @@ fn error(stage: Stage, errno: i32) -> SpawnError {
         thing: String::new(),
         errno,
         cause: format!("errno {errno}"),
+    }
+}
+
+fn stuck() -> Stuck {
+    Stuck {
+        pid: Pid(2),
+        name: "deaf".to_owned(),
+        state: 'S',
+        wchan: String::new(),
+        threads: 1,
+        listens: Vec::new(),
     }
 }

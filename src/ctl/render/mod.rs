@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::machine::time::Span;
 
+pub mod crash;
 pub mod result;
 pub mod status;
 pub mod story;
@@ -46,6 +47,21 @@ impl Style {
     pub fn at(self, ago_ms: u64) -> Option<String> {
         let then = self.now?.checked_sub(ago_ms / 1000)?;
         Some(date(then)).filter(|_| then >= CLOCK_IS_SET)
+    }
+
+    /// A time in seconds since 1970 as a day: `Tuesday` within the last week, else the date;
+    /// none when either clock was not set.
+    pub fn day(self, then: u64) -> Option<String> {
+        let now = self.now?;
+        if then < CLOCK_IS_SET || then > now {
+            return None;
+        }
+        let (day, today) = (then / 86_400, now / 86_400);
+        Some(match today - day {
+            0 => "today".to_owned(),
+            1..=6 => weekday(day).to_owned(),
+            _ => date(then).split(' ').next().unwrap_or_default().to_owned(),
+        })
     }
 
     /// The beginning of a log or event line: the time, else how long ago.
@@ -150,6 +166,19 @@ pub fn table(rows: &[Vec<String>]) -> String {
     out
 }
 
+/// The day of the week of a day counted from 1 January 1970, which was a Thursday.
+fn weekday(day: u64) -> &'static str {
+    match day % 7 {
+        0 => "Thursday",
+        1 => "Friday",
+        2 => "Saturday",
+        3 => "Sunday",
+        4 => "Monday",
+        5 => "Tuesday",
+        _ => "Wednesday",
+    }
+}
+
 /// Seconds since 1970 as a date, by the days of the civil calendar counted from
 /// 1 March of year 0 so that the leap day is the last of its year.
 fn date(seconds: u64) -> String {
@@ -185,6 +214,28 @@ mod tests {
         assert_eq!(date(1_709_251_199), "2024-02-29 23:59:59Z");
         assert_eq!(date(1_767_225_600), "2026-01-01 00:00:00Z");
         assert_eq!(date(4_107_542_400), "2100-03-01 00:00:00Z");
+    }
+
+    #[test]
+    fn a_day_is_a_day_of_the_week_for_a_week() {
+        // 2026-01-01 00:00 UTC, a Thursday.
+        let style = Style {
+            terminal: true,
+            now: Some(1_767_225_600),
+        };
+        let day = |then| style.day(then).unwrap_or_default();
+        assert_eq!(day(1_767_225_600), "today");
+        assert_eq!(day(1_767_225_599), "Wednesday");
+        assert_eq!(day(1_767_225_600 - 2 * 86_400), "Tuesday");
+        assert_eq!(day(1_767_225_600 - 6 * 86_400), "Friday");
+        assert_eq!(day(1_767_225_600 - 7 * 86_400), "2025-12-25");
+        assert_eq!(day(0), "", "the clock was not set then");
+        assert_eq!(day(1_767_300_000), "", "the clock went back");
+        let unset = Style {
+            terminal: true,
+            now: None,
+        };
+        assert_eq!(unset.day(1_767_225_600), None);
     }
 
     #[test]

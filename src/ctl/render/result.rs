@@ -49,9 +49,13 @@ pub fn done(asked: &Request, reply: &Reply) -> String {
         Verb::Reload => "reloaded".to_owned(),
         Verb::Signal => format!("{} sent", asked.signal.as_deref().unwrap_or("signal")),
         Verb::Shutdown => format!("ending{left}"),
-        Verb::Status | Verb::Logs | Verb::Why | Verb::Events | Verb::Plan | Verb::Doctor => {
-            "done".to_owned()
-        }
+        Verb::Status
+        | Verb::Logs
+        | Verb::Why
+        | Verb::Crashes
+        | Verb::Events
+        | Verb::Plan
+        | Verb::Doctor => "done".to_owned(),
     };
     format!("{who}: {what}")
 }

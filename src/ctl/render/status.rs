@@ -1,9 +1,11 @@
 //! `status`, `plan` and `doctor` for people.
 
 use std::fmt::Write as _;
+use std::io::{self, Write};
 use std::time::Duration;
 
-use crate::control::reply::{Finding, PlanLine, Status};
+use crate::control::reply::{Finding, PlanLine, Reply, Status};
+use crate::ctl::act::json_reply;
 use crate::machine::report::waiting_for;
 
 use super::result::step;
@@ -154,6 +156,18 @@ pub fn longest_seconds(lines: &[PlanLine]) -> Option<u64> {
         .iter()
         .find(|l| l.service.is_empty())
         .map(|l| crate::config::term_timeout(Duration::from_millis(l.longest_ms)))
+}
+
+/// Prints the answer to `plan --max-stop-seconds`.
+pub fn seconds(out: &mut dyn Write, seconds: u64, json: bool, style: Style) -> io::Result<()> {
+    if !json {
+        return writeln!(out, "{seconds}");
+    }
+    let reply = Reply {
+        max_stop_seconds: Some(seconds),
+        ..Reply::ok(0)
+    };
+    json_reply(out, &reply, style)
 }
 
 /// What superd found out about the machine.

@@ -6,7 +6,7 @@ use crate::control::reply::{EventLine, LogLine};
 use crate::machine::report::{waiting_for, EndReport, Happening, Origin, Verdict};
 use crate::machine::time::Span;
 
-use super::{count, span, Style};
+use super::{count, crash, span, Style};
 
 /// One line of a service's output. Control characters stay when nobody's terminal reads them.
 pub fn log_line(line: &LogLine, style: Style) -> String {
@@ -60,6 +60,9 @@ fn when(ago_ms: u64, style: Style) -> String {
     }
 }
 
+/// A row of a story: a word, and what is said.
+pub type Row = (&'static str, String);
+
 /// The end of an instance with everything that is known about it.
 fn ending(e: &EventLine, end: &EndReport, style: Style) -> String {
     let mut out = format!(
@@ -67,60 +70,62 @@ fn ending(e: &EventLine, end: &EndReport, style: Style) -> String {
         when(e.ago_ms, style),
         style.line(&ended(end, &e.service))
     );
-    let mut row = |name: &str, text: &str| {
-        writeln!(out, "  {name:<11} {}", style.line(text)).ok(); // a String takes everything
-    };
+    let mut rows = ending_rows(end);
+    let verdict = rows.pop();
+    if let Some(crash) = &end.crash {
+        rows.extend(crash::rows(crash, e.repeat, &e.known, style));
+    } else if let Some(text) = e.repeat.and_then(|r| crash::repeated(r, None, style)) {
+        rows.push(("repeated", text));
+    }
+    rows.extend(verdict);
+    for (i, line) in e.output.iter().enumerate() {
+        rows.push((if i == 0 { "last output" } else { "" }, format!("| {line}")));
+    }
+    for (name, text) in rows {
+        writeln!(out, "  {name:<11} {}", style.line(&text)).ok(); // a String takes everything
+    }
+    out
+}
+
+/// What a report of an end says, without its crash; the verdict comes last.
+pub fn ending_rows(end: &EndReport) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
     let pid = match end.pid {
         Some(pid) => format!(", pid {}", pid.0),
         None => String::new(),
     };
-    row(
+    rows.push((
         "run",
-        &format!("number {}{pid}, ran {}", end.instance.0, Span(end.ran)),
-    );
+        format!("number {}{pid}, ran {}", end.instance.0, Span(end.ran)),
+    ));
     if end.by != Origin::Itself {
-        row("asked by", &end.by.to_string());
+        rows.push(("asked by", end.by.to_string()));
     }
     if end.absorbed > 0 {
         let n = count(end.absorbed, "further request", "further requests");
-        row("absorbed", &format!("{n} to stop changed nothing"));
+        rows.push(("absorbed", format!("{n} to stop changed nothing")));
     }
     if end.stopping_seen > 0 {
-        row(
-            "said",
-            &format!(
-                "that it was stopping, {}",
-                count(end.stopping_seen, "time", "times")
-            ),
-        );
+        let n = count(end.stopping_seen, "time", "times");
+        rows.push(("said", format!("that it was stopping, {n}")));
     }
     for (i, step) in end.steps.iter().enumerate() {
-        row(if i == 0 { "steps" } else { "" }, &step.to_string());
+        rows.push((if i == 0 { "steps" } else { "" }, step.to_string()));
     }
-    row("exit", &end.exit.to_string());
-    if let Some(crash) = &end.crash {
-        let place = match crash.frame.as_str() {
-            "" => String::new(),
-            frame => format!(", in {frame}"),
-        };
-        row("crash", &format!("{crash}{place}"));
+    rows.push(("exit", end.exit.to_string()));
+    for (i, process) in end.stuck.iter().enumerate() {
+        rows.push((if i == 0 { "stuck" } else { "" }, process.to_string()));
     }
     if end.left > 0 {
         let n = count(end.left, "process", "processes");
-        row("left behind", &format!("{n}, which superd removed"));
+        rows.push(("left behind", format!("{n}, which superd removed")));
     }
     if end.ports_held > 0 {
         let n = count(end.ports_held, "listening socket", "listening sockets");
-        row("ports", &format!("not free: somebody else holds {n}"));
+        rows.push(("ports", format!("not free: somebody else holds {n}")));
     }
-    row("verdict", &end.verdict.to_string());
-    for (i, line) in e.output.iter().enumerate() {
-        row(
-            if i == 0 { "last output" } else { "" },
-            &format!("| {line}"),
-        );
-    }
-    out
+    rows.push(("verdict", end.verdict.to_string()));
+    rows
 }
 
 /// The head line of an end. `name` may be empty.
@@ -235,6 +240,7 @@ fn summary(end: &EndReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::crash::Repeat;
     use crate::machine::event::{Instance, Pid};
     use crate::machine::report::{Crash, Exit, SpawnError, Stage, StepOutcome, StepReport};
     use std::time::Duration;
@@ -280,9 +286,11 @@ mod tests {
                 kind: "go-panic".to_owned(),
                 text: "close of closed channel".to_owned(),
                 frame: "main.(*App).Stop".to_owned(),
+                frames: Vec::new(),
             }),
             left: 2,
             ports_held: 1,
+            stuck: Vec::new(),
             verdict: Verdict::PanickedWhileStopping,
         }
     }
@@ -293,6 +301,8 @@ mod tests {
             ago_ms,
             what,
             output: Vec::new(),
+            repeat: None,
+            known: String::new(),
         }
     }
 
@@ -303,6 +313,11 @@ mod tests {
             "panic: close of closed channel".to_owned(),
             "\u{1b}[2J".to_owned(),
         ];
+        end.repeat = Some(Repeat {
+            count: 7,
+            first: 1_767_225_600,
+        });
+        end.known = "main: it closes a channel twice. (https://example.org/1)".to_owned();
         let events = [
             line(
                 728_230,
@@ -343,9 +358,11 @@ mod tests {
   steps       POST http://127.0.0.1:2019/stop at 0 ms, skipped: connection refused
               TERM to main at 10 ms, gone after 3.2 s
   exit        exited with status 2
-  crash       go-panic: close of closed channel, in main.(*App).Stop
   left behind 2 processes, which superd removed
   ports       not free: somebody else holds 1 listening socket
+  crash       go-panic: close of closed channel, in main.(*App).Stop
+  repeated    7th time since today, always at main.(*App).Stop
+  known fault main: it closes a channel twice. (https://example.org/1)
   verdict     panicked while stopping
   last output | panic: close of closed channel
               | \\x1b[2J

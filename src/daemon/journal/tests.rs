@@ -80,7 +80,7 @@ fn entries() -> Vec<(ServiceId, ServiceDef, Entry)> {
         instance: Instance(1),
         exit: crate::machine::report::Exit::Code(3),
         crash: None,
-        left: 2,
+        left: Some(2),
     });
     let place = Place {
         main: Some(Process {
@@ -351,7 +351,7 @@ fn go_on_from(left: Left, running: bool) {
             true => Presence::Running(Pid(200 + n as i32)),
             false => Presence::Gone {
                 crash: None,
-                left: n,
+                left: Some(n),
             },
         };
         let adopted = Adopted {

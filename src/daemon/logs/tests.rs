@@ -151,14 +151,35 @@ fn a_panic_is_found_although_its_dump_is_longer_than_the_ring() {
     }
     w.write_all(text.as_bytes()).unwrap();
     b.logs.drain(ServiceId(1), Tick(1), &mut |_| {});
-    let lines = b.logs.crash_lines(ServiceId(1), Tick(2));
-    let c = crash::recognise(&lines, Exit::Code(2)).unwrap();
+    let c = b.logs.crash(ServiceId(1), Exit::Code(2), Tick(2)).unwrap();
+    let lines = b.logs.crash_text(ServiceId(1), Exit::Code(2));
     assert_eq!((c.text.as_str(), c.frame.as_str()), ("boom", "b.go:3"));
+    assert_eq!(lines[0], "panic: boom");
+    let bytes: usize = lines.iter().map(|l| l.len() + 1).sum();
+    assert!(lines.len() == CRASH_LINES && bytes <= CRASH_BYTES + 1);
     let later = Tick(1) + CRASH_AGE;
-    assert_eq!(
-        crash::recognise(&b.logs.crash_lines(ServiceId(1), later), Exit::Code(2)),
-        None
-    );
+    assert_eq!(b.logs.crash(ServiceId(1), Exit::Code(2), later), None);
+}
+
+#[test]
+fn a_panic_that_was_survived_does_not_hide_the_one_that_kills() {
+    let mut b = Bench::new();
+    let mut w = b.start(1, Output::Ring);
+    let (first, second) = (Tick(1), Tick(1) + CRASH_AGAIN + Duration::from_millis(1));
+    for (at, text) in [(first, "survived"), (second, "deadly")] {
+        let text = format!("panic: {text}\n\ngoroutine 1 [running]:\nmain.f()\n\t/b.go:3 +0x1\n");
+        w.write_all(text.as_bytes()).unwrap();
+        b.logs.drain(ServiceId(1), at, &mut |_| {});
+    }
+    let c = b.logs.crash(ServiceId(1), Exit::Code(2), second).unwrap();
+    let lines = b.logs.crash_text(ServiceId(1), Exit::Code(2));
+    assert_eq!((c.text.as_str(), lines.len()), ("deadly", 5));
+    assert!(b.logs.crash_text(ServiceId(1), Exit::Code(0)).is_empty());
+    // A line without end does not go past the bound.
+    w.write_all(&[b'x'; 64 * 1024]).unwrap();
+    b.logs.drain(ServiceId(1), second, &mut |_| {});
+    let lines = b.logs.crash_text(ServiceId(1), Exit::Code(2));
+    assert!(lines.iter().map(String::len).sum::<usize>() <= CRASH_BYTES);
 }
 
 #[test]

@@ -17,6 +17,7 @@ DAEMON = """\
 [daemon]
 run-dir = %(run)s
 log = "none"
+crash-reports = false
 """
 
 SERVICE = """

@@ -30,9 +30,29 @@ fn quit_makes_a_stuck_go_program_say_where_it_hangs() {
         assert!(dump.contains(word), "no {word}: {dump}");
     }
     let why = s.ok(&["why", "stuck"]);
-    for word in ["TERM at", "still there after", "QUIT at", "status 2"] {
+    for word in [
+        "TERM at",
+        "still there after",
+        "QUIT at",
+        "status 2",
+        "dump        go-dump: SIGQUIT: quit",
+        "main.flushCache at ",
+    ] {
         assert!(why.contains(word), "no {word}: {why}");
     }
+    let file = || {
+        std::fs::read_dir(s.place.file("crashes"))
+            .ok()?
+            .flatten()
+            .next()
+    };
+    let file = wait_for("the report", || {
+        file().filter(|f| f.path().extension().is_some_and(|e| e == "json"))
+    });
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["dump"][0], "SIGQUIT: quit", "{report}");
+    assert!(text.contains("main.flushCache"), "{text}");
     row(
         "our own Go program",
         "hangs on TERM; no goroutine dump by QUIT",
