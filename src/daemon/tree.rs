@@ -831,7 +831,8 @@ impl Tree {
         match forest.meet(s, then, |_| is_ours) {
             Some(now) if is_ours => found.add(s, now),
             Some(now) if now.is_alive() && !now.is_exiting => {}
-            _ => found.has_lost = true,
+            // Under init or a shell somebody dies all the time, and that says nothing.
+            _ => found.has_lost |= s.ppid == forest.own,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::support::*;
 use serde_json::json;
 use std::fs;
 
-/// A service that writes its starts and each TERM, INT and USR1 it gets into `NAME.record`,
+/// A service that writes its starts (and `two`, if the one before is there) and each TERM, INT and USR1 it gets into `NAME.record`,
 /// and ends by USR2 or TERM as it is told.
 pub fn scribe(name: &str, ends_by: &str) -> String {
     // One shell, no child that would be left behind: it sleeps in `read` on a FIFO of its own.
@@ -17,6 +17,8 @@ pub fn scribe(name: &str, ends_by: &str) -> String {
            if [ $s = {ends_by} ]; then trap \"note $s; note end; exit 0\" $s; \
            else trap \"note $s\" $s; fi; done; \
          mkfifo $DIR/{name}.$$ && exec 3<>$DIR/{name}.$$ && rm $DIR/{name}.$$; \
+         o=; {{ while read -r _ p w; do [ $w = start ] && o=$p; done < $DIR/{name}.record; \
+         [ $o ] && read -r _ _ st _ < /proc/$o/stat && [ $st != Z ] && note two; }} 2>/dev/null; \
          note start; while :; do read -r _ <&3; done"
     );
     let script = script.replace('\\', "\\\\").replace('"', "\\\"");
