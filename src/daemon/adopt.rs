@@ -32,6 +32,9 @@ use crate::sys::pidfd::PidFd;
 /// What is not urgent is written down within this time.
 const WRITE_WITHIN: Duration = Duration::from_millis(50);
 
+/// Between two looks at an adopted process where there are no pidfds.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Tokens of adopted commands; those of main processes are the numbers of services.
 const COMMAND: u32 = 0x0800_0000;
 
@@ -298,9 +301,14 @@ impl Reactor {
         place: &Place,
         main: Main,
     ) -> Option<Pid> {
-        let held = self.trees.adopt(id, name, instance, place, main)?;
+        let main = self.trees.adopt(id, name, instance, place, main)?;
+        let pid = main.pid;
+        let Some(held) = main.held else {
+            self.unheld.insert(id, instance);
+            self.look_at_unheld = Some(self.now() + LOOK_AGAIN);
+            return Some(pid);
+        };
         let token = Source::Process(id.0).token();
-        let pid = Pid(held.pid());
         // Without a place in the poll set its end would be noticed at the next stop only; it
         // is registered once at the start, when there is room.
         self.poll
@@ -309,6 +317,23 @@ impl Reactor {
             .ok();
         self.followed.insert(id, Followed { instance, held });
         Some(pid)
+    }
+
+    /// Adopted main processes that cannot be held are looked at from time to time.
+    pub(super) fn look_at_unheld(&mut self) {
+        for (service, instance) in self.unheld.clone() {
+            let known = self.machine.service(service);
+            let runs = known.is_some_and(|s| s.is_current(instance) && s.run().is_some());
+            if runs && self.trees.is_main_alive(service) {
+                continue;
+            }
+            self.unheld.remove(&service);
+            if runs {
+                self.unheld_ended(service, instance);
+            }
+        }
+        let again = (!self.unheld.is_empty()).then(|| self.now() + LOOK_AGAIN);
+        self.look_at_unheld = again;
     }
 
     /// The commands that still run.

@@ -162,6 +162,10 @@ pub struct Reactor {
     pub(super) followed: BTreeMap<ServiceId, Followed>,
     /// None in wrap mode, and where it cannot be kept.
     pub(super) journal: Option<Journal>,
+    /// Adopted instances whose main process cannot be held by a pidfd.
+    pub(super) unheld: BTreeMap<ServiceId, Instance>,
+    /// When they are looked at.
+    pub(super) look_at_unheld: Option<Tick>,
     /// When what is not urgent is written into the journal.
     pub(super) remember_at: Option<Tick>,
     /// Commands of an earlier superd, by the index in their token.
@@ -250,6 +254,8 @@ impl Reactor {
             looks_left: 0,
             followed: BTreeMap::new(),
             journal: None,
+            unheld: BTreeMap::new(),
+            look_at_unheld: None,
             remember_at: None,
             adopted_commands: BTreeMap::new(),
             resumed: Vec::new(),
@@ -323,6 +329,7 @@ impl Reactor {
             reports,
             run_dir,
             self.remember_at,
+            self.look_at_unheld,
         ];
         let next = soonest
             .into_iter()
@@ -715,6 +722,9 @@ impl Reactor {
             if clients.next_deadline().is_some_and(|at| at <= now) {
                 clients.expire(now, self.poll.registry());
             }
+        }
+        if self.look_at_unheld.is_some_and(|at| at <= now) {
+            self.look_at_unheld();
         }
         if self.run_dir_again.is_some_and(|again| again.at <= now) {
             self.keep_run_dir();

@@ -239,6 +239,13 @@ impl Reactor {
         self.feed(Event::OrphanReaped);
     }
 
+    /// The end of an adopted main process was seen without a pidfd: nobody can say how.
+    pub(super) fn unheld_ended(&mut self, service: ServiceId, instance: Instance) {
+        self.hear_last_words(service, instance);
+        self.end_main(service, instance, Exit::Unknown, |_| {});
+        self.feed(Event::OrphanReaped);
+    }
+
     fn exit_of(&self, service: ServiceId) -> Exit {
         let followed = self.followed.get(&service);
         let start = self.trees.main_start(service);

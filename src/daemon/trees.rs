@@ -24,6 +24,7 @@ use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
 use crate::sys::klog::Klog;
 use crate::sys::pidfd::PidFd;
+use crate::sys::proc::Stat;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
 
@@ -500,7 +501,7 @@ impl Trees {
         instance: Instance,
         place: &Place,
         main: Main,
-    ) -> Option<PidFd> {
+    ) -> Option<Adopted> {
         let group = place.group.as_deref().and_then(Group::found);
         if let Some(group) = &group {
             let is_here = |r: &Root| r.holds(name, group);
@@ -524,7 +525,8 @@ impl Trees {
     /// is left of one that is not is ended.
     pub fn adopt_command(&mut self, action: ActionId, place: &Place) -> Option<PidFd> {
         let group = place.group.as_deref().and_then(Group::found);
-        let (mut tree, held) = self.tree_of(place, group, Main::Noted);
+        let (mut tree, main) = self.tree_of(place, group, Main::Noted);
+        let held = main.and_then(|main| main.held);
         if held.is_none() {
             tree.kill(&mut self.forest);
             self.ending.push(tree);
@@ -539,40 +541,43 @@ impl Trees {
         place: &Place,
         group: Option<Group>,
         main: Main,
-    ) -> (Tree, Option<PidFd>) {
+    ) -> (Tree, Option<Adopted>) {
         let forest = &mut self.forest;
-        let mut found = None;
-        if let (Main::Noted, Some(p)) = (main, place.main) {
-            // The pidfd first: what is looked at then is what it holds.
-            let held = PidFd::open(p.pid).ok();
-            let alive = forest.alive(p.pid, p.start);
-            if let (Some(held), Some(stat)) = (held, alive) {
-                if held.send(0).is_ok() {
-                    found = Some((held, stat, p.start.is_some()));
-                }
-            }
-        }
-        let known = found.as_ref().filter(|(_, _, sure)| *sure);
-        let main_of = known.map(|(_, stat, _)| (Pid(stat.pid), stat.start));
+        let noted = place.main.filter(|_| main == Main::Noted);
+        let found = noted.and_then(|p| Some((hold(forest, p.pid, p.start)?, p.start.is_some())));
+        let known = found.as_ref().filter(|(_, sure)| *sure);
+        let main_of = known.map(|((_, stat), _)| (Pid(stat.pid), stat.start));
         let leader = Pid(place.leader);
         let mut tree = Tree::adopt(forest, main_of, leader, &place.cookie, group);
         tree.recall_ports(place.ports.clone());
-        let held = match (found, main) {
-            (Some((held, _, true)), _) => Some(held),
+        let found = match (found, main) {
+            (Some((found, true)), _) => Some(found),
             // Its start time was not written down: it has to be one of the tree.
-            (Some((held, stat, false)), _) if tree.holds(forest, Pid(stat.pid)) => {
-                tree.put_main(forest, &stat);
-                Some(held)
+            (Some((found, false)), _) if tree.holds(forest, Pid(found.1.pid)) => {
+                tree.put_main(forest, &found.1);
+                Some(found)
             }
             (_, Main::ToBeFound) => tree.find_leader(forest).and_then(|stat| {
-                let held = PidFd::open(stat.pid).ok()?;
-                forest.alive(stat.pid, Some(stat.start))?;
+                let found = hold(forest, stat.pid, Some(stat.start))?;
                 tree.put_main(forest, &stat);
-                Some(held)
+                Some(found)
             }),
             (_, Main::Noted | Main::Gone) => None,
         };
-        (tree, held)
+        let main = found.map(|(held, stat)| Adopted {
+            pid: Pid(stat.pid),
+            held,
+        });
+        (tree, main)
+    }
+
+    /// Whether the main process of an instance runs. Only for one that cannot be held.
+    pub fn is_main_alive(&mut self, service: ServiceId) -> bool {
+        let Some(live) = self.live.get(&service) else {
+            return false;
+        };
+        let (main, start) = (live.tree.main(), live.tree.known_start());
+        main.is_some_and(|Pid(pid)| self.forest.alive(pid, start).is_some())
     }
 
     /// Processes with marks of this superd's run directory: service, mark, and their number.
@@ -652,6 +657,32 @@ impl Trees {
             root.clear().ok(); // a process that hangs in the kernel keeps it
         }
     }
+}
+
+/// The main process of an adopted instance.
+#[derive(Debug)]
+pub struct Adopted {
+    /// Its number.
+    pub pid: Pid,
+    /// None where there are no pidfds (before Linux 5.3), or no descriptor is left.
+    pub held: Option<PidFd>,
+}
+
+/// Holds a process that was started then. The pidfd comes first: what is looked at then is
+/// what it holds. None: it does not run.
+fn hold(forest: &mut Forest, pid: i32, start: Option<u64>) -> Option<(Option<PidFd>, Stat)> {
+    let held = match PidFd::open(pid) {
+        Ok(held) => Some(held),
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return None,
+        Err(_) => None,
+    };
+    let stat = forest.alive(pid, start)?;
+    // Without a start time there is nothing to go by later.
+    if held.is_none() && start.is_none() {
+        return None;
+    }
+    let is_it = held.as_ref().is_none_or(|held| held.send(0).is_ok());
+    is_it.then_some((held, stat))
 }
 
 /// How the main process of an instance to be adopted is found.

@@ -274,6 +274,68 @@ fn a_back_off_is_waited_for_to_its_end() {
     superd.end();
 }
 
+/// Makes pidfd_open(2) fail as it does before Linux 5.3.
+fn without_pidfds(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let code = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let errno = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    // SAFETY: prctl(2) is async-signal-safe; the filter outlives the call.
+    unsafe {
+        command.pre_exec(move || {
+            let mut filter = [
+                code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+                code(
+                    libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                    0,
+                    1,
+                    libc::SYS_pidfd_open as u32,
+                ),
+                code(libc::BPF_RET | libc::BPF_K, 0, 0, errno),
+                code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+            ];
+            let program = libc::sock_fprog {
+                len: filter.len() as u16,
+                filter: filter.as_mut_ptr(),
+            };
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            match libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+}
+
+#[test]
+fn without_pidfds_adopted_services_are_watched_by_looking() {
+    let superd = Superd::start(&scribe("web", "TERM"));
+    superd.wait_record("web", "start", 1);
+    superd.wait_state("web", "up");
+    let place = superd.abandon();
+    let mut command = place.command(&place.superd_args());
+    without_pidfds(&mut command);
+    let superd = Superd::launch(place, command);
+    let before = superd.pid_of("web");
+    once(&superd, "web", "start");
+    kill(before, libc::SIGKILL);
+    superd.wait_record("web", "start", 2);
+    assert_eq!(superd.last_end("web")["exit"], "unknown");
+    superd.wait_state("web", "up");
+    let place = superd.abandon();
+    let mut command = place.command(&place.superd_args());
+    without_pidfds(&mut command);
+    let superd = Superd::launch(place, command);
+    superd.ok(&["stop", "web"]);
+    assert_eq!(superd.record("web").count("TERM"), 1);
+    assert_eq!(superd.record("web").count("two"), 0);
+    superd.end();
+}
+
 /// The numbers in the lines of a service, as superd's log has them.
 fn numbers(log: &str, name: &str) -> Vec<u64> {
     let lines = log
