@@ -338,7 +338,9 @@ impl Reactor {
         let now = self.now();
         self.crashes.flush(now);
         self.say_of_reports();
-        if !self.leaving {
+        if self.leaving {
+            self.trees.leave();
+        } else {
             self.trees.end();
             self.logs.remove_fifos();
             if let Some(journal) = &mut self.journal {

@@ -121,7 +121,7 @@ impl RunDir {
     ///
     /// # Errors
     /// Of open(2) and flock(2); what was started then cannot be told from what was not.
-    pub fn until_exec(&self) -> io::Result<(File, Vec<i32>)> {
+    pub fn until_exec(&self) -> io::Result<(Flock<File>, Vec<i32>)> {
         let path = self.file("starting");
         let file = OpenOptions::new()
             .read(true)
@@ -145,10 +145,9 @@ impl RunDir {
                 }
             };
             if let Some(held) = in_time(&mut attempt) {
-                // From exclusive to shared, on the same descriptor.
-                let file = held.unlock().map_err(|(_, e)| io::Error::from(e))?;
-                share(&file)?;
-                return Ok((file, killed));
+                // It belongs to the open file: those that children inherit keep it.
+                held.relock(FlockArg::LockSharedNonblock)?;
+                return Ok((held, killed));
             }
             if patient {
                 killed = kill_holders(&path);
@@ -196,15 +195,6 @@ fn is_alive(pid_path: &Path) -> bool {
     let text = fs::read_to_string(pid_path).unwrap_or_default();
     let stat = text.trim().parse().ok().and_then(proc::stat);
     stat.is_some_and(|s| s.is_alive())
-}
-
-/// flock(2) belongs to the open file: it outlives this descriptor, in those that a child has
-/// inherited.
-fn share(file: &File) -> io::Result<()> {
-    let copy = file.try_clone()?;
-    let held = Flock::lock(copy, FlockArg::LockSharedNonblock);
-    // Dropping it would unlock the file that both descriptors are.
-    held.map(std::mem::forget).map_err(|(_, e)| e.into())
 }
 
 /// KILLs who has this file open: copies of a killed superd that never became a program.

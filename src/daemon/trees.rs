@@ -55,7 +55,7 @@ pub struct Trees {
     /// Marks of instances that are about to be started.
     marks: BTreeMap<ServiceId, String>,
     /// Is kept open by each child until it executes its program.
-    until_exec: Option<File>,
+    until_exec: Option<Flock<File>>,
     klog: Klog,
     /// Of commands that are over: their last processes are dying.
     ending: Vec<Tree>,
@@ -118,7 +118,7 @@ impl Trees {
 
     /// What marks begin with, and a file that each child keeps open until it executes its
     /// program.
-    pub fn belong_to(&mut self, scope: String, until_exec: Option<File>) {
+    pub fn belong_to(&mut self, scope: String, until_exec: Option<Flock<File>>) {
         self.scope = scope;
         self.until_exec = until_exec;
     }
@@ -161,7 +161,7 @@ impl Trees {
                 None => self.base.new_cookie(&self.scope, w.name),
             })
             .collect();
-        let until_exec = self.until_exec.as_ref().map(AsFd::as_fd);
+        let until_exec = self.until_exec.as_ref().map(|f| f.as_fd());
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let context = |(w, cookie)| -> (&Program, Context<'_>) {
             let (w, cookie): (&Wanted<'_>, &String) = (w, cookie);
@@ -230,7 +230,7 @@ impl Trees {
             stderr: out,
             is_pipe: out.is_some(),
             notify_socket: None,
-            until_exec: self.until_exec.as_ref().map(AsFd::as_fd),
+            until_exec: self.until_exec.as_ref().map(|f| f.as_fd()),
             cgroup: group.as_ref(),
         };
         match spawn::run(program, argv, &self.base, &context) {
@@ -638,6 +638,11 @@ impl Trees {
         let mark = text.split(|b| *b == 0).find(|v| v.starts_with(&prefix))?;
         let is_it = |l: &Live| l.tree.mark() == mark;
         self.live.iter().find(|(_, l)| is_it(l)).map(|(id, _)| *id)
+    }
+
+    /// superd ends without its services: what it has just forked keeps the lock.
+    pub fn leave(&mut self) {
+        std::mem::forget(self.until_exec.take()); // dropping it would unlock it for all
     }
 
     /// superd ends: nothing that came from its services stays behind.

@@ -549,6 +549,8 @@ impl Stop {
             Phase::Looking | Phase::Doubting(_) => memory::look(Check::Notify, scene),
             Phase::Settling(_) => {}
             Phase::Acting => match self.current().map(|s| s.until.clone()) {
+                // What was never open does not close.
+                Some(Until::PortsClosed) if self.ports == Some(0) => {}
                 Some(Until::PortsClosed) => {
                     self.poll = Some(Poll::begin(scene.now));
                     memory::look(Check::Ports, scene);
