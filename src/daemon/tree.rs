@@ -40,6 +40,8 @@ use super::spawn::INSTANCE;
 
 /// How often one call of [`Tree::kill`] looks for new processes. The caller repeats it.
 const PASSES: usize = 8;
+/// So many looks in a row that find nothing count, although a process vanished in each.
+const BLURRED: u8 = 8;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
 /// Of a stuck process so many descriptors are looked at.
@@ -304,6 +306,8 @@ pub struct Tree {
     /// When we last looked, that was not so, and no zombie was there that may be of this tree.
     is_settled: bool,
     ports: Vec<(Option<PathBuf>, Listener)>,
+    /// Looks in a row in which somebody vanished. Only of an adopted tree.
+    blurred: u8,
     /// Start time of our own child, once it was read.
     noted_start: Option<u64>,
 }
@@ -325,6 +329,7 @@ impl Tree {
             is_elusive: false,
             is_settled: false,
             ports: Vec::new(),
+            blurred: 0,
             noted_start: None,
         }
     }
@@ -774,10 +779,21 @@ impl Tree {
         self.known.clear();
         self.known.extend(members.iter().filter(|s| s.pid != main));
         members.retain(Stat::is_alive);
-        // Init reaps, too: of those that went to it there may be no zombie.
-        let is_blurred = self.is_adopted && !forest.is_whole;
+        // Init reaps, too: of those that went to it there may be no zombie. But on a machine
+        // where somebody dies in every look, some looks that find nothing have to do.
+        self.blurred = match self.is_adopted && !forest.is_whole {
+            true => self.blurred.saturating_add(1),
+            false => 0,
+        };
+        let is_blurred = (1..BLURRED).contains(&self.blurred);
         let may_be_ours = |s: &Stat| self.may_have_been_ours(forest, s);
-        let is_elusive = found.has_lost || is_blurred || forest.died.iter().any(may_be_ours);
+        // What has just died under init may have left a child to it. What has been dead for
+        // longer has not, and when init reaps it is nobody's business here.
+        let abroad = |s: &Stat| {
+            self.is_adopted && s.session == self.leader && forest.reapers.contains(&s.ppid)
+        };
+        let mut died = forest.died.iter();
+        let is_elusive = found.has_lost || is_blurred || died.any(|s| may_be_ours(s) || abroad(s));
         let dead = forest.all.iter().filter(|s| !s.is_alive());
         let mut unreaped = dead.filter(|s| Some(s.pid) != forest.peeked);
         self.is_settled = !is_elusive && !unreaped.any(may_be_ours);
@@ -817,7 +833,7 @@ impl Tree {
     /// not see, and only of such: whoever lives has ancestors up to the main process or to one
     /// that was left to superd, and that one is seen alive or stays until superd reaps it.
     fn may_have_been_ours(&self, forest: &Forest, s: &Stat) -> bool {
-        let is_left = s.ppid == forest.own || (self.is_adopted && s.ppid == 1);
+        let is_left = s.ppid == forest.own;
         let is_others = forest.claimed.contains(&s.pid)
             || (s.session != self.leader && forest.claimed.contains(&s.session));
         self.main.is_some_and(|m| m.pid == s.pid) || (is_left && !is_others)
