@@ -66,7 +66,9 @@ in_both_flavours! {
         let superd = superd.succeed();
         assert_eq!(superd.state("two"), "down", "what was stopped stays so");
         assert_eq!(superd.state("one"), "up");
-        superd.end();
+        let place = superd.end();
+        let left: Vec<_> = fs::read_dir(place.file("run")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     fn a_stop_goes_on_at_its_step_and_repeats_none(flavour: Flavour) {
@@ -134,6 +136,8 @@ in_both_flavours! {
             once(&superd, "old", what);
         }
         wait_until("it is forgotten", || superd.ctl(&["status", "old"]).code != 0);
+        assert!(!superd.place.file("run/old.out").exists());
+        assert!(superd.place.file("run/new.out").exists());
         once(&superd, "new", "start");
         superd.end();
     }
