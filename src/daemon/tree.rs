@@ -24,7 +24,7 @@
 //! first, then the process is looked at again, then the pidfd is signalled. Without pidfds
 //! (before Linux 5.3) the same look is taken right before kill(2).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -72,6 +72,9 @@ pub struct Forest {
     inherited: Vec<(i32, u64)>,
     /// Who may have got the orphans of an earlier superd.
     reapers: BTreeSet<i32>,
+    /// While a scan is held: the marks that were read, so that each environment is read once
+    /// and not once for each tree.
+    marks: BTreeMap<(i32, u64), Option<Vec<u8>>>,
 }
 
 impl Forest {
@@ -90,6 +93,7 @@ impl Forest {
             claimed: BTreeSet::new(),
             inherited: Vec::new(),
             reapers: BTreeSet::new(),
+            marks: BTreeMap::new(),
         };
         if crate::sys::wait::has_children() {
             forest.scan();
@@ -119,6 +123,19 @@ impl Forest {
     /// Ends [`Forest::hold`].
     pub fn release(&mut self) {
         self.is_held = false;
+        self.marks.clear();
+    }
+
+    /// Whether this process carries the mark.
+    fn carries(&mut self, s: &Stat, mark: &[u8]) -> bool {
+        if !self.is_held {
+            let scanner = self.scanner.as_mut();
+            return scanner.is_some_and(|c| c.has_variable(s.pid, mark));
+        }
+        let read = || proc::variable(s.pid, INSTANCE.as_bytes());
+        let found = self.marks.entry((s.pid, s.start)).or_insert_with(read);
+        let wanted = mark.get(INSTANCE.len() + 1..); // after the `=`
+        found.is_some() && found.as_deref() == wanted
     }
 
     /// Orphans of adopted trees may be children of these.
@@ -842,8 +859,7 @@ impl Tree {
     /// A process that was left to superd is whose mark it carries. A dying one carries none:
     /// one that has died since the scan may have been anybody's.
     fn ask_orphan(&self, forest: &mut Forest, s: &Stat, then: Then, found: &mut Found) {
-        let scanner = forest.scanner.as_mut();
-        let is_ours = scanner.is_some_and(|c| c.has_variable(s.pid, &self.mark));
+        let is_ours = forest.carries(s, &self.mark);
         match forest.meet(s, then, |_| is_ours) {
             Some(now) if is_ours => found.add(s, now),
             Some(now) if now.is_alive() && !now.is_exiting => {}
