@@ -382,10 +382,11 @@ impl Logs {
         }
     }
 
-    /// superd ends, and nobody writes any more.
+    /// superd ends, and nobody writes any more. Also goes what an earlier superd has left of
+    /// services that this one has not started.
     pub fn remove_fifos(&self) {
-        for log in self.logs.values() {
-            log.remove_fifo();
+        if let Some(home) = &self.home {
+            fifo::remove_all(home);
         }
     }
 }

@@ -860,6 +860,9 @@ impl Tree {
     /// one that has died since the scan may have been anybody's.
     fn ask_orphan(&self, forest: &mut Forest, s: &Stat, then: Then, found: &mut Found) {
         let is_ours = forest.carries(s, &self.mark);
+        if forest.is_held && !is_ours {
+            return; // numbers of the held scan are old anyway
+        }
         match forest.meet(s, then, |_| is_ours) {
             Some(now) if is_ours => found.add(s, now),
             Some(now) if now.is_alive() && !now.is_exiting => {}

@@ -42,6 +42,17 @@ pub fn open(path: &Path) -> io::Result<(File, OwnedFd)> {
     Ok((read, write.into()))
 }
 
+/// Removes every FIFO of a service.
+pub fn remove_all(run_dir: &Path) {
+    for entry in fs::read_dir(run_dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_fifo = entry.file_type().is_ok_and(|t| t.is_fifo());
+        if is_fifo && path.extension().is_some_and(|e| e == "out") {
+            fs::remove_file(path).ok(); // a read-only directory: nothing to do
+        }
+    }
+}
+
 fn make(path: &Path) -> nix::Result<()> {
     nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)
 }
