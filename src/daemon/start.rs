@@ -164,6 +164,7 @@ fn drive(mut reactor: Reactor, config: Config, complaints: &[String], by: Origin
     reactor.take_over(&config.services);
     let text = reactor.configure(config, by);
     reactor.say(Severity::LOG_INFO, &text);
+    sys::memory::give_back();
     let ran = reactor.run();
     if let Err(e) = &ran {
         reactor.say(Severity::LOG_CRIT, &format!("epoll: {}", plain(e)));

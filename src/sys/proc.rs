@@ -308,7 +308,8 @@ pub fn resident_kib(pid: i32) -> u64 {
     pages.saturating_mul(page_size() / 1024)
 }
 
-fn page_size() -> u64 {
+/// Bytes of a page.
+pub(super) fn page_size() -> u64 {
     // SAFETY: sysconf(3) takes a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(size).unwrap_or(4096)
