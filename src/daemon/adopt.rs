@@ -143,7 +143,7 @@ impl Reactor {
         found
     }
 
-    /// The journal's part of [`Effect::Forget`].
+    /// The journal's part of [`crate::machine::event::Effect::Forget`].
     pub(super) fn forget_in_journal(&mut self, id: ServiceId, name: &str) {
         if let Some(journal) = &mut self.journal {
             journal.forget(id, name);
