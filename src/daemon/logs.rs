@@ -32,6 +32,7 @@ use crate::config::model::Output;
 use crate::machine::crash;
 use crate::machine::event::{Instance, ServiceId};
 use crate::machine::report::{Crash, Exit};
+use crate::machine::signal::Signal;
 use crate::machine::time::Tick;
 
 /// The longest line; a longer one comes in pieces of this size.
@@ -69,6 +70,11 @@ const LAST_LINES: usize = 40;
 /// A line that may begin a crash text, so long after the last such line, begins another one:
 /// what was printed before was survived.
 const CRASH_AGAIN: Duration = Duration::from_secs(1);
+
+/// Such a text was survived when something is said so long after the line before, or so long
+/// after its beginning: the longest dump is out by then.
+const CRASH_PAUSE: Duration = Duration::from_secs(1);
+const CRASH_DUMP: Duration = Duration::from_secs(10);
 
 /// A crash text older than this at the time of the exit was survived.
 const CRASH_AGE: Duration = Duration::from_secs(60);
@@ -126,9 +132,16 @@ struct Kept {
 /// The lines from the last beginning of a crash text on.
 struct CrashText {
     at: Tick,
+    /// When the last line came, kept or not.
+    last: Tick,
+    /// The number in the ring of the line with which the program went on: whoever prints a
+    /// crash text because of a crash says nothing any more a while later.
+    survived: Option<u64>,
     lines: Vec<String>,
     /// Of all lines.
     bytes: usize,
+    /// The last line was a piece of a longer one: what follows is not kept.
+    is_piece: bool,
 }
 
 impl Logs {
@@ -302,33 +315,44 @@ impl Logs {
 
     /// Up to `n` of the last lines since [`Logs::begin`], oldest first, for a report.
     pub fn last_of_instance(&self, service: ServiceId, n: usize) -> Vec<String> {
+        self.last_since(service, n, 0)
+    }
+
+    /// Of these only the ones with this number in the ring and later ones.
+    fn last_since(&self, service: ServiceId, n: usize, number: u64) -> Vec<String> {
         let Some(log) = self.logs.get(&service) else {
             return Vec::new();
         };
         let ring = &log.kept.ring;
         let from = ring.next().saturating_sub(n as u64).max(log.kept.began);
-        ring.since(from).into_iter().map(|(_, l)| l).collect()
+        ring.since(from.max(number))
+            .into_iter()
+            .map(|(_, l)| l)
+            .collect()
     }
 
     /// The crash that the output of this instance and its exit tell of: by a text that was
     /// kept, if it is fresh, else by the last lines. The text is kept apart because the
     /// stack dump after it can be longer than the ring.
     pub fn crash(&self, service: ServiceId, exit: Exit, now: Tick) -> Option<Crash> {
-        let log = self.logs.get(&service);
-        let kept = log.and_then(|l| l.kept.crash.as_ref());
+        let kept = self.kept_text(service);
         let fresh = kept.filter(|c| now.since(c.at) < CRASH_AGE);
+        let after = kept.and_then(|c| c.survived).unwrap_or_default();
         fresh
-            .and_then(|c| crash::by_text(&c.lines, exit))
-            .or_else(|| crash::recognise(&self.last_of_instance(service, LAST_LINES), exit))
+            .and_then(|c| c.recognise(exit))
+            .or_else(|| crash::recognise(&self.last_since(service, LAST_LINES, after), exit))
     }
 
     /// The lines of the crash text of this instance, if this exit confirms it.
     pub fn crash_text(&self, service: ServiceId, exit: Exit) -> Vec<String> {
-        let kept = self.logs.get(&service).and_then(|l| l.kept.crash.as_ref());
-        match kept.filter(|c| crash::by_text(&c.lines, exit).is_some()) {
-            Some(c) => c.lines.clone(),
-            None => Vec::new(),
+        match self.kept_text(service) {
+            Some(c) if c.recognise(exit).is_some() => c.lines.clone(),
+            Some(_) | None => Vec::new(),
         }
+    }
+
+    fn kept_text(&self, service: ServiceId) -> Option<&CrashText> {
+        self.logs.get(&service)?.kept.crash.as_deref()
     }
 
     /// The service is forgotten: closes its pipe.
@@ -380,15 +404,17 @@ impl Log {
 
     fn take(&mut self, service: ServiceId, chunk: &[u8], now: Tick, hear: Hear<'_>) {
         // Of a flood that only goes to the ring, only what will still be there at the end
-        // of the chunk is worth splitting.
+        // of the chunk is worth splitting. And a crash text, whose end may be a flood too.
         let skip = match self.output {
             Output::Log => 0,
             Output::Ring | Output::Null | Output::Inherit => {
                 chunk.len().saturating_sub(self.kept.ring.bound())
             }
         };
+        let is_told = self.kept.crash.as_ref().is_some_and(|c| c.goes_on(now));
         let mut rest = chunk;
-        if skip > 0 && self.flooding && self.kept.watch.is_none() {
+        if skip > 0 && self.flooding && self.kept.watch.is_none() && !is_told {
+            let skip = long_crash(chunk).map_or(skip, |at| at.min(skip));
             self.splitter.forget();
             rest = chunk.get(skip..).unwrap_or_default();
             if let Some(end) = memchr::memchr(b'\n', rest) {
@@ -402,7 +428,59 @@ impl Log {
     }
 }
 
+/// The newline before what begins a dump that is longer than a ring: Go tells every
+/// goroutine. Not found where two chunks meet.
+fn long_crash(chunk: &[u8]) -> Option<usize> {
+    const BEGINNINGS: [&[u8]; 3] = [b"\npanic: ", b"\nfatal error: ", b"\nSIGQUIT: quit"];
+    BEGINNINGS
+        .iter()
+        .filter_map(|b| memmem::find(chunk, b))
+        .min()
+}
+
 impl CrashText {
+    fn begin(line: &[u8], now: Tick) -> CrashText {
+        let mut text = CrashText {
+            at: now,
+            last: now,
+            survived: None,
+            lines: Vec::new(),
+            bytes: 0,
+            is_piece: false,
+        };
+        text.hear(line, 0, now);
+        text
+    }
+
+    /// A line, or a piece of one, with the number that it has in the ring.
+    fn hear(&mut self, line: &[u8], number: u64, now: Tick) {
+        if now.since(self.last) > CRASH_PAUSE || now.since(self.at) > CRASH_DUMP {
+            self.survived.get_or_insert(number);
+        }
+        self.last = now;
+        if self.has_room() && !self.is_piece {
+            self.push(shown(line));
+        }
+        self.is_piece = line.len() >= LINE_CAP;
+    }
+
+    /// The crash that it tells of. A program that goes on can have printed a dump that was
+    /// asked for; and what is said while an abort writes its core is somebody else's.
+    fn recognise(&self, exit: Exit) -> Option<Crash> {
+        let is_certain = self.survived.is_none() || exit == Exit::Signal(Signal(libc::SIGABRT));
+        crash::by_text(&self.lines, exit).filter(|c| is_certain || c.kind == crash::GO_DUMP)
+    }
+
+    /// What comes now is still wanted.
+    fn goes_on(&self, now: Tick) -> bool {
+        self.has_room() && now.since(self.last) <= CRASH_PAUSE
+    }
+
+    /// Another text may begin.
+    fn is_over(&self, now: Tick) -> bool {
+        !self.has_room() || now.since(self.at) > CRASH_AGAIN
+    }
+
     fn has_room(&self) -> bool {
         self.lines.len() < CRASH_LINES && self.bytes < CRASH_BYTES
     }
@@ -438,18 +516,11 @@ impl Kept {
         if matched.is_some() {
             self.watch = None;
         }
+        let number = self.ring.next().saturating_sub(1);
         match &mut self.crash {
-            Some(c) if c.has_room() && !(now.since(c.at) > CRASH_AGAIN && crash::begins(line)) => {
-                c.push(shown(line));
-            }
+            Some(c) if !(c.is_over(now) && crash::begins(line)) => c.hear(line, number, now),
             _ if crash::begins(line) => {
-                let mut text = CrashText {
-                    at: now,
-                    lines: Vec::new(),
-                    bytes: 0,
-                };
-                text.push(shown(line));
-                self.crash = Some(Box::new(text));
+                self.crash = Some(Box::new(CrashText::begin(line, now)));
             }
             _ => {}
         }
