@@ -4,8 +4,9 @@
 //! `NAME.FINGERPRINT.json`: how often, since when, and everything about the last time.
 //! Whether something is a crash is not decided here.
 //!
-//! - **Bounded**: `crash-keep` files of a service (the one that was quiet the longest goes),
-//!   [`FILES`] in all, [`FILE_CAP`] bytes each; so is what is read back.
+//! - **Bounded**: `crash-keep` files of a service (the one that was quiet the longest goes
+//!   when another one is written), [`FILES`] in all, [`FILE_CAP`] bytes each; so is what is
+//!   read back. As many again are known that were not written.
 //! - **Flash wears out**: a crash that repeats is counted in memory and written at most once
 //!   in `crash-pause`, and so are more than `crash-keep` new ones. What was only counted is
 //!   written when superd ends in good order.
@@ -81,6 +82,8 @@ struct Known {
     written: Option<Tick>,
     /// The file does not have the present count.
     is_behind: bool,
+    /// There is a file.
+    on_disk: bool,
 }
 
 struct Waiting {
@@ -134,6 +137,7 @@ impl Crashes {
                 },
                 written: None,
                 is_behind: false,
+                on_disk: false,
             },
         };
         known.line.count = known.line.count.saturating_add(1);
@@ -147,13 +151,13 @@ impl Crashes {
         };
         report.count = repeat.count;
         report.first = repeat.first;
-        let is_new = found.is_none();
+        let on_disk = known.on_disk;
         let due = known
             .written
             .is_none_or(|at| now.since(at) >= self.settings.pause);
         self.known.push(known);
         self.forget_oldest(&report.service);
-        if self.settings.written && due && (!is_new || self.may_write_new(&report.service, now)) {
+        if self.settings.written && due && (on_disk || self.may_write_new(&report.service, now)) {
             self.enqueue(report, now);
         }
         repeat
@@ -185,20 +189,28 @@ impl Crashes {
         }
     }
 
-    /// Keeps within the bounds of this service and of all; the files go too.
+    /// Keeps within the bounds of this service and of all; the files go too. What has a file
+    /// and what has none have the same bounds, each for itself: a crash that may not be
+    /// written drives out none that is.
     fn forget_oldest(&mut self, service: &str) {
-        let is_it = |k: &Known| k.line.service == service;
-        let mut of_it = self.known.iter().filter(|k| is_it(k)).count();
-        while of_it > self.settings.keep || self.known.len() > FILES {
-            let at = match of_it > self.settings.keep {
-                true => self.known.iter().position(is_it).unwrap_or(0),
-                false => 0,
-            };
-            let gone = self.known.remove(at).line;
-            of_it -= usize::from(gone.service == service);
-            if self.settings.written {
-                // Never written, or a read-only disk: nothing to do about it.
-                fs::remove_file(self.path(&gone.service, &gone.fingerprint)).ok();
+        for on_disk in [true, false] {
+            let is_one = |k: &Known| k.on_disk == on_disk;
+            let is_it = |k: &Known| is_one(k) && k.line.service == service;
+            let mut all = self.known.iter().filter(|k| is_one(k)).count();
+            let mut of_it = self.known.iter().filter(|k| is_it(k)).count();
+            while of_it > self.settings.keep || all > FILES {
+                let oldest = match of_it > self.settings.keep {
+                    true => self.known.iter().position(is_it),
+                    false => self.known.iter().position(is_one),
+                };
+                let Some(at) = oldest else { break };
+                let gone = self.known.remove(at).line;
+                all -= 1;
+                of_it -= usize::from(gone.service == service);
+                if on_disk && self.settings.written {
+                    // Gone already, or a read-only disk: nothing to do about it.
+                    fs::remove_file(self.path(&gone.service, &gone.fingerprint)).ok();
+                }
             }
         }
     }
@@ -249,7 +261,9 @@ impl Crashes {
                 if let Some(known) = self.find(&report.service, &report.fingerprint) {
                     known.written = Some(now);
                     known.is_behind = false;
+                    known.on_disk = true;
                 }
+                self.forget_oldest(&report.service);
                 if let Some((_, lost)) = self.failing.take() {
                     self.lines.push(format!(
                         "crash reports: {} can be written again; lost: {lost}",
@@ -404,6 +418,7 @@ impl Crashes {
                 line,
                 written: None,
                 is_behind: false,
+                on_disk: true,
             };
             self.known.insert(at.unwrap_or(self.known.len()), known);
             self.forget_oldest(&service);
@@ -413,6 +428,11 @@ impl Crashes {
     /// The files that may be reports. What a superd that was killed has left half is removed.
     fn names(&mut self) -> Vec<(PathBuf, String, String)> {
         let dir = self.settings.dir.clone();
+        if let Err(why) = check_dir(&dir) {
+            let text = format!("crash reports: {}: not read, {why}", dir.display());
+            self.lines.push(text);
+            return Vec::new();
+        }
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Vec::new(),
@@ -539,7 +559,14 @@ fn make_dir(dir: &Path) -> Result<(), String> {
         .mode(0o700)
         .create(dir)
         .map_err(|e| format!("making the directory: {}", plain(&e)))?;
-    let meta = fs::metadata(dir).map_err(|e| plain(&e))?;
+    check_dir(dir)
+}
+
+/// What others can write there is not to be believed either.
+fn check_dir(dir: &Path) -> Result<(), String> {
+    let Ok(meta) = fs::metadata(dir) else {
+        return Ok(()); // whoever uses it will say why it cannot be used
+    };
     let own = nix::unistd::geteuid().as_raw();
     if meta.mode() & 0o022 != 0 || (meta.uid() != own && meta.uid() != 0) {
         return Err("refused: others than superd's user can write there".to_owned());

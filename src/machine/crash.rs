@@ -191,26 +191,39 @@ impl Crash {
     }
 }
 
-/// Every number, also a hexadecimal one after `0x`, becomes `#`.
+/// Every number becomes `#`, also a hexadecimal one: after `0x`, or a word of such digits of
+/// which one at least is decimal (`fe80`).
 fn without_numbers(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
+    let mut in_word = false;
     while let Some(c) = rest.chars().next() {
-        let hex = rest.strip_prefix("0x").map(|r| {
-            let digits = r.bytes().take_while(u8::is_ascii_hexdigit).count();
-            2 + digits
-        });
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let length = hex.unwrap_or(digits);
+        let length = match rest.strip_prefix("0x") {
+            Some(hex) => 2 + hex.bytes().take_while(u8::is_ascii_hexdigit).count(),
+            None if in_word => digits,
+            None => hex_word(rest).unwrap_or(digits),
+        };
         if length > 0 {
             out.push('#');
             rest = rest.get(length..).unwrap_or_default();
+            in_word = true;
         } else {
             out.push(c);
             rest = rest.get(c.len_utf8()..).unwrap_or_default();
+            in_word = c.is_alphanumeric();
         }
     }
     out
+}
+
+/// The length of the word that the text begins with, if it is a number in hexadecimal digits.
+fn hex_word(text: &str) -> Option<usize> {
+    let end = text.find(|c: char| !c.is_alphanumeric());
+    let word = text.get(..end.unwrap_or(text.len()))?;
+    let is_number =
+        word.bytes().all(|b| b.is_ascii_hexdigit()) && word.bytes().any(|b| b.is_ascii_digit());
+    is_number.then_some(word.len())
 }
 
 /// `panic: ` or `fatal error: ` at the beginning of a line, then `goroutine N [` at the
@@ -915,7 +928,11 @@ main.main()
             print("go-panic", "close of closed channel", "tls.go:338"),
             "10eb31d4b7bf7af0"
         );
-        assert_eq!(without_numbers("0x 0xzz 12ab ä9é"), "# #zz #ab ä#é");
+        assert_eq!(without_numbers("0x 0xzz 12ab 12xy ä9é"), "# #zz # #xy ä#é");
+        assert_eq!(
+            without_numbers("[fe80::1%eth0]:80, decade cafe7, x509"),
+            "[#::#%eth#]:#, decade #, x#"
+        );
     }
 
     #[test]

@@ -137,14 +137,25 @@ fn each_service_keeps_its_last_crashes_and_new_ones_are_not_written_without_end(
         .into_iter()
         .map(|l| l.crash.text)
         .collect();
-    assert_eq!(texts, ["d", "e", "f"], "three are kept");
-    // a, b and c were written; then the pause was not over. Their files went.
-    assert_eq!(dir.files().len(), 1, "{:?}", dir.files());
-    assert_eq!(c.list(None).len(), 4);
+    // a, b and c were written; then the pause was not over, and they stay all the same.
+    assert_eq!(texts, words, "three on disk, three in memory");
+    assert_eq!(dir.files().len(), 4, "{:?}", dir.files());
+    crash(&mut c, "x", "g", 8);
+    crash(&mut c, "x", "e", 9); // again, and still not to be written
+    let on_disk = |service| {
+        let list = crashes(&dir).list(Some(service));
+        let texts: Vec<String> = list.into_iter().map(|l| l.crash.text).collect();
+        texts.concat()
+    };
+    assert_eq!(on_disk("x"), "abc");
+    assert_eq!(c.list(None).len(), 7);
     for (n, text) in (70..).zip(words) {
         crash(&mut c, "x", text, n);
+        assert!(dir.files().len() <= 4, "{:?}", dir.files());
     }
-    assert!(dir.files().len() <= 4, "{:?}", dir.files());
+    // Three more may be written by then; those that are there already are no new ones.
+    assert_eq!(on_disk("x"), "def");
+    assert_eq!(on_disk("y"), "a");
 }
 
 #[test]
@@ -277,8 +288,16 @@ fn a_directory_that_others_can_write_is_refused() {
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o777)).unwrap();
     let mut c = crashes(&dir);
     crash(&mut c, "x", "a", 1);
-    assert!(c.take_lines()[0].contains("refused"));
+    let lines = c.take_lines();
+    assert!(lines.iter().all(|l| l.contains("refused")), "{lines:?}");
     assert!(dir.files().is_empty());
+    // Nor is what somebody has put there believed.
+    let mode = |mode| fs::set_permissions(&dir.0, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o700);
+    crash(&mut crashes(&dir), "x", "a", 1);
+    assert_eq!(crashes(&dir).list(None).len(), 1);
+    mode(0o722);
+    assert_eq!(crashes(&dir).list(None).len(), 0);
 }
 
 #[test]
