@@ -340,10 +340,22 @@ impl Crashes {
         found.map(|k| k.line.clone()).collect()
     }
 
-    /// The reports about a service, as far as there are any; the one that happened last at
-    /// the end.
-    pub fn reports(&mut self, service: &str) -> Vec<CrashReport> {
-        let lines = self.list(Some(service));
+    /// The last reports about a service, `most` of them, as far as there are any; the one that
+    /// happened last at the end.
+    pub fn reports(&mut self, service: &str, most: usize) -> Vec<CrashReport> {
+        let mut lines = self.list(Some(service));
+        let waits = |l: &CrashLine| {
+            let mut all = self.waiting.iter().map(|w| &w.report);
+            all.any(|r| r.service == service && r.fingerprint == l.fingerprint)
+        };
+        let on_disk = |l: &CrashLine| {
+            let known = self.position(service, &l.fingerprint);
+            known
+                .and_then(|at| self.known.get(at))
+                .is_some_and(|k| k.on_disk)
+        };
+        lines.retain(|l| on_disk(l) || waits(l));
+        lines.drain(..lines.len().saturating_sub(most));
         let report = |line: &CrashLine| {
             let waits = self.waiting.iter().map(|w| &w.report);
             let mut same =
@@ -380,7 +392,16 @@ impl Crashes {
         let mut damaged = 0;
         for (path, service, fingerprint) in self.names() {
             match open(&path, &service, &fingerprint) {
-                Ok(report) => found.push(report),
+                // Of what is large nothing stays.
+                Ok(r) => found.push(CrashLine {
+                    service: r.service,
+                    fingerprint: r.fingerprint,
+                    count: r.count,
+                    first: r.first,
+                    last: r.last,
+                    crash: r.crash,
+                    known: r.known,
+                }),
                 Err(why) => {
                     damaged += 1;
                     let text = self.set_aside(&path, &why);
@@ -395,23 +416,15 @@ impl Crashes {
             let text = format!("crash reports: {more} more files are damaged as well");
             self.lines.push(text);
         }
-        for r in found {
-            let service = r.service.clone();
-            if let Some(same) = self.find(&r.service, &r.fingerprint) {
+        for line in found {
+            let service = line.service.clone();
+            if let Some(same) = self.find(&line.service, &line.fingerprint) {
                 // It has happened in this life of superd before this was read.
-                same.line.count = same.line.count.saturating_add(r.count);
-                same.line.first = r.first;
+                same.line.count = same.line.count.saturating_add(line.count);
+                same.line.first = line.first;
+                same.on_disk = true;
                 continue;
             }
-            let line = CrashLine {
-                service: r.service,
-                fingerprint: r.fingerprint,
-                count: r.count,
-                first: r.first,
-                last: r.last,
-                crash: r.crash,
-                known: r.known,
-            };
             let is_later = |k: &Known| k.is_behind || k.line.last > line.last;
             let at = self.known.iter().position(is_later);
             let known = Known {

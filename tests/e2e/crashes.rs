@@ -261,6 +261,9 @@ fn a_known_fault_is_told_and_a_bad_file_of_them_changes_nothing() {
     let missing = s.crash("caddy", 1);
     assert_eq!(missing["known"], Value::Null, "the file is missing");
     write(include_str!("../../etc/known-faults.toml"));
+    let crashes = s.ok(&["crashes"]);
+    let today = "known fault: Caddy 2.7.0 to 2.9.0: ";
+    assert!(crashes.contains(today), "also of the one before: {crashes}");
     let known = s.crash("caddy", 2)["known"].as_str().unwrap().to_owned();
     assert!(known.starts_with("Caddy 2.7.0 to 2.9.0: "), "{known}");
     assert!(known.contains("caddyserver/caddy/issues/6707"), "{known}");

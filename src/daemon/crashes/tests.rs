@@ -118,8 +118,8 @@ fn a_repeat_is_counted_over_the_lives_of_superd_and_written_when_it_is_time() {
     let mut next = crashes(&dir);
     let again = next.note(report("caddy", "closed 0", 1_800_000_100), at(1));
     assert_eq!((again.count, again.first), (8, 1_800_000_001));
-    assert_eq!(next.reports("caddy").len(), 1);
-    assert_eq!(next.reports("caddy")[0].dump, ["panic: x"]);
+    assert_eq!(next.reports("caddy", 9).len(), 1);
+    assert_eq!(next.reports("caddy", 9)[0].dump, ["panic: x"]);
     assert_eq!(next.take_lines(), [""; 0]);
 }
 
@@ -168,7 +168,7 @@ fn a_report_waits_for_a_quiet_moment_but_not_for_ever() {
     c.work(at(10), false);
     assert!(dir.files().is_empty());
     assert_eq!(c.next_deadline(), Some(at(10) + LOOK_AGAIN));
-    assert_eq!(c.reports("x").len(), 1, "told before it is written");
+    assert_eq!(c.reports("x", 9).len(), 1, "told before it is written");
     c.work(at(15), false);
     assert_eq!(dir.files().len(), 1);
     assert_eq!(c.next_deadline(), None);
@@ -277,7 +277,7 @@ fn a_disk_that_cannot_be_written_is_told_once_and_tried_again() {
         lines.len() == 1 && lines[0].ends_with("lost: 10"),
         "{lines:?}"
     );
-    assert_eq!(c.reports("x")[0].count, 11);
+    assert_eq!(c.reports("x", 9)[0].count, 11);
 }
 
 #[test]
