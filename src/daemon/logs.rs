@@ -7,7 +7,10 @@
 //! never meet an EOF or a SIGPIPE. Idle services cost nothing; the buffer for reading is
 //! shared and grows only while somebody floods. Every service gets its share of a turn
 //! and then goes to the end of the queue.
+//!
+//! (Past 400 lines because reading, keeping and passing on are done in one go per chunk.)
 
+mod crash_text;
 mod ring;
 mod split;
 
@@ -16,7 +19,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::time::Duration;
 
 use memchr::memmem;
 use mio::unix::SourceFd;
@@ -24,6 +26,7 @@ use mio::{Interest, Registry};
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::pipe2;
 
+use crash_text::{long_crash, CrashText};
 pub use ring::Ring;
 use split::Splitter;
 
@@ -32,7 +35,6 @@ use crate::config::model::Output;
 use crate::machine::crash;
 use crate::machine::event::{Instance, ServiceId};
 use crate::machine::report::{Crash, Exit};
-use crate::machine::signal::Signal;
 use crate::machine::time::Tick;
 
 /// The longest line; a longer one comes in pieces of this size.
@@ -58,26 +60,8 @@ const TURN: usize = 256 * 1024;
 /// What [`Logs::drain`] reads at most.
 const DRAIN: usize = 1024 * 1024;
 
-/// Lines kept from the beginning of a crash text on: a goroutine dump is long.
-const CRASH_LINES: usize = 240;
-
-/// The same in bytes.
-const CRASH_BYTES: usize = 16 * 1024;
-
 /// Of an instance without such a text, so many of its last lines are looked at.
 const LAST_LINES: usize = 40;
-
-/// A line that may begin a crash text, so long after the last such line, begins another one:
-/// what was printed before was survived.
-const CRASH_AGAIN: Duration = Duration::from_secs(1);
-
-/// Such a text was survived when something is said so long after the line before, or so long
-/// after its beginning: the longest dump is out by then.
-const CRASH_PAUSE: Duration = Duration::from_secs(1);
-const CRASH_DUMP: Duration = Duration::from_secs(10);
-
-/// A crash text older than this at the time of the exit was survived.
-const CRASH_AGE: Duration = Duration::from_secs(60);
 
 /// One line of output, without its newline.
 pub struct Said<'a> {
@@ -127,21 +111,6 @@ struct Kept {
     began: u64,
     watch: Option<(Instance, Rc<str>)>,
     crash: Option<Box<CrashText>>,
-}
-
-/// The lines from the last beginning of a crash text on.
-struct CrashText {
-    at: Tick,
-    /// When the last line came, kept or not.
-    last: Tick,
-    /// The number in the ring of the line with which the program went on: whoever prints a
-    /// crash text because of a crash says nothing any more a while later.
-    survived: Option<u64>,
-    lines: Vec<String>,
-    /// Of all lines.
-    bytes: usize,
-    /// The last line was a piece of a longer one: what follows is not kept.
-    is_piece: bool,
 }
 
 impl Logs {
@@ -336,7 +305,7 @@ impl Logs {
     /// stack dump after it can be longer than the ring.
     pub fn crash(&self, service: ServiceId, exit: Exit, now: Tick) -> Option<Crash> {
         let kept = self.kept_text(service);
-        let fresh = kept.filter(|c| now.since(c.at) < CRASH_AGE);
+        let fresh = kept.filter(|c| c.is_fresh(now));
         let after = kept.and_then(|c| c.survived).unwrap_or_default();
         fresh
             .and_then(|c| c.recognise(exit))
@@ -425,74 +394,6 @@ impl Log {
         self.splitter.push(rest, &mut |line| {
             kept.take(line, service, name, output, now, hear);
         });
-    }
-}
-
-/// The newline before what begins a dump that is longer than a ring: Go tells every
-/// goroutine. Not found where two chunks meet.
-fn long_crash(chunk: &[u8]) -> Option<usize> {
-    const BEGINNINGS: [&[u8]; 3] = [b"\npanic: ", b"\nfatal error: ", b"\nSIGQUIT: quit"];
-    BEGINNINGS
-        .iter()
-        .filter_map(|b| memmem::find(chunk, b))
-        .min()
-}
-
-impl CrashText {
-    fn begin(line: &[u8], now: Tick) -> CrashText {
-        let mut text = CrashText {
-            at: now,
-            last: now,
-            survived: None,
-            lines: Vec::new(),
-            bytes: 0,
-            is_piece: false,
-        };
-        text.hear(line, 0, now);
-        text
-    }
-
-    /// A line, or a piece of one, with the number that it has in the ring.
-    fn hear(&mut self, line: &[u8], number: u64, now: Tick) {
-        if now.since(self.last) > CRASH_PAUSE || now.since(self.at) > CRASH_DUMP {
-            self.survived.get_or_insert(number);
-        }
-        self.last = now;
-        if self.has_room() && !self.is_piece {
-            self.push(shown(line));
-        }
-        self.is_piece = line.len() >= LINE_CAP;
-    }
-
-    /// The crash that it tells of. A program that goes on can have printed a dump that was
-    /// asked for; and what is said while an abort writes its core is somebody else's.
-    fn recognise(&self, exit: Exit) -> Option<Crash> {
-        let is_certain = self.survived.is_none() || exit == Exit::Signal(Signal(libc::SIGABRT));
-        crash::by_text(&self.lines, exit).filter(|c| is_certain || c.kind == crash::GO_DUMP)
-    }
-
-    /// What comes now is still wanted.
-    fn goes_on(&self, now: Tick) -> bool {
-        self.has_room() && now.since(self.last) <= CRASH_PAUSE
-    }
-
-    /// Another text may begin.
-    fn is_over(&self, now: Tick) -> bool {
-        !self.has_room() || now.since(self.at) > CRASH_AGAIN
-    }
-
-    fn has_room(&self) -> bool {
-        self.lines.len() < CRASH_LINES && self.bytes < CRASH_BYTES
-    }
-
-    fn push(&mut self, mut line: String) {
-        let room = CRASH_BYTES.saturating_sub(self.bytes);
-        if line.len() > room {
-            let end = (0..=room).rev().find(|i| line.is_char_boundary(*i));
-            line.truncate(end.unwrap_or(0));
-        }
-        self.bytes += line.len() + 1;
-        self.lines.push(line);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Crash reports on a real disk, with a clock of the test's own.
 
+use super::disk::FILE_CAP;
 use super::*;
+use crate::control::crash::VERSION;
 use crate::machine::event::Instance;
 use crate::machine::report::{Crash, EndReport, Exit, Origin, Verdict};
 

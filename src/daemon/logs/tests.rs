@@ -1,6 +1,9 @@
+use super::crash_text::{CRASH_AGAIN, CRASH_AGE, CRASH_BYTES, CRASH_LINES};
 use super::*;
 use crate::machine::report::Exit;
+use crate::machine::signal::Signal;
 use std::io::Write;
+use std::time::Duration;
 
 struct Bench {
     poll: mio::Poll,
