@@ -240,6 +240,15 @@ mod tests {
     }
 
     #[test]
+    fn nats_may_also_find_nothing_where_its_channel_was() {
+        let nil = "panic: runtime error: invalid memory address or nil pointer dereference\n\
+            [signal SIGSEGV: segmentation violation code=0x1 addr=0x0 pc=0x7fc491]\n\ngoroutine 1 [running]:\n\
+            github.com/nats-io/nats-server/v2/server.(*Server).shutdownEventing(0x2e5f9a4c8008)\n\
+            \tgithub.com/nats-io/nats-server/v2@v2.9.10/server/events.go:1327 +0x51\n";
+        assert_eq!(known(nil), "nats-two-handlers-nil");
+    }
+
+    #[test]
     fn the_crashes_of_the_five_servers_are_known() {
         let caddy = "panic: close of closed channel\n\ngoroutine 51 [running]:\n\
             github.com/caddyserver/caddy/v2/modules/caddytls.(*TLS).Stop(0xc0002be3c0)\n\

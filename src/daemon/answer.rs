@@ -7,11 +7,12 @@ use std::fmt::Write as _;
 use super::clients::{ClientEvent, Peer, Stream};
 use super::reactor::Reactor;
 use super::status;
+use crate::config::faults;
 use crate::control::reply::{Code, LogLine, PlanLine, Reply};
 use crate::control::request::{Request, Verb};
 use crate::latch::Bit;
 use crate::machine::event::{self, Answer, Event, ServiceId, Target, Ticket, Wait};
-use crate::machine::report::Verdict;
+use crate::machine::report::{Crash, Verdict};
 use crate::machine::time::{Span, Tick};
 
 /// Lines of output or history that are sent when the client does not say how many.
@@ -308,9 +309,8 @@ impl Reactor {
             self.reply(ticket, reply);
         }
         if request.all {
-            let reports = self.crashes.reports(&name);
-            let skip = reports.len().saturating_sub(REPORTS_MOST);
-            for report in reports.into_iter().skip(skip) {
+            for mut report in self.crashes.reports(&name, REPORTS_MOST) {
+                self.explain(&report.crash, &mut report.known);
                 let reply = Reply {
                     more: true,
                     report: Some(Box::new(report)),
@@ -330,6 +330,13 @@ impl Reactor {
         self.reply(ticket, Reply::ok(0));
     }
 
+    /// What is known today: the file may have come, or grown, since it happened.
+    fn explain(&self, crash: &Crash, known: &mut String) {
+        if let Some(fault) = faults::find(&self.faults, crash) {
+            *known = fault.sentence();
+        }
+    }
+
     /// Also of a service that is no longer configured, as long as its reports are there.
     fn tell_crashes(&mut self, ticket: Ticket, request: &Request) {
         let lines = self.crashes.list(request.service.as_deref());
@@ -338,7 +345,8 @@ impl Reactor {
                 return;
             }
         }
-        for line in lines {
+        for mut line in lines {
+            self.explain(&line.crash, &mut line.known);
             let reply = Reply {
                 more: true,
                 crash: Some(Box::new(line)),

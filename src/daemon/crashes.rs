@@ -4,8 +4,9 @@
 //! `NAME.FINGERPRINT.json`: how often, since when, and everything about the last time.
 //! Whether something is a crash is not decided here.
 //!
-//! - **Bounded**: `crash-keep` files of a service (the one that was quiet the longest goes),
-//!   [`FILES`] in all, [`FILE_CAP`] bytes each; so is what is read back.
+//! - **Bounded**: `crash-keep` files of a service (the one that was quiet the longest goes
+//!   when another one is written), [`FILES`] in all, [`disk::FILE_CAP`] bytes each; so is what is
+//!   read back. As many again are known that were not written.
 //! - **Flash wears out**: a crash that repeats is counted in memory and written at most once
 //!   in `crash-pause`, and so are more than `crash-keep` new ones. What was only counted is
 //!   written when superd ends in good order.
@@ -16,27 +17,29 @@
 //!   ([`Crashes::work`]). A restart or a KILL does not wait for a disk.
 //! - **Nothing fails**: a disk that is full or read-only is told once, what is lost is
 //!   counted, and tried again a minute later.
+//!
+//! (Past 400 lines because what is known, what waits and what is written are one story; the
+//! files themselves are `disk`'s.)
+
+mod disk;
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::rundir::plain;
 use crate::config::model::CrashReports;
-use crate::control::crash::{CrashLine, CrashReport, Repeat, VERSION};
+use crate::control::crash::{CrashLine, CrashReport, Repeat};
 use crate::machine::time::Tick;
+use disk::{check_dir, open, parts, save, TEMPORARY};
 
 /// Files in the directory, over all services.
 pub const FILES: usize = 256;
 
 /// Entries of the directory that are looked at.
 const ENTRIES: usize = 4096;
-
-/// The largest file that is read, and more than any that is written.
-pub const FILE_CAP: usize = 128 * 1024;
 
 /// Reports that wait to be written.
 const WAITING: usize = 16;
@@ -81,6 +84,8 @@ struct Known {
     written: Option<Tick>,
     /// The file does not have the present count.
     is_behind: bool,
+    /// There is a file.
+    on_disk: bool,
 }
 
 struct Waiting {
@@ -134,6 +139,7 @@ impl Crashes {
                 },
                 written: None,
                 is_behind: false,
+                on_disk: false,
             },
         };
         known.line.count = known.line.count.saturating_add(1);
@@ -147,13 +153,13 @@ impl Crashes {
         };
         report.count = repeat.count;
         report.first = repeat.first;
-        let is_new = found.is_none();
+        let on_disk = known.on_disk;
         let due = known
             .written
             .is_none_or(|at| now.since(at) >= self.settings.pause);
         self.known.push(known);
         self.forget_oldest(&report.service);
-        if self.settings.written && due && (!is_new || self.may_write_new(&report.service, now)) {
+        if self.settings.written && due && (on_disk || self.may_write_new(&report.service, now)) {
             self.enqueue(report, now);
         }
         repeat
@@ -185,20 +191,28 @@ impl Crashes {
         }
     }
 
-    /// Keeps within the bounds of this service and of all; the files go too.
+    /// Keeps within the bounds of this service and of all; the files go too. What has a file
+    /// and what has none have the same bounds, each for itself: a crash that may not be
+    /// written drives out none that is.
     fn forget_oldest(&mut self, service: &str) {
-        let is_it = |k: &Known| k.line.service == service;
-        let mut of_it = self.known.iter().filter(|k| is_it(k)).count();
-        while of_it > self.settings.keep || self.known.len() > FILES {
-            let at = match of_it > self.settings.keep {
-                true => self.known.iter().position(is_it).unwrap_or(0),
-                false => 0,
-            };
-            let gone = self.known.remove(at).line;
-            of_it -= usize::from(gone.service == service);
-            if self.settings.written {
-                // Never written, or a read-only disk: nothing to do about it.
-                fs::remove_file(self.path(&gone.service, &gone.fingerprint)).ok();
+        for on_disk in [true, false] {
+            let is_one = |k: &Known| k.on_disk == on_disk;
+            let is_it = |k: &Known| is_one(k) && k.line.service == service;
+            let mut all = self.known.iter().filter(|k| is_one(k)).count();
+            let mut of_it = self.known.iter().filter(|k| is_it(k)).count();
+            while of_it > self.settings.keep || all > FILES {
+                let oldest = match of_it > self.settings.keep {
+                    true => self.known.iter().position(is_it),
+                    false => self.known.iter().position(is_one),
+                };
+                let Some(at) = oldest else { break };
+                let gone = self.known.remove(at).line;
+                all -= 1;
+                of_it -= usize::from(gone.service == service);
+                if on_disk && self.settings.written {
+                    // Gone already, or a read-only disk: nothing to do about it.
+                    fs::remove_file(self.path(&gone.service, &gone.fingerprint)).ok();
+                }
             }
         }
     }
@@ -249,7 +263,9 @@ impl Crashes {
                 if let Some(known) = self.find(&report.service, &report.fingerprint) {
                     known.written = Some(now);
                     known.is_behind = false;
+                    known.on_disk = true;
                 }
+                self.forget_oldest(&report.service);
                 if let Some((_, lost)) = self.failing.take() {
                     self.lines.push(format!(
                         "crash reports: {} can be written again; lost: {lost}",
@@ -326,10 +342,22 @@ impl Crashes {
         found.map(|k| k.line.clone()).collect()
     }
 
-    /// The reports about a service, as far as there are any; the one that happened last at
-    /// the end.
-    pub fn reports(&mut self, service: &str) -> Vec<CrashReport> {
-        let lines = self.list(Some(service));
+    /// The last reports about a service, `most` of them, as far as there are any; the one that
+    /// happened last at the end.
+    pub fn reports(&mut self, service: &str, most: usize) -> Vec<CrashReport> {
+        let mut lines = self.list(Some(service));
+        let waits = |l: &CrashLine| {
+            let mut all = self.waiting.iter().map(|w| &w.report);
+            all.any(|r| r.service == service && r.fingerprint == l.fingerprint)
+        };
+        let on_disk = |l: &CrashLine| {
+            let known = self.position(service, &l.fingerprint);
+            known
+                .and_then(|at| self.known.get(at))
+                .is_some_and(|k| k.on_disk)
+        };
+        lines.retain(|l| on_disk(l) || waits(l));
+        lines.drain(..lines.len().saturating_sub(most));
         let report = |line: &CrashLine| {
             let waits = self.waiting.iter().map(|w| &w.report);
             let mut same =
@@ -366,7 +394,16 @@ impl Crashes {
         let mut damaged = 0;
         for (path, service, fingerprint) in self.names() {
             match open(&path, &service, &fingerprint) {
-                Ok(report) => found.push(report),
+                // Of what is large nothing stays.
+                Ok(r) => found.push(CrashLine {
+                    service: r.service,
+                    fingerprint: r.fingerprint,
+                    count: r.count,
+                    first: r.first,
+                    last: r.last,
+                    crash: r.crash,
+                    known: r.known,
+                }),
                 Err(why) => {
                     damaged += 1;
                     let text = self.set_aside(&path, &why);
@@ -381,29 +418,22 @@ impl Crashes {
             let text = format!("crash reports: {more} more files are damaged as well");
             self.lines.push(text);
         }
-        for r in found {
-            let service = r.service.clone();
-            if let Some(same) = self.find(&r.service, &r.fingerprint) {
+        for line in found {
+            let service = line.service.clone();
+            if let Some(same) = self.find(&line.service, &line.fingerprint) {
                 // It has happened in this life of superd before this was read.
-                same.line.count = same.line.count.saturating_add(r.count);
-                same.line.first = r.first;
+                same.line.count = same.line.count.saturating_add(line.count);
+                same.line.first = line.first;
+                same.on_disk = true;
                 continue;
             }
-            let line = CrashLine {
-                service: r.service,
-                fingerprint: r.fingerprint,
-                count: r.count,
-                first: r.first,
-                last: r.last,
-                crash: r.crash,
-                known: r.known,
-            };
             let is_later = |k: &Known| k.is_behind || k.line.last > line.last;
             let at = self.known.iter().position(is_later);
             let known = Known {
                 line,
                 written: None,
                 is_behind: false,
+                on_disk: true,
             };
             self.known.insert(at.unwrap_or(self.known.len()), known);
             self.forget_oldest(&service);
@@ -413,6 +443,11 @@ impl Crashes {
     /// The files that may be reports. What a superd that was killed has left half is removed.
     fn names(&mut self) -> Vec<(PathBuf, String, String)> {
         let dir = self.settings.dir.clone();
+        if let Err(why) = check_dir(&dir) {
+            let text = format!("crash reports: {}: not read, {why}", dir.display());
+            self.lines.push(text);
+            return Vec::new();
+        }
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Vec::new(),
@@ -455,96 +490,6 @@ impl Crashes {
         let why: String = why.chars().map(clean).take(200).collect();
         format!("crash reports: {}: {why}; {done}", path.display())
     }
-}
-
-/// Service and fingerprint of a file's name.
-fn parts(name: &str) -> Option<(&str, &str)> {
-    let (service, fingerprint) = name.strip_suffix(".json")?.rsplit_once('.')?;
-    let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    let good = fingerprint.len() == 16 && fingerprint.bytes().all(is_hex);
-    (good && crate::config::service_name(service).is_ok()).then_some((service, fingerprint))
-}
-
-/// Reads a report that must be the one its name says.
-fn open(path: &Path, service: &str, fingerprint: &str) -> Result<CrashReport, String> {
-    // Neither a FIFO nor a symbolic link that somebody has put there.
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .map_err(|e| plain(&e))?;
-    let meta = file.metadata().map_err(|e| plain(&e))?;
-    if !meta.is_file() {
-        return Err("is not a regular file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_CAP as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| plain(&e))?;
-    if bytes.len() > FILE_CAP {
-        return Err("is larger than any that superd writes".to_owned());
-    }
-    if bytes.is_empty() {
-        return Err("is empty".to_owned());
-    }
-    let report: CrashReport =
-        serde_json::from_slice(&bytes).map_err(|e| format!("is damaged: {e}"))?;
-    if report.v != VERSION {
-        return Err(format!("is of version {}, not {VERSION}", report.v));
-    }
-    if report.service != service || report.fingerprint != fingerprint {
-        return Err("is about another crash than its name says".to_owned());
-    }
-    Ok(report)
-}
-
-/// How the names of files begin that are being written.
-const TEMPORARY: &str = ".superd-";
-
-/// Writes it under another name, then gives it its own. Nobody ever sees half of it.
-fn save(dir: &Path, report: &CrashReport) -> Result<(), String> {
-    let mut bytes = serde_json::to_vec(report).map_err(|e| e.to_string())?;
-    bytes.push(b'\n');
-    if bytes.len() > FILE_CAP {
-        return Err(format!("a report of {} bytes is too large", bytes.len()));
-    }
-    make_dir(dir)?;
-    let temporary = dir.join(format!("{TEMPORARY}{}", std::process::id()));
-    let name = format!("{}.{}.json", report.service, report.fingerprint);
-    let written = write_new(&temporary, &bytes).and_then(|()| {
-        fs::rename(&temporary, dir.join(&name)) // the one before goes with this
-    });
-    written.map_err(|e| {
-        fs::remove_file(&temporary).ok(); // it may not have come into being
-        format!("writing {name}: {}", plain(&e))
-    })
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    fs::remove_file(path).ok(); // of an earlier try
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)?;
-    file.write_all(bytes)
-}
-
-/// Output may hold secrets, and names are predictable: nobody else may read or write there.
-fn make_dir(dir: &Path) -> Result<(), String> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|e| format!("making the directory: {}", plain(&e)))?;
-    let meta = fs::metadata(dir).map_err(|e| plain(&e))?;
-    let own = nix::unistd::geteuid().as_raw();
-    if meta.mode() & 0o022 != 0 || (meta.uid() != own && meta.uid() != 0) {
-        return Err("refused: others than superd's user can write there".to_owned());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

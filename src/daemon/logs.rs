@@ -8,7 +8,10 @@
 //! (`fifo.rs`), which also outlives superd. Idle services cost nothing; the buffer for reading is
 //! shared and grows only while somebody floods. Every service gets its share of a turn
 //! and then goes to the end of the queue.
+//!
+//! (Past 400 lines because reading, keeping and passing on are done in one go per chunk.)
 
+mod crash_text;
 mod fifo;
 mod ring;
 mod split;
@@ -19,7 +22,6 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use memchr::memmem;
 use mio::unix::SourceFd;
@@ -27,6 +29,7 @@ use mio::{Interest, Registry};
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::pipe2;
 
+use crash_text::{long_crash, CrashText};
 pub use ring::Ring;
 use split::Splitter;
 
@@ -61,21 +64,8 @@ const TURN: usize = 256 * 1024;
 /// What [`Logs::drain`] reads at most.
 const DRAIN: usize = 1024 * 1024;
 
-/// Lines kept from the beginning of a crash text on: a goroutine dump is long.
-const CRASH_LINES: usize = 240;
-
-/// The same in bytes.
-const CRASH_BYTES: usize = 16 * 1024;
-
 /// Of an instance without such a text, so many of its last lines are looked at.
 const LAST_LINES: usize = 40;
-
-/// A line that may begin a crash text, so long after the last such line, begins another one:
-/// what was printed before was survived.
-const CRASH_AGAIN: Duration = Duration::from_secs(1);
-
-/// A crash text older than this at the time of the exit was survived.
-const CRASH_AGE: Duration = Duration::from_secs(60);
 
 /// One line of output, without its newline.
 pub struct Said<'a> {
@@ -132,14 +122,6 @@ struct Kept {
     began: u64,
     watch: Option<(Instance, Rc<str>)>,
     crash: Option<Box<CrashText>>,
-}
-
-/// The lines from the last beginning of a crash text on.
-struct CrashText {
-    at: Tick,
-    lines: Vec<String>,
-    /// Of all lines.
-    bytes: usize,
 }
 
 impl Logs {
@@ -343,33 +325,44 @@ impl Logs {
 
     /// Up to `n` of the last lines since [`Logs::begin`], oldest first, for a report.
     pub fn last_of_instance(&self, service: ServiceId, n: usize) -> Vec<String> {
+        self.last_since(service, n, 0)
+    }
+
+    /// Of these only the ones with this number in the ring and later ones.
+    fn last_since(&self, service: ServiceId, n: usize, number: u64) -> Vec<String> {
         let Some(log) = self.logs.get(&service) else {
             return Vec::new();
         };
         let ring = &log.kept.ring;
         let from = ring.next().saturating_sub(n as u64).max(log.kept.began);
-        ring.since(from).into_iter().map(|(_, l)| l).collect()
+        ring.since(from.max(number))
+            .into_iter()
+            .map(|(_, l)| l)
+            .collect()
     }
 
     /// The crash that the output of this instance and its exit tell of: by a text that was
     /// kept, if it is fresh, else by the last lines. The text is kept apart because the
     /// stack dump after it can be longer than the ring.
     pub fn crash(&self, service: ServiceId, exit: Exit, now: Tick) -> Option<Crash> {
-        let log = self.logs.get(&service);
-        let kept = log.and_then(|l| l.kept.crash.as_ref());
-        let fresh = kept.filter(|c| now.since(c.at) < CRASH_AGE);
+        let kept = self.kept_text(service);
+        let fresh = kept.filter(|c| c.is_fresh(now));
+        let after = kept.and_then(|c| c.survived).unwrap_or_default();
         fresh
-            .and_then(|c| crash::by_text(&c.lines, exit))
-            .or_else(|| crash::recognise(&self.last_of_instance(service, LAST_LINES), exit))
+            .and_then(|c| c.recognise(exit))
+            .or_else(|| crash::recognise(&self.last_since(service, LAST_LINES, after), exit))
     }
 
     /// The lines of the crash text of this instance, if this exit confirms it.
     pub fn crash_text(&self, service: ServiceId, exit: Exit) -> Vec<String> {
-        let kept = self.logs.get(&service).and_then(|l| l.kept.crash.as_ref());
-        match kept.filter(|c| crash::by_text(&c.lines, exit).is_some()) {
-            Some(c) => c.lines.clone(),
-            None => Vec::new(),
+        match self.kept_text(service) {
+            Some(c) if c.recognise(exit).is_some() => c.lines.clone(),
+            Some(_) | None => Vec::new(),
         }
+    }
+
+    fn kept_text(&self, service: ServiceId) -> Option<&CrashText> {
+        self.logs.get(&service)?.kept.crash.as_deref()
     }
 
     /// The service is forgotten: closes and removes its pipe.
@@ -436,15 +429,17 @@ impl Log {
 
     fn take(&mut self, service: ServiceId, chunk: &[u8], now: Tick, hear: Hear<'_>) {
         // Of a flood that only goes to the ring, only what will still be there at the end
-        // of the chunk is worth splitting.
+        // of the chunk is worth splitting. And a crash text, whose end may be a flood too.
         let skip = match self.output {
             Output::Log => 0,
             Output::Ring | Output::Null | Output::Inherit => {
                 chunk.len().saturating_sub(self.kept.ring.bound())
             }
         };
+        let is_told = self.kept.crash.as_ref().is_some_and(|c| c.goes_on(now));
         let mut rest = chunk;
-        if skip > 0 && self.flooding && self.kept.watch.is_none() {
+        if skip > 0 && self.flooding && self.kept.watch.is_none() && !is_told {
+            let skip = long_crash(chunk).map_or(skip, |at| at.min(skip));
             self.splitter.forget();
             rest = chunk.get(skip..).unwrap_or_default();
             if let Some(end) = memchr::memchr(b'\n', rest) {
@@ -455,22 +450,6 @@ impl Log {
         self.splitter.push(rest, &mut |line| {
             kept.take(line, service, name, output, now, hear);
         });
-    }
-}
-
-impl CrashText {
-    fn has_room(&self) -> bool {
-        self.lines.len() < CRASH_LINES && self.bytes < CRASH_BYTES
-    }
-
-    fn push(&mut self, mut line: String) {
-        let room = CRASH_BYTES.saturating_sub(self.bytes);
-        if line.len() > room {
-            let end = (0..=room).rev().find(|i| line.is_char_boundary(*i));
-            line.truncate(end.unwrap_or(0));
-        }
-        self.bytes += line.len() + 1;
-        self.lines.push(line);
     }
 }
 
@@ -494,18 +473,11 @@ impl Kept {
         if matched.is_some() {
             self.watch = None;
         }
+        let number = self.ring.next().saturating_sub(1);
         match &mut self.crash {
-            Some(c) if c.has_room() && !(now.since(c.at) > CRASH_AGAIN && crash::begins(line)) => {
-                c.push(shown(line));
-            }
+            Some(c) if !(c.is_over(now) && crash::begins(line)) => c.hear(line, number, now),
             _ if crash::begins(line) => {
-                let mut text = CrashText {
-                    at: now,
-                    lines: Vec::new(),
-                    bytes: 0,
-                };
-                text.push(shown(line));
-                self.crash = Some(Box::new(text));
+                self.crash = Some(Box::new(CrashText::begin(line, now)));
             }
             _ => {}
         }

@@ -14,8 +14,9 @@ use super::signal::Signal;
 /// How many lines after the first one may still belong to it.
 const WINDOW: usize = 96;
 
-/// How many lines after the first one a header (`goroutine 1 [running]:`) may come.
-const HEADER_WINDOW: usize = 24;
+/// How many lines after the first one a header (`goroutine 1 [running]:`) may come: a fatal
+/// error tells the runtime's own stack before it.
+const HEADER_WINDOW: usize = 48;
 
 /// The longest text, in bytes.
 const TEXT_CAP: usize = 240;
@@ -34,7 +35,7 @@ pub const BY_SIGNAL: &str = "signal";
 
 /// Prefixes of a first line. Whoever keeps output in a small buffer keeps the lines
 /// after such a line, because the stack dump that follows can be longer than the buffer.
-const BEGINNINGS: [&[u8]; 24] = [
+const BEGINNINGS: [&[u8]; 25] = [
     b"panic: ",
     b"fatal error: ",
     b"SIGQUIT: quit",
@@ -50,6 +51,7 @@ const BEGINNINGS: [&[u8]; 24] = [
     b"*** glibc detected ***",
     b"Fatal glibc error: ",
     b"Traceback (most recent call last):",
+    b"  + Exception Group Traceback (most recent call last):",
     b"double free or corruption",
     b"corrupted ",
     b"free(): ",
@@ -80,6 +82,7 @@ pub fn begins(line: &[u8]) -> bool {
                 | b'F'
                 | b'c'
                 | b'r'
+                | b' '
         )
     ) && BEGINNINGS.iter().any(|b| line.starts_with(b))
 }
@@ -161,8 +164,14 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
+/// Also as a shell in between tells it: 128 and the signal.
 fn aborted(exit: Exit) -> bool {
-    exit == Exit::Signal(Signal(libc::SIGABRT)) || exit == Exit::Unknown
+    [
+        Exit::Signal(Signal(libc::SIGABRT)),
+        Exit::Code(128 + libc::SIGABRT),
+        Exit::Unknown,
+    ]
+    .contains(&exit)
 }
 
 impl Crash {
@@ -182,26 +191,39 @@ impl Crash {
     }
 }
 
-/// Every number, also a hexadecimal one after `0x`, becomes `#`.
+/// Every number becomes `#`, also a hexadecimal one: after `0x`, or a word of such digits of
+/// which one at least is decimal (`fe80`).
 fn without_numbers(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
+    let mut in_word = false;
     while let Some(c) = rest.chars().next() {
-        let hex = rest.strip_prefix("0x").map(|r| {
-            let digits = r.bytes().take_while(u8::is_ascii_hexdigit).count();
-            2 + digits
-        });
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let length = hex.unwrap_or(digits);
+        let length = match rest.strip_prefix("0x") {
+            Some(hex) => 2 + hex.bytes().take_while(u8::is_ascii_hexdigit).count(),
+            None if in_word => digits,
+            None => hex_word(rest).unwrap_or(digits),
+        };
         if length > 0 {
             out.push('#');
             rest = rest.get(length..).unwrap_or_default();
+            in_word = true;
         } else {
             out.push(c);
             rest = rest.get(c.len_utf8()..).unwrap_or_default();
+            in_word = c.is_alphanumeric();
         }
     }
     out
+}
+
+/// The length of the word that the text begins with, if it is a number in hexadecimal digits.
+fn hex_word(text: &str) -> Option<usize> {
+    let end = text.find(|c: char| !c.is_alphanumeric());
+    let word = text.get(..end.unwrap_or(text.len()))?;
+    let is_number =
+        word.bytes().all(|b| b.is_ascii_hexdigit()) && word.bytes().any(|b| b.is_ascii_digit());
+    is_number.then_some(word.len())
 }
 
 /// `panic: ` or `fatal error: ` at the beginning of a line, then `goroutine N [` at the
@@ -438,10 +460,20 @@ fn libc_abort<'a>(first: &str, rest: impl Fn() -> Vec<&'a str>, exit: Exit) -> O
 /// A traceback that the interpreter printed because nobody caught it: status 1. The
 /// first unindented line after it is the exception.
 fn python<'a>(first: &str, rest: impl Fn() -> Vec<&'a str>, exit: Exit) -> Option<Crash> {
-    if first != "Traceback (most recent call last):" || exit != Exit::Code(1) {
+    const BEGINNING: &str = "Traceback (most recent call last):";
+    // A group of exceptions (3.11) has a margin; those in it have a wider one.
+    let margin = match first {
+        BEGINNING => "",
+        _ if first.strip_prefix("  + Exception Group ") == Some(BEGINNING) => "  | ",
+        _ => return None,
+    };
+    if exit != Exit::Code(1) {
         return None;
     }
-    let rest = rest();
+    let rest: Vec<&str> = rest()
+        .into_iter()
+        .map(|l| l.strip_prefix(margin).unwrap_or(l))
+        .collect();
     let at = rest
         .iter()
         .position(|l| !l.starts_with(' ') && !l.is_empty())?;
@@ -483,9 +515,11 @@ fn node<'a>(first: &str, rest: impl Fn() -> Vec<&'a str>, exit: Exit) -> Option<
     }
     let rest = rest();
     let ends = || rest.iter().any(|l| l.starts_with("Node.js v"));
+    // What is thrown need not be an Error, and then it has no stack.
+    let follows = |l: &&str| is_frame(l) || l.starts_with("(Use `node --trace-uncaught");
     let text = match uncaught {
         Some(text) => text,
-        None if rest.first().is_some_and(is_frame) && ends() => first,
+        None if rest.first().is_some_and(follows) && ends() => first,
         None => return None,
     };
     let frames: Vec<Frame<'_>> = rest
@@ -667,6 +701,81 @@ ValueError: no";
     }
 
     #[test]
+    fn a_group_of_exceptions_of_python_is_known() {
+        let text = "  + Exception Group Traceback (most recent call last):
+  |   File \"/srv/app.py\", line 5, in <module>
+  |     run(main)
+  |     ~~~^^^^^^
+  | ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)
+  +-+---------------- 1 ----------------
+    | Traceback (most recent call last):
+    |   File \"/srv/app.py\", line 2, in f
+    | ValueError: 7
+    +------------------------------------";
+        let (kind, text, frame) = parts(text, Exit::Code(1));
+        assert_eq!(
+            (kind.as_str(), text.as_str(), frame.as_str()),
+            (
+                "python",
+                "ExceptionGroup: unhandled errors in a TaskGroup (1 sub-exception)",
+                "app.py:5"
+            )
+        );
+    }
+
+    #[test]
+    fn of_chained_exceptions_of_python_the_last_one_counts() {
+        let text = "Traceback (most recent call last):
+  File \"/srv/a.py\", line 3, in f
+    d[\"x\"]
+KeyError: 'x'
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File \"/srv/a.py\", line 9, in <module>
+    f()
+    ~^^
+ValueError: bad";
+        let (_, text, frame) = parts(text, Exit::Code(1));
+        assert_eq!(
+            (text.as_str(), frame.as_str()),
+            ("ValueError: bad", "a.py:9")
+        );
+    }
+
+    #[test]
+    fn what_is_thrown_in_node_need_not_be_an_error() {
+        let text = "\n[eval]:1\nthrow 5\n^\n5\n(Use `node --trace-uncaught ...` to show where the \
+            exception was thrown)\n\nNode.js v20.20.2";
+        let (kind, text, _) = parts(text, Exit::Code(1));
+        assert_eq!((kind.as_str(), text.as_str()), ("node", "5"));
+    }
+
+    #[test]
+    fn a_fatal_error_of_go_may_tell_a_long_stack_of_the_runtime_first() {
+        let runtime = "runtime.(*mheap).grow(0x1)\n\t/usr/lib/go/src/runtime/mheap.go:7 +0x1\n";
+        let text = format!(
+            "fatal error: runtime: out of memory\n\nruntime stack:\n{}\ngoroutine 1 [running]:\n\
+             main.grow(...)\n\t/src/main.go:7 +0x5",
+            runtime.repeat(18)
+        );
+        let (kind, text, frame) = parts(&text, Exit::Code(2));
+        assert_eq!(kind, "go-fatal");
+        assert_eq!(
+            (text.as_str(), frame.as_str()),
+            ("runtime: out of memory", "main.go:7")
+        );
+    }
+
+    #[test]
+    fn an_abort_below_a_shell_is_one_too() {
+        let text = "double free or corruption (fasttop)";
+        assert_eq!(parts(text, Exit::Code(134)).0, "heap-corruption");
+        assert_eq!(see("", Exit::Code(134)), None);
+    }
+
+    #[test]
     fn an_uncaught_error_of_node_is_known() {
         let text = "/srv/app/index.js:3
 throw new Error('boom');
@@ -819,7 +928,11 @@ main.main()
             print("go-panic", "close of closed channel", "tls.go:338"),
             "10eb31d4b7bf7af0"
         );
-        assert_eq!(without_numbers("0x 0xzz 12ab ä9é"), "# #zz #ab ä#é");
+        assert_eq!(without_numbers("0x 0xzz 12ab 12xy ä9é"), "# #zz # #xy ä#é");
+        assert_eq!(
+            without_numbers("[fe80::1%eth0]:80, decade cafe7, x509"),
+            "[#::#%eth#]:#, decade #, x#"
+        );
     }
 
     #[test]

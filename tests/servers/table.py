@@ -38,9 +38,16 @@ BASELINES = {
 }
 TESTS = ["real_servers", "five_twins"]
 
+# What a status of baseline.py means.
+SAYS = {
+    1: "this machine does not show the fault often enough, so that the table proves nothing (above: how often)",
+    2: "the recipe went wrong",
+    77: "the server is not built",
+}
 
-def run(what, command, failed, **options):
-    """Runs and shows it; its rows. Its status is noted in `failed`."""
+
+def run(what, command, failed, says=(), **options):
+    """Runs and shows it; its rows. Its status is noted in `failed`, as `says` has it."""
     print(f"-- {what}", flush=True)
     rows = []
     process = subprocess.Popen(
@@ -53,7 +60,7 @@ def run(what, command, failed, **options):
             print(line, end="", flush=True)
     status = process.wait()
     if status:
-        failed.append(f"{what}: status {status}")
+        failed.append(f"{what}: {dict(says).get(status, f'status {status}')}")
     return rows
 
 
@@ -77,7 +84,7 @@ def main():
 
     without = {}
     for name in BASELINES:
-        for row in run(name, [HERE / "baseline.py", *name.split(), "--row"], failed):
+        for row in run(name, [HERE / "baseline.py", *name.split(), "--row"], failed, SAYS):
             without[name] = row
     command = ["cargo", "test", "--test", "e2e", "--", *TESTS, "--nocapture"]
     rows = run("with superd", command, failed, env={**os.environ, "SUPERD_REQUIRE_SERVERS": "1"})

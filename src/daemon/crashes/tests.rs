@@ -1,6 +1,8 @@
 //! Crash reports on a real disk, with a clock of the test's own.
 
+use super::disk::FILE_CAP;
 use super::*;
+use crate::control::crash::VERSION;
 use crate::machine::event::Instance;
 use crate::machine::report::{Crash, EndReport, Exit, Origin, Verdict};
 
@@ -118,8 +120,8 @@ fn a_repeat_is_counted_over_the_lives_of_superd_and_written_when_it_is_time() {
     let mut next = crashes(&dir);
     let again = next.note(report("caddy", "closed 0", 1_800_000_100), at(1));
     assert_eq!((again.count, again.first), (8, 1_800_000_001));
-    assert_eq!(next.reports("caddy").len(), 1);
-    assert_eq!(next.reports("caddy")[0].dump, ["panic: x"]);
+    assert_eq!(next.reports("caddy", 9).len(), 1);
+    assert_eq!(next.reports("caddy", 9)[0].dump, ["panic: x"]);
     assert_eq!(next.take_lines(), [""; 0]);
 }
 
@@ -137,14 +139,25 @@ fn each_service_keeps_its_last_crashes_and_new_ones_are_not_written_without_end(
         .into_iter()
         .map(|l| l.crash.text)
         .collect();
-    assert_eq!(texts, ["d", "e", "f"], "three are kept");
-    // a, b and c were written; then the pause was not over. Their files went.
-    assert_eq!(dir.files().len(), 1, "{:?}", dir.files());
-    assert_eq!(c.list(None).len(), 4);
+    // a, b and c were written; then the pause was not over, and they stay all the same.
+    assert_eq!(texts, words, "three on disk, three in memory");
+    assert_eq!(dir.files().len(), 4, "{:?}", dir.files());
+    crash(&mut c, "x", "g", 8);
+    crash(&mut c, "x", "e", 9); // again, and still not to be written
+    let on_disk = |service| {
+        let list = crashes(&dir).list(Some(service));
+        let texts: Vec<String> = list.into_iter().map(|l| l.crash.text).collect();
+        texts.concat()
+    };
+    assert_eq!(on_disk("x"), "abc");
+    assert_eq!(c.list(None).len(), 7);
     for (n, text) in (70..).zip(words) {
         crash(&mut c, "x", text, n);
+        assert!(dir.files().len() <= 4, "{:?}", dir.files());
     }
-    assert!(dir.files().len() <= 4, "{:?}", dir.files());
+    // Three more may be written by then; those that are there already are no new ones.
+    assert_eq!(on_disk("x"), "def");
+    assert_eq!(on_disk("y"), "a");
 }
 
 #[test]
@@ -157,7 +170,7 @@ fn a_report_waits_for_a_quiet_moment_but_not_for_ever() {
     c.work(at(10), false);
     assert!(dir.files().is_empty());
     assert_eq!(c.next_deadline(), Some(at(10) + LOOK_AGAIN));
-    assert_eq!(c.reports("x").len(), 1, "told before it is written");
+    assert_eq!(c.reports("x", 9).len(), 1, "told before it is written");
     c.work(at(15), false);
     assert_eq!(dir.files().len(), 1);
     assert_eq!(c.next_deadline(), None);
@@ -266,7 +279,7 @@ fn a_disk_that_cannot_be_written_is_told_once_and_tried_again() {
         lines.len() == 1 && lines[0].ends_with("lost: 10"),
         "{lines:?}"
     );
-    assert_eq!(c.reports("x")[0].count, 11);
+    assert_eq!(c.reports("x", 9)[0].count, 11);
 }
 
 #[test]
@@ -277,8 +290,16 @@ fn a_directory_that_others_can_write_is_refused() {
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o777)).unwrap();
     let mut c = crashes(&dir);
     crash(&mut c, "x", "a", 1);
-    assert!(c.take_lines()[0].contains("refused"));
+    let lines = c.take_lines();
+    assert!(lines.iter().all(|l| l.contains("refused")), "{lines:?}");
     assert!(dir.files().is_empty());
+    // Nor is what somebody has put there believed.
+    let mode = |mode| fs::set_permissions(&dir.0, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o700);
+    crash(&mut crashes(&dir), "x", "a", 1);
+    assert_eq!(crashes(&dir).list(None).len(), 1);
+    mode(0o722);
+    assert_eq!(crashes(&dir).list(None).len(), 0);
 }
 
 #[test]

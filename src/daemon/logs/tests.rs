@@ -1,6 +1,9 @@
+use super::crash_text::{CRASH_AGAIN, CRASH_AGE, CRASH_BYTES, CRASH_LINES};
 use super::*;
 use crate::machine::report::Exit;
+use crate::machine::signal::Signal;
 use std::io::Write;
+use std::time::Duration;
 
 struct Bench {
     poll: mio::Poll,
@@ -159,6 +162,75 @@ fn a_panic_is_found_although_its_dump_is_longer_than_the_ring() {
     assert!(lines.len() == CRASH_LINES && bytes <= CRASH_BYTES + 1);
     let later = Tick(1) + CRASH_AGE;
     assert_eq!(b.logs.crash(ServiceId(1), Exit::Code(2), later), None);
+}
+
+const PANIC: &str = "panic: boom\n\ngoroutine 1 [running]:\nmain.f()\n\t/a/b.go:3 +0x1\n";
+
+#[test]
+fn who_goes_on_after_a_panic_has_survived_it() {
+    let seen = |pauses: &[(u64, &str)], exit| {
+        let mut b = Bench::new();
+        let mut w = b.start(1, Output::Log);
+        let mut now = Tick(1);
+        for (pause, text) in pauses {
+            now = now + Duration::from_millis(*pause);
+            w.write_all(text.as_bytes()).unwrap();
+            b.logs.drain(ServiceId(1), now, &mut |_| {});
+        }
+        let text = b.logs.crash_text(ServiceId(1), exit);
+        let crash = b.logs.crash(ServiceId(1), exit, now);
+        crash.map_or_else(String::new, |c| format!("{} {}", c.text, text.len()))
+    };
+    let status = Exit::Code(2);
+    let abort = Exit::Signal(Signal(libc::SIGABRT));
+    assert_eq!(seen(&[(0, PANIC), (1_001, "serving\n")], status), "");
+    // Slow, or others are heard in between, or a core is written.
+    assert_eq!(
+        seen(&[(0, PANIC), (900, "\n"), (900, "rax 0x0\n")], status),
+        "boom 7"
+    );
+    assert_eq!(seen(&[(0, PANIC), (9_000, "")], status), "boom 5");
+    assert_eq!(seen(&[(0, PANIC), (9_000, "x\n")], abort), "boom 6");
+    // A program that speaks all the time has survived it, too.
+    let mut busy = vec![(0, PANIC)];
+    busy.extend(std::iter::repeat_n((500, "serving\n"), 21));
+    assert_eq!(seen(&busy, status), "");
+    // What it said before does not hide what comes after.
+    let python =
+        "Traceback (most recent call last):\n  File \"/a.py\", line 1, in f\nValueError: x\n";
+    let odd = [(0, "corrupted file\n"), (1_001, "ok\n"), (1_001, python)];
+    assert_eq!(seen(&odd, Exit::Code(1)), "ValueError: x 3");
+    let node = "Error: x\n    at f (/x.js:1:2)\n\nNode.js v22.1.0\n";
+    let odd = [(0, "corrupted file\n"), (1_001, node)];
+    assert_eq!(seen(&odd, Exit::Code(1)), "Error: x 0");
+}
+
+#[test]
+fn a_panic_with_a_giant_text_is_known() {
+    let mut b = Bench::new();
+    let mut w = b.start(1, Output::Log);
+    let text = PANIC.replacen("boom", &"x".repeat(40_000), 1);
+    w.write_all(text.as_bytes()).unwrap();
+    b.logs.drain(ServiceId(1), Tick(1), &mut |_| {});
+    let c = b.logs.crash(ServiceId(1), Exit::Code(2), Tick(2)).unwrap();
+    assert_eq!(c.frame, "b.go:3");
+}
+
+#[test]
+fn a_long_dump_at_the_end_of_a_flood_that_goes_to_the_ring_is_known() {
+    let mut b = Bench::new();
+    let mut w = b.start(1, Output::Ring);
+    let writer = std::thread::spawn(move || {
+        let mut text = "serving\n".repeat(100_000);
+        text.push_str(PANIC);
+        text.push_str(&"goroutine 7 [select]:\nmain.g()\n".repeat(1_500));
+        w.write_all(text.as_bytes()).unwrap();
+        w.write_all(b"end\n").unwrap();
+    });
+    while b.lines().last().is_none_or(|(_, l)| l != "end") {}
+    writer.join().unwrap();
+    let c = b.logs.crash(ServiceId(1), Exit::Code(2), Tick(2)).unwrap();
+    assert_eq!((c.text.as_str(), c.frame.as_str()), ("boom", "b.go:3"));
 }
 
 #[test]
