@@ -291,6 +291,9 @@ impl Supervisor {
         let moved = service.input(now, input, &mut cx);
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
+        if let Some(why) = &moved.start_failed {
+            self.tell_dependents(id, why, effects);
+        }
         if moved.state {
             self.note_move(id, effects);
         }
@@ -1112,6 +1115,23 @@ impl Supervisor {
         let name = service.spec.name.clone();
         for (ticket, answer) in answers {
             self.answer(ticket, Some(&name), answer, effects);
+        }
+    }
+
+    /// A start came to nothing, and with it the starts of all that cannot be without it. It
+    /// is tried again, but that may take minutes: who waits for one of those is told so.
+    fn tell_dependents(&mut self, id: ServiceId, why: &str, effects: &mut Vec<Effect>) {
+        let Some(name) = self.services.get(&id).map(|s| s.spec.name.clone()) else {
+            return;
+        };
+        let text = format!("it requires {name}, which could not be started: {why}");
+        let mut seen = BTreeSet::from([id]);
+        let mut todo = self.order.of(id).dependents.clone();
+        while let Some(dependent) = todo.pop() {
+            if seen.insert(dependent) {
+                self.dismiss(dependent, Waiter::wants_it_up, &text, effects);
+                todo.extend(&self.order.of(dependent).dependents);
+            }
         }
     }
 
