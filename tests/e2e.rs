@@ -21,6 +21,8 @@ mod hostile;
 mod notices;
 #[path = "e2e/places.rs"]
 mod places;
+#[path = "e2e/points.rs"]
+mod points;
 #[path = "e2e/real_servers.rs"]
 mod real_servers;
 #[path = "e2e/restarts.rs"]
@@ -29,6 +31,8 @@ mod restarts;
 mod starts;
 #[path = "e2e/stops.rs"]
 mod stops;
+#[path = "e2e/successors.rs"]
+mod successors;
 #[path = "e2e/trees.rs"]
 mod trees;
 #[path = "e2e/verbs.rs"]

@@ -29,6 +29,15 @@ pub const LIMITS: &[(&str, u32, bool)] = &[
     ("stack", libc::RLIMIT_STACK as u32, true),
 ];
 
+/// The name of a limit as superd has once written it.
+pub(super) fn known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
+    let text: String = serde::Deserialize::deserialize(from)?;
+    let found = LIMITS.iter().find(|(name, ..)| *name == text);
+    found
+        .map(|(name, ..)| *name)
+        .ok_or_else(|| serde::de::Error::custom("unknown limit"))
+}
+
 /// Reads the table `limits`.
 pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Vec<Limit> {
     let mut limits = Vec::new();

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::machine::event::ServiceId;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Reload, Restart, Schedule, Spec};
@@ -96,7 +98,7 @@ pub enum CgroupUse {
 }
 
 /// `[service.NAME]`, with `[defaults]` filled in.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct ServiceDef {
     /// The name.
     pub name: String,
@@ -109,7 +111,7 @@ pub struct ServiceDef {
 }
 
 /// What is executed and how.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Program {
     /// Program and arguments; a program without a slash is searched in the service's PATH.
     pub command: Vec<String>,
@@ -139,11 +141,15 @@ pub struct Program {
     pub output: Output,
 }
 
+/// Of `limits::LIMITS`.
+pub type LimitName = &'static str;
+
 /// One resource limit (setrlimit(2)); `u64::MAX` is "unlimited".
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Limit {
     /// Name as in the configuration: `nofile`.
-    pub name: &'static str,
+    #[serde(deserialize_with = "super::limits::known")]
+    pub name: LimitName,
     /// The RLIMIT_ constant.
     pub resource: u32,
     /// Soft limit.
@@ -153,7 +159,7 @@ pub struct Limit {
 }
 
 /// What happens to a service's standard output and error.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Output {
     /// Ring, and the log.
     Log,
@@ -166,7 +172,7 @@ pub enum Output {
 }
 
 /// What superd does with a service.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PolicyDef {
     /// Started as soon as it is configured.
     pub autostart: bool,

@@ -98,6 +98,9 @@ pub struct Status {
     pub pid: Option<i32>,
     /// Processes of the tree.
     pub processes: u32,
+    /// An earlier superd has started it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
     /// Resident memory of the tree in KiB.
     pub memory_kib: u64,
     /// Automatic restarts since superd began.

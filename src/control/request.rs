@@ -27,6 +27,9 @@ pub struct Request {
     /// `stop`, `restart`, `shutdown`: KILL instead of the schedule.
     #[serde(default, skip_serializing_if = "is_false")]
     pub now: bool,
+    /// `shutdown`: the services stay, for the next superd to adopt.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub leave_running: bool,
     /// `start`, `stop`, `restart`, `reload`: reply when it is done.
     #[serde(default, skip_serializing_if = "is_false")]
     pub wait: bool,
@@ -109,6 +112,7 @@ impl Request {
             service: None,
             all: false,
             now: false,
+            leave_running: false,
             wait: false,
             signal: None,
             lines: None,

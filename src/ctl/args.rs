@@ -118,6 +118,9 @@ pub enum Command {
         /// KILL the services instead of following their stop schedules
         #[arg(long)]
         now: bool,
+        /// Leave the services running, for the next superd to take over
+        #[arg(long, conflicts_with = "now")]
+        leave_running: bool,
         /// Do not wait until it is done
         #[arg(long)]
         no_wait: bool,

@@ -94,8 +94,13 @@ impl<'a> Client<'a> {
                 signal: Some(signal.to_string()),
                 ..about(Verb::Signal, name)
             }]),
-            Command::Shutdown { now, no_wait } => self.act(vec![Request {
+            Command::Shutdown {
+                now,
+                leave_running,
+                no_wait,
+            } => self.act(vec![Request {
                 now: *now,
+                leave_running: *leave_running,
                 wait: !no_wait,
                 ..Request::new(1, Verb::Shutdown)
             }]),

@@ -164,6 +164,9 @@ impl Reactor {
     }
 
     fn shutdown_by(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
+        if request.leave_running {
+            return self.leave(ticket, request, peer);
+        }
         self.note_asked(Bit::Stop);
         if request.now {
             self.note_asked(Bit::Force);
@@ -173,6 +176,28 @@ impl Reactor {
             false => self.reply(ticket, Reply::ok(0)),
         }
         self.begin_shutdown(request.now, Some(peer.origin()));
+    }
+
+    /// superd ends, its services do not: the next superd adopts them.
+    fn leave(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
+        self.remember();
+        let why_not = match &self.journal {
+            _ if request.now => Some("either --now or --leave-running"),
+            _ if self.machine.is_shutting_down() => Some("superd stops its services already"),
+            Some(journal) if journal.is_good() => None,
+            Some(_) | None => Some("the journal cannot be written: nobody could take over"),
+        };
+        if let Some(text) = why_not {
+            return self.reply(ticket, Reply::error(0, Code::Refused, text));
+        }
+        let text = format!("ending without its services: {} asked", peer.origin());
+        self.say(syslog::Severity::LOG_NOTICE, &text);
+        self.leaving = true;
+        match request.wait {
+            true => self.awaiting_end.push(ticket),
+            false => self.reply(ticket, Reply::ok(0)),
+        }
+        self.finish();
     }
 
     fn tell_status(&mut self, ticket: Ticket, request: &Request) {

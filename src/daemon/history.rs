@@ -154,6 +154,8 @@ fn weight(what: &Happening) -> usize {
         Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
         Happening::Starting { .. }
         | Happening::Up { .. }
+        | Happening::Adopted { .. }
+        | Happening::GoneMeanwhile { .. }
         | Happening::Stopping { .. }
         | Happening::Unkillable { .. }
         | Happening::Restarting { .. }
@@ -213,6 +215,17 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             (Info, format!("starting (run {}): {by} asked", instance.0))
         }
         Happening::Up { pid, .. } => (Notice, format!("up: pid {}", pid.0)),
+        Happening::Adopted { pid, ran, .. } => (
+            Notice,
+            format!("adopted: pid {}, has run for {}", pid.0, Span(*ran)),
+        ),
+        Happening::GoneMeanwhile { left, .. } => (
+            Warn,
+            match left {
+                0 => "ended while no superd was there".to_owned(),
+                n => format!("ended while no superd was there; {} left", processes(*n)),
+            },
+        ),
         Happening::StartFailed { error, .. } => (Err, error.to_string()),
         Happening::Stopping { by, longest, .. } => (
             Notice,

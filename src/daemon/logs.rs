@@ -4,10 +4,12 @@
 //!
 //! A service has one pipe for standard output and error, made at its first start and
 //! kept until it is forgotten, so that leftovers of one instance and the next instance
-//! never meet an EOF or a SIGPIPE. Idle services cost nothing; the buffer for reading is
+//! never meet an EOF or a SIGPIPE. Where there is a run directory it is a FIFO there
+//! (`fifo.rs`), which also outlives superd. Idle services cost nothing; the buffer for reading is
 //! shared and grows only while somebody floods. Every service gets its share of a turn
 //! and then goes to the end of the queue.
 
+mod fifo;
 mod ring;
 mod split;
 
@@ -15,6 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,6 +30,7 @@ use nix::unistd::pipe2;
 pub use ring::Ring;
 use split::Splitter;
 
+use super::rundir::plain;
 use super::token::Source;
 use crate::config::model::Output;
 use crate::machine::crash;
@@ -99,6 +103,11 @@ pub struct Logs {
     queue: VecDeque<ServiceId>,
     buf: Vec<u8>,
     ring: usize,
+    /// Where FIFOs are made; none: pipes without a name.
+    home: Option<PathBuf>,
+    /// Why a FIFO could not be made, until it was said. Said once.
+    complaint: Option<String>,
+    has_complained: bool,
 }
 
 struct Log {
@@ -106,6 +115,8 @@ struct Log {
     output: Output,
     read: File,
     write: OwnedFd,
+    /// Where it is, if it has a name.
+    fifo: Option<PathBuf>,
     queued: bool,
     /// The last turn brought at least [`FLOOD`] bytes.
     flooding: bool,
@@ -149,8 +160,41 @@ impl Logs {
         }
     }
 
+    /// From now on pipes are FIFOs in this directory, as far as they can be made there.
+    pub fn set_home(&mut self, run_dir: &Path) {
+        self.home = Some(run_dir.to_owned());
+    }
+
+    /// Why output does not outlive superd: something to be said, once.
+    pub fn take_complaint(&mut self) -> Option<String> {
+        self.complaint.take()
+    }
+
+    /// Both ends of a service's pipe; with its place, if it has one.
+    fn pipe(&mut self, name: &str) -> io::Result<(File, OwnedFd, Option<PathBuf>)> {
+        if let Some(home) = &self.home {
+            let path = fifo::path(home, name);
+            match fifo::open(&path) {
+                Ok((read, write)) => return Ok((read, write, Some(path))),
+                Err(e) if !self.has_complained => {
+                    self.has_complained = true;
+                    self.complaint = Some(format!(
+                        "{}: {}; output is lost, and a writer ends, if superd is killed",
+                        path.display(),
+                        plain(&e)
+                    ));
+                }
+                Err(_) => {}
+            }
+        }
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok((File::from(read), write, None))
+    }
+
     /// The descriptor that becomes a child's standard output and error. The pipe is made
-    /// at the first call. The child's end blocks, ours does not; both are close-on-exec.
+    /// at the first call, or found as an earlier superd has left it. The child's end blocks,
+    /// ours does not; both are close-on-exec.
     ///
     /// # Errors
     /// Of pipe2(2), fcntl(2) and epoll_ctl(2).
@@ -161,39 +205,36 @@ impl Logs {
         name: &Rc<str>,
         output: Output,
     ) -> io::Result<BorrowedFd<'_>> {
-        use std::collections::btree_map::Entry;
-        let log = match self.logs.entry(service) {
-            Entry::Occupied(e) => {
-                let log = e.into_mut();
-                log.output = output;
-                log
-            }
-            Entry::Vacant(e) => {
-                let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-                fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-                registry.register(
-                    &mut SourceFd(&read.as_raw_fd()),
-                    Source::Log(service.0).token(),
-                    Interest::READABLE,
-                )?;
-                e.insert(Box::new(Log {
-                    name: name.clone(),
-                    output,
-                    read: File::from(read),
-                    write,
-                    queued: false,
-                    flooding: false,
-                    splitter: Splitter::default(),
-                    kept: Kept {
-                        ring: Ring::new(self.ring),
-                        instance: Instance::default(),
-                        began: 0,
-                        watch: None,
-                        crash: None,
-                    },
-                }))
-            }
+        if !self.logs.contains_key(&service) {
+            let (read, write, fifo) = self.pipe(name)?;
+            registry.register(
+                &mut SourceFd(&read.as_raw_fd()),
+                Source::Log(service.0).token(),
+                Interest::READABLE,
+            )?;
+            let log = Log {
+                name: name.clone(),
+                output,
+                read,
+                write,
+                fifo,
+                queued: false,
+                flooding: false,
+                splitter: Splitter::default(),
+                kept: Kept {
+                    ring: Ring::new(self.ring),
+                    instance: Instance::default(),
+                    began: 0,
+                    watch: None,
+                    crash: None,
+                },
+            };
+            self.logs.insert(service, Box::new(log));
+        }
+        let Some(log) = self.logs.get_mut(&service) else {
+            return Err(io::ErrorKind::NotFound.into()); // was put there
         };
+        log.output = output;
         Ok(log.write.as_fd())
     }
 
@@ -331,17 +372,31 @@ impl Logs {
         }
     }
 
-    /// The service is forgotten: closes its pipe.
+    /// The service is forgotten: closes and removes its pipe.
     pub fn close(&mut self, registry: &Registry, service: ServiceId) {
         if let Some(log) = self.logs.remove(&service) {
             let fd = log.read.as_raw_fd();
             registry.deregister(&mut SourceFd(&fd)).ok(); // closing it does the same
             self.queue.retain(|s| *s != service);
+            log.remove_fifo();
+        }
+    }
+
+    /// superd ends, and nobody writes any more.
+    pub fn remove_fifos(&self) {
+        for log in self.logs.values() {
+            log.remove_fifo();
         }
     }
 }
 
 impl Log {
+    fn remove_fifo(&self) {
+        if let Some(path) = &self.fifo {
+            std::fs::remove_file(path).ok(); // somebody else did, or the directory is read-only
+        }
+    }
+
     /// Reads at most `share` bytes; how many it were, and whether that was all.
     fn read(
         &mut self,

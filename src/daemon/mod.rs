@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 pub mod actions;
+mod adopt;
 mod answer;
 pub mod clients;
 mod crashes;
 pub mod demo;
 mod doctor;
 pub mod history;
+pub mod journal;
 mod keep;
 pub mod logs;
 pub mod notify;

@@ -56,6 +56,9 @@ impl Reactor {
                 Some(Effect::Publish(service, happening)) => self.publish(service, happening),
                 Some(effect) => {
                     self.spawn_all(&mut together);
+                    if effect.weighs() {
+                        self.remember();
+                    }
                     self.perform_one(effect);
                 }
                 None if together.is_empty() => break,
@@ -166,6 +169,8 @@ impl Reactor {
                 Err(error) => self.feed(Event::NotSpawned(service, instance, error)),
             }
         }
+        // From here on it cannot be said that nothing was started.
+        self.remember();
         let logs = &self.logs;
         let notify = self.notify.as_ref().map(|n| n.path());
         let wanted = ready.iter().map(|r| Wanted {
@@ -204,9 +209,14 @@ impl Reactor {
             let registry = self.poll.registry();
             let pipe = self.logs.open(registry, service, &name, program.output);
             pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
+            if let Some(text) = self.logs.take_complaint() {
+                self.say(syslog::Severity::LOG_WARNING, &text);
+            }
             self.logs.begin(service, instance);
         }
         let group = self.trees.place(service, &name)?;
+        self.trees.mark(service, &name);
+        self.note_for_journal(service);
         Ok(Ready {
             service,
             instance,
@@ -280,6 +290,7 @@ impl Reactor {
                 };
                 self.children
                     .insert(child.pid, Role::Command(command, child.status));
+                self.note_for_journal(service);
                 return;
             }
             Err(error) => Outcome::Impossible(error.to_string()),
@@ -316,7 +327,9 @@ impl Reactor {
         }
         self.logs.close(self.poll.registry(), service);
         self.history.forget(service);
-        self.trees.forget(service, &self.registry.name(service));
+        let name = self.registry.name(service);
+        self.trees.forget(service, &name);
+        self.forget_in_journal(service, &name);
         self.registry.forget(service);
     }
 
@@ -325,13 +338,22 @@ impl Reactor {
         let now = self.now();
         self.crashes.flush(now);
         self.say_of_reports();
-        self.trees.end();
+        if self.leaving {
+            self.trees.leave();
+        } else {
+            self.trees.end();
+            self.logs.remove_fifos();
+            if let Some(journal) = &mut self.journal {
+                journal.remove();
+            }
+        }
         self.clients = None;
         self.notify = None;
         if let Some(run_dir) = &self.run_dir {
             remove(&run_dir.file("superd.sock"));
             remove(&run_dir.file("notify"));
             remove(&run_dir.file("pid"));
+            remove(&run_dir.file("starting"));
         }
     }
 

@@ -25,9 +25,11 @@ use mio::{Events, Interest, Poll};
 use syslog::Severity;
 
 use super::actions::{Actions, Ended};
+use super::adopt::AdoptedCommand;
 use super::clients::{Access, ClientEvent, Clients, Stream};
 use super::crashes::{wall_seconds, Crashes};
 use super::history::{self, About, History};
+use super::journal::Journal;
 use super::keep::Again;
 use super::logs::{Logs, Said};
 use super::notify::{self, Notify};
@@ -158,9 +160,23 @@ pub struct Reactor {
     pub(super) looks_left: usize,
     /// Main processes that were named by MAINPID=.
     pub(super) followed: BTreeMap<ServiceId, Followed>,
+    /// None in wrap mode, and where it cannot be kept.
+    pub(super) journal: Option<Journal>,
+    /// Adopted instances whose main process cannot be held by a pidfd.
+    pub(super) unheld: BTreeMap<ServiceId, Instance>,
+    /// When they are looked at.
+    pub(super) look_at_unheld: Option<Tick>,
+    /// When what is not urgent is written into the journal.
+    pub(super) remember_at: Option<Tick>,
+    /// Commands of an earlier superd, by the index in their token.
+    pub(super) adopted_commands: BTreeMap<u32, AdoptedCommand>,
+    /// What is to be told of adopted services after the configuration.
+    pub(super) resumed: Vec<Event>,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
     ended: Vec<Ended>,
+    /// superd ends and its services do not.
+    pub(super) leaving: bool,
     finished: bool,
     /// How the last main process ended, for wrap mode's own exit status.
     pub(super) last_exit: Option<crate::machine::report::Exit>,
@@ -204,6 +220,10 @@ impl Reactor {
             Source::Timer.token(),
             Interest::READABLE,
         )?;
+        let mut logs = Logs::new(parts.ring);
+        if let Some(run_dir) = &parts.run_dir {
+            logs.set_home(run_dir.path());
+        }
         Ok(Reactor {
             options: parts.options,
             poll: parts.poll,
@@ -215,7 +235,7 @@ impl Reactor {
             run_dir: parts.run_dir,
             run_dir_again: None,
             clients: None,
-            logs: Logs::new(parts.ring),
+            logs,
             notify: parts.notify,
             actions: Actions::default(),
             history: History::default(),
@@ -233,6 +253,13 @@ impl Reactor {
             absorbed: 0,
             looks_left: 0,
             followed: BTreeMap::new(),
+            journal: None,
+            unheld: BTreeMap::new(),
+            look_at_unheld: None,
+            remember_at: None,
+            adopted_commands: BTreeMap::new(),
+            resumed: Vec::new(),
+            leaving: false,
             heard: Vec::new(),
             asked: Vec::new(),
             ended: Vec::new(),
@@ -249,6 +276,7 @@ impl Reactor {
         let mut events = Events::with_capacity(EVENTS);
         self.watch_run_dir();
         self.perform();
+        self.remember_soon();
         while !self.finished {
             self.turn(&mut events)?;
         }
@@ -275,6 +303,7 @@ impl Reactor {
         self.hear_actions();
         self.expire();
         self.perform();
+        self.remember_soon();
         self.write_reports();
         Ok(())
     }
@@ -294,7 +323,14 @@ impl Reactor {
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
         let reports = self.crashes.next_deadline();
         let run_dir = self.run_dir_again.map(|again| again.at);
-        let soonest = [self.machine.next_deadline(), clients, reports, run_dir];
+        let soonest = [
+            self.machine.next_deadline(),
+            clients,
+            reports,
+            run_dir,
+            self.remember_at,
+            self.look_at_unheld,
+        ];
         let next = soonest
             .into_iter()
             .flatten()
@@ -340,7 +376,7 @@ impl Reactor {
                 }
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
-                Some(Source::Process(service)) => ends.push(ServiceId(service)),
+                Some(Source::Process(index)) => ends.push(index),
                 Some(Source::Other(_)) => run_dir = true,
                 None => {}
             }
@@ -351,8 +387,8 @@ impl Reactor {
         for index in starts {
             self.hear_start(index);
         }
-        for service in ends {
-            self.followed_ended(service);
+        for index in ends {
+            self.process_ended(index);
         }
         woken
     }
@@ -510,11 +546,18 @@ impl Reactor {
             }
         }
         self.open_to(&daemon);
+        if let Some(journal) = &mut self.journal {
+            let ids = delta.changed.iter().map(|(id, ..)| *id);
+            ids.for_each(|id| journal.redefine(id));
+        }
         self.feed(Event::Configure {
             changed: delta.changed,
             gone: delta.gone,
             by,
         });
+        for event in std::mem::take(&mut self.resumed) {
+            self.feed(event);
+        }
         format!(
             "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
             changed - new
@@ -679,6 +722,9 @@ impl Reactor {
             if clients.next_deadline().is_some_and(|at| at <= now) {
                 clients.expire(now, self.poll.registry());
             }
+        }
+        if self.look_at_unheld.is_some_and(|at| at <= now) {
+            self.look_at_unheld();
         }
         if self.run_dir_again.is_some_and(|again| again.at <= now) {
             self.keep_run_dir();

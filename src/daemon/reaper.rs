@@ -185,6 +185,7 @@ impl Reactor {
                 self.children.remove(&before.0);
                 self.children.insert(main.0, Role::Main(service, instance));
                 self.followed.insert(service, Followed { instance, held });
+                self.note_for_journal(service);
                 Notice::MainPid(main)
             }
             Err(why) => Notice::NotMain(main, why),
@@ -223,7 +224,7 @@ impl Reactor {
         if !held.has_ended() || is_left_to_the_reaper {
             return;
         }
-        let exit = held.ended().map_or(Exit::Unknown, exit_of);
+        let exit = self.exit_of(service);
         self.hear_last_words(service, instance);
         let is_it = |f: &Followed| f.instance == instance && f.held.pid() == pid;
         if !self.followed.get(&service).is_some_and(is_it) {
@@ -236,6 +237,30 @@ impl Reactor {
         }
         self.end_main(service, instance, exit, |_| {});
         self.feed(Event::OrphanReaped);
+    }
+
+    /// The end of an adopted main process was seen without a pidfd: nobody can say how.
+    pub(super) fn unheld_ended(&mut self, service: ServiceId, instance: Instance) {
+        self.hear_last_words(service, instance);
+        self.end_main(service, instance, Exit::Unknown, |_| {});
+        self.feed(Event::OrphanReaped);
+    }
+
+    fn exit_of(&self, service: ServiceId) -> Exit {
+        let followed = self.followed.get(&service);
+        let start = self.trees.main_start(service);
+        followed.map_or(Exit::Unknown, |f| self.exit_of_stranger(&f.held, start))
+    }
+
+    /// How a process ended that is not ours to reap. Its parent may not have reaped it yet:
+    /// then the zombie tells; afterwards only a new kernel does.
+    pub(super) fn exit_of_stranger(&self, held: &PidFd, start: Option<u64>) -> Exit {
+        let zombie = || {
+            let status = crate::sys::proc::zombie_status(held.pid(), start?)?;
+            Some(Ended::from_wait_status(status))
+        };
+        let ended = held.ended().or_else(zombie).or_else(|| held.ended());
+        ended.map_or(Exit::Unknown, exit_of)
     }
 
     /// The exit of a child may be seen before the end of its status pipe.

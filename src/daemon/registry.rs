@@ -117,15 +117,24 @@ impl Registry {
         self.ids.get(name).copied()
     }
 
+    /// Its definition: the configured one, or that of a service that is still leaving.
+    pub fn def(&self, id: ServiceId) -> Option<&ServiceDef> {
+        let name = self.names.get(&id)?;
+        let configured = self.config.services.get(&**name);
+        configured.or_else(|| self.leaving.get(&id))
+    }
+
+    /// What an earlier superd had configured, before the configuration is read.
+    pub fn recall(&mut self, services: BTreeMap<String, ServiceDef>) -> Delta {
+        self.apply(Config {
+            services,
+            ..self.config.clone()
+        })
+    }
+
     /// What is executed for it, and how.
     pub fn program(&self, id: ServiceId) -> Option<Rc<Program>> {
-        let name = self.names.get(&id)?;
-        let def = self
-            .config
-            .services
-            .get(&**name)
-            .or_else(|| self.leaving.get(&id));
-        def.map(|d| d.program.clone())
+        self.def(id).map(|d| d.program.clone())
     }
 
     /// The name; of a service that is not known, a placeholder.

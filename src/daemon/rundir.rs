@@ -4,11 +4,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::sys::pidfd::PidFd;
+use crate::sys::proc;
 
 /// A run directory that this process holds the lock of, until it ends.
 #[derive(Debug)]
@@ -18,6 +22,26 @@ pub struct RunDir {
     lock: Flock<File>,
     /// Tells of that. None where there is no inotify(7).
     watch: Option<Inotify>,
+    /// A superd was there and did not end in order.
+    stale: bool,
+}
+
+/// How long a superd that begins waits for what a killed one has left half done: its
+/// children hold its locks until they have closed them, and its starts are under way until
+/// execve(2).
+const HALF_DONE: Duration = Duration::from_secs(2);
+/// Between two looks at that.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Tries until it succeeds, or the time of a half done start is over.
+pub fn in_time<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+    let until = Instant::now() + HALF_DONE;
+    loop {
+        match attempt() {
+            None if Instant::now() < until => std::thread::sleep(LOOK),
+            got => return got,
+        }
+    }
 }
 
 impl RunDir {
@@ -39,20 +63,34 @@ impl RunDir {
         check(path)?;
         // The lock is on the directory itself: it needs no space on a full disk and no
         // right to write on a read-only one.
-        let dir = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY)
-            .open(path)
-            .map_err(|e| format!("run-dir {shown}: {}", plain(&e)))?;
+        let open = || {
+            OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY)
+                .open(path)
+        };
+        let dir = open().map_err(|e| format!("run-dir {shown}: {}", plain(&e)))?;
         // For people, and for the message below: who holds it.
         let pid_path = path.join("pid");
-        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+        let mut locked = Flock::lock(dir, FlockArg::LockExclusiveNonblock);
+        if locked.is_err() && !is_alive(&pid_path) {
+            // The child that a killed superd has just forked closes it in a moment.
+            let again = in_time(|| {
+                let dir = open().ok()?;
+                Flock::lock(dir, FlockArg::LockExclusiveNonblock).ok()
+            });
+            locked = again.map_or(locked, Ok);
+        }
+        match locked {
             Ok(held) => {
+                let traces = ["pid", "superd.sock", "notify", "journal"];
+                let stale = traces.iter().any(|name| path.join(name).exists());
                 note_pid(path);
                 Ok(RunDir {
                     path: path.to_owned(),
                     lock: held,
                     watch: watch(path).ok(), // it must be done without
+                    stale,
                 })
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -70,6 +108,52 @@ impl RunDir {
     /// A file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Whether a superd was there that did not end in order.
+    pub fn is_stale(&self) -> bool {
+        self.stale
+    }
+
+    /// A file with a shared lock, for the children to keep open until execve(2). Waits for
+    /// those of a killed superd: until then nobody could tell what they are about to be. One
+    /// that hangs there is KILLed, and its pid returned.
+    ///
+    /// # Errors
+    /// Of open(2) and flock(2); what was started then cannot be told from what was not.
+    pub fn until_exec(&self) -> io::Result<(Flock<File>, Vec<i32>)> {
+        let path = self.file("starting");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)?;
+        let mut lock = Some(file);
+        let mut killed = Vec::new();
+        for patient in [true, false] {
+            let mut attempt = || {
+                let free = Flock::lock(lock.take()?, FlockArg::LockExclusiveNonblock);
+                match free {
+                    Ok(held) => Some(held),
+                    Err((file, _)) => {
+                        lock = Some(file);
+                        None
+                    }
+                }
+            };
+            if let Some(held) = in_time(&mut attempt) {
+                // It belongs to the open file: those that children inherit keep it.
+                held.relock(FlockArg::LockSharedNonblock)?;
+                return Ok((held, killed));
+            }
+            if patient {
+                killed = kill_holders(&path);
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Whether the directory of that path is still the one that is locked.
@@ -104,6 +188,33 @@ impl RunDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Whether the process that this file names runs.
+fn is_alive(pid_path: &Path) -> bool {
+    let text = fs::read_to_string(pid_path).unwrap_or_default();
+    let stat = text.trim().parse().ok().and_then(proc::stat);
+    stat.is_some_and(|s| s.is_alive())
+}
+
+/// KILLs who has this file open: copies of a killed superd that never became a program.
+fn kill_holders(path: &Path) -> Vec<i32> {
+    let own = std::process::id().cast_signed();
+    let mut killed = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|n| n.parse().ok());
+        let Some(pid) = pid.filter(|pid| *pid != own) else {
+            continue;
+        };
+        let Ok(held) = PidFd::open(pid) else { continue };
+        let files = fs::read_dir(entry.path().join("fd"));
+        let mut files = files.into_iter().flatten().flatten();
+        let is_it = |f: fs::DirEntry| fs::read_link(f.path()).is_ok_and(|to| to == path);
+        if files.any(is_it) && held.send(libc::SIGKILL).is_ok() {
+            killed.push(pid);
+        }
+    }
+    killed
 }
 
 fn note_pid(path: &Path) {

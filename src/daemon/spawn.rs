@@ -57,10 +57,11 @@ impl Base {
         }
     }
 
-    /// A mark that no other instance has, of this superd or another.
-    pub fn new_cookie(&mut self) -> String {
+    /// A mark that no other instance has, of this superd or another: `SCOPE:NAME:NONCE-N`.
+    /// The scope is superd's run directory, by which the next superd finds what is its own.
+    pub fn new_cookie(&mut self, scope: &str, name: &str) -> String {
         self.count += 1;
-        format!("{:016x}-{}", self.nonce, self.count)
+        format!("{scope}:{name}:{:016x}-{}", self.nonce, self.count)
     }
 }
 
@@ -86,6 +87,8 @@ pub struct Context<'a> {
     pub is_pipe: bool,
     /// The address of the notify socket, if it gets one.
     pub notify_socket: Option<&'a Path>,
+    /// Stays open until it executes the program.
+    pub until_exec: Option<BorrowedFd<'a>>,
     /// Its cgroup, if it has one.
     pub cgroup: Option<&'a Group>,
 }
@@ -160,6 +163,7 @@ fn plan<'a>(
     plan.stdout = ctx.stdout;
     plan.stderr = ctx.stderr;
     plan.give_output = ctx.is_pipe;
+    plan.until_exec = ctx.until_exec;
     plan.cgroup = ctx.cgroup;
     plan.umask = program.umask;
     // The configured ones first: their position is what a fault names.
@@ -491,6 +495,7 @@ mod tests {
         stderr: None,
         is_pipe: false,
         notify_socket: None,
+        until_exec: None,
         cgroup: None,
     };
 
@@ -649,7 +654,12 @@ mod tests {
     #[test]
     fn no_two_instances_have_the_same_mark() {
         let (mut a, mut b) = (Base::of_this_process(), Base::of_this_process());
-        let marks = [a.new_cookie(), a.new_cookie(), b.new_cookie()];
+        let marks = [
+            a.new_cookie("/run/superd", "web"),
+            a.new_cookie("/run/superd", "web"),
+            b.new_cookie("/run/superd", "web"),
+        ];
+        assert!(marks[0].starts_with("/run/superd:web:"));
         assert!(marks[0] != marks[1] && marks[0] != marks[2]);
         assert!(a.environment.iter().any(|v| is_named(v, b"PATH")));
     }

@@ -9,7 +9,7 @@ use syslog::Severity;
 
 use super::notify::Notify;
 use super::reactor::{Mode, Options, Parts, Reactor};
-use super::rundir::{is_taken, plain, RunDir};
+use super::rundir::{in_time, is_taken, plain, RunDir};
 use super::signals::Wakeup;
 use super::sink::{Sink, Stamp};
 use super::trees::Trees;
@@ -70,17 +70,37 @@ fn build(
     }
     let poll = Poll::new().map_err(|e| format!("epoll: {}", plain(&e)))?;
     let wakeup = Wakeup::install(false).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
-    let trees = trees(&daemon.cgroup, run_dir.path(), &mut complaints)?;
+    let mut trees = trees(&daemon.cgroup, run_dir.path(), &mut complaints)?;
+    let until_exec = match run_dir.until_exec() {
+        Ok((file, killed)) => {
+            let who = killed.iter().map(|pid| {
+                format!("pid {pid}, a start of an earlier superd that hung, was killed")
+            });
+            complaints.extend(who);
+            Some(file)
+        }
+        Err(e) => {
+            complaints.push(format!(
+                "{}: {}; if superd is killed during a start, that start may happen twice",
+                run_dir.file("starting").display(),
+                plain(&e)
+            ));
+            None
+        }
+    };
+    trees.belong_to(run_dir.path().display().to_string(), until_exec);
     let notify = Notify::bind(&run_dir.file("notify"), poll.registry())
         .map_err(|e| complaints.push(format!("no notify socket: {e}")))
         .ok();
+    let mut machine = Supervisor::new(seed(), Ending::WhenAsked);
+    machine.number_actions_after(sys::timer::monotonic());
     let reactor = Reactor::new(Parts {
         options: Options {
             mode: Mode::Daemon,
             config: Some(options.config.clone()),
             foreground: options.foreground,
         },
-        machine: Supervisor::new(seed(), Ending::WhenAsked),
+        machine,
         sink: Sink::new(daemon.log, options.foreground, local_time),
         run_dir: Some(run_dir),
         notify,
@@ -104,7 +124,9 @@ fn trees(using: &CgroupUse, run_dir: &Path, complaints: &mut Vec<String>) -> Res
     };
     match sys::cgroup::Root::make(&base, &run_dir.to_string_lossy()) {
         Ok(root) => {
-            let lock = match root.lock() {
+            // Children of a killed superd have it for a moment more.
+            let lock = in_time(|| root.lock().transpose()).transpose();
+            let lock = match lock {
                 Ok(Some(lock)) => Some(lock),
                 Ok(None) => return Err(is_taken(run_dir, "")),
                 Err(e) => {
@@ -139,8 +161,10 @@ fn drive(mut reactor: Reactor, config: Config, complaints: &[String], by: Origin
     for text in complaints {
         reactor.say(Severity::LOG_WARNING, text);
     }
+    reactor.take_over(&config.services);
     let text = reactor.configure(config, by);
     reactor.say(Severity::LOG_INFO, &text);
+    sys::memory::give_back();
     let ran = reactor.run();
     if let Err(e) = &ran {
         reactor.say(Severity::LOG_CRIT, &format!("epoll: {}", plain(e)));

@@ -34,6 +34,7 @@ pub fn status(
         since_ms: ms(now - service.since),
         pid: service.pid().map(|Pid(n)| n),
         processes: used.processes,
+        adopted: service.run().is_some_and(|run| run.adopted),
         memory_kib: used.memory_kib,
         restarts: service.restarts,
         last_exit: last_exit(service),

@@ -40,6 +40,8 @@ use super::spawn::INSTANCE;
 
 /// How often one call of [`Tree::kill`] looks for new processes. The caller repeats it.
 const PASSES: usize = 8;
+/// So many looks in a row that find nothing count, although a process vanished in each.
+const BLURRED: u8 = 8;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
 /// Of a stuck process so many descriptors are looked at.
@@ -68,6 +70,8 @@ pub struct Forest {
     claimed: BTreeSet<i32>,
     /// Children that this process had before it was superd (`sleep 9 & exec superd`).
     inherited: Vec<(i32, u64)>,
+    /// Who may have got the orphans of an earlier superd.
+    reapers: BTreeSet<i32>,
 }
 
 impl Forest {
@@ -85,6 +89,7 @@ impl Forest {
             own_session: nix::unistd::getsid(None).map_or(0, |s| s.as_raw()),
             claimed: BTreeSet::new(),
             inherited: Vec::new(),
+            reapers: BTreeSet::new(),
         };
         if crate::sys::wait::has_children() {
             forest.scan();
@@ -114,6 +119,35 @@ impl Forest {
     /// Ends [`Forest::hold`].
     pub fn release(&mut self) {
         self.is_held = false;
+    }
+
+    /// Orphans of adopted trees may be children of these.
+    pub fn note_reapers(&mut self, pids: impl IntoIterator<Item = i32>) {
+        self.reapers.extend(pids);
+        self.reapers.insert(1);
+    }
+
+    /// Every process that carries a mark beginning like this, and the rest of its mark. Goes
+    /// through the environment of everybody, so: once, when there is a reason.
+    pub fn marked(&mut self, prefix: &[u8]) -> Vec<(Stat, Vec<u8>)> {
+        self.scan();
+        let all = std::mem::take(&mut self.all);
+        let mut found = Vec::new();
+        for s in all.iter().filter(|s| s.is_alive() && may_signal(s.pid)) {
+            let value = proc::variable(s.pid, INSTANCE.as_bytes());
+            let rest = value.as_deref().and_then(|v| v.strip_prefix(prefix));
+            if let (Some(rest), Some(now)) = (rest, self.again(s)) {
+                found.push((now, rest.to_vec()));
+            }
+        }
+        self.all = all;
+        found
+    }
+
+    /// A process that is alive now, by number and, if known, start time.
+    pub fn alive(&mut self, pid: i32, start: Option<u64>) -> Option<Stat> {
+        let is_it = |s: &Stat| s.is_alive() && start.is_none_or(|t| t == s.start);
+        self.stat(pid).filter(is_it)
     }
 
     fn scan(&mut self) {
@@ -272,6 +306,10 @@ pub struct Tree {
     /// When we last looked, that was not so, and no zombie was there that may be of this tree.
     is_settled: bool,
     ports: Vec<(Option<PathBuf>, Listener)>,
+    /// Looks in a row in which somebody vanished. Only of an adopted tree.
+    blurred: u8,
+    /// Start time of our own child, once it was read.
+    noted_start: Option<u64>,
 }
 
 impl Tree {
@@ -291,6 +329,8 @@ impl Tree {
             is_elusive: false,
             is_settled: false,
             ports: Vec::new(),
+            blurred: 0,
+            noted_start: None,
         }
     }
 
@@ -311,7 +351,11 @@ impl Tree {
         });
         if let Some(main) = tree.main {
             forest.claim(main.pid);
+            // What loses its parent goes where the main process went.
+            let reaper = forest.stat(main.pid).map(|s| s.ppid);
+            forest.note_reapers(reaper);
         }
+        forest.note_reapers(None);
         tree.is_adopted = true;
         tree
     }
@@ -331,10 +375,59 @@ impl Tree {
         self.group.as_ref()
     }
 
-    /// Start time of the main process, for the journal; none when it is gone.
-    pub fn main_start(&self, forest: &mut Forest) -> Option<u64> {
+    /// Start time of the main process, for the journal; none when it is gone. Read once.
+    pub fn main_start(&mut self, forest: &mut Forest) -> Option<u64> {
         let main = self.main?;
-        main.start.or_else(|| Some(forest.stat(main.pid)?.start))
+        if let Some(start) = main.start.or(self.noted_start) {
+            return Some(start);
+        }
+        self.noted_start = Some(forest.stat(main.pid)?.start);
+        self.noted_start
+    }
+
+    /// Start time of the main process, if it was read before.
+    pub fn known_start(&self) -> Option<u64> {
+        self.main.and_then(|m| m.start.or(self.noted_start))
+    }
+
+    /// The process group that it began.
+    pub fn leader(&self) -> i32 {
+        self.leader
+    }
+
+    /// What [`Tree::note_ports`] has noted.
+    pub fn noted_ports(&self) -> &[(Option<PathBuf>, Listener)] {
+        &self.ports
+    }
+
+    /// What another superd's [`Tree::note_ports`] has noted.
+    pub fn recall_ports(&mut self, ports: Vec<(Option<PathBuf>, Listener)>) {
+        self.ports = ports;
+    }
+
+    /// Of the members, the one that began the session in which most of them live: what an
+    /// earlier superd has started and whose number it could not write down any more.
+    pub fn find_leader(&mut self, forest: &mut Forest) -> Option<Stat> {
+        let members = self.members(forest);
+        let is_member = |pid: i32| members.iter().any(|m| m.pid == pid);
+        let leads = |m: &&Stat| m.is_alive() && m.session == m.pid && !is_member(m.ppid);
+        members
+            .iter()
+            .filter(leads)
+            .min_by_key(|m| m.start)
+            .copied()
+    }
+
+    /// This member is the main process.
+    pub fn put_main(&mut self, forest: &mut Forest, main: &Stat) {
+        forest.claim(main.pid);
+        forest.note_reapers(Some(main.ppid));
+        self.leader = main.pgrp;
+        self.known.retain(|k| k.pid != main.pid);
+        self.main = Some(Main {
+            pid: main.pid,
+            start: Some(main.start),
+        });
     }
 
     /// Another process of the tree is the main one now (MAINPID=). False, and nothing
@@ -355,6 +448,7 @@ impl Tree {
         }
         forest.claim(new.pid);
         self.leader = new.pgrp;
+        self.noted_start = None;
         self.main = Some(Main {
             pid: new.pid,
             start: Some(new.start),
@@ -685,10 +779,21 @@ impl Tree {
         self.known.clear();
         self.known.extend(members.iter().filter(|s| s.pid != main));
         members.retain(Stat::is_alive);
-        // Init reaps, too: of those that went to it there may be no zombie.
-        let is_blurred = self.is_adopted && !forest.is_whole;
+        // Init reaps, too: of those that went to it there may be no zombie. But on a machine
+        // where somebody dies in every look, some looks that find nothing have to do.
+        self.blurred = match self.is_adopted && !forest.is_whole {
+            true => self.blurred.saturating_add(1),
+            false => 0,
+        };
+        let is_blurred = (1..BLURRED).contains(&self.blurred);
         let may_be_ours = |s: &Stat| self.may_have_been_ours(forest, s);
-        let is_elusive = found.has_lost || is_blurred || forest.died.iter().any(may_be_ours);
+        // What has just died under init may have left a child to it. What has been dead for
+        // longer has not, and when init reaps it is nobody's business here.
+        let abroad = |s: &Stat| {
+            self.is_adopted && s.session == self.leader && forest.reapers.contains(&s.ppid)
+        };
+        let mut died = forest.died.iter();
+        let is_elusive = found.has_lost || is_blurred || died.any(|s| may_be_ours(s) || abroad(s));
         let dead = forest.all.iter().filter(|s| !s.is_alive());
         let mut unreaped = dead.filter(|s| Some(s.pid) != forest.peeked);
         self.is_settled = !is_elusive && !unreaped.any(may_be_ours);
@@ -728,7 +833,7 @@ impl Tree {
     /// not see, and only of such: whoever lives has ancestors up to the main process or to one
     /// that was left to superd, and that one is seen alive or stays until superd reaps it.
     fn may_have_been_ours(&self, forest: &Forest, s: &Stat) -> bool {
-        let is_left = s.ppid == forest.own || (self.is_adopted && s.ppid == 1);
+        let is_left = s.ppid == forest.own;
         let is_others = forest.claimed.contains(&s.pid)
             || (s.session != self.leader && forest.claimed.contains(&s.session));
         self.main.is_some_and(|m| m.pid == s.pid) || (is_left && !is_others)
@@ -742,12 +847,13 @@ impl Tree {
         match forest.meet(s, then, |_| is_ours) {
             Some(now) if is_ours => found.add(s, now),
             Some(now) if now.is_alive() && !now.is_exiting => {}
-            _ => found.has_lost = true,
+            // Under init or a shell somebody dies all the time, and that says nothing.
+            _ => found.has_lost |= s.ppid == forest.own,
         }
     }
 
     fn may_be_orphan(&self, forest: &Forest, s: &Stat) -> bool {
-        let is_left = s.ppid == forest.own || (self.is_adopted && s.ppid == 1);
+        let is_left = s.ppid == forest.own || (self.is_adopted && forest.reapers.contains(&s.ppid));
         is_left && s.is_alive() && !forest.claimed.contains(&s.pid)
     }
 }

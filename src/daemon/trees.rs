@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::fcntl::Flock;
 
+use super::journal::{Place, Process};
 use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
 use super::tree::{Forest, Tree, Usage};
@@ -23,6 +24,7 @@ use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
 use crate::sys::klog::Klog;
 use crate::sys::pidfd::PidFd;
+use crate::sys::proc::Stat;
 use crate::sys::spawn::Child;
 use crate::sys::{errno_of, strerror};
 
@@ -48,6 +50,12 @@ pub struct Trees {
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
+    /// What the marks of all instances begin with: the run directory.
+    scope: String,
+    /// Marks of instances that are about to be started.
+    marks: BTreeMap<ServiceId, String>,
+    /// Is kept open by each child until it executes its program.
+    until_exec: Option<Flock<File>>,
     klog: Klog,
     /// Of commands that are over: their last processes are dying.
     ending: Vec<Tree>,
@@ -92,6 +100,9 @@ impl Trees {
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
+            scope: "run".to_owned(),
+            marks: BTreeMap::new(),
+            until_exec: None,
             klog: Klog::open(),
             ending: Vec::new(),
         }
@@ -103,6 +114,13 @@ impl Trees {
             _lock: lock,
             ..Trees::new(Some(root))
         }
+    }
+
+    /// What marks begin with, and a file that each child keeps open until it executes its
+    /// program.
+    pub fn belong_to(&mut self, scope: String, until_exec: Option<Flock<File>>) {
+        self.scope = scope;
+        self.until_exec = until_exec;
     }
 
     /// Whether services get cgroups.
@@ -123,14 +141,27 @@ impl Trees {
         }
     }
 
-    /// Starts the programs of new instances. Together, because what superd does between two
+    /// Chooses the mark of the next instance, so that it can be written down before there is
+    /// anything to be found by it.
+    pub fn mark(&mut self, service: ServiceId, name: &str) {
+        let cookie = self.base.new_cookie(&self.scope, name);
+        self.marks.insert(service, cookie);
+    }
+
+    /// Starts the programs of new instances, whose marks were chosen. Together, because what superd does between two
     /// forks costs more than it seems (`sys::spawn`).
     ///
     /// # Errors
     /// For each: stage, thing and cause.
     pub fn start_all(&mut self, wanted: Vec<Wanted<'_>>) -> Vec<Result<Child, SpawnError>> {
-        use std::os::fd::AsFd;
-        let cookies: Vec<String> = wanted.iter().map(|_| self.base.new_cookie()).collect();
+        let cookies: Vec<String> = wanted
+            .iter()
+            .map(|w| match self.marks.remove(&w.service) {
+                Some(cookie) => cookie,
+                None => self.base.new_cookie(&self.scope, w.name),
+            })
+            .collect();
+        let until_exec = self.until_exec.as_ref().map(|f| f.as_fd());
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let context = |(w, cookie)| -> (&Program, Context<'_>) {
             let (w, cookie): (&Wanted<'_>, &String) = (w, cookie);
@@ -145,6 +176,7 @@ impl Trees {
                 stderr: w.out.or(err),
                 is_pipe: w.out.is_some(),
                 notify_socket: w.notify,
+                until_exec,
                 cgroup: w.group.as_ref(),
             };
             (w.program, context)
@@ -190,7 +222,7 @@ impl Trees {
     ) -> Result<Child, SpawnError> {
         let group = self.group(&format!("{name}.command-{}", action.0))?;
         let group = group.map(|(group, _)| group);
-        let cookie = self.base.new_cookie();
+        let cookie = self.base.new_cookie(&self.scope, name);
         let context = Context {
             service: name,
             cookie: &cookie,
@@ -198,6 +230,7 @@ impl Trees {
             stderr: out,
             is_pipe: out.is_some(),
             notify_socket: None,
+            until_exec: self.until_exec.as_ref().map(|f| f.as_fd()),
             cgroup: group.as_ref(),
         };
         match spawn::run(program, argv, &self.base, &context) {
@@ -311,6 +344,11 @@ impl Trees {
             .is_some_and(|(t, f)| t.set_main(f, held))
     }
 
+    /// The start time of the main process, if it is known.
+    pub fn main_start(&self, service: ServiceId) -> Option<u64> {
+        self.live.get(&service)?.tree.known_start()
+    }
+
     /// The main process is a zombie: how many processes it leaves; none: it
     /// cannot be told yet.
     pub fn before_reap(&mut self, service: ServiceId, instance: Instance) -> Option<u32> {
@@ -362,6 +400,7 @@ impl Trees {
 
     /// The instance is over.
     pub fn release(&mut self, service: ServiceId, instance: Instance) {
+        self.marks.remove(&service);
         if self
             .live
             .get(&service)
@@ -424,6 +463,148 @@ impl Trees {
         }
     }
 
+    /// For the journal: where the instance is, or is about to be. `look`: its start time is
+    /// worth a look at /proc.
+    pub fn journal(&mut self, service: ServiceId, look: bool) -> Option<Place> {
+        if let Some(cookie) = self.marks.get(&service) {
+            let group = self.groups.get(&service);
+            return Some(Place {
+                main: None,
+                leader: 0,
+                cookie: cookie.clone(),
+                group: group.map(|g| g.path().to_owned()),
+                ports: Vec::new(),
+            });
+        }
+        let live = self.live.get_mut(&service)?;
+        Some(journal(&mut live.tree, &mut self.forest, look))
+    }
+
+    /// The same of a command.
+    pub fn journal_command(&mut self, action: ActionId) -> Option<Place> {
+        let tree = self.commands.get_mut(&action)?;
+        Some(journal(tree, &mut self.forest, true))
+    }
+
+    /// Who may have got the orphans of an earlier superd.
+    pub fn note_reapers(&mut self, pids: impl IntoIterator<Item = i32>) {
+        self.forest.note_reapers(pids);
+    }
+
+    /// Takes over an instance of an earlier superd. `unborn`: which process is the main one
+    /// was not written down. Its main process, held, if that is there; else only what it
+    /// left behind is the tree.
+    pub fn adopt(
+        &mut self,
+        service: ServiceId,
+        name: &str,
+        instance: Instance,
+        place: &Place,
+        main: Main,
+    ) -> Option<Adopted> {
+        let group = place.group.as_deref().and_then(Group::found);
+        if let Some(group) = &group {
+            let is_here = |r: &Root| r.holds(name, group);
+            if self.root.as_ref().is_some_and(is_here) {
+                self.groups.insert(service, group.clone());
+            }
+        }
+        let (tree, held) = self.tree_of(place, group, main);
+        let live = Live {
+            instance,
+            tree,
+            began: crate::sys::timer::monotonic() / 1_000_000_000,
+            // As far as they can be counted from here on.
+            oom_kills: oom_kills(place),
+        };
+        self.live.insert(service, live);
+        held
+    }
+
+    /// Takes over a command of an earlier superd; its process, held, if that is there. What
+    /// is left of one that is not is ended.
+    pub fn adopt_command(&mut self, action: ActionId, place: &Place) -> Option<PidFd> {
+        let group = place.group.as_deref().and_then(Group::found);
+        let (mut tree, main) = self.tree_of(place, group, Main::Noted);
+        let held = main.and_then(|main| main.held);
+        if held.is_none() {
+            tree.kill(&mut self.forest);
+            self.ending.push(tree);
+            return None;
+        }
+        self.commands.insert(action, tree);
+        held
+    }
+
+    fn tree_of(
+        &mut self,
+        place: &Place,
+        group: Option<Group>,
+        main: Main,
+    ) -> (Tree, Option<Adopted>) {
+        let forest = &mut self.forest;
+        let noted = place.main.filter(|_| main == Main::Noted);
+        let found = noted.and_then(|p| Some((hold(forest, p.pid, p.start)?, p.start.is_some())));
+        let known = found.as_ref().filter(|(_, sure)| *sure);
+        let main_of = known.map(|((_, stat), _)| (Pid(stat.pid), stat.start));
+        let leader = Pid(place.leader);
+        let mut tree = Tree::adopt(forest, main_of, leader, &place.cookie, group);
+        tree.recall_ports(place.ports.clone());
+        let found = match (found, main) {
+            (Some((found, true)), _) => Some(found),
+            // Its start time was not written down: it has to be one of the tree.
+            (Some((found, false)), _) if tree.holds(forest, Pid(found.1.pid)) => {
+                tree.put_main(forest, &found.1);
+                Some(found)
+            }
+            (_, Main::ToBeFound) => tree.find_leader(forest).and_then(|stat| {
+                let found = hold(forest, stat.pid, Some(stat.start))?;
+                tree.put_main(forest, &stat);
+                Some(found)
+            }),
+            (_, Main::Noted | Main::Gone) => None,
+        };
+        let main = found.map(|(held, stat)| Adopted {
+            pid: Pid(stat.pid),
+            held,
+        });
+        (tree, main)
+    }
+
+    /// Whether the main process of an instance runs. Only for one that cannot be held.
+    pub fn is_main_alive(&mut self, service: ServiceId) -> bool {
+        let Some(live) = self.live.get(&service) else {
+            return false;
+        };
+        let (main, start) = (live.tree.main(), live.tree.known_start());
+        main.is_some_and(|Pid(pid)| self.forest.alive(pid, start).is_some())
+    }
+
+    /// Processes with marks of this superd's run directory: service, mark, and their number.
+    /// For the case that an earlier superd could not write down what it had started.
+    pub fn marked(&mut self) -> BTreeMap<String, (String, u32)> {
+        let prefix = format!("{}:", self.scope);
+        let mut found: BTreeMap<String, (String, u32)> = BTreeMap::new();
+        for (_, rest) in self.forest.marked(prefix.as_bytes()) {
+            let Ok(rest) = String::from_utf8(rest) else {
+                continue;
+            };
+            let Some((name, _)) = rest.split_once(':') else {
+                continue;
+            };
+            let cookie = format!("{prefix}{rest}");
+            let one = found.entry(name.to_owned()).or_insert((cookie, 0));
+            one.1 += 1;
+        }
+        found
+    }
+
+    /// The group of this name that an earlier superd has left with processes in it.
+    pub fn populated_group(&self, name: &str) -> Option<Group> {
+        let group = self.root.as_ref()?.found(name)?;
+        group.populated().unwrap_or(false).then_some(group)
+    }
+
     /// The instance to whose tree a process belongs. What the process says of itself (its
     /// cgroup, its environment) leads to one tree, which is then looked at: the cost does
     /// not grow with the number of services, whoever sends notify messages.
@@ -459,6 +640,11 @@ impl Trees {
         self.live.iter().find(|(_, l)| is_it(l)).map(|(id, _)| *id)
     }
 
+    /// superd ends without its services: what it has just forked keeps the lock.
+    pub fn leave(&mut self) {
+        std::mem::forget(self.until_exec.take()); // dropping it would unlock it for all
+    }
+
     /// superd ends: nothing that came from its services stays behind.
     pub fn end(&mut self) {
         for tree in self.commands.values_mut() {
@@ -475,6 +661,64 @@ impl Trees {
         if let Some(root) = &self.root {
             root.clear().ok(); // a process that hangs in the kernel keeps it
         }
+    }
+}
+
+/// The main process of an adopted instance.
+#[derive(Debug)]
+pub struct Adopted {
+    /// Its number.
+    pub pid: Pid,
+    /// None where there are no pidfds (before Linux 5.3), or no descriptor is left.
+    pub held: Option<PidFd>,
+}
+
+/// Holds a process that was started then. The pidfd comes first: what is looked at then is
+/// what it holds. None: it does not run.
+fn hold(forest: &mut Forest, pid: i32, start: Option<u64>) -> Option<(Option<PidFd>, Stat)> {
+    let held = match PidFd::open(pid) {
+        Ok(held) => Some(held),
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return None,
+        Err(_) => None,
+    };
+    let stat = forest.alive(pid, start)?;
+    // Without a start time there is nothing to go by later.
+    if held.is_none() && start.is_none() {
+        return None;
+    }
+    let is_it = held.as_ref().is_none_or(|held| held.send(0).is_ok());
+    is_it.then_some((held, stat))
+}
+
+/// How the main process of an instance to be adopted is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Main {
+    /// By what was written down.
+    Noted,
+    /// It was not written down: who leads the others.
+    ToBeFound,
+    /// It had ended already.
+    Gone,
+}
+
+fn oom_kills(place: &Place) -> Option<u64> {
+    let group = place.group.as_deref().and_then(Group::found)?;
+    group.oom_kills()
+}
+
+fn journal(tree: &mut Tree, forest: &mut Forest, look: bool) -> Place {
+    let start = match look {
+        true => tree.main_start(forest),
+        false => None,
+    };
+    let mark = String::from_utf8_lossy(tree.mark()).into_owned();
+    let cookie = mark.split_once('=').map_or("", |(_, cookie)| cookie);
+    Place {
+        main: tree.main().map(|Pid(pid)| Process { pid, start }),
+        leader: tree.leader(),
+        cookie: cookie.to_owned(),
+        group: tree.group().map(|g| g.path().to_owned()),
+        ports: tree.noted_ports().to_vec(),
     }
 }
 

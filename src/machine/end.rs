@@ -5,12 +5,15 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::crash::{BY_SIGNAL, GO_DUMP};
 use super::event::{Check, Effect, ServiceId};
+use super::memory::LONGEST;
 use super::report::{Crash, EndReport, Exit, Happening, Origin, Stuck, Verdict};
 use super::service::{Context, Kill, Run};
 use super::signal::Signal;
-use super::spec::{Spec, To};
+use super::spec::{Schedule, Spec, To};
 use super::stop::{look_at, Poll, Stop};
 use super::time::Tick;
 
@@ -31,7 +34,7 @@ pub enum Swept {
     Clean,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 enum Phase {
     /// It is not known yet whether anything is left. KILL at this time, in case.
     Unsure {
@@ -49,7 +52,7 @@ enum Phase {
 }
 
 /// The end of one instance.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct End {
     /// What ran.
     pub run: Run,
@@ -59,6 +62,7 @@ pub struct End {
     crash: Option<Crash>,
     ended: Tick,
     phase: Phase,
+    #[serde(skip, default = "Poll::at_once")]
     poll: Poll,
     /// Processes that outlived the main one without having been KILLed.
     left: u32,
@@ -214,6 +218,42 @@ impl End {
                     .push(Effect::Check(id, self.run.instance, Check::Tree));
             }
             Phase::Ports(_) => {}
+        }
+    }
+
+    /// Whether it can be what [`End::begin`] and time have made.
+    pub fn is_sound(
+        &self,
+        schedule: &impl Fn(&Schedule) -> bool,
+        kill: &impl Fn(&Kill) -> bool,
+    ) -> bool {
+        let stop = self.stop.as_ref();
+        stop.is_none_or(|s| s.is_sound(schedule))
+            && match &self.phase {
+                Phase::Unsure { grace, .. } => *grace <= LONGEST,
+                Phase::Grace(..) | Phase::Ports(_) => true,
+                Phase::Kill(k) => kill(k),
+            }
+    }
+
+    /// Goes on after another superd: a TERM is not sent again, a KILL is.
+    pub fn resume(&mut self, id: ServiceId, left: Option<u32>, now: Tick, cx: &mut Context<'_>) {
+        self.alive = left.unwrap_or(0);
+        let instance = self.run.instance;
+        match self.phase {
+            Phase::Unsure { .. } | Phase::Grace(..) => {
+                self.poll = Poll::begin(now);
+                cx.effects.push(Effect::Check(id, instance, Check::Tree));
+            }
+            Phase::Kill(_) => {
+                self.poll = Poll::up_to(KILLED_POLL_LONGEST, now);
+                cx.effects.push(Effect::KillTree(id, instance));
+                cx.effects.push(Effect::Check(id, instance, Check::Tree));
+            }
+            Phase::Ports(_) => {
+                self.poll = Poll::begin(now);
+                cx.effects.push(Effect::Check(id, instance, Check::Ports));
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::memory::Memory;
 use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
 use super::spec::{Spec, To};
@@ -46,7 +47,8 @@ pub struct Ticket {
 }
 
 /// One command, HTTP request or drain, so that its end is not taken for that of another.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ActionId(pub u64);
 
 /// How an action went.
@@ -111,6 +113,9 @@ pub enum Event {
         /// Who asked.
         by: Origin,
     },
+    /// An earlier superd has left this. Comes before the first `Configure`, once for each of
+    /// its services; nothing is decided before that.
+    Adopt(Box<Adopted>),
     /// Somebody asks for something. Exactly one [`Effect::Reply`] follows when there
     /// is a ticket, unless the client goes away first.
     Request {
@@ -174,6 +179,33 @@ pub enum Event {
     Looked(ServiceId, Instance, Vec<Stuck>),
     /// A process that is nobody's main process was reaped: some tree got smaller.
     OrphanReaped,
+}
+
+/// A service as an earlier superd has left it, and what of it was found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Adopted {
+    /// Its number here.
+    pub service: ServiceId,
+    /// Its definition there.
+    pub spec: Rc<Spec>,
+    /// What that superd knew of it.
+    pub memory: Memory,
+    /// What is there.
+    pub found: Presence,
+}
+
+/// What is there of an instance that an earlier superd has started.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Presence {
+    /// Its main process runs, and is watched.
+    Running(Pid),
+    /// It does not.
+    Gone {
+        /// What it said, if that looks like a crash.
+        crash: Option<Crash>,
+        /// Processes of its tree that are alive, if that is known.
+        left: Option<u32>,
+    },
 }
 
 /// How a changed definition differs from the one before.
@@ -262,6 +294,32 @@ pub enum Effect {
     Publish(ServiceId, Happening),
     /// Everything is down and superd was asked to end.
     Finish,
+}
+
+impl Effect {
+    /// Whether what the machine knows must be written down before this is done: its loss
+    /// would be noticed, or doing it twice would be.
+    pub fn weighs(&self) -> bool {
+        match self {
+            Effect::Spawn(..)
+            | Effect::Signal(..)
+            | Effect::KillTree(..)
+            | Effect::Run(..)
+            | Effect::Http(..)
+            | Effect::Drain(..)
+            | Effect::EndAction(..)
+            | Effect::Release(..)
+            | Effect::Forget(_)
+            | Effect::Reply(..) => true,
+            Effect::Wake(..)
+            | Effect::NotePorts(..)
+            | Effect::WatchOutput(..)
+            | Effect::Check(..)
+            | Effect::Look(..)
+            | Effect::Publish(..)
+            | Effect::Finish => false,
+        }
+    }
 }
 
 /// The answer to a request.

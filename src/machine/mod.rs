@@ -9,6 +9,7 @@ mod cells;
 pub mod crash;
 pub mod end;
 pub mod event;
+pub mod memory;
 pub mod order;
 pub mod report;
 pub mod restart;
@@ -18,6 +19,8 @@ pub mod service;
 pub mod signal;
 pub mod spec;
 pub mod stop;
+#[cfg(test)]
+mod succession;
 pub mod supervisor;
 #[cfg(test)]
 mod testing;

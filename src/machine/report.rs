@@ -434,6 +434,24 @@ pub enum Happening {
         /// Its main process.
         pid: Pid,
     },
+    /// An earlier superd has started it; this one has taken it over.
+    Adopted {
+        /// Which run.
+        instance: Instance,
+        /// Its main process.
+        pid: Pid,
+        /// How long it has run by then.
+        ran: Duration,
+    },
+    /// It ended while no superd was there.
+    GoneMeanwhile {
+        /// Which run.
+        instance: Instance,
+        /// What was its main process.
+        pid: Option<Pid>,
+        /// Processes that it left behind.
+        left: u32,
+    },
     /// A start did not succeed.
     StartFailed {
         /// Which run.

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::spec::{Policy, Restart};
 use super::time::Tick;
 
@@ -34,7 +36,7 @@ impl Rng {
 }
 
 /// What is remembered of earlier runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Record {
     /// Runs in a row that were not stable.
     failures: u32,

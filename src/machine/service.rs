@@ -35,6 +35,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::end::{End, Swept};
 use super::event::{
     ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
@@ -74,7 +76,7 @@ impl Context<'_> {
 }
 
 /// What the operator asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Want {
     /// It is to run.
     Up,
@@ -83,7 +85,7 @@ pub enum Want {
 }
 
 /// Why nothing runs.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Rest {
     /// It was never started, or it was stopped.
     Stopped,
@@ -94,7 +96,7 @@ pub enum Rest {
 }
 
 /// A running main process.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Run {
     /// Which run.
     pub instance: Instance,
@@ -112,10 +114,13 @@ pub struct Run {
     pub reloading: bool,
     /// The last MAINPID= that could not be followed, so that it is told once.
     pub refused: Option<Pid>,
+    /// An earlier superd has started it.
+    #[serde(default)]
+    pub adopted: bool,
 }
 
 impl Run {
-    fn new(instance: Instance, now: Tick) -> Run {
+    pub(super) fn new(instance: Instance, now: Tick) -> Run {
         Run {
             instance,
             pid: None,
@@ -125,12 +130,13 @@ impl Run {
             ready: Readiness::NotTold,
             reloading: false,
             refused: None,
+            adopted: false,
         }
     }
 }
 
 /// What a service has said of its readiness (sd_notify(3)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Readiness {
     /// It has sent no message at all.
     NotTold,
@@ -141,7 +147,7 @@ pub enum Readiness {
 }
 
 /// KILL was sent; the main process is not reaped yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Kill {
     /// When it was sent first.
     pub since: Tick,
@@ -173,7 +179,7 @@ impl Kill {
 }
 
 /// What is.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum State {
     /// Nothing runs.
     Down(Rest),
@@ -253,7 +259,7 @@ pub struct Moved {
 }
 
 /// A reload command that runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReloadRun {
     /// Its number.
     pub action: ActionId,
@@ -973,7 +979,7 @@ impl Service {
     }
 
     /// The main process is reaped: clear the rest of the tree away.
-    fn sweep(
+    pub(super) fn sweep(
         &mut self,
         exit: Exit,
         crash: Option<Crash>,

@@ -7,6 +7,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::ServiceId;
 use super::signal::Signal;
 
@@ -34,7 +36,7 @@ pub struct Spec {
 }
 
 /// How a service reads its configuration again.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Reload {
     /// Send this signal to the main process.
     Signal(Signal),
@@ -43,7 +45,7 @@ pub enum Reload {
 }
 
 /// The stop schedule: these steps in order, then KILL of whatever is left.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Schedule {
     /// At least one.
     pub steps: Vec<Step>,
@@ -72,7 +74,7 @@ impl Schedule {
 }
 
 /// One step of a stop.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Step {
     /// What is done at its beginning.
     pub action: Action,
@@ -85,7 +87,7 @@ pub struct Step {
 }
 
 /// What a step does.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Action {
     /// Send a signal.
     Signal(Signal, To),
@@ -110,7 +112,7 @@ impl fmt::Display for Action {
 }
 
 /// To which processes of an instance a signal goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum To {
     /// The main process.
     Main,
@@ -134,7 +136,7 @@ impl fmt::Display for To {
 }
 
 /// What ends a step before its time. That the service is gone ends every step.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Until {
     /// Nothing else.
     Gone,
@@ -153,7 +155,7 @@ pub enum Until {
 }
 
 /// An HTTP/1.1 request in the clear to a loopback or unix address.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Http {
     /// `POST`, `GET`, `PUT` ...
     pub method: String,
@@ -166,7 +168,7 @@ pub struct Http {
 }
 
 /// Where an [`Http`] step connects. Names are not resolved: a resolver would block.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum HttpAddress {
     /// An IP address and port.
     Tcp(std::net::SocketAddr),
@@ -184,7 +186,7 @@ impl fmt::Display for Http {
 }
 
 /// When a service is started again after it ended without being asked to.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Restart {
     /// After which exits.
     pub policy: Policy,
@@ -200,7 +202,7 @@ pub struct Restart {
 }
 
 /// After which exits a service is started again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Policy {
     /// After every exit.
     Always,
@@ -211,7 +213,7 @@ pub enum Policy {
 }
 
 /// More than `burst` exits `within` that time: try again only every `retry`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CrashLoop {
     /// Exits that are still taken calmly.
     pub burst: u32,

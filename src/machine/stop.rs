@@ -7,7 +7,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{ActionId, Check, Effect, Instance, Outcome, ServiceId};
+use super::memory;
 use super::report::{Happening, Origin, StepOutcome, StepReport, Stuck};
 use super::service::Context;
 use super::signal::Signal;
@@ -30,7 +33,7 @@ pub fn look_at(began: Tick, deadline: Tick) -> Tick {
 }
 
 /// A look that is repeated with growing pauses.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Poll {
     at: Tick,
     pause: Duration,
@@ -38,6 +41,11 @@ pub struct Poll {
 }
 
 impl Poll {
+    /// The first look is long due.
+    pub fn at_once() -> Poll {
+        Poll::begin(Tick(0))
+    }
+
     /// The first look is `POLL_FIRST` from now.
     pub fn begin(now: Tick) -> Poll {
         Poll::up_to(POLL_LONGEST, now)
@@ -70,7 +78,7 @@ impl Poll {
 
 /// Who asked for a stop, and when. Kept from the first request on, also while the stop
 /// has to wait for services that go down first.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Order {
     /// Who asked first.
     pub by: Origin,
@@ -95,7 +103,7 @@ impl Order {
 }
 
 /// What the present step is doing.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 enum Phase {
     /// The notify socket is read once more before anything is sent.
     Looking,
@@ -117,7 +125,7 @@ pub enum Course {
 }
 
 /// One stop under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Stop {
     /// Who asked.
     pub order: Order,
@@ -158,6 +166,7 @@ pub struct Stop {
     pub ports: Option<u32>,
     /// The step's action that still runs or may still report.
     action: Option<ActionId>,
+    #[serde(skip)]
     poll: Option<Poll>,
     /// What the command or request of the present step complained of.
     unhappy: Option<String>,
@@ -514,6 +523,48 @@ impl Stop {
                 }
                 Course::GoesOn
             }
+        }
+    }
+
+    /// The command or request of the present step.
+    pub fn action(&self) -> Option<ActionId> {
+        self.action
+    }
+
+    /// Whether it can be what [`Stop::begin`] and time have made.
+    pub fn is_sound(&self, schedule: &impl Fn(&Schedule) -> bool) -> bool {
+        schedule(&self.schedule)
+            && self.step <= self.schedule.steps.len()
+            && self.reached <= 1_000_000
+            && self.order.absorbed <= u32::MAX / 2
+    }
+
+    /// Goes on after another superd: what was done is not done again, what was only looked
+    /// at is looked at again.
+    pub fn resume(&mut self, scene: &mut Scene<'_, '_>) {
+        if self.reached == 0 && matches!(self.phase, Phase::Looking) {
+            scene.emit(Effect::NotePorts(scene.id, scene.instance));
+        }
+        match self.phase {
+            Phase::Looking | Phase::Doubting(_) => memory::look(Check::Notify, scene),
+            Phase::Settling(_) => {}
+            Phase::Acting => match self.current().map(|s| s.until.clone()) {
+                // What was never open does not close.
+                Some(Until::PortsClosed) if self.ports == Some(0) => {}
+                Some(Until::PortsClosed) => {
+                    self.poll = Some(Poll::begin(scene.now));
+                    memory::look(Check::Ports, scene);
+                }
+                Some(Until::DescendantsGone) => {
+                    self.poll = Some(Poll::begin(scene.now));
+                    memory::look(Check::Descendants, scene);
+                }
+                Some(Until::Log(text)) => {
+                    scene.emit(Effect::WatchOutput(scene.id, scene.instance, text));
+                }
+                Some(Until::Gone | Until::Stopping | Until::NoConnections | Until::ActionEnded)
+                | None => {}
+            },
         }
     }
 

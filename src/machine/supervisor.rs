@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::event::{
-    Answer, Change, Effect, Event, Instance, ServiceId, Target, Ticket, Verb, Wait,
+    Adopted, Answer, Change, Effect, Event, Instance, ServiceId, Target, Ticket, Verb, Wait,
 };
 use super::order::Order;
 use super::report::{Happening, Origin, Verdict};
@@ -26,6 +26,44 @@ pub enum Ending {
     WhenAsked,
     /// As soon as nothing runs and nothing is planned (wrap mode).
     WhenIdle,
+}
+
+/// The services, and which of them may have changed since somebody asked for that.
+#[derive(Debug, Default)]
+struct Services {
+    all: BTreeMap<ServiceId, Service>,
+    touched: BTreeSet<ServiceId>,
+}
+
+impl Services {
+    fn get_mut(&mut self, id: &ServiceId) -> Option<&mut Service> {
+        let found = self.all.get_mut(id)?;
+        self.touched.insert(*id);
+        Some(found)
+    }
+
+    fn values_mut(&mut self) -> impl Iterator<Item = &mut Service> {
+        self.touched.extend(self.all.keys());
+        self.all.values_mut()
+    }
+
+    fn insert(&mut self, id: ServiceId, service: Service) {
+        self.touched.insert(id);
+        self.all.insert(id, service);
+    }
+
+    fn remove(&mut self, id: &ServiceId) -> Option<Service> {
+        self.touched.insert(*id);
+        self.all.remove(id)
+    }
+}
+
+impl std::ops::Deref for Services {
+    type Target = BTreeMap<ServiceId, Service>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
 }
 
 /// superd's own end.
@@ -49,7 +87,7 @@ struct Group {
 /// The machine.
 #[derive(Debug)]
 pub struct Supervisor {
-    services: BTreeMap<ServiceId, Service>,
+    services: Services,
     order: Order,
     rng: Rng,
     actions: u64,
@@ -69,7 +107,7 @@ impl Supervisor {
     /// No services yet. `seed` is the only chance there is.
     pub fn new(seed: u64, ending: Ending) -> Supervisor {
         Supervisor {
-            services: BTreeMap::new(),
+            services: Services::default(),
             order: Order::default(),
             rng: Rng::new(seed),
             actions: 0,
@@ -81,6 +119,12 @@ impl Supervisor {
             deadlines: BTreeSet::new(),
             dirty: BTreeSet::new(),
         }
+    }
+
+    /// Commands and requests have numbers after this one. A number that no superd of this boot
+    /// has used: those of the last one may still run.
+    pub fn number_actions_after(&mut self, number: u64) {
+        self.actions = self.actions.max(number);
     }
 
     /// The longest that superd's own end may take before it KILLs; none: as long as the
@@ -126,6 +170,8 @@ impl Supervisor {
     /// Something happened, or somebody wants something.
     pub fn handle(&mut self, now: Tick, event: Event, effects: &mut Vec<Effect>) {
         match event {
+            // What is required may not be known yet: nothing is settled before `Configure`.
+            Event::Adopt(adopted) => return self.adopt(*adopted, now, effects),
             Event::Configure { changed, gone, by } => {
                 self.configure(changed, &gone, &by, now, effects);
             }
@@ -223,6 +269,17 @@ impl Supervisor {
         self.services.get(&id)
     }
 
+    /// The services that may have changed since this was asked last, those that are gone
+    /// among them.
+    pub fn take_touched(&mut self) -> BTreeSet<ServiceId> {
+        std::mem::take(&mut self.services.touched)
+    }
+
+    /// Whether [`Supervisor::take_touched`] has something.
+    pub fn is_touched(&self) -> bool {
+        !self.services.touched.is_empty()
+    }
+
     /// The order of starts.
     pub fn order(&self) -> &Order {
         &self.order
@@ -257,6 +314,29 @@ impl Supervisor {
         let known = requires.filter_map(|dep| self.services.get(dep));
         let unwanted = known.filter(|d| d.want == Want::Down);
         unwanted.map(|d| d.spec.name.clone()).collect()
+    }
+
+    /// What an earlier superd has left.
+    fn adopt(&mut self, adopted: Adopted, now: Tick, effects: &mut Vec<Effect>) {
+        let Adopted {
+            service: id,
+            spec,
+            memory,
+            found,
+        } = adopted;
+        let last = memory.actions().map(|a| a.0).max().unwrap_or(0);
+        self.actions = self.actions.max(last);
+        let mut service = Service::new(id, spec, now);
+        service.recall(memory);
+        let mut cx = Context {
+            effects,
+            rng: &mut self.rng,
+            actions: &mut self.actions,
+        };
+        // Nobody waits yet, and everybody is looked at with `Configure`.
+        service.resume(found, now, &mut cx);
+        self.services.insert(id, service);
+        self.list_deadline(id);
     }
 
     // ---- facts -------------------------------------------------------------

@@ -165,6 +165,16 @@ impl Root {
         }
     }
 
+    /// The group of this name, if it is there. Nobody is to be born in it.
+    pub fn found(&self, name: &str) -> Option<Group> {
+        Group::found(&self.dir.join(format!("{}.service", escape(name))))
+    }
+
+    /// Whether this is its group of this name.
+    pub fn holds(&self, name: &str, group: &Group) -> bool {
+        *group.dir == *self.dir.join(format!("{}.service", escape(name)))
+    }
+
     /// Removes the directory if no group is left in it.
     pub fn remove(&self) -> io::Result<()> {
         fs::remove_dir(&self.dir)
@@ -215,6 +225,17 @@ impl Group {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.dir
+    }
+
+    /// A group that an earlier superd has made, wherever; none if it is not there. Nobody is
+    /// to be born in it.
+    pub fn found(dir: &Path) -> Option<Group> {
+        let is_ours = dir.extension().is_some_and(|e| e == "service");
+        (is_ours && dir.is_absolute() && dir.join("cgroup.procs").exists()).then(|| Group {
+            dir: dir.into(),
+            has_kill: dir.join("cgroup.kill").exists(),
+            fresh: Rc::new(Cell::new(false)),
+        })
     }
 
     /// The directory, for clone3(2).

@@ -51,7 +51,9 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
         nix::unistd::write(procs, b"0").map_err(at(Step::Cgroup))?;
     }
     stdio(prepared).map_err(SpawnFault::io(Step::Stdio))?;
-    close_others(ends.report.as_raw_fd());
+    let report = ends.report.as_raw_fd();
+    let lock = plan.until_exec.map_or(report, |fd| fd.as_raw_fd());
+    close_others(&[report.min(lock), report.max(lock)]);
     let identity = Identity::look_up(prepared)?;
     if let Some(nice) = plan.nice {
         // SAFETY: setpriority(2) takes three numbers; 0 is ourselves.
@@ -182,12 +184,18 @@ fn dup2(from: RawFd, to: RawFd) -> io::Result<()> {
     }
 }
 
-/// Closes every descriptor from 3 on except this one. procd's scripts leave number 1000
-/// open; a lock that lives on in a server blocks every init script after it.
-fn close_others(keep: RawFd) {
-    let keep = keep as u32; // above 2, see status_pipe()
-    let below = keep == 3 || close_range(3, keep - 1);
-    if below && close_range(keep + 1, u32::MAX) {
+/// Closes every descriptor from 3 on except these, in ascending order. procd's scripts leave
+/// number 1000 open; a lock that lives on in a server blocks every init script after it.
+fn close_others(keep: &[RawFd]) {
+    // Above 2, see status_pipe().
+    let kept = || keep.iter().map(|fd| fd.unsigned_abs());
+    let mut from = 3;
+    let mut done = true;
+    for fd in kept() {
+        done = done && (fd <= from || close_range(from, fd - 1));
+        from = from.max(fd + 1);
+    }
+    if done && close_range(from, u32::MAX) {
         return;
     }
     // Before Linux 5.9. The numbers first: closing while reading would skip some.
@@ -200,7 +208,8 @@ fn close_others(keep: RawFd) {
             (3..u32::try_from(limit.clamp(65_536, 1 << 20)).unwrap_or(65_536)).collect()
         }
     };
-    for fd in listed.into_iter().filter(|fd| *fd > 2 && *fd != keep) {
+    let is_kept = |fd: &u32| kept().any(|k| k == *fd);
+    for fd in listed.into_iter().filter(|fd| *fd > 2 && !is_kept(fd)) {
         // SAFETY: in the child nothing else uses superd's descriptors; EBADF is fine.
         unsafe { libc::close(fd as RawFd) };
     }

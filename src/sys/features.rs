@@ -32,7 +32,7 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
         feature(
             "pidfd_open (Linux 5.3)",
             pidfd,
-            "compares start times before each signal",
+            "compares start times before each signal; looks twice a second whether an adopted process is there",
         ),
         feature(
             "pidfd_getfd (5.6)",

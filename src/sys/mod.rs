@@ -28,6 +28,7 @@
 //! | `signals.rs` | `siginfo_t::si_pid`, `si_uid` | the signal was sent by a process |
 //! | `signals.rs` | `sigaction` | valid or null pointers |
 //! | `signals.rs` | `rt_sigaction` | room for any kernel's sigaction |
+//! | `memory.rs` | `madvise`, `malloc_trim` | stack below all that is in use |
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
 //! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
 //! | `timer.rs` | `localtime_r` | valid pointers |
@@ -41,6 +42,7 @@ pub mod features;
 pub mod kill;
 pub mod klog;
 pub mod limits;
+pub mod memory;
 pub mod peer;
 pub mod pidfd;
 pub mod proc;

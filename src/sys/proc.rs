@@ -10,6 +10,8 @@ use std::io::{self, BufRead, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// What superd wants of `/proc/PID/stat` (proc_pid_stat(5)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stat {
@@ -238,6 +240,42 @@ impl<'a> Search<'a> {
     }
 }
 
+/// One process, when none is looked at often.
+pub fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&read_capped(&format!("/proc/{pid}/stat"), 4096).ok()?)
+}
+
+/// How a zombie ended, as the status word of wait(2) says it. None: it is not one, or it may
+/// not be looked at (proc_pid_stat(5), field 52).
+pub fn zombie_status(pid: i32, start: u64) -> Option<i32> {
+    let line = read_capped(&format!("/proc/{pid}/stat"), 4096).ok()?;
+    let stat = parse_stat(&line)?;
+    if stat.start != start || stat.is_alive() {
+        return None;
+    }
+    number(line.trim_ascii_end().rsplit(|b| *b == b' ').next()?)
+}
+
+/// The value of a variable in the environment that a process was started with.
+pub fn variable(pid: i32, name: &[u8]) -> Option<Vec<u8>> {
+    // execve(2) takes at most 6 MiB.
+    let text = read_capped(&format!("/proc/{pid}/environ"), 6 << 20).ok()?;
+    text.split(|b| *b == 0)
+        .find_map(|v| v.strip_prefix(name)?.strip_prefix(b"="))
+        .map(<[u8]>::to_vec)
+}
+
+/// The pids of superd's parent, of that one's parent, and so on.
+pub fn ancestors() -> Vec<i32> {
+    let mut found = Vec::new();
+    let mut pid = nix::unistd::getppid().as_raw();
+    while pid > 1 && found.len() < 64 {
+        found.push(pid);
+        pid = stat(pid).map_or(0, |s| s.ppid);
+    }
+    found
+}
+
 /// The command name of a process, with what cannot be shown replaced; empty when it is gone.
 pub fn comm(pid: i32) -> String {
     let text = read_capped(&format!("/proc/{pid}/comm"), 256).unwrap_or_default();
@@ -270,7 +308,8 @@ pub fn resident_kib(pid: i32) -> u64 {
     pages.saturating_mul(page_size() / 1024)
 }
 
-fn page_size() -> u64 {
+/// Bytes of a page.
+pub(super) fn page_size() -> u64 {
     // SAFETY: sysconf(3) takes a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(size).unwrap_or(4096)
@@ -313,7 +352,7 @@ pub fn network_of(pid: &str) -> Option<PathBuf> {
 }
 
 /// Transport of a listening socket.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Transport {
     /// TCP, over IPv4 or IPv6.
     Tcp,
@@ -322,7 +361,7 @@ pub enum Transport {
 }
 
 /// A socket that takes what comes in: TCP in state LISTEN, UDP bound and not connected.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Listener {
     /// TCP or UDP.
     pub transport: Transport,

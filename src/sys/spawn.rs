@@ -152,6 +152,9 @@ pub struct Plan<'a> {
     /// Both are a pipe of superd's, which is given to `user`: else it could not be opened as
     /// /dev/stdout or /dev/stderr.
     pub give_output: bool,
+    /// Stays open until execve(2), and is closed by that: a lock which tells that a start is
+    /// under way.
+    pub until_exec: Option<BorrowedFd<'a>>,
     /// The cgroup it is to live in.
     pub cgroup: Option<&'a Group>,
     /// Files created get no more than this takes away.
@@ -187,6 +190,7 @@ impl Plan<'_> {
             stdout: None,
             stderr: None,
             give_output: false,
+            until_exec: None,
             cgroup: None,
             umask: 0o022,
             limits: Vec::new(),

@@ -202,6 +202,11 @@ fn runs_without_a_run_dir(name: &str, mount: &str, complaint: &str) {
     let log = s.place.log();
     let lines: Vec<&str> = log.lines().filter(|l| l.contains("socket")).collect();
     assert!(lines.iter().any(|l| l.contains(complaint)), "{log}");
+    for what in ["the journal cannot be written", "web.out", "/starting: "] {
+        let said = log.lines().filter(|l| l.contains(what));
+        let said: Vec<&str> = said.filter(|l| l.contains(complaint)).collect();
+        assert_eq!(said.len(), 1, "{what}: {log}");
+    }
     s.signal(libc::SIGHUP);
     s.signal(libc::SIGTERM);
     assert_eq!(s.wait().code(), Some(0));

@@ -388,6 +388,12 @@ impl Place {
         }
     }
 
+    /// Starts a superd where there was one before, and waits until it answers.
+    pub fn resume(self) -> Superd {
+        let command = self.command(&self.superd_args());
+        Superd::launch(self, command)
+    }
+
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -734,6 +740,32 @@ impl Superd {
         self.wait();
     }
 
+    /// Kills superd; its services stay, and so does the place.
+    pub fn abandon(mut self) -> Place {
+        self.kill();
+        std::mem::replace(&mut self.place, Place::new())
+    }
+
+    /// A tracer has killed it and waited for it.
+    pub fn killed(mut self) -> Place {
+        use std::os::unix::process::ExitStatusExt;
+        self.ended = Some(ExitStatus::from_raw(libc::SIGKILL));
+        self.orderly = false;
+        std::mem::replace(&mut self.place, Place::new())
+    }
+
+    /// It has been told to end without its services, and does.
+    pub fn ended(mut self) -> Place {
+        self.orderly = false;
+        assert_eq!(self.wait().code(), Some(0), "superd's own exit status");
+        std::mem::replace(&mut self.place, Place::new())
+    }
+
+    /// Kills superd and starts another one in its place.
+    pub fn succeed(self) -> Superd {
+        self.abandon().resume()
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         if let Some(status) = self.ended {
@@ -1018,6 +1050,11 @@ pub fn kill(pid: i32, signal: i32) {
     assert!(pid > 1);
     // SAFETY: kill(2) touches no memory. The pid is a process of this test's.
     unsafe { libc::kill(pid, signal) };
+}
+
+/// Whether it runs: not gone, and no zombie.
+pub fn alive(pid: i32) -> bool {
+    status_field(pid, "State").is_some_and(|s| !s.starts_with(['Z', 'X']))
 }
 
 /// A process that cannot be mistaken for a later one of the same number.

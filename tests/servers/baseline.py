@@ -474,8 +474,8 @@ def go2rtc_round(directory, options, _chance):
 RECIPES = {
     "caddy": (caddy_round, 30, 10, "panicked", {}),
     "nats": (nats_round, 50, 5, "panicked", {}),
-    "quic": (quic_round, 20, 20, "panicked", {}),
-    "quic-cut": (quic_cut_round, 20, 20, "cut the request", {}),
+    "quic": (quic_round, 20, 15, "panicked", {}),
+    "quic-cut": (quic_cut_round, 20, 15, "cut the request", {}),
     "air": (air_round, 40, 6, "panicked, hung or left the application", {"application left": 3}),
     "go2rtc": (go2rtc_round, 10, 10, "left the child", {}),
 }

@@ -9,10 +9,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::{
-    Change, Check, Effect, Event, Found, Instance, Notice, ServiceId, Target, Ticket, Verb, Wait,
+    Adopted, Change, Check, Effect, Event, Found, Instance, Notice, Presence, ServiceId, Target,
+    Ticket, Verb, Wait,
 };
+use superd::machine::memory::Memory;
 use superd::machine::report::Origin;
-use superd::machine::service::State;
+use superd::machine::service::{Service, State};
 use superd::machine::signal::Signal;
 use superd::machine::spec::Spec;
 use superd::machine::supervisor::{Ending, Supervisor};
@@ -22,7 +24,7 @@ use crate::dice::Dice;
 use crate::draw;
 use crate::judge::{require, Broken, Judge};
 use crate::tamper::Tamper;
-use crate::world::World;
+use crate::world::{Child, Life, World};
 
 /// Lines kept for the report of a failure.
 const KEPT: usize = 40;
@@ -362,6 +364,67 @@ impl Sim {
         })
     }
 
+    /// superd is killed between two turns; the next one goes on from what it has written.
+    fn succeed(&mut self) -> Result<(), Broken> {
+        // A successor waits until no start is half done.
+        let forking = |c: &Child| matches!(c.stage, Life::Forking | Life::Forked);
+        if self.judge.shutdown || self.world.children.values().any(forking) {
+            return Ok(());
+        }
+        self.note(|| "** superd is killed".to_owned());
+        let gone = Event::ClientGone(self.client);
+        self.judge.hear(self.now, &gone);
+        self.client += 1;
+        let left: Vec<Adopted> = self.machine.services().map(|s| self.left_of(s)).collect();
+        let leaving = self.machine.services().filter(|s| s.gone).map(|s| s.id);
+        let gone = leaving.collect();
+        self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
+        self.machine.set_shutdown_deadline(self.within);
+        self.machine.number_actions_after(self.steps << 32);
+        let mut effects = Vec::new();
+        for adopted in left {
+            let event = Event::Adopt(Box::new(adopted));
+            self.judge.hear(self.now, &event);
+            self.machine.handle(self.now, event, &mut effects);
+        }
+        let (changed, by) = (Vec::new(), Origin::Config);
+        let event = Event::Configure { changed, gone, by };
+        self.judge.hear(self.now, &event);
+        self.machine.handle(self.now, event, &mut effects);
+        let mut events = VecDeque::new();
+        self.perform(effects, &mut events)?;
+        for event in events {
+            self.deliver(event)?;
+        }
+        self.time()
+    }
+
+    /// What is written down of a service, and what is there of it.
+    fn left_of(&self, service: &Service) -> Adopted {
+        let child = self.world.children.get(&(service.id, service.instance));
+        let runs = |c: &&Child| matches!(c.stage, Life::Forked | Life::Running);
+        let found = match (child.filter(runs), service.pid()) {
+            (Some(_), Some(pid)) => Presence::Running(pid),
+            _ => Presence::Gone {
+                crash: None,
+                left: Some(child.map_or(0, Child::orphans_alive)),
+            },
+        };
+        let Ok(text) = serde_json::to_string(&Memory::of(service)) else {
+            panic!("a memory cannot be written");
+        };
+        let Ok(memory) = serde_json::from_str::<Memory>(&text) else {
+            panic!("a memory cannot be read: {text}");
+        };
+        assert_eq!(memory.fault(&service.spec), None, "{text}");
+        Adopted {
+            service: service.id,
+            spec: service.spec.clone(),
+            memory,
+            found,
+        }
+    }
+
     fn stimulate(&mut self) -> Result<(), Broken> {
         match self.dice.below(60) {
             0 => {
@@ -374,6 +437,7 @@ impl Sim {
             5 if self.judge.shutdown => self.shut_down(true),
             6 => self.turn(Event::OrphanReaped),
             7 => self.stale(),
+            8 => self.succeed(),
             _ => self.ask(),
         }
     }

@@ -107,6 +107,8 @@ struct Live {
     /// Somebody has said `--now`.
     may_force: bool,
     killed_at: Option<Tick>,
+    /// Another superd has taken it over then.
+    adopted_at: Option<Tick>,
     term_to_leftovers: bool,
     actions: BTreeSet<ActionId>,
 }
@@ -172,6 +174,12 @@ impl Judge {
     pub fn hear(&mut self, now: Tick, event: &Event) {
         self.asked = None;
         match event {
+            Event::Adopt(adopted) => {
+                let live = self.services.get_mut(&adopted.service);
+                if let Some(live) = live.and_then(|s| s.live.as_mut()) {
+                    live.adopted_at = Some(now);
+                }
+            }
             Event::Configure { changed, gone, .. } => {
                 for (id, spec, change) in changed {
                     self.define(*id, spec, *change);
@@ -484,6 +492,7 @@ impl Judge {
             forced: false,
             may_force: false,
             killed_at: None,
+            adopted_at: None,
             term_to_leftovers: false,
             actions: BTreeSet::new(),
         });
@@ -674,9 +683,15 @@ impl Judge {
         )?;
         let since = live.killed_at.map(|at| now - at);
         // The rest of the tree gets one more at the moment the main process is gone.
-        let again = since.is_none_or(|d| d >= KILL_AGAIN) || live.exited == Some(now);
+        // And a superd that begins does not know whether it was sent.
+        let again = since.is_none_or(|d| d >= KILL_AGAIN)
+            || live.exited == Some(now)
+            || live.adopted_at == Some(now);
         require(again, "KILL is not hammered", text)?;
-        let first = live.killed_at.replace(now).is_none();
+        let first = live.killed_at.is_none();
+        if first || live.adopted_at != Some(now) {
+            live.killed_at = Some(now);
+        }
         if !first || live.may_force || all {
             return Ok(());
         }

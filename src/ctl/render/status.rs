@@ -50,6 +50,9 @@ fn remarks(s: &Status) -> String {
     if let Some(stop) = &s.stop {
         parts.push(step(stop));
     }
+    if s.adopted {
+        parts.push("adopted".to_owned());
+    }
     if !s.waiting_on.is_empty() {
         parts.push(format!(
             "waits for {}",
@@ -81,7 +84,8 @@ pub fn one(s: &Status, style: Style) -> String {
         writeln!(out, "  {name:<13} {}", style.line(text)).ok(); // a String takes everything
     };
     if let Some(pid) = s.pid {
-        row("main process", &pid.to_string());
+        let adopted = if s.adopted { ", adopted" } else { "" };
+        row("main process", &format!("{pid}{adopted}"));
     }
     if s.pid.is_some() || s.processes > 0 {
         row("processes", &s.processes.to_string());

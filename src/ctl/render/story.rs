@@ -167,6 +167,18 @@ fn happening(what: &Happening) -> String {
             by => format!("starting, run number {}, asked by {by}", instance.0),
         },
         Happening::Up { pid, .. } => format!("up, pid {}", pid.0),
+        Happening::Adopted { pid, ran, .. } => {
+            format!(
+                "adopted from an earlier superd, pid {}, has run for {}",
+                pid.0,
+                Span(*ran)
+            )
+        }
+        Happening::GoneMeanwhile { left: 0, .. } => "ended while no superd was there".to_owned(),
+        Happening::GoneMeanwhile { left, .. } => {
+            let left = count(*left, "process", "processes");
+            format!("ended while no superd was there, {left} left behind")
+        }
         Happening::StartFailed { error, .. } => format!("could not be started: {error}"),
         Happening::Stopping { by, longest, .. } => {
             format!("stopping, at most {}, asked by {by}", Span(*longest))

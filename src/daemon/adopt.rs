@@ -1,0 +1,444 @@
+//! What outlives superd, from both ends: this superd writes the journal, the next one goes
+//! on from it.
+//!
+//! Nobody is taken for an instance because a journal says so. The pidfd is opened, then the
+//! start time is compared; from then on the pidfd is watched, because what another superd
+//! has started is no child of ours. What was being started and has no number yet is found
+//! by its cgroup or its mark. What is not there is told to the machine as gone, and its
+//! policy decides.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::Interest;
+use syslog::Severity;
+
+use super::journal::{self, Entry, Found, Head, Item, Journal, Left, Place, Running};
+use super::reactor::{Followed, Reactor, Role};
+use super::rundir::plain;
+use super::token::Source;
+use super::trees::Main;
+use crate::config::model::{Output, ServiceDef};
+use crate::machine::event::{
+    ActionId, Adopted, Event, Instance, Outcome, Pid, Presence, ServiceId,
+};
+use crate::machine::memory::Memory;
+use crate::machine::report::Exit;
+use crate::machine::service::State;
+use crate::sys::pidfd::PidFd;
+
+/// What is not urgent is written down within this time.
+const WRITE_WITHIN: Duration = Duration::from_millis(50);
+
+/// Between two looks at an adopted process where there are no pidfds.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Tokens of adopted commands; those of main processes are the numbers of services.
+const COMMAND: u32 = 0x0800_0000;
+
+/// A command of an earlier superd that still runs.
+pub(super) struct AdoptedCommand {
+    service: ServiceId,
+    instance: Instance,
+    action: ActionId,
+    program: String,
+    held: PidFd,
+}
+
+impl Reactor {
+    // ---- for the next superd -------------------------------------------------
+
+    /// The end of a turn: what happened is written down. While programs are on their way to
+    /// be executed that can wait: with its mark each of them is found.
+    pub(super) fn remember_soon(&mut self) {
+        let is_unsaved = self.journal.as_ref().is_some_and(Journal::is_unsaved);
+        if !self.machine.is_touched() && !is_unsaved {
+            return;
+        }
+        let now = self.now();
+        let due = *self.remember_at.get_or_insert(now + WRITE_WITHIN);
+        if self.starts.is_empty() || due <= now || self.journal.is_none() {
+            self.remember();
+        }
+    }
+
+    /// Writes down what has changed.
+    pub(super) fn remember(&mut self) {
+        self.remember_at = None;
+        let Some(journal) = &mut self.journal else {
+            self.machine.take_touched(); // nobody wants to know
+            return;
+        };
+        if !self.machine.is_touched() && !journal.is_unsaved() {
+            return;
+        }
+        let mut ids = self.machine.take_touched();
+        ids.extend(journal.take_unsaved());
+        let all = journal.wants_all();
+        if all {
+            ids = self.machine.services().map(|s| s.id).collect();
+        }
+        let mut commands = self.commands_of(&ids);
+        let entries: Vec<(ServiceId, Entry)> = ids
+            .iter()
+            .filter_map(|id| {
+                let commands = commands.remove(id).unwrap_or_default();
+                Some((*id, self.entry(*id, commands)?))
+            })
+            .collect();
+        let registry = &self.registry;
+        let items = entries.into_iter().filter_map(|(id, entry)| {
+            Some(Item {
+                id,
+                def: registry.def(id)?,
+                entry,
+            })
+        });
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        if let Some(why) = journal.write(items, all) {
+            let text = format!(
+                "the journal cannot be written: {why}; if superd is killed now, the next one \
+                 finds services by cgroup or mark only, and knows of no stop under way"
+            );
+            self.say(Severity::LOG_ERR, &text);
+        }
+    }
+
+    fn entry(&mut self, id: ServiceId, commands: Vec<Running>) -> Option<Entry> {
+        let service = self.machine.service(id)?;
+        // Of one that is just being started it can be read later as well.
+        let look = !matches!(service.state, State::Starting(_));
+        Some(Entry {
+            name: service.spec.name.to_string(),
+            memory: Memory::of(service),
+            place: self.trees.journal(id, look),
+            commands,
+        })
+    }
+
+    fn commands_of(&mut self, ids: &BTreeSet<ServiceId>) -> BTreeMap<ServiceId, Vec<Running>> {
+        let mut found: BTreeMap<ServiceId, Vec<Running>> = BTreeMap::new();
+        let own = self.children.values().filter_map(|role| match role {
+            Role::Command(c, _) => Some((c.service, c.action, c.argv.first().cloned())),
+            Role::Main(..) => None,
+        });
+        let adopted = self.adopted_commands.values();
+        let adopted = adopted.map(|c| (c.service, c.action, Some(c.program.clone())));
+        for (service, action, program) in own.chain(adopted) {
+            if !ids.contains(&service) {
+                continue;
+            }
+            if let Some(place) = self.trees.journal_command(action) {
+                found.entry(service).or_default().push(Running {
+                    action,
+                    program: program.unwrap_or_default(),
+                    place,
+                });
+            }
+        }
+        found
+    }
+
+    /// The journal's part of [`Effect::Forget`].
+    pub(super) fn forget_in_journal(&mut self, id: ServiceId, name: &str) {
+        if let Some(journal) = &mut self.journal {
+            journal.forget(id, name);
+            journal.note(id); // so that it is written
+        }
+    }
+
+    /// Something about the service changed that the machine does not know.
+    pub(super) fn note_for_journal(&mut self, id: ServiceId) {
+        if let Some(journal) = &mut self.journal {
+            journal.note(id);
+        }
+    }
+
+    // ---- from the one before ---------------------------------------------------
+
+    /// Takes over what an earlier superd has left, before the configuration is.
+    pub(super) fn take_over(&mut self, configured: &BTreeMap<String, ServiceDef>) {
+        let Some(run_dir) = &self.run_dir else { return };
+        let stale = run_dir.is_stale();
+        let path = run_dir.file("journal");
+        let Some(head) = Head::of_this_process() else {
+            let text = "no journal is kept: /proc does not tell the boot id";
+            return self.say(Severity::LOG_WARNING, text);
+        };
+        let found = journal::read(&path, &head);
+        self.trees.note_reapers(head.reapers.iter().copied());
+        self.journal = Some(Journal::new(path.clone(), head));
+        let strangers = match found {
+            Found::Nothing => stale,
+            Found::Lost => true,
+            Found::Bad(why) => {
+                let (shown, aside) = (path.display(), journal::set_aside(&path));
+                let now = match aside {
+                    Ok(to) => format!("it is {} now", to.display()),
+                    Err(e) => format!("and cannot be renamed: {}", plain(&e)),
+                };
+                let text = format!("{shown} is not used: {why}; {now}");
+                self.say(Severity::LOG_ERR, &text);
+                true
+            }
+            Found::Left(left) => {
+                self.trees.note_reapers(left.reapers.iter().copied());
+                self.adopt_all(left);
+                false
+            }
+        };
+        if strangers {
+            self.adopt_strangers(configured);
+        }
+    }
+
+    fn adopt_all(&mut self, left: Left) {
+        let (defs, entries): (BTreeMap<_, _>, Vec<_>) = left
+            .services
+            .into_iter()
+            .map(|(name, (def, entry))| ((name, def), entry))
+            .unzip();
+        let outputs: BTreeMap<String, Output> = defs
+            .iter()
+            .map(|(name, def)| (name.clone(), def.program.output))
+            .collect();
+        let specs: BTreeMap<ServiceId, _> = self
+            .registry
+            .recall(defs)
+            .changed
+            .into_iter()
+            .map(|(id, spec, _)| (id, spec))
+            .collect();
+        let (mut adopted, mut gone) = (0, 0);
+        for entry in entries {
+            let Some(id) = self.registry.id(&entry.name) else {
+                continue;
+            };
+            let Some(spec) = specs.get(&id).cloned() else {
+                continue;
+            };
+            let output = outputs.get(&entry.name).copied().unwrap_or(Output::Null);
+            let found = self.find_instance(id, &entry, output);
+            if entry.memory.is_of_instance() {
+                match found {
+                    Presence::Running(_) => adopted += 1,
+                    Presence::Gone { .. } => gone += 1,
+                }
+            }
+            let (instance, memory) = (entry.memory.instance(), entry.memory);
+            let actions: Vec<ActionId> = memory.actions().collect();
+            self.feed(Event::Adopt(Box::new(Adopted {
+                service: id,
+                spec,
+                memory,
+                found,
+            })));
+            let alive = self.adopt_commands(id, instance, &entry.commands, &actions);
+            for action in actions.into_iter().filter(|a| !alive.contains(a)) {
+                let text = "it was under way when superd was killed; how it ended is not known";
+                self.resumed.push(Event::ActionEnded(
+                    id,
+                    instance,
+                    action,
+                    Outcome::Unhappy(text.to_owned()),
+                ));
+            }
+        }
+        let text = format!(
+            "going on from an earlier superd: {adopted} services adopted, {gone} gone meanwhile"
+        );
+        self.say(Severity::LOG_NOTICE, &text);
+    }
+
+    /// What is there of a service.
+    fn find_instance(&mut self, id: ServiceId, entry: &Entry, output: Output) -> Presence {
+        let gone = |crash, left| Presence::Gone { crash, left };
+        let instance = entry.memory.instance();
+        if !entry.memory.is_of_instance() {
+            return gone(None, Some(0));
+        }
+        self.open_output(id, &entry.name, output, instance);
+        let Some(place) = &entry.place else {
+            return gone(None, Some(0));
+        };
+        let main = match (entry.memory.is_unborn(), entry.memory.is_reaped()) {
+            (_, true) => Main::Gone,
+            (true, false) => Main::ToBeFound,
+            (false, false) => Main::Noted,
+        };
+        if let Some(pid) = self.hold_adopted(id, &entry.name, instance, place, main) {
+            return Presence::Running(pid);
+        }
+        self.drain_output(id);
+        let crash = self.logs.crash(id, Exit::Unknown, self.now());
+        gone(crash, self.trees.alive(id, instance))
+    }
+
+    /// The FIFO as it was left: what is in it is read on.
+    fn open_output(&mut self, id: ServiceId, name: &str, output: Output, instance: Instance) {
+        if let Output::Log | Output::Ring = output {
+            let name = name.into();
+            // The next start tries again and says why.
+            if self
+                .logs
+                .open(self.poll.registry(), id, &name, output)
+                .is_ok()
+            {
+                self.logs.begin(id, instance);
+            }
+        }
+    }
+
+    fn hold_adopted(
+        &mut self,
+        id: ServiceId,
+        name: &str,
+        instance: Instance,
+        place: &Place,
+        main: Main,
+    ) -> Option<Pid> {
+        let main = self.trees.adopt(id, name, instance, place, main)?;
+        let pid = main.pid;
+        let Some(held) = main.held else {
+            self.unheld.insert(id, instance);
+            self.look_at_unheld = Some(self.now() + LOOK_AGAIN);
+            return Some(pid);
+        };
+        let token = Source::Process(id.0).token();
+        // Without a place in the poll set its end would be noticed at the next stop only; it
+        // is registered once at the start, when there is room.
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&held.as_raw_fd()), token, Interest::READABLE)
+            .ok();
+        self.followed.insert(id, Followed { instance, held });
+        Some(pid)
+    }
+
+    /// Adopted main processes that cannot be held are looked at from time to time.
+    pub(super) fn look_at_unheld(&mut self) {
+        for (service, instance) in self.unheld.clone() {
+            let known = self.machine.service(service);
+            let runs = known.is_some_and(|s| s.is_current(instance) && s.run().is_some());
+            if runs && self.trees.is_main_alive(service) {
+                continue;
+            }
+            self.unheld.remove(&service);
+            if runs {
+                self.unheld_ended(service, instance);
+            }
+        }
+        let again = (!self.unheld.is_empty()).then(|| self.now() + LOOK_AGAIN);
+        self.look_at_unheld = again;
+    }
+
+    /// The commands that still run.
+    fn adopt_commands(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        commands: &[Running],
+        wanted: &[ActionId],
+    ) -> Vec<ActionId> {
+        let mut alive = Vec::new();
+        for command in commands {
+            let action = command.action;
+            let Some(held) = self.trees.adopt_command(action, &command.place) else {
+                continue;
+            };
+            if !wanted.contains(&action) {
+                // Its end was ordered already.
+                self.trees.kill_command(action);
+            }
+            alive.push(action);
+            let slot = COMMAND | (action.0 & u64::from(COMMAND - 1)) as u32;
+            let token = Source::Process(slot).token();
+            self.poll
+                .registry()
+                .register(&mut SourceFd(&held.as_raw_fd()), token, Interest::READABLE)
+                .ok(); // its step ends by its time limit
+            let command = AdoptedCommand {
+                service,
+                instance,
+                action,
+                program: command.program.clone(),
+                held,
+            };
+            self.adopted_commands.insert(slot, command);
+        }
+        alive
+    }
+
+    /// A pidfd says that its process has ended.
+    pub(super) fn process_ended(&mut self, index: u32) {
+        if index & COMMAND == 0 {
+            return self.followed_ended(ServiceId(index));
+        }
+        let has_ended = |c: &AdoptedCommand| c.held.has_ended();
+        if !self.adopted_commands.get(&index).is_some_and(has_ended) {
+            return;
+        }
+        let Some(command) = self.adopted_commands.remove(&index) else {
+            return;
+        };
+        let exit = self.exit_of_stranger(&command.held, None);
+        self.trees.command_over(command.action);
+        let outcome = match exit {
+            Exit::Code(0) => Outcome::Done,
+            exit => Outcome::Unhappy(format!("{}: {exit}", command.program)),
+        };
+        let AdoptedCommand {
+            service,
+            instance,
+            action,
+            ..
+        } = command;
+        self.feed(Event::ActionEnded(service, instance, action, outcome));
+    }
+
+    /// What was started by a superd that could not write it down: services that run are
+    /// adopted as they are.
+    fn adopt_strangers(&mut self, configured: &BTreeMap<String, ServiceDef>) {
+        let mut marked = self.trees.marked();
+        let mut entries = BTreeMap::new();
+        let now = self.now();
+        for (name, def) in configured {
+            let group = self.trees.populated_group(name);
+            let by_mark = marked.remove(name);
+            if group.is_none() && by_mark.is_none() {
+                continue;
+            }
+            let place = Place {
+                main: None,
+                leader: 0,
+                cookie: by_mark.map_or_else(String::new, |(cookie, _)| cookie),
+                group: group.map(|g| g.path().to_owned()),
+                ports: Vec::new(),
+            };
+            let entry = Entry {
+                name: name.clone(),
+                memory: Memory::of_stranger(now),
+                place: Some(place),
+                commands: Vec::new(),
+            };
+            entries.insert(name.clone(), (def.clone(), entry));
+        }
+        for (name, (_, n)) in marked {
+            let text = format!(
+                "{name}: {n} of its processes run, and it is neither configured nor in the \
+                 journal: they are left alone"
+            );
+            self.say(Severity::LOG_WARNING, &text);
+        }
+        if !entries.is_empty() {
+            self.adopt_all(Left {
+                reapers: Vec::new(),
+                services: entries,
+            });
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! The journal: what the next superd has to know if this one is killed.
+//!
+//! A file of JSON lines in the run directory. The first names version, boot and pid
+//! namespace; then come lines about one service each, and the last one about a service
+//! counts. It is written before an effect whose loss would matter (a start, a signal, an
+//! answer) and at the end of a turn, only about services that have changed, all in one
+//! write(2): what was not written whole has no end of line and is not read. When too much
+//! of it is old it is written anew and renamed. The run directory is a tmpfs or as good as
+//! one: nothing is synced, because nothing in here outlives a boot.
+//!
+//! What is read is a hint where to look and never a fact: who is alive, the kernel says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::rundir::plain;
+use crate::config::model::ServiceDef;
+use crate::machine::event::{ActionId, ServiceId};
+use crate::machine::memory::Memory;
+use crate::sys::proc::Listener;
+
+/// Of the format. Another one is not read.
+pub const VERSION: u32 = 1;
+/// A journal may be this long; nobody needs a thousandth of that.
+const CAP: u64 = 64 << 20;
+/// It is written anew when it is longer than this and mostly old.
+const SLACK: u64 = 256 * 1024;
+
+/// The first line.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Head {
+    /// [`VERSION`].
+    #[serde(rename = "superd-journal")]
+    pub version: u32,
+    /// `/proc/sys/kernel/random/boot_id`: times and pids are of this boot.
+    pub boot: String,
+    /// The pid namespace.
+    pub pids: String,
+    /// Who may get the orphans of this superd: its parent, that one's parent, and so on.
+    #[serde(default)]
+    pub reapers: Vec<i32>,
+}
+
+impl Head {
+    /// Of this superd. None where /proc does not tell.
+    pub fn of_this_process() -> Option<Head> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let pids = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        Some(Head {
+            version: VERSION,
+            boot: boot.trim().to_owned(),
+            pids: pids.display().to_string(),
+            reapers: crate::sys::proc::ancestors(),
+        })
+    }
+}
+
+/// Any other line.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Line {
+    /// How a service is defined.
+    Def(Box<ServiceDef>),
+    /// What is known of it.
+    Is(Box<Entry>),
+    /// There is no such service any more.
+    Forget(String),
+}
+
+/// A process by number and start time (ticks after boot, `/proc/PID/stat`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Process {
+    /// Its pid.
+    pub pid: i32,
+    /// When it started; none: not looked at yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
+}
+
+/// How the processes of an instance or a command are found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Place {
+    /// The main process, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<Process>,
+    /// The process group that it began.
+    #[serde(default)]
+    pub leader: i32,
+    /// The value of SUPERD_INSTANCE.
+    pub cookie: String,
+    /// The cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<PathBuf>,
+    /// Listening sockets that a stop has noted, with their network namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<(Option<PathBuf>, Listener)>,
+}
+
+/// A command under way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Running {
+    /// Its number.
+    pub action: ActionId,
+    /// What is executed.
+    pub program: String,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// What is known of a service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What the machine knows.
+    pub memory: Memory,
+    /// Where its instance is, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+    /// Its commands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<Running>,
+}
+
+/// What an earlier superd has left.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// Who may have got its orphans.
+    pub reapers: Vec<i32>,
+    /// Its services, by name.
+    pub services: BTreeMap<String, (ServiceDef, Entry)>,
+}
+
+/// What was found in the place of the journal.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing: no superd was there, or it ended in order.
+    Nothing,
+    /// A superd was there and could not write it.
+    Lost,
+    /// What an earlier superd has left.
+    Left(Left),
+    /// Something else, and what: it is not used.
+    Bad(String),
+}
+
+/// Reads a journal that this superd can go on from.
+pub fn read(path: &Path, head: &Head) -> Found {
+    let mut text = Vec::new();
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let got = file.and_then(|f| match f.metadata()?.is_file() {
+        true => f.take(CAP).read_to_end(&mut text),
+        false => Err(io::Error::other("not a regular file")),
+    });
+    match got {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+        Err(e) => return Found::Bad(plain(&e)),
+        Ok(0) => return Found::Lost,
+        Ok(_) => {}
+    }
+    match parse(&text, head) {
+        Ok(left) => Found::Left(left),
+        Err(why) => Found::Bad(why),
+    }
+}
+
+/// What the bytes of a journal say to the superd of this head.
+///
+/// # Errors
+/// Why they are not to be used.
+pub fn parse(text: &[u8], own: &Head) -> Result<Left, String> {
+    // A last line without its end was being written.
+    let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+    let mut lines = text
+        .get(..whole)
+        .unwrap_or_default()
+        .split(|b| *b == b'\n')
+        .filter(|l| !l.is_empty());
+    let Some(Ok(head)) = lines.next().map(serde_json::from_slice::<Head>) else {
+        return Err("it does not begin like a journal".to_owned());
+    };
+    if head.version != VERSION {
+        return Err(format!("it is of version {}, not {VERSION}", head.version));
+    }
+    if head.boot != own.boot {
+        return Err("it is of another boot".to_owned());
+    }
+    if head.pids != own.pids {
+        return Err("it is of another container".to_owned());
+    }
+    let mut defs = BTreeMap::new();
+    let mut entries = BTreeMap::new();
+    for (n, line) in lines.enumerate() {
+        let fail = |why: String| format!("line {}: {why}", n + 2);
+        match serde_json::from_slice(line).map_err(|e| fail(e.to_string()))? {
+            Line::Def(def) => drop(defs.insert(def.name.clone(), *def)),
+            Line::Is(entry) => drop(entries.insert(entry.name.clone(), *entry)),
+            Line::Forget(name) => {
+                defs.remove(&name);
+                entries.remove(&name);
+            }
+        }
+    }
+    let mut services = BTreeMap::new();
+    for (name, entry) in entries {
+        let fail = |why: &str| format!("service {name:?}: {why}");
+        crate::config::service_name(&name).map_err(&fail)?;
+        let Some(def) = defs.remove(&name) else {
+            return Err(fail("there is no definition"));
+        };
+        if let Some(what) = entry.memory.fault(&def.spec(|_| None)) {
+            return Err(fail(&format!("{what} cannot be so")));
+        }
+        services.insert(name, (def, entry));
+    }
+    Ok(Left {
+        reapers: head.reapers,
+        services,
+    })
+}
+
+/// Puts a journal that cannot be used out of the way, for people to look at.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let bad = path.with_extension("bad");
+    fs::rename(path, &bad)?;
+    Ok(bad)
+}
+
+/// What was last written about a service.
+#[derive(Clone, Copy, Default)]
+struct Written {
+    hash: u64,
+    size: u64,
+}
+
+/// The journal of this superd.
+pub struct Journal {
+    path: PathBuf,
+    head: Head,
+    /// None: nothing was written yet, or the last write failed.
+    file: Option<File>,
+    length: u64,
+    written: BTreeMap<ServiceId, Written>,
+    /// Services whose definition is to be written with them.
+    undefined: BTreeSet<ServiceId>,
+    /// Services that have changed without the machine's knowing.
+    unsaved: BTreeSet<ServiceId>,
+    buffer: Vec<u8>,
+    is_failing: bool,
+}
+
+/// A service to be written.
+pub struct Item<'a> {
+    /// Its number.
+    pub id: ServiceId,
+    /// Its definition.
+    pub def: &'a ServiceDef,
+    /// What is known of it.
+    pub entry: Entry,
+}
+
+impl Journal {
+    /// Nothing is written before the first [`Journal::write`].
+    pub fn new(path: PathBuf, head: Head) -> Journal {
+        Journal {
+            path,
+            head,
+            file: None,
+            length: 0,
+            written: BTreeMap::new(),
+            undefined: BTreeSet::new(),
+            unsaved: BTreeSet::new(),
+            buffer: Vec::new(),
+            is_failing: false,
+        }
+    }
+
+    /// The definition of this service is new.
+    pub fn redefine(&mut self, id: ServiceId) {
+        self.undefined.insert(id);
+        self.unsaved.insert(id);
+    }
+
+    /// Something of this service changed.
+    pub fn note(&mut self, id: ServiceId) {
+        self.unsaved.insert(id);
+    }
+
+    /// Whether something was noted.
+    pub fn is_unsaved(&self) -> bool {
+        !self.unsaved.is_empty()
+    }
+
+    /// What was noted.
+    pub fn take_unsaved(&mut self) -> BTreeSet<ServiceId> {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    /// Whether the next [`Journal::write`] needs all services: there is no file, or it is
+    /// mostly old.
+    pub fn wants_all(&self) -> bool {
+        let live: u64 = self.written.values().map(|w| w.size).sum();
+        self.file.is_none() || self.length > SLACK + 4 * live || !self.is_there()
+    }
+
+    /// Somebody may have removed it with its directory. Looked at when there is something
+    /// to write, which costs as much as the writing.
+    fn is_there(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let file = self.file.as_ref().and_then(|f| f.metadata().ok());
+        file.is_some_and(|m| m.nlink() > 0)
+    }
+
+    /// Forgets a service with the next write.
+    pub fn forget(&mut self, id: ServiceId, name: &str) {
+        self.undefined.remove(&id);
+        self.unsaved.remove(&id);
+        if self.written.remove(&id).is_some() {
+            let line = Line::Forget(name.to_owned());
+            self.push(&line);
+        }
+    }
+
+    fn push(&mut self, line: &impl Serialize) {
+        let from = self.buffer.len();
+        match serde_json::to_writer(&mut self.buffer, line) {
+            Ok(()) => self.buffer.push(b'\n'),
+            Err(_) => self.buffer.truncate(from), // a buffer takes everything
+        }
+    }
+
+    /// Writes what changed of these; `all`: they are all there are, and the file is made anew.
+    /// None: it is written, or there was nothing to write. Else, once, why it cannot be.
+    pub fn write<'a>(
+        &mut self,
+        items: impl Iterator<Item = Item<'a>>,
+        all: bool,
+    ) -> Option<String> {
+        if all {
+            self.buffer.clear();
+            self.written.clear();
+            let head = self.head.clone();
+            self.push(&head);
+        }
+        for item in items {
+            let (id, from) = (item.id, self.buffer.len());
+            let with_def = self.undefined.contains(&id) || !self.written.contains_key(&id);
+            if with_def {
+                #[derive(Serialize)]
+                #[serde(rename_all = "kebab-case")]
+                enum Def<'a> {
+                    Def(&'a ServiceDef),
+                }
+                self.push(&Def::Def(item.def));
+            }
+            let middle = self.buffer.len();
+            self.push(&Line::Is(Box::new(item.entry)));
+            let mut hasher = DefaultHasher::new();
+            hasher.write(self.buffer.get(middle..).unwrap_or_default());
+            let hash = hasher.finish();
+            let before = self.written.get(&id).copied().unwrap_or_default();
+            if !with_def && before.hash == hash {
+                self.buffer.truncate(from);
+                continue;
+            }
+            let size = (self.buffer.len() - from) as u64;
+            let size = if with_def { size } else { before.size };
+            self.written.insert(id, Written { hash, size });
+            self.undefined.remove(&id);
+        }
+        if self.buffer.is_empty() {
+            return None;
+        }
+        let done = match all {
+            true => self.begin(),
+            false => self.append(),
+        };
+        self.buffer.clear();
+        match done {
+            Ok(()) => {
+                self.is_failing = false;
+                None
+            }
+            Err(e) => {
+                // What is in there is old: the next superd must not believe it.
+                match self.file.take() {
+                    Some(file) => file.set_len(0).ok(),
+                    None => OpenOptions::new()
+                        .write(true)
+                        .truncate(true)
+                        .open(&self.path)
+                        .map(drop)
+                        .ok(),
+                };
+                let is_news = !std::mem::replace(&mut self.is_failing, true);
+                is_news.then(|| plain(&e))
+            }
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        let fresh = self.path.with_extension("new");
+        fs::remove_file(&fresh).ok(); // usually there is none
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&fresh)?;
+        let done = file
+            .write_all(&self.buffer)
+            .and_then(|()| fs::rename(&fresh, &self.path));
+        if done.is_err() {
+            fs::remove_file(&fresh).ok(); // it must not take space from the next try
+        }
+        done?;
+        self.file = Some(file);
+        self.length = self.buffer.len() as u64;
+        Ok(())
+    }
+
+    fn append(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        file.write_all(&self.buffer)?;
+        self.length += self.buffer.len() as u64;
+        Ok(())
+    }
+
+    /// Whether the next superd can go on from it.
+    pub fn is_good(&self) -> bool {
+        !self.is_failing
+    }
+
+    /// superd ends and nothing of it is left.
+    pub fn remove(&mut self) {
+        self.file = None;
+        fs::remove_file(&self.path).ok(); // there was none
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! What of a service outlives superd: written down by one superd ([`Memory::of`]), read by
+//! the next, which goes on from there ([`Event::Adopt`](super::event::Event::Adopt)).
+//!
+//! Times are of the monotonic clock, so a memory is worth something in the same boot only.
+//! What is written down before an order was carried out says that it was: a signal that
+//! was perhaps sent is not sent again.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{ActionId, Check, Effect, Instance, Presence};
+use super::report::{Exit, Happening, Origin, Verdict};
+use super::restart::Record;
+use super::service::{Context, Kill, Moved, ReloadRun, Rest, Service, State, Want};
+use super::spec::{Schedule, Spec};
+use super::stop::{Order, Scene};
+use super::time::Tick;
+
+/// No duration of a sound memory is longer.
+pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// No counter of a sound memory is higher.
+const HIGHEST: u32 = u32::MAX / 2;
+
+/// What one superd knew of a service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Memory {
+    want: Want,
+    state: State,
+    since: Tick,
+    instance: Instance,
+    cycle: bool,
+    order: Option<Order>,
+    start_by: Origin,
+    gone: bool,
+    restarts: u32,
+    record: Record,
+    last: Option<(Exit, Verdict)>,
+    says: String,
+    reload: Option<ReloadRun>,
+}
+
+impl Memory {
+    /// Of this service, as it is now.
+    pub fn of(service: &Service) -> Memory {
+        Memory {
+            want: service.want,
+            state: service.state.clone(),
+            since: service.since,
+            instance: service.instance,
+            cycle: service.cycle,
+            order: service.order.clone(),
+            start_by: service.start_by.clone(),
+            gone: service.gone,
+            restarts: service.restarts,
+            record: service.record.clone(),
+            last: service.last,
+            says: service.says.clone(),
+            reload: service.reload,
+        }
+    }
+
+    /// Of a service that runs, and of which nothing else is known.
+    pub fn of_stranger(now: Tick) -> Memory {
+        Memory {
+            want: Want::Up,
+            state: State::Up(super::service::Run::new(Instance(1), now)),
+            since: now,
+            instance: Instance(1),
+            cycle: false,
+            order: None,
+            start_by: Origin::Config,
+            gone: false,
+            restarts: 0,
+            record: Record::default(),
+            last: None,
+            says: String::new(),
+            reload: None,
+        }
+    }
+
+    /// The run it was about.
+    pub fn instance(&self) -> Instance {
+        self.instance
+    }
+
+    /// Whether there was an instance, or one was about to be.
+    pub fn is_of_instance(&self) -> bool {
+        match self.state {
+            State::Starting(_)
+            | State::Up(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_) => true,
+            State::Down(_) | State::Waiting | State::Backoff { .. } => false,
+        }
+    }
+
+    /// Whether a start had been ordered and no process was known yet.
+    pub fn is_unborn(&self) -> bool {
+        matches!(&self.state, State::Starting(run) | State::Up(run) if run.pid.is_none())
+    }
+
+    /// Whether its main process was known to have ended.
+    pub fn is_reaped(&self) -> bool {
+        matches!(self.state, State::Sweeping(_))
+    }
+
+    /// The commands and requests that were under way.
+    pub fn actions(&self) -> impl Iterator<Item = ActionId> + '_ {
+        let of_stop = match &self.state {
+            State::Stopping(_, stop) => stop.action(),
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Up(_)
+            | State::Killing(..)
+            | State::Sweeping(_)
+            | State::Backoff { .. } => None,
+        };
+        let of_reload = self.reload.map(|r| r.action);
+        of_stop.into_iter().chain(of_reload)
+    }
+
+    /// Why this cannot be what a superd has written; none: it can. What comes from outside
+    /// must not make sums overflow.
+    pub fn fault(&self, spec: &Spec) -> Option<&'static str> {
+        let sound = |s: &Schedule| {
+            s.steps.len() <= 1000
+                && s.leftover_grace <= LONGEST
+                && s.steps
+                    .iter()
+                    .all(|step| step.wait <= LONGEST && step.settle <= LONGEST)
+        };
+        let calm = |k: &Kill| k.pause <= LONGEST;
+        let rule = &spec.restart;
+        let crash_loop = rule.crash_loop.as_ref();
+        let spec_is_sound = sound(&spec.stop)
+            && rule.delay <= LONGEST
+            && rule.max_delay <= LONGEST
+            && rule.stable <= LONGEST
+            && crash_loop
+                .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
+        let state_is_sound = match &self.state {
+            State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_) => true,
+            State::Backoff { .. } => true,
+            State::Stopping(_, stop) => stop.is_sound(&sound),
+            State::Killing(_, stop, kill) => stop.is_sound(&sound) && calm(kill),
+            State::Sweeping(end) => end.is_sound(&sound, &calm),
+        };
+        let instance = match &self.state {
+            State::Starting(run)
+            | State::Up(run)
+            | State::Stopping(run, _)
+            | State::Killing(run, ..) => run.instance,
+            State::Sweeping(end) => end.run.instance,
+            State::Down(_) | State::Waiting | State::Backoff { .. } => self.instance,
+        };
+        if !spec_is_sound {
+            return Some("its definition");
+        }
+        if !state_is_sound {
+            return Some("its state");
+        }
+        let reload = self.reload.as_ref();
+        if reload.is_some_and(|r| r.wait > LONGEST) || self.actions().any(|a| a.0 > u64::MAX / 2) {
+            return Some("its commands");
+        }
+        (instance != self.instance).then_some("the number of its run")
+    }
+}
+
+impl Service {
+    /// Takes up what an earlier superd knew.
+    pub fn recall(&mut self, memory: Memory) {
+        self.want = memory.want;
+        self.state = memory.state;
+        self.since = memory.since;
+        self.instance = memory.instance;
+        self.cycle = memory.cycle;
+        self.order = memory.order;
+        self.start_by = memory.start_by;
+        self.restarts = memory.restarts;
+        self.record = memory.record;
+        self.last = memory.last;
+        self.says = memory.says;
+        self.reload = memory.reload;
+        if memory.gone {
+            // Whether it still is, the configuration that follows will say.
+            self.want = match self.spec.autostart {
+                true => Want::Up,
+                false => Want::Down,
+            };
+        }
+    }
+
+    /// Goes on from a state that was recalled, with what is found to be there.
+    pub fn resume(&mut self, found: Presence, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let id = self.id;
+        let instance = self.instance;
+        match (&mut self.state, found) {
+            (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => Moved::default(),
+            // It never came into being.
+            (State::Starting(run), Presence::Gone { left: Some(0), .. }) if run.pid.is_none() => {
+                cx.effects.push(Effect::Release(id, instance));
+                match self.want {
+                    Want::Up => self.enter(State::Waiting, now),
+                    Want::Down => self.enter(State::Down(Rest::Stopped), now),
+                }
+            }
+            (State::Starting(run) | State::Up(run), Presence::Running(pid)) => {
+                run.pid = Some(pid);
+                run.adopted = true;
+                let (run, since) = (run.clone(), self.since);
+                let ran = now - run.began;
+                cx.publish(id, Happening::Adopted { instance, pid, ran });
+                let moved = self.enter(State::Up(run), now);
+                self.since = since;
+                moved
+            }
+            (State::Stopping(run, stop), Presence::Running(pid)) => {
+                run.pid = Some(pid);
+                run.adopted = true;
+                let ran = now - run.began;
+                cx.publish(id, Happening::Adopted { instance, pid, ran });
+                let says_stopping = run.stopping_seen > 0;
+                let mut scene = Scene {
+                    now,
+                    id,
+                    instance,
+                    says_stopping,
+                    cx,
+                };
+                stop.resume(&mut scene);
+                Moved::default()
+            }
+            (State::Killing(run, ..), Presence::Running(pid)) => {
+                run.pid = Some(pid);
+                run.adopted = true;
+                let ran = now - run.began;
+                cx.publish(id, Happening::Adopted { instance, pid, ran });
+                // Perhaps it had none yet; another one does no harm.
+                cx.effects.push(Effect::KillTree(id, instance));
+                Moved::default()
+            }
+            (
+                State::Starting(run)
+                | State::Up(run)
+                | State::Stopping(run, _)
+                | State::Killing(run, ..),
+                Presence::Gone { crash, left },
+            ) => {
+                run.adopted = true;
+                let (pid, seen) = (run.pid, left.unwrap_or(0));
+                cx.publish(
+                    id,
+                    Happening::GoneMeanwhile {
+                        instance,
+                        pid,
+                        left: seen,
+                    },
+                );
+                self.sweep(Exit::Unknown, crash, left, now, cx)
+            }
+            (State::Sweeping(end), Presence::Running(_)) => {
+                // Its main process had ended; this is not it.
+                end.resume(id, Some(1), now, cx);
+                Moved::default()
+            }
+            (State::Sweeping(end), Presence::Gone { left, .. }) => {
+                end.resume(id, left, now, cx);
+                Moved::default()
+            }
+        }
+    }
+}
+
+/// What a look is repeated with after an adoption.
+pub(super) fn look(check: Check, scene: &mut Scene<'_, '_>) {
+    let (id, instance) = (scene.id, scene.instance);
+    scene.cx.effects.push(Effect::Check(id, instance, check));
+}

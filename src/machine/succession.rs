@@ -1,0 +1,455 @@
+//! superd killed at every point of a life of a service, and a successor that goes on: no
+//! second instance, no signal twice, nothing left in the end.
+//!
+//! The journal is written as the daemon does it: before each effect that weighs, and at the
+//! end of a turn. A point is before that, after it, and after the effect itself.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use super::event::{
+    ActionId, Adopted, Change, Check, Effect, Event, Found, Instance, Outcome, Pid, Presence,
+    ServiceId, Target, Verb, Wait,
+};
+use super::memory::Memory;
+use super::report::{Exit, Origin};
+use super::rig::{by, ms, schedule, signal, step, A};
+use super::service::State;
+use super::signal::Signal;
+use super::spec::{Action, Policy, Spec, To, Until};
+use super::supervisor::{Ending, Supervisor};
+use super::testing::spec;
+use super::time::Tick;
+
+/// What ends the main process, and how many processes it leaves.
+#[derive(Clone, Copy)]
+struct Character {
+    ends_by: Option<Signal>,
+    leaves: u32,
+    leftovers_end_by_term: bool,
+    /// It ends by itself so many milliseconds after its start, the first few times.
+    crashes: Option<(u64, u32)>,
+    ports_close_by: Option<Signal>,
+}
+
+struct Process {
+    pid: i32,
+    instance: Instance,
+    born: Tick,
+}
+
+#[derive(Default)]
+struct Counts {
+    spawns: u32,
+    signals: BTreeMap<(i32, Signal), u32>,
+    leftover_terms: BTreeMap<i32, u32>,
+    runs: BTreeMap<ActionId, u32>,
+}
+
+struct World {
+    spec: Spec,
+    who: Character,
+    now: Tick,
+    machine: Supervisor,
+    journal: Option<String>,
+    main: Option<Process>,
+    leftovers: u32,
+    last_pid: i32,
+    ports_open: bool,
+    counts: Counts,
+    events: VecDeque<Event>,
+    /// Points until superd is killed, from one killing to the next.
+    kills: Vec<u32>,
+    points: u32,
+    dead: bool,
+}
+
+impl World {
+    fn new(spec: Spec, who: Character, kills: &[u32]) -> World {
+        let mut kills = kills.to_vec();
+        kills.reverse();
+        World {
+            spec,
+            who,
+            now: Tick(1_000_000_000),
+            machine: Supervisor::new(1, Ending::WhenAsked),
+            journal: None,
+            main: None,
+            leftovers: 0,
+            last_pid: 100,
+            ports_open: false,
+            counts: Counts::default(),
+            events: VecDeque::new(),
+            kills,
+            points: 0,
+            dead: false,
+        }
+    }
+
+    /// A moment at which superd may be killed. True: it was.
+    fn point(&mut self) -> bool {
+        self.points += 1;
+        if let Some(left) = self.kills.last_mut() {
+            match left.checked_sub(1) {
+                Some(less) => *left = less,
+                None => {
+                    self.kills.pop();
+                    self.dead = true;
+                }
+            }
+        }
+        self.dead
+    }
+
+    fn write_journal(&mut self) {
+        let memory = self.machine.service(A).map(Memory::of);
+        self.journal = memory.map(|m| serde_json::to_string(&m).unwrap());
+    }
+
+    fn hear(&mut self, event: Event) {
+        self.events.push_back(event);
+        self.work();
+    }
+
+    /// One turn of the loop; when superd is killed in it, the next one begins.
+    fn work(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            let mut effects = Vec::new();
+            self.machine.handle(self.now, event, &mut effects);
+            self.perform(effects);
+            if self.dead {
+                self.succeed();
+            }
+        }
+        self.write_journal();
+        if self.point() {
+            self.succeed();
+            self.work();
+        }
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            if self.point() {
+                return;
+            }
+            if effect.weighs() {
+                self.write_journal();
+                if self.point() {
+                    return;
+                }
+            }
+            self.carry_out(effect);
+        }
+        self.point();
+    }
+
+    fn main_of(&self, instance: Instance) -> Option<i32> {
+        let main = self.main.as_ref().filter(|m| m.instance == instance);
+        main.map(|m| m.pid)
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Spawn(s, i) => {
+                assert!(self.main.is_none() && self.leftovers == 0, "never two");
+                self.counts.spawns += 1;
+                self.last_pid += 1;
+                self.ports_open = true;
+                self.main = Some(Process {
+                    pid: self.last_pid,
+                    instance: i,
+                    born: self.now,
+                });
+                self.events
+                    .push_back(Event::Spawned(s, i, Pid(self.last_pid)));
+                self.events.push_back(Event::Execed(s, i));
+            }
+            Effect::Signal(s, i, signal, to) => {
+                if let (To::Main | To::Tree, Some(pid)) = (to, self.main_of(i)) {
+                    *self.counts.signals.entry((pid, signal)).or_default() += 1;
+                    if self.who.ports_close_by == Some(signal) {
+                        self.ports_open = false;
+                    }
+                    if self.who.ends_by == Some(signal) {
+                        self.ends(s, Exit::Code(0));
+                    }
+                } else if to == To::Tree && self.leftovers > 0 {
+                    *self.counts.leftover_terms.entry(self.last_pid).or_default() += 1;
+                    if self.who.leftovers_end_by_term {
+                        self.leftovers = 0;
+                    }
+                }
+            }
+            Effect::KillTree(s, i) => {
+                self.leftovers = 0;
+                if self.main_of(i).is_some() {
+                    self.ends(s, Exit::Signal(Signal::KILL));
+                    self.leftovers = 0;
+                }
+            }
+            Effect::Run(s, i, action, _) => {
+                *self.counts.runs.entry(action).or_default() += 1;
+                self.events
+                    .push_back(Event::ActionEnded(s, i, action, Outcome::Done));
+            }
+            Effect::Check(s, i, check) => {
+                let found = match check {
+                    Check::Notify => 0,
+                    Check::Ports => u32::from(self.ports_open && self.main.is_some()),
+                    Check::Descendants => 0,
+                    Check::Tree => self.leftovers + u32::from(self.main.is_some()),
+                };
+                self.events
+                    .push_back(Event::Checked(s, i, check, Found(found)));
+            }
+            Effect::NotePorts(s, i) => self.events.push_back(Event::PortsNoted(s, i, 1)),
+            Effect::Http(..)
+            | Effect::Drain(..)
+            | Effect::Wake(..)
+            | Effect::Look(..)
+            | Effect::EndAction(..)
+            | Effect::WatchOutput(..)
+            | Effect::Release(..)
+            | Effect::Forget(_)
+            | Effect::Reply(..)
+            | Effect::Publish(..)
+            | Effect::Finish => {}
+        }
+    }
+
+    fn ends(&mut self, service: ServiceId, exit: Exit) {
+        let Some(main) = self.main.take() else { return };
+        self.leftovers = self.who.leaves;
+        self.events.push_back(Event::Exited {
+            service,
+            instance: main.instance,
+            exit,
+            crash: None,
+            left: Some(self.leftovers),
+        });
+    }
+
+    /// The next superd: what the last one had not been told, nobody knows any more.
+    fn succeed(&mut self) {
+        self.dead = false;
+        self.events.clear();
+        self.machine = Supervisor::new(2, Ending::WhenAsked);
+        self.machine
+            .number_actions_after(u64::from(self.points) << 32);
+        let configure = |changed| Event::Configure {
+            changed,
+            gone: Vec::new(),
+            by: Origin::Config,
+        };
+        let spec = Rc::new(self.spec.clone());
+        let Some(journal) = &self.journal else {
+            self.events
+                .push_back(configure(vec![(A, spec, Change::New)]));
+            return;
+        };
+        let memory: Memory = serde_json::from_str(journal).unwrap();
+        assert_eq!(memory.fault(&spec), None);
+        let found = match &self.main {
+            Some(main) => Presence::Running(Pid(main.pid)),
+            None => Presence::Gone {
+                crash: None,
+                left: Some(self.leftovers),
+            },
+        };
+        let (instance, actions) = (memory.instance(), memory.actions().collect::<Vec<_>>());
+        self.events.push_back(Event::Adopt(Box::new(Adopted {
+            service: A,
+            spec,
+            memory,
+            found,
+        })));
+        self.events.push_back(configure(Vec::new()));
+        for action in actions {
+            let outcome = Outcome::Unhappy("nobody knows".to_owned());
+            self.events
+                .push_back(Event::ActionEnded(A, instance, action, outcome));
+        }
+    }
+
+    /// Lets time pass until `is_over`, for some minutes.
+    fn pass(&mut self, is_over: impl Fn(&World) -> bool) {
+        self.work();
+        for _ in 0..10_000 {
+            if is_over(self) {
+                return;
+            }
+            let crash = match (self.who.crashes, &self.main) {
+                (Some((after, times)), Some(main)) if self.counts.spawns <= times => {
+                    Some(main.born + ms(after))
+                }
+                _ => None,
+            };
+            let next = self.machine.next_deadline().into_iter().chain(crash).min();
+            let Some(next) = next else { break };
+            self.now = self.now.max(next);
+            if crash.is_some_and(|t| t <= self.now) {
+                self.ends(A, Exit::Code(1));
+            } else {
+                let mut effects = Vec::new();
+                self.machine.handle_timeout(self.now, &mut effects);
+                self.perform(effects);
+                if self.dead {
+                    self.succeed();
+                }
+            }
+            self.work();
+        }
+        assert!(
+            is_over(self),
+            "it comes to rest: {:?}",
+            self.machine.service(A)
+        );
+    }
+
+    fn ask(&mut self, verb: Verb) {
+        self.hear(Event::Request {
+            ticket: None,
+            target: Target::One(A),
+            verb,
+            wait: Wait::No,
+            by: by(),
+        });
+    }
+
+    fn state(&self) -> &State {
+        &self.machine.service(A).unwrap().state
+    }
+
+    /// Up, asked for something, up again or down, and a final stop.
+    fn live(&mut self, verb: Verb) {
+        self.hear(Event::Configure {
+            changed: vec![(A, Rc::new(self.spec.clone()), Change::New)],
+            gone: Vec::new(),
+            by: Origin::Config,
+        });
+        let (times, calm) = (self.who.crashes.map_or(0, |(_, n)| n), self.who.crashes);
+        self.pass(|w| {
+            matches!(w.state(), State::Up(_)) && (calm.is_none() || w.counts.spawns > times)
+        });
+        self.ask(verb);
+        self.pass(|w| matches!(w.state(), State::Up(_) | State::Down(_)));
+        // Who is killed before it has heard a request has not heard it.
+        self.ask(Verb::Stop);
+        self.pass(|w| matches!(w.state(), State::Up(_) | State::Down(_)));
+        self.kills.clear();
+        self.ask(Verb::Stop);
+        self.pass(|w| matches!(w.state(), State::Down(_)));
+        assert!(
+            self.main.is_none() && self.leftovers == 0,
+            "nothing is left"
+        );
+        for (what, n) in &self.counts.signals {
+            assert!(*n <= 1, "{what:?} {n} times");
+        }
+        for n in self.counts.leftover_terms.values() {
+            assert!(*n <= 1, "leftovers get one TERM");
+        }
+        for n in self.counts.runs.values() {
+            assert!(*n <= 1, "a command runs once");
+        }
+    }
+}
+
+fn lives() -> Vec<(Spec, Character, Verb)> {
+    let base = |steps| Spec {
+        stop: schedule(steps),
+        ..spec("a")
+    };
+    let three = || {
+        base(vec![
+            step(signal(Signal::TERM), Until::Gone, 1000),
+            step(signal(Signal::INT), Until::Gone, 1000),
+            step(signal(Signal::QUIT), Until::Gone, 1000),
+        ])
+    };
+    let who = Character {
+        ends_by: Some(Signal::QUIT),
+        leaves: 0,
+        leftovers_end_by_term: false,
+        crashes: None,
+        ports_close_by: None,
+    };
+    let run = Action::Run(Rc::new(["/bin/true".to_owned()]));
+    let mut settled = step(signal(Signal::USR2), Until::PortsClosed, 1000);
+    settled.settle = ms(20);
+    let mut crashing = three();
+    crashing.restart.policy = Policy::Always;
+    crashing.restart.delay = ms(200);
+    vec![
+        (three(), who, Verb::Stop),
+        (
+            three(),
+            Character {
+                ends_by: None,
+                ..who
+            },
+            Verb::Restart,
+        ),
+        (
+            three(),
+            Character {
+                ends_by: Some(Signal::TERM),
+                leaves: 2,
+                leftovers_end_by_term: true,
+                ..who
+            },
+            Verb::Restart,
+        ),
+        (
+            three(),
+            Character {
+                ends_by: Some(Signal::INT),
+                leaves: 2,
+                ..who
+            },
+            Verb::Stop,
+        ),
+        (
+            base(vec![
+                step(run, Until::ActionEnded, 1000),
+                settled,
+                step(signal(Signal::TERM), Until::Gone, 1000),
+            ]),
+            Character {
+                ends_by: Some(Signal::TERM),
+                ports_close_by: Some(Signal::USR2),
+                ..who
+            },
+            Verb::Restart,
+        ),
+        (
+            crashing,
+            Character {
+                crashes: Some((50, 3)),
+                ..who
+            },
+            Verb::RestartNow,
+        ),
+    ]
+}
+
+#[test]
+fn superd_killed_at_any_point_has_a_successor_that_keeps_every_promise() {
+    let mut points = 0;
+    for (spec, who, verb) in lives() {
+        let mut whole = World::new(spec.clone(), who, &[]);
+        whole.live(verb);
+        for first in 0..whole.points {
+            World::new(spec.clone(), who, &[first]).live(verb);
+            // And once more, soon after the successor has begun.
+            for second in [0, 2, 5, 13] {
+                World::new(spec.clone(), who, &[first, second]).live(verb);
+                points += 1;
+            }
+            points += 1;
+        }
+    }
+    assert!(points > 2000, "{points}");
+    println!("{points} lives with one or two kills");
+}

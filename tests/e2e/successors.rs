@@ -1,0 +1,394 @@
+//! superd's own death is no outage: it is killed, and the next one goes on.
+//!
+//! The services write down their starts and every signal they get, so what is checked here
+//! is what reached them: no second instance, no signal twice, nothing left in the end.
+
+use crate::support::*;
+use serde_json::json;
+use std::fs;
+
+/// A service that writes its starts (and `two`, if the one before is there) and each TERM, INT and USR1 it gets into `NAME.record`,
+/// and ends by USR2 or TERM as it is told.
+pub fn scribe(name: &str, ends_by: &str) -> String {
+    // One shell, no child that would be left behind: it sleeps in `read` on a FIFO of its own.
+    let script = format!(
+        "note() {{ echo \"0 $$ $1\" >> $DIR/{name}.record; }}; \
+         for s in TERM INT USR1 USR2; do \
+           if [ $s = {ends_by} ]; then trap \"note $s; note end; exit 0\" $s; \
+           else trap \"note $s\" $s; fi; done; \
+         mkfifo $DIR/{name}.$$ && exec 3<>$DIR/{name}.$$ && rm $DIR/{name}.$$; \
+         o=; {{ while read -r _ p w; do [ $w = start ] && o=$p; done < $DIR/{name}.record; \
+         [ $o ] && read -r _ _ st _ < /proc/$o/stat && [ $st != Z ] && note two; }} 2>/dev/null; \
+         note start; while :; do read -r _ <&3; done"
+    );
+    let script = script.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("[service.{name}]\ncommand = [\"/bin/bash\", \"-c\", \"{script}\"]\n")
+}
+
+const THREE: &str = "stop = [\n\
+    { signal = \"TERM\", wait = \"1s\" },\n\
+    { signal = \"INT\", wait = \"1s\" },\n\
+    { signal = \"USR2\", wait = \"20s\" },\n]\n";
+
+fn once(superd: &Superd, name: &str, what: &str) {
+    let record = superd.record(name);
+    assert_eq!(record.count(what), 1, "{what}: {record:?}");
+}
+
+in_both_flavours! {
+    fn services_run_on_while_superd_is_away(flavour: Flavour) {
+        let toml = scribe("one", "TERM") + &scribe("two", "TERM");
+        let superd = Superd::start_in(flavour, &toml);
+        superd.wait_record("one", "start", 1);
+        superd.wait_record("two", "start", 1);
+        let pids = [superd.pid_of("one"), superd.pid_of("two")];
+        let superd = superd.succeed();
+        for (name, pid) in ["one", "two"].iter().zip(pids) {
+            let status = superd.status(name);
+            assert_eq!(status["state"], "up");
+            assert_eq!(status["pid"], pid);
+            assert_eq!(status["adopted"], true);
+            once(&superd, name, "start");
+        }
+        assert!(superd.ok(&["status", "one"]).contains("adopted"));
+        assert!(superd.ok(&["why", "one"]).contains("adopted from an earlier superd"));
+        // Like any other: signals, reload of the configuration, restart, stop.
+        superd.ok(&["signal", "one", "USR1"]);
+        superd.wait_record("one", "USR1", 1);
+        assert!(superd.ok(&["reload"]).contains("2 unchanged"));
+        superd.ok(&["restart", "one"]);
+        superd.wait_record("one", "start", 2);
+        once(&superd, "one", "end");
+        assert_eq!(superd.status("one")["adopted"], serde_json::Value::Null);
+        superd.ok(&["stop", "two"]);
+        assert_eq!(superd.verdict("two"), "clean");
+        once(&superd, "two", "TERM");
+        let superd = superd.succeed();
+        assert_eq!(superd.state("two"), "down", "what was stopped stays so");
+        assert_eq!(superd.state("one"), "up");
+        let place = superd.end();
+        let left: Vec<_> = fs::read_dir(place.file("run")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    fn a_stop_goes_on_at_its_step_and_repeats_none(flavour: Flavour) {
+        for step in ["TERM", "INT", "USR2"] {
+            let mut superd = Superd::start_in(flavour, &(scribe("web", "USR1") + THREE));
+            superd.wait_record("web", "start", 1);
+            superd.ok(&["stop", "--no-wait", "web"]);
+            superd.wait_record("web", step, 1);
+            superd = superd.succeed();
+            assert_eq!(superd.state("web"), "stopping");
+            superd.wait_record("web", "USR2", 1);
+            // Ends on its own, as after a signal that its stop does not know.
+            kill(superd.pid_of("web"), libc::SIGUSR1);
+            superd.wait_state("web", "down");
+            for signal in ["start", "TERM", "INT", "USR2", "end"] {
+                once(&superd, "web", signal);
+            }
+            let end = superd.last_end("web");
+            assert_eq!(end["steps"].as_array().unwrap().len(), 3, "{end}");
+            superd.end();
+        }
+    }
+
+    fn who_died_meanwhile_is_noticed_and_started_again(flavour: Flavour) {
+        let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
+        superd.wait_record("web", "start", 1);
+        let pid = superd.pid_of("web");
+        let place = superd.abandon();
+        kill(pid, libc::SIGKILL);
+        wait_until("it is gone", || !alive(pid));
+        let superd = place.resume();
+        superd.wait_record("web", "start", 2);
+        superd.wait_state("web", "up");
+        let events = superd.events("web");
+        assert!(events.iter().any(|e| e["event"] == "gone-meanwhile"), "{events:?}");
+        assert_eq!(superd.last_end("web")["exit"], "unknown");
+        superd.end();
+    }
+
+    fn the_end_of_an_adopted_service_is_seen_and_judged(flavour: Flavour) {
+        let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
+        superd.wait_record("web", "start", 1);
+        let superd = superd.succeed();
+        let before = superd.pid_of("web");
+        kill(before, libc::SIGKILL);
+        superd.wait_record("web", "start", 2);
+        let exit = superd.last_end("web")["exit"].clone();
+        match exit == "unknown" {
+            true => skip("exit status of an adopted process", "needs Linux 6.15"),
+            false => assert_eq!(exit, json!({"signal": 9})),
+        }
+        superd.end();
+    }
+
+    fn a_service_that_is_no_longer_configured_is_stopped_as_it_was_configured(flavour: Flavour) {
+        let toml = scribe("old", "USR2") + THREE;
+        let superd = Superd::start_in(flavour, &(toml + &scribe("new", "TERM")));
+        superd.wait_record("old", "start", 1);
+        superd.wait_record("new", "start", 1);
+        let place = superd.abandon();
+        place.configure(flavour, &scribe("new", "TERM"));
+        let superd = place.resume();
+        superd.wait_record("old", "end", 1);
+        for what in ["start", "TERM", "INT", "USR2"] {
+            once(&superd, "old", what);
+        }
+        wait_until("it is forgotten", || superd.ctl(&["status", "old"]).code != 0);
+        assert!(!superd.place.file("run/old.out").exists());
+        assert!(superd.place.file("run/new.out").exists());
+        once(&superd, "new", "start");
+        superd.end();
+    }
+
+    fn a_changed_definition_is_taken_over_in_order(flavour: Flavour) {
+        let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
+        superd.wait_record("web", "start", 1);
+        let place = superd.abandon();
+        place.configure(flavour, &(scribe("web", "TERM") + "environment = { A = \"b\" }\n"));
+        let superd = place.resume();
+        let record = superd.wait_record("web", "start", 2);
+        let order: Vec<&str> = record.0.iter().map(|n| n.what.as_str()).collect();
+        assert_eq!(order, ["start", "TERM", "end", "start"]);
+        superd.end();
+    }
+
+    fn without_a_journal_services_are_found_by_cgroup_or_mark(flavour: Flavour) {
+        for damage in ["empty", "garbage", "other boot"] {
+            let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
+            superd.wait_record("web", "start", 1);
+            superd.wait_state("web", "up");
+            let pid = superd.pid_of("web");
+            let place = superd.abandon();
+            let journal = place.file("run/journal");
+            let text = fs::read_to_string(&journal).unwrap();
+            let text = match damage {
+                "empty" => String::new(),
+                "garbage" => text.replace("\"Up\"", "\"Upside\""),
+                _ => text.replacen("\"boot\":\"", "\"boot\":\"x", 1),
+            };
+            fs::write(&journal, text).unwrap();
+            let superd = place.resume();
+            assert_eq!(superd.pid_of("web"), pid, "{damage}");
+            once(&superd, "web", "start");
+            assert_eq!(superd.place.file("run/journal.bad").exists(), damage != "empty");
+            assert!(damage == "empty" || superd.place.log().contains("is not used"));
+            superd.ok(&["stop", "web"]);
+            once(&superd, "web", "TERM");
+            superd.end();
+        }
+    }
+
+    fn ten_kills_in_a_row_lose_nobody(flavour: Flavour) {
+        let names: Vec<String> = (0..5).map(|n| format!("s{n}")).collect();
+        let toml: String = names.iter().map(|n| scribe(n, "TERM")).collect();
+        let mut superd = Superd::start_in(flavour, &toml);
+        for kills in 0..10 {
+            // Not always at rest: sometimes in the middle of a restart.
+            let name = &names[kills % names.len()];
+            superd.wait_record(name, "start", 1 + kills / names.len());
+            superd.ok(&["restart", "--no-wait", name]);
+            let place = superd.abandon();
+            superd = place.resume();
+        }
+        for name in &names {
+            superd.wait_state(name, "up");
+        }
+        for name in &names {
+            let record = superd.wait_record(name, "start", 3);
+            // At no time two: each start but the first comes after an end.
+            let mut running = 0;
+            for noted in &record.0 {
+                match noted.what.as_str() {
+                    "start" => running += 1,
+                    "end" => running -= 1,
+                    _ => {}
+                }
+                assert!((0..=1).contains(&running), "{record:?}");
+            }
+            assert_eq!(record.count("TERM"), 2, "{record:?}");
+            assert_eq!(record.count("start"), 3, "{record:?}");
+        }
+        superd.end();
+    }
+
+    fn services_can_be_left_to_the_next_superd(flavour: Flavour) {
+        let superd = Superd::start_in(flavour, &(scribe("web", "USR2") + THREE));
+        superd.wait_record("web", "start", 1);
+        let pid = superd.pid_of("web");
+        superd.ok(&["shutdown", "--leave-running"]);
+        let place = superd.ended();
+        assert!(!place.file("run/superd.sock").exists());
+        assert!(alive(pid));
+        let superd = place.resume();
+        assert_eq!(superd.pid_of("web"), pid);
+        superd.ok(&["stop", "web"]);
+        for what in ["start", "TERM", "INT", "USR2"] {
+            once(&superd, "web", what);
+        }
+        superd.end();
+    }
+}
+
+#[test]
+fn a_foreign_process_of_that_number_is_never_signalled() {
+    let superd = Superd::start(&scribe("web", "TERM"));
+    superd.wait_record("web", "start", 1);
+    superd.wait_state("web", "up");
+    let pid = superd.pid_of("web");
+    let place = superd.abandon();
+    let mut stranger = place.command(&["/bin/sleep".to_owned(), "1000".to_owned()]);
+    let mut stranger = stranger.spawn().unwrap();
+    let journal = place.file("run/journal");
+    let text = fs::read_to_string(&journal).unwrap();
+    let other = stranger.id();
+    let text = text.replace(&format!("\"pid\":{pid}"), &format!("\"pid\":{other}"));
+    fs::write(&journal, text).unwrap();
+    let superd = place.resume();
+    // To superd its main process is gone, and what else carries the mark is a leftover.
+    superd.wait_record("web", "start", 2);
+    superd.wait_state("web", "up");
+    assert_ne!(superd.pid_of("web"), other as i32);
+    superd.ok(&["stop", "--now", "web"]);
+    assert!(stranger.try_wait().unwrap().is_none(), "it was signalled");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    let record = superd.record("web");
+    let first = record.first("start").pid;
+    assert!(!alive(first), "never two");
+    superd.end();
+}
+
+#[test]
+fn a_back_off_is_waited_for_to_its_end() {
+    let toml = "[service.web]\ncommand = [\"/bin/sh\", \"-c\", \"echo 0 $$ start >> $DIR/web.record; exit 1\"]\n\
+                restart-delay = \"2s\"\nmax-delay = \"2s\"\n";
+    let superd = Superd::start(toml);
+    superd.wait_record("web", "start", 2);
+    superd.wait_state("web", "backoff");
+    let before = monotonic();
+    let left = superd.status("web")["retry_ms"].as_u64().unwrap();
+    let superd = superd.succeed();
+    let status = superd.status("web");
+    assert_eq!(status["restarts"], 1, "{status}");
+    superd.wait_record("web", "start", 3);
+    let waited = (monotonic() - before) / 1_000_000;
+    assert!(waited + 5 >= left, "{waited} of {left} ms");
+    superd.end();
+}
+
+/// Makes pidfd_open(2) fail as it does before Linux 5.3.
+fn without_pidfds(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let code = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let errno = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    // SAFETY: prctl(2) is async-signal-safe; the filter outlives the call.
+    unsafe {
+        command.pre_exec(move || {
+            let mut filter = [
+                code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+                code(
+                    libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+                    0,
+                    1,
+                    libc::SYS_pidfd_open as u32,
+                ),
+                code(libc::BPF_RET | libc::BPF_K, 0, 0, errno),
+                code(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+            ];
+            let program = libc::sock_fprog {
+                len: filter.len() as u16,
+                filter: filter.as_mut_ptr(),
+            };
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            match libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+}
+
+#[test]
+fn without_pidfds_adopted_services_are_watched_by_looking() {
+    let superd = Superd::start(&scribe("web", "TERM"));
+    superd.wait_record("web", "start", 1);
+    superd.wait_state("web", "up");
+    let place = superd.abandon();
+    let mut command = place.command(&place.superd_args());
+    without_pidfds(&mut command);
+    let superd = Superd::launch(place, command);
+    let before = superd.pid_of("web");
+    once(&superd, "web", "start");
+    kill(before, libc::SIGKILL);
+    superd.wait_record("web", "start", 2);
+    assert_eq!(superd.last_end("web")["exit"], "unknown");
+    superd.wait_state("web", "up");
+    let place = superd.abandon();
+    let mut command = place.command(&place.superd_args());
+    without_pidfds(&mut command);
+    let superd = Superd::launch(place, command);
+    superd.ok(&["stop", "web"]);
+    assert_eq!(superd.record("web").count("TERM"), 1);
+    assert_eq!(superd.record("web").count("two"), 0);
+    superd.end();
+}
+
+/// The numbers in the lines of a service, as superd's log has them.
+fn numbers(log: &str, name: &str) -> Vec<u64> {
+    let lines = log
+        .lines()
+        .filter_map(|l| l.strip_prefix(&format!("{name} | line ")));
+    lines.map(|n| n.parse().unwrap()).collect()
+}
+
+#[test]
+fn what_services_write_while_superd_is_away_is_in_the_log_once() {
+    let names: Vec<String> = (0..20).map(|n| format!("w{n}")).collect();
+    let one = |n: &String| {
+        format!(
+            "[service.{n}]\ncommand = [\"/bin/bash\", \"-c\", \"mkfifo $DIR/{n}.$$ && \
+             exec 3<>$DIR/{n}.$$ && rm $DIR/{n}.$$; i=0; trap 'exit 0' TERM; while :; do \
+             i=$((i+1)); echo line $i; read -r -t 0.005 _ <&3; done\"]\n"
+        )
+    };
+    let toml: String = names.iter().map(one).collect();
+    let mut superd = Superd::start(&toml);
+    for _ in 0..5 {
+        for n in &names {
+            wait_until("it writes", || !numbers(&superd.place.log(), n).is_empty());
+        }
+        let place = superd.abandon();
+        // For as long as it takes to see that somebody writes into the pipes.
+        let before = monotonic();
+        wait_until("time passes", || monotonic() - before > 200_000_000);
+        superd = place.resume();
+    }
+    for n in &names {
+        superd.ok(&["stop", n]);
+    }
+    let log = superd.place.log();
+    let (mut lines, mut lost, mut twice) = (0, 0, 0);
+    for n in &names {
+        let got = numbers(&log, n);
+        lines += got.len();
+        for pair in got.windows(2) {
+            twice += usize::from(pair[1] <= pair[0]);
+            lost += (pair[1] - pair[0]).saturating_sub(1);
+        }
+    }
+    tell(&format!(
+        "successors: {lines} lines, 5 kills: {lost} lost, {twice} twice"
+    ));
+    assert_eq!(twice, 0);
+    // What superd had read and not yet passed on when it was killed: at most what one read
+    // takes, of one service, for each kill.
+    assert!(lost <= 5 * 600, "{lost}");
+    superd.end();
+}
