@@ -274,6 +274,7 @@ impl Reactor {
     /// Only if epoll itself fails, which leaves nothing to wait with.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        self.warn_if_blind();
         self.watch_run_dir();
         self.perform();
         self.remember_soon();

@@ -37,6 +37,25 @@ fn namespaces_or_skip(name: &str) -> bool {
 }
 
 #[test]
+fn without_cgroups_and_proc_superd_says_what_it_cannot_see() {
+    if !namespaces_or_skip("without_cgroups_and_proc_superd_says_what_it_cannot_see") {
+        return;
+    }
+    let place = Place::new();
+    place.configure(Flavour::NoCgroups, WEB);
+    // The client and the test see /proc, superd does not.
+    let command = in_namespace(&place, "umount -l /proc");
+    let s = Superd::launch(place, command);
+    s.wait_record("web", "start", 1);
+    let blind = "neither cgroups nor /proc: what a service leaves behind is not found";
+    assert!(s.place.log().contains(blind), "{}", s.place.log());
+    let doctor = s.ctl(&["doctor"]);
+    assert!(doctor.out.contains(blind), "{doctor:?}");
+    assert_eq!(s.ctl(&["stop", "web"]).code, 0);
+    s.end();
+}
+
+#[test]
 fn a_second_superd_is_refused_in_one_line() {
     let s = Superd::start(WEB);
     s.wait_record("web", "start", 1);
