@@ -55,6 +55,27 @@ fn without_cgroups_and_proc_superd_says_what_it_cannot_see() {
     s.end();
 }
 
+in_both_flavours! {
+    fn with_hardly_any_descriptor_superd_goes_on_and_leaves_nothing_behind(flavour: Flavour) {
+        let place = Place::new();
+        place.configure(flavour, WEB);
+        let mut args: Vec<String> = ["sh", "-ec", "ulimit -n 20\nexec \"$@\"", "sh"]
+            .map(str::to_owned)
+            .to_vec();
+        args.extend(place.superd_args());
+        let command = place.command(&args);
+        let mut s = Superd::launch_unheard(place, command);
+        wait_until("a start, or why there is none", || {
+            let log = s.place.log();
+            log.contains("web: up") || log.contains("Too many open files")
+        });
+        s.signal(libc::SIGTERM);
+        assert_eq!(s.wait().code(), Some(0));
+        assert_eq!(s.place.cgroups(), [""; 0].map(std::path::PathBuf::from));
+        s.assert_nothing_left();
+    }
+}
+
 #[test]
 fn a_second_superd_is_refused_in_one_line() {
     let s = Superd::start(WEB);
