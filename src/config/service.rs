@@ -400,6 +400,8 @@ pub(super) fn define(
     let output = said.output.or(defaults.output).unwrap_or(Output::Log);
     check_restart(r, &at, &restart);
     check_stop(r, &at, &stop, notify, output);
+    let reload = said.reload.or_else(|| defaults.reload.clone()).flatten();
+    check_reload(r, &at, &stop, &reload);
     let success = said.success.or_else(|| defaults.success.clone());
     let (success_exit, success_signal) = success.unwrap_or_default();
     let Some(command) = said.command else {
@@ -438,7 +440,7 @@ pub(super) fn define(
             restart,
             success_exit,
             success_signal,
-            reload: said.reload.or_else(|| defaults.reload.clone()).flatten(),
+            reload,
         },
     })
 }
@@ -480,5 +482,16 @@ fn check_stop(r: &mut Reader, at: &Range<usize>, stop: &Schedule, notify: bool, 
             at.clone(),
             "until = \"log=...\" in `stop` needs output = \"log\" or \"ring\"",
         );
+    }
+}
+
+/// A signal that begins the stop would come twice: for the reload, and for the stop.
+fn check_reload(r: &mut Reader, at: &Range<usize>, stop: &Schedule, reload: &Option<Reload>) {
+    match reload {
+        Some(Reload::Signal(signal)) if stop.sends_to_main(*signal) => r.problem(
+            at.clone(),
+            format_args!("`reload` sends {signal}, which `stop` sends too: it must come once"),
+        ),
+        Some(Reload::Signal(_) | Reload::Run(..)) | None => {}
     }
 }

@@ -299,6 +299,14 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         ("stop = [{ signal = \"STOP\" }]", "STOP freezes a process"),
         (
+            "reload = { signal = \"TERM\" }",
+            "`reload` sends TERM, which `stop` sends too: it must come once",
+        ),
+        (
+            "reload = { signal = \"USR2\" }\nstop = \"nats-lame-duck\"",
+            "`reload` sends USR2, which `stop` sends too: it must come once",
+        ),
+        (
             "stop = [{ signal = 15 }]",
             "`signal` must be a string, not a whole number: write \"15\"",
         ),

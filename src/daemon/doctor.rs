@@ -3,11 +3,24 @@
 
 use std::path::Path;
 
+use syslog::Severity;
+
 use super::reactor::Reactor;
 use crate::control::reply::Finding;
 use crate::sys;
 
+/// What superd cannot do where it has neither cgroups nor /proc.
+const BLIND: &str = "neither cgroups nor /proc: what a service leaves behind is not found, and \
+                     not held against it; mount /proc before superd starts";
+
 impl Reactor {
+    /// Said once, at the start: after that `stopped` means the main process alone.
+    pub(super) fn warn_if_blind(&mut self) {
+        if self.trees.root().is_none() && !sys::proc::is_mounted() {
+            self.say(Severity::LOG_ERR, BLIND);
+        }
+    }
+
     /// Everything that was looked at.
     pub(super) fn findings(&mut self) -> Vec<Finding> {
         let mut all: Vec<Finding> = sys::features::probe(self.trees.root().is_some())
@@ -35,6 +48,7 @@ impl Reactor {
                 true,
                 format!("cgroups below {}", root.path().display()),
             ),
+            None if !sys::proc::is_mounted() => finding("containment", false, BLIND.to_owned()),
             None => {
                 let text = "sessions and /proc: a process that leaves its session, its parent and \
                             its environment behind escapes until superd ends; mount cgroup v2 \

@@ -335,6 +335,8 @@ impl Reactor {
 
     /// Removes what superd made: sockets and cgroups. The run directory stays.
     pub fn clear_up(&mut self) {
+        // First: what follows needs a descriptor, and this may be the last one.
+        self.notify = None;
         let now = self.now();
         self.crashes.flush(now);
         self.say_of_reports();
@@ -348,7 +350,6 @@ impl Reactor {
             }
         }
         self.clients = None;
-        self.notify = None;
         if let Some(run_dir) = &self.run_dir {
             remove(&run_dir.file("superd.sock"));
             remove(&run_dir.file("notify"));

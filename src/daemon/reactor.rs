@@ -12,11 +12,17 @@
 //! poll return at once. What is to be done the machine decides: the daemon performs
 //! effects (`perform.rs`) and reports facts. A fact is given to the machine as soon as it
 //! is known, with a time read just before.
+//!
+//! Longer than other files because it is the list of everything that superd has, and one
+//! short function for each step; configuration and telling have files of their own.
+
+mod reload;
+mod tell;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,27 +32,25 @@ use syslog::Severity;
 
 use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
-use super::clients::{Access, ClientEvent, Clients, Stream};
-use super::crashes::{wall_seconds, Crashes};
-use super::history::{self, About, History};
+use super::clients::{ClientEvent, Clients, Stream};
+use super::crashes::Crashes;
+use super::history::History;
 use super::journal::Journal;
 use super::keep::Again;
 use super::logs::{Logs, Said};
 use super::notify::{self, Notify};
 use super::registry::Registry;
-use super::rundir::{plain, RunDir};
+use super::rundir::RunDir;
 use super::signals::{self, Wakeup, LATCH};
 use super::sink::Sink;
 use super::token::Source;
 use super::trees::Trees;
-use crate::config::faults::{self, Fault};
-use crate::config::model::{Config, Daemon, Output};
-use crate::control::crash::CrashReport;
+use crate::config::faults::Fault;
+use crate::config::model::Output;
 use crate::control::reply::Reply;
 use crate::latch::{Bit, Phase, Seen, Taken};
-use crate::machine::crash;
 use crate::machine::event::{ActionId, Effect, Event, Instance, Notice, Pid, ServiceId, Ticket};
-use crate::machine::report::{Crash, EndReport, Exit, Happening, Origin, StepOutcome, Verdict};
+use crate::machine::report::Origin;
 use crate::machine::service::Service;
 use crate::machine::signal::Signal;
 use crate::machine::supervisor::Supervisor;
@@ -274,6 +278,7 @@ impl Reactor {
     /// Only if epoll itself fails, which leaves nothing to wait with.
     pub fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
+        self.warn_if_blind();
         self.watch_run_dir();
         self.perform();
         self.remember_soon();
@@ -496,93 +501,6 @@ impl Reactor {
         });
     }
 
-    fn reload_by_signal(&mut self) {
-        let by = signals::who_sent(Signal::HUP);
-        match self.reload(&by) {
-            Ok(text) => self.say(Severity::LOG_NOTICE, &text),
-            Err(text) => self.say(Severity::LOG_ERR, &text),
-        }
-    }
-
-    /// Reads the configuration again. What did not change is not touched; with any
-    /// problem everything stays as it is.
-    pub(super) fn reload(&mut self, by: &Origin) -> Result<String, String> {
-        let Some(path) = self.options.config.clone() else {
-            return Err("there is no configuration file to read".to_owned());
-        };
-        if self.machine.is_shutting_down() {
-            return Err("superd is shutting down".to_owned());
-        }
-        let config = crate::config::load(&path)
-            .map_err(|problems| format!("configuration not reloaded:\n{problems}"))?;
-        Ok(self.configure(config, by.clone()))
-    }
-
-    /// Takes over a configuration; a sentence that says what changed.
-    pub fn configure(&mut self, config: Config, by: Origin) -> String {
-        let log = self.registry.daemon().log;
-        let delta = self.registry.apply(config);
-        let daemon = self.registry.daemon().clone();
-        let changed = delta.changed.len();
-        let new = delta
-            .changed
-            .iter()
-            .filter(|(_, _, c)| *c == crate::machine::event::Change::New)
-            .count();
-        let (gone, unchanged) = (delta.gone.len(), delta.unchanged);
-        self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
-        self.logs.set_ring(daemon.ring);
-        self.crashes.configure(&daemon.crashes);
-        if self.options.mode == Mode::Daemon {
-            self.read_faults(&daemon.known_faults);
-        }
-        if by != Origin::Config {
-            if daemon.log != log {
-                self.sink.redirect(daemon.log, self.options.foreground);
-            }
-            // At the start there is nothing to compare with.
-            for line in delta.now.iter().chain(&delta.next_start) {
-                self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
-            }
-        }
-        self.open_to(&daemon);
-        if let Some(journal) = &mut self.journal {
-            let ids = delta.changed.iter().map(|(id, ..)| *id);
-            ids.for_each(|id| journal.redefine(id));
-        }
-        self.feed(Event::Configure {
-            changed: delta.changed,
-            gone: delta.gone,
-            by,
-        });
-        for event in std::mem::take(&mut self.resumed) {
-            self.feed(event);
-        }
-        format!(
-            "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
-            changed - new
-        )
-    }
-
-    /// Reads the known faults; with any problem those that are known stay.
-    fn read_faults(&mut self, path: &Path) {
-        match faults::load(path) {
-            Ok(faults) => self.faults = faults,
-            Err(problems) => {
-                let lines = problems.lines();
-                let first = lines.first().map_or("", String::as_str);
-                let more = match problems.len() {
-                    0 | 1 => String::new(),
-                    n => format!(" (and {} more, see superctl check)", n - 1),
-                };
-                self.say(
-                    Severity::LOG_WARNING,
-                    &format!("known faults not read: {first}{more}"),
-                );
-            }
-        }
-    }
-
     /// One crash report to disk, when nothing else is to be done and nothing is due soon.
     fn write_reports(&mut self) {
         if self.crashes.next_deadline().is_some() || !self.crashes.is_loaded() {
@@ -604,33 +522,6 @@ impl Reactor {
     pub(super) fn say_of_reports(&mut self) {
         for line in self.crashes.take_lines() {
             self.say(Severity::LOG_WARNING, &line);
-        }
-    }
-
-    /// The control socket for the groups of the configuration; made, if it could not be
-    /// made before.
-    fn open_to(&mut self, daemon: &Daemon) {
-        self.keep_run_dir();
-        let (access, mut complaints) = Access::of(daemon);
-        match (&mut self.clients, &self.run_dir) {
-            (Some(clients), _) => {
-                if let Err(e) = clients.set_access(access) {
-                    complaints.push(format!("control socket: {}", plain(&e)));
-                }
-            }
-            (None, Some(run_dir)) => {
-                let path = run_dir.file("superd.sock");
-                match Clients::bind(&path, access, self.poll.registry()) {
-                    Ok(clients) => self.clients = Some(clients),
-                    Err(e) => {
-                        complaints.push(format!("no control socket: {e}; SIGHUP tries again"))
-                    }
-                }
-            }
-            (None, None) => {}
-        }
-        for text in complaints {
-            self.say(Severity::LOG_WARNING, &text);
         }
     }
 
@@ -784,122 +675,6 @@ impl Reactor {
     pub(super) fn now(&self) -> Tick {
         Tick(sys::timer::monotonic())
     }
-
-    /// A message of superd's own.
-    pub(super) fn say(&mut self, severity: Severity, text: &str) {
-        let now = self.now();
-        for line in text.lines() {
-            self.sink.say(now, severity, line);
-        }
-    }
-
-    /// Something happened: into the history, the log, and to those who follow.
-    pub(super) fn publish(&mut self, service: ServiceId, happening: Happening) {
-        let now = self.now();
-        let name = self.registry.name(service);
-        let (severity, mut text) = history::line(&name, &happening);
-        let about = match &happening {
-            Happening::Ended(end) => self.about_end(service, &name, end),
-            _ => About::default(),
-        };
-        text.push_str(&history::about_line(&about));
-        self.sink.say(now, severity, &text);
-        if let Some(clients) = &mut self.clients {
-            clients.publish(Stream::Events, service, || Reply {
-                event: Some(Box::new(history::event_line(
-                    &name,
-                    now,
-                    now,
-                    &happening,
-                    about.clone(),
-                ))),
-                ..Reply::ok(0)
-            });
-        }
-        self.history.record(now, service, &happening, about);
-    }
-
-    /// What is to be told with an end; if it was a crash, it is counted and reported.
-    fn about_end(&mut self, service: ServiceId, name: &str, end: &EndReport) -> About {
-        let output = self.logs.last_of_instance(service, OUTPUT_LINES);
-        let Some(crash) = crash_of(end) else {
-            return About {
-                output,
-                ..About::default()
-            };
-        };
-        let fault = faults::find(&self.faults, &crash);
-        let known = fault.map_or_else(String::new, Fault::sentence);
-        let report = CrashReport {
-            v: crate::control::crash::VERSION,
-            service: name.to_owned(),
-            fingerprint: crash.fingerprint(),
-            count: 0,
-            first: 0,
-            last: wall_seconds(),
-            crash,
-            known: known.clone(),
-            end: EndReport {
-                crash: None,
-                ..end.clone()
-            },
-            dump: self.logs.crash_text(service, end.exit),
-            output: history::last_bytes(output.clone()),
-        };
-        let now = self.now();
-        let repeat = self.crashes.note(report, now);
-        About {
-            output,
-            repeat: Some(repeat),
-            known,
-        }
-    }
-
-    /// SIGUSR1: the state of everything into the log.
-    fn dump(&mut self) {
-        let now = self.now();
-        let ids = self.sorted_ids();
-        let clients = self.clients.as_ref().map_or(0, Clients::len);
-        let text = format!("state: {} services, {clients} clients", ids.len());
-        self.say(Severity::LOG_NOTICE, &text);
-        self.trees.hold_look();
-        for id in ids {
-            if let Some(s) = self.status_line(id, now) {
-                let pid = s.pid.map(|p| format!(", pid {p}")).unwrap_or_default();
-                let text = format!(
-                    "state: {}: {} (want {}) for {} s{pid}, {} processes, {} restarts",
-                    s.service,
-                    s.state,
-                    s.want,
-                    s.since_ms / 1000,
-                    s.processes,
-                    s.restarts
-                );
-                self.say(Severity::LOG_NOTICE, &text);
-            }
-        }
-        self.trees.release_look();
-    }
-}
-
-/// The crash that an end is reported as, if it is to be: what the program said, what the
-/// signal was that it died of, and a stop that had to end by KILL because it went nowhere.
-fn crash_of(end: &EndReport) -> Option<Crash> {
-    if let Some(crash) = &end.crash {
-        return Some(crash.clone());
-    }
-    let in_vain = || end.steps.iter().any(|s| s.outcome == StepOutcome::TimedOut);
-    let (kind, text) = match (end.verdict, end.exit) {
-        (Verdict::Crashed, Exit::Signal(signal)) => (crash::BY_SIGNAL, format!("SIG{signal}")),
-        (Verdict::Killed, _) if in_vain() => ("stuck", "did not stop and was killed".to_owned()),
-        _ => return None,
-    };
-    Some(Crash {
-        kind: kind.to_owned(),
-        text,
-        frame: String::new(),
-        frames: Vec::new(),
-    })
 }
 
 /// One line of output: to those who follow it, and to the log.

@@ -938,6 +938,31 @@ fn a_start_that_fails_is_told_with_stage_and_cause_and_tried_again_if_it_may_pas
     }
 }
 
+#[test]
+fn who_waits_for_a_service_is_told_when_what_it_requires_cannot_start() {
+    let mut rig = Rig::bare();
+    rig.slow_start = true;
+    let off = |mut s: Spec| {
+        s.autostart = false;
+        s
+    };
+    let (a, b, c) = (spec("a"), needs("b", &[A]), needs("c", &[B]));
+    rig.configure(vec![off(a), off(b), off(c)]);
+    rig.ask(C, Verb::Start);
+    let instance = rig.at(A).instance;
+    let error = SpawnError {
+        stage: Stage::Exec,
+        thing: "/bin/a".to_owned(),
+        errno: libc::ENOENT,
+        cause: "no".to_owned(),
+    };
+    rig.hear(Event::NotSpawned(A, instance, error));
+    assert_eq!(rig.did(), ["spawn a1", "release a1", "reply 1: failed"]);
+    assert_eq!((rig.state(B), rig.state(C)), ("waiting", "waiting"));
+    rig.pass(300_000);
+    assert_eq!(rig.did(), ["spawn a2"], "the wish stays");
+}
+
 // ---- the verdict -------------------------------------------------------------------
 
 fn panic() -> Crash {

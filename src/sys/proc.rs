@@ -41,6 +41,11 @@ impl Stat {
     }
 }
 
+/// Whether there is a /proc to read (proc(5)).
+pub fn is_mounted() -> bool {
+    std::path::Path::new("/proc/self/stat").exists()
+}
+
 /// Of the flags in `/proc/PID/stat` (include/linux/sched.h).
 const PF_EXITING: u32 = 4;
 

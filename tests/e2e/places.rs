@@ -37,6 +37,46 @@ fn namespaces_or_skip(name: &str) -> bool {
 }
 
 #[test]
+fn without_cgroups_and_proc_superd_says_what_it_cannot_see() {
+    if !namespaces_or_skip("without_cgroups_and_proc_superd_says_what_it_cannot_see") {
+        return;
+    }
+    let place = Place::new();
+    place.configure(Flavour::NoCgroups, WEB);
+    // The client and the test see /proc, superd does not.
+    let command = in_namespace(&place, "umount -l /proc");
+    let s = Superd::launch(place, command);
+    s.wait_record("web", "start", 1);
+    let blind = "neither cgroups nor /proc: what a service leaves behind is not found";
+    assert!(s.place.log().contains(blind), "{}", s.place.log());
+    let doctor = s.ctl(&["doctor"]);
+    assert!(doctor.out.contains(blind), "{doctor:?}");
+    assert_eq!(s.ctl(&["stop", "web"]).code, 0);
+    s.end();
+}
+
+in_both_flavours! {
+    fn with_hardly_any_descriptor_superd_goes_on_and_leaves_nothing_behind(flavour: Flavour) {
+        let place = Place::new();
+        place.configure(flavour, WEB);
+        let mut args: Vec<String> = ["sh", "-ec", "ulimit -n 20\nexec \"$@\"", "sh"]
+            .map(str::to_owned)
+            .to_vec();
+        args.extend(place.superd_args());
+        let command = place.command(&args);
+        let mut s = Superd::launch_unheard(place, command);
+        wait_until("a start, or why there is none", || {
+            let log = s.place.log();
+            log.contains("web: up") || log.contains("Too many open files")
+        });
+        s.signal(libc::SIGTERM);
+        assert_eq!(s.wait().code(), Some(0));
+        assert_eq!(s.place.cgroups(), [""; 0].map(std::path::PathBuf::from));
+        s.assert_nothing_left();
+    }
+}
+
+#[test]
 fn a_second_superd_is_refused_in_one_line() {
     let s = Superd::start(WEB);
     s.wait_record("web", "start", 1);

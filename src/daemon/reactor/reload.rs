@@ -1,0 +1,131 @@
+//! A configuration, at the start and later: what of it is in force, and what is said of it.
+
+use std::path::Path;
+
+use syslog::Severity;
+
+use super::{Mode, Reactor};
+use crate::config::faults::{self};
+use crate::config::model::{Config, Daemon};
+use crate::daemon::clients::{Access, Clients};
+use crate::daemon::rundir::plain;
+use crate::daemon::signals;
+use crate::machine::event::Event;
+use crate::machine::report::Origin;
+use crate::machine::signal::Signal;
+
+impl Reactor {
+    pub(super) fn reload_by_signal(&mut self) {
+        let by = signals::who_sent(Signal::HUP);
+        match self.reload(&by) {
+            Ok(text) => self.say(Severity::LOG_NOTICE, &text),
+            Err(text) => self.say(Severity::LOG_ERR, &text),
+        }
+    }
+
+    /// Reads the configuration again. What did not change is not touched; with any
+    /// problem everything stays as it is.
+    pub(in crate::daemon) fn reload(&mut self, by: &Origin) -> Result<String, String> {
+        let Some(path) = self.options.config.clone() else {
+            return Err("there is no configuration file to read".to_owned());
+        };
+        if self.machine.is_shutting_down() {
+            return Err("superd is shutting down".to_owned());
+        }
+        let config = crate::config::load(&path)
+            .map_err(|problems| format!("configuration not reloaded:\n{problems}"))?;
+        Ok(self.configure(config, by.clone()))
+    }
+
+    /// Takes over a configuration; a sentence that says what changed.
+    pub fn configure(&mut self, config: Config, by: Origin) -> String {
+        let log = self.registry.daemon().log;
+        let delta = self.registry.apply(config);
+        let daemon = self.registry.daemon().clone();
+        let changed = delta.changed.len();
+        let new = delta
+            .changed
+            .iter()
+            .filter(|(_, _, c)| *c == crate::machine::event::Change::New)
+            .count();
+        let (gone, unchanged) = (delta.gone.len(), delta.unchanged);
+        self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
+        self.logs.set_ring(daemon.ring);
+        self.crashes.configure(&daemon.crashes);
+        if self.options.mode == Mode::Daemon {
+            self.read_faults(&daemon.known_faults);
+        }
+        if by != Origin::Config {
+            if daemon.log != log {
+                self.sink.redirect(daemon.log, self.options.foreground);
+            }
+            // At the start there is nothing to compare with.
+            for line in delta.now.iter().chain(&delta.next_start) {
+                self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
+            }
+        }
+        self.open_to(&daemon);
+        if let Some(journal) = &mut self.journal {
+            let ids = delta.changed.iter().map(|(id, ..)| *id);
+            ids.for_each(|id| journal.redefine(id));
+        }
+        self.feed(Event::Configure {
+            changed: delta.changed,
+            gone: delta.gone,
+            by,
+        });
+        for event in std::mem::take(&mut self.resumed) {
+            self.feed(event);
+        }
+        format!(
+            "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
+            changed - new
+        )
+    }
+
+    /// Reads the known faults; with any problem those that are known stay.
+    fn read_faults(&mut self, path: &Path) {
+        match faults::load(path) {
+            Ok(faults) => self.faults = faults,
+            Err(problems) => {
+                let lines = problems.lines();
+                let first = lines.first().map_or("", String::as_str);
+                let more = match problems.len() {
+                    0 | 1 => String::new(),
+                    n => format!(" (and {} more, see superctl check)", n - 1),
+                };
+                self.say(
+                    Severity::LOG_WARNING,
+                    &format!("known faults not read: {first}{more}"),
+                );
+            }
+        }
+    }
+
+    /// The control socket for the groups of the configuration; made, if it could not be
+    /// made before.
+    fn open_to(&mut self, daemon: &Daemon) {
+        self.keep_run_dir();
+        let (access, mut complaints) = Access::of(daemon);
+        match (&mut self.clients, &self.run_dir) {
+            (Some(clients), _) => {
+                if let Err(e) = clients.set_access(access) {
+                    complaints.push(format!("control socket: {}", plain(&e)));
+                }
+            }
+            (None, Some(run_dir)) => {
+                let path = run_dir.file("superd.sock");
+                match Clients::bind(&path, access, self.poll.registry()) {
+                    Ok(clients) => self.clients = Some(clients),
+                    Err(e) => {
+                        complaints.push(format!("no control socket: {e}; SIGHUP tries again"))
+                    }
+                }
+            }
+            (None, None) => {}
+        }
+        for text in complaints {
+            self.say(Severity::LOG_WARNING, &text);
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! What somebody wants: a configuration, requests, the end of superd. A wish is noted on the
+//! services that it is about; what moves then, and in which order, `settle` decides.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use super::{Group, Shutdown, Supervisor};
+use crate::machine::event::{
+    ActionId, Answer, Change, Effect, ServiceId, Target, Ticket, Verb, Wait,
+};
+use crate::machine::report::{Happening, Origin};
+use crate::machine::service::{Input, ReloadRun, Rest, Service, State, Waiter, Want};
+use crate::machine::signal::Signal;
+use crate::machine::spec::{Reload, Spec, To};
+use crate::machine::stop;
+use crate::machine::time::Tick;
+
+impl Supervisor {
+    pub(super) fn configure(
+        &mut self,
+        changed: Vec<(ServiceId, Rc<Spec>, Change)>,
+        gone: &[ServiceId],
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut cycling = Vec::new();
+        let mut retrying = Vec::new();
+        let mut back = Vec::new();
+        for (id, spec, change) in changed {
+            match self.services.get_mut(&id) {
+                None => {
+                    let mut service = Service::new(id, spec, now);
+                    service.start_by = by.clone();
+                    self.services.insert(id, service);
+                }
+                Some(service) => {
+                    if service.gone {
+                        service.gone = false;
+                        back.push(id);
+                        service.want = if spec.autostart { Want::Up } else { Want::Down };
+                    }
+                    service.spec = spec;
+                    match change {
+                        Change::New | Change::Program => cycling.push(id),
+                        Change::Policy => retrying.push(id),
+                    }
+                }
+            }
+        }
+        for id in gone {
+            if let Some(service) = self.services.get_mut(id) {
+                service.gone = true;
+                service.want = Want::Down;
+                service
+                    .order
+                    .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+            }
+        }
+        self.reorder();
+        for id in back {
+            if self.services.get(&id).is_some_and(|s| s.want == Want::Up) {
+                self.call_off(id, effects);
+            }
+        }
+        for id in retrying {
+            let waits = |s: &Service| matches!(s.state, State::Backoff { .. });
+            if self.services.get(&id).is_some_and(waits) {
+                self.try_afresh(id, by, now);
+            }
+        }
+        for id in cycling {
+            self.cycle(id, by, now);
+            self.try_afresh(id, by, now);
+        }
+        self.retarget(effects);
+        self.look_at_all();
+    }
+
+    /// The running instance is to be replaced, and with it those that cannot be without it.
+    /// A list instead of recursion, as for `dirty`.
+    fn cycle(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+        let mut todo = vec![(id, by.clone())];
+        while let Some((id, by)) = todo.pop() {
+            let Some(service) = self.services.get_mut(&id) else {
+                continue;
+            };
+            if !service.is_running() || service.cycle {
+                continue;
+            }
+            service.cycle = true;
+            service.start_by = by.clone();
+            service
+                .order
+                .get_or_insert_with(|| stop::Order::new(by, now));
+            let because = Origin::Dependency {
+                service: service.spec.name.to_string(),
+            };
+            for dependent in &self.order.of(id).dependents {
+                todo.push((*dependent, because.clone()));
+            }
+        }
+    }
+
+    /// What was given up, or waits for its next try, is tried again at once.
+    fn try_afresh(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        match service.state {
+            State::Down(Rest::Failed(_) | Rest::Finished) | State::Backoff { .. } => {
+                service.record.clear();
+                service.start_by = by.clone();
+                service.enter(State::Down(Rest::Stopped), now);
+                self.list_deadline(id);
+            }
+            // What is to be decided soon is decided without the past.
+            State::Waiting | State::Sweeping(_) => service.record.clear(),
+            State::Down(Rest::Stopped)
+            | State::Starting(_)
+            | State::Up(_)
+            | State::Stopping(..)
+            | State::Killing(..) => {}
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // one line of the event, taken apart
+    pub(super) fn request(
+        &mut self,
+        ticket: Option<Ticket>,
+        target: Target,
+        verb: Verb,
+        wait: Wait,
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        let ids = match target {
+            Target::One(id) => vec![id],
+            Target::All => self.order.line().to_vec(),
+        };
+        if let (Target::All, Some(ticket)) = (target, ticket) {
+            // One more than there are, taken back below: an answer that comes at once
+            // must not complete the group while it is still being made.
+            self.groups.insert(
+                ticket,
+                Group {
+                    left: ids.len() + 1,
+                    worst: Answer::Already,
+                    of: Vec::new(),
+                },
+            );
+        }
+        // First everybody's wish, then the movement: with all wishes known, the order of
+        // a stop of everything is seen as a whole.
+        let stays =
+            |early: &Option<Answer>| matches!(early, Some(Answer::Already | Answer::Refused(_)));
+        let early: Vec<Option<Answer>> = ids
+            .iter()
+            .map(|id| self.wish(*id, verb, by, now, effects))
+            .collect();
+        let waiting: Vec<bool> = ids
+            .iter()
+            .zip(&early)
+            .map(|(id, early)| {
+                early.is_none() && wait == Wait::Done && self.enlist(*id, verb, ticket)
+            })
+            .collect();
+        if matches!(
+            verb,
+            Verb::Start | Verb::Stop | Verb::StopNow | Verb::Restart | Verb::RestartNow
+        ) && !early.iter().all(stays)
+        {
+            self.retarget(effects);
+            if matches!(verb, Verb::StopNow | Verb::RestartNow) {
+                for (id, early) in ids.iter().zip(&early) {
+                    if early.is_none() {
+                        let order = self.order_for(*id, now);
+                        self.feed(*id, Input::Force(order), now, effects);
+                    }
+                }
+            }
+            self.look_at_all();
+            self.settle(now, effects);
+        }
+        let Some(ticket) = ticket else { return };
+        for ((id, early), waits) in ids.iter().zip(early).zip(waiting) {
+            let name = self.services.get(id).map(|s| s.spec.name.clone());
+            match (early, waits) {
+                (Some(answer), _) => self.answer(ticket, name.as_ref(), answer, effects),
+                (None, true) => {}
+                (None, false) => {
+                    let answer = self.accepted(*id, verb, now);
+                    self.answer(ticket, name.as_ref(), answer, effects);
+                }
+            }
+        }
+        if target == Target::All {
+            self.answer(ticket, None, Answer::Already, effects);
+        }
+    }
+
+    /// Notes what is wanted. An answer when there is nothing more to it.
+    fn wish(
+        &mut self,
+        id: ServiceId,
+        verb: Verb,
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Answer> {
+        let shutting = self.shutdown.is_some();
+        let Some(service) = self.services.get_mut(&id) else {
+            return Some(Answer::Refused("it is no longer configured".to_owned()));
+        };
+        match verb {
+            Verb::Start | Verb::Restart | Verb::RestartNow if shutting => {
+                Some(Answer::Refused("superd is shutting down".to_owned()))
+            }
+            Verb::Start | Verb::Restart | Verb::RestartNow if service.gone => {
+                Some(Answer::Refused("it is no longer configured".to_owned()))
+            }
+            Verb::Start => {
+                let up = matches!(service.state, State::Up(_)) && !service.cycle;
+                if up && service.want == Want::Up && service.target {
+                    return Some(Answer::Already);
+                }
+                self.want_up(id, by, now, effects);
+                // Still up: a stop of it, or of what it requires, is called off.
+                up.then_some(Answer::Done(None))
+            }
+            Verb::Restart | Verb::RestartNow => {
+                let running = service.is_running();
+                service.note_absorbed();
+                if running {
+                    // First: a stop that had not begun is not called off but joined.
+                    self.cycle(id, by, now);
+                    self.note_force(id, verb == Verb::RestartNow);
+                }
+                self.want_up(id, by, now, effects);
+                None
+            }
+            Verb::Stop | Verb::StopNow => {
+                let at_rest = matches!(service.state, State::Down(_));
+                if at_rest && service.want == Want::Down {
+                    return Some(Answer::Already);
+                }
+                service.note_absorbed();
+                service.want = Want::Down;
+                service
+                    .order
+                    .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+                if at_rest {
+                    // Given up, or finished: now it is stopped.
+                    service.order = None;
+                    service.enter(State::Down(Rest::Stopped), now);
+                    return Some(Answer::Already);
+                }
+                self.note_force(id, verb == Verb::StopNow);
+                None
+            }
+            Verb::Signal(signal) => Some(self.signal(id, signal, by, effects)),
+            Verb::Reload => self.reload(id, by, now, effects),
+        }
+    }
+
+    /// `--now` for a stop that has not begun: it will begin with the KILL.
+    fn note_force(&mut self, id: ServiceId, force: bool) {
+        if let Some(order) = self.services.get_mut(&id).and_then(|s| s.order.as_mut()) {
+            order.force |= force;
+        }
+    }
+
+    /// Wants it, and everything that it requires, up.
+    fn want_up(&mut self, id: ServiceId, by: &Origin, now: Tick, effects: &mut Vec<Effect>) {
+        let asked = id;
+        let mut seen = BTreeSet::from([id]);
+        let mut todo = vec![(id, by.clone())];
+        while let Some((id, by)) = todo.pop() {
+            self.try_afresh(id, &by, now);
+            let Some(service) = self.services.get_mut(&id) else {
+                continue;
+            };
+            if service.gone {
+                continue;
+            }
+            if service.want == Want::Down || id == asked {
+                service.start_by = by;
+            }
+            service.want = Want::Up;
+            let because = Origin::Dependency {
+                service: service.spec.name.to_string(),
+            };
+            self.call_off(id, effects);
+            for dep in &self.order.of(id).requires {
+                if seen.insert(*dep) {
+                    todo.push((*dep, because.clone()));
+                }
+            }
+        }
+    }
+
+    /// A stop that had not begun, because others had to go first, will not begin.
+    fn call_off(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if !service.is_running() || service.cycle {
+            return;
+        }
+        service.order = None;
+        let why = "somebody else asked for a start meanwhile";
+        self.dismiss(id, Waiter::wants_it_over, why, effects);
+    }
+
+    fn signal(
+        &mut self,
+        id: ServiceId,
+        signal: Signal,
+        by: &Origin,
+        effects: &mut Vec<Effect>,
+    ) -> Answer {
+        let Some(service) = self.services.get(&id) else {
+            return Answer::Refused("it is no longer configured".to_owned());
+        };
+        let instance = service.instance;
+        match &service.state {
+            State::Up(_) if service.spec.stop.sends_to_main(signal) => {
+                let text =
+                    format!("its stop sends {signal}, and sends it once: use `stop` or `restart`");
+                return Answer::Refused(text);
+            }
+            State::Up(_) => {}
+            State::Stopping(..) | State::Killing(..) | State::Sweeping(_)
+                if signal.ends_or_stops_a_process() =>
+            {
+                let text = "it is stopping; a second signal on top is what superd prevents \
+                            (`stop --now` ends it at once)";
+                return Answer::Refused(text.to_owned());
+            }
+            State::Stopping(..) => {}
+            State::Starting(_) => {
+                return Answer::Refused("it has not started yet".to_owned());
+            }
+            State::Down(_)
+            | State::Waiting
+            | State::Killing(..)
+            | State::Sweeping(_)
+            | State::Backoff { .. } => return Answer::Refused("it is not running".to_owned()),
+        }
+        effects.push(Effect::Signal(id, instance, signal, To::Main));
+        effects.push(Effect::Publish(
+            id,
+            Happening::Signalled {
+                signal,
+                by: by.clone(),
+            },
+        ));
+        Answer::Done(None)
+    }
+
+    fn reload(
+        &mut self,
+        id: ServiceId,
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Answer> {
+        let service = self.services.get_mut(&id)?;
+        let Some(reload) = service.spec.reload.clone() else {
+            let text = "it has no `reload` in its configuration";
+            return Some(Answer::Refused(text.to_owned()));
+        };
+        if !matches!(service.state, State::Up(_)) || service.cycle {
+            return Some(Answer::Refused("it is not running".to_owned()));
+        }
+        if service.reload.is_some() {
+            // One at a time: this request waits for the one under way.
+            return None;
+        }
+        effects.push(Effect::Publish(id, Happening::Reloading { by: by.clone() }));
+        match reload {
+            Reload::Signal(signal) => {
+                effects.push(Effect::Signal(id, service.instance, signal, To::Main));
+                Some(Answer::Done(None))
+            }
+            Reload::Run(argv, wait) => {
+                self.actions += 1;
+                let action = ActionId(self.actions);
+                let until = now + wait;
+                service.reload = Some(ReloadRun {
+                    action,
+                    until,
+                    wait,
+                });
+                effects.push(Effect::Run(id, service.instance, action, argv));
+                self.list_deadline(id);
+                None
+            }
+        }
+    }
+
+    pub(super) fn client_gone(&mut self, client: u64) {
+        for service in self.services.values_mut() {
+            service.waiters.retain(|w| w.ticket.client != client);
+        }
+        self.groups.retain(|ticket, _| ticket.client != client);
+    }
+
+    pub(super) fn shut_down(
+        &mut self,
+        force: bool,
+        by: Origin,
+        absorbed: u32,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        let again = self.shutdown.is_some();
+        if again {
+            for service in self.services.values_mut() {
+                service.absorb(absorbed.saturating_add(u32::from(!force)));
+            }
+        } else {
+            let deadline = self
+                .shutdown_within
+                .map_or(Tick::NEVER, |within| now + within);
+            self.shutdown = Some(Shutdown {
+                by: by.clone(),
+                deadline,
+                forced: false,
+            });
+            for service in self.services.values_mut() {
+                // One who was asked to stop before is asked once more by this.
+                let again = service.order.is_some() || service.stop().is_some();
+                if service.is_running() {
+                    service
+                        .order
+                        .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+                }
+                service.absorb(absorbed.saturating_add(u32::from(again)));
+            }
+            self.retarget(effects);
+        }
+        if force {
+            self.force_everything(by, now, effects);
+        }
+        if !again {
+            self.look_at_all();
+        }
+    }
+
+    pub(super) fn force_everything(&mut self, by: Origin, now: Tick, effects: &mut Vec<Effect>) {
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.forced = true;
+        }
+        for id in self.order.line().to_vec().into_iter().rev() {
+            if let Some(service) = self.services.get_mut(&id).filter(|s| s.is_running()) {
+                service
+                    .order
+                    .get_or_insert_with(|| stop::Order::new(by.clone(), now));
+            }
+            self.note_force(id, true);
+            let order = self.order_for(id, now);
+            self.feed(id, Input::Force(order), now, effects);
+        }
+    }
+}
+
+impl Service {
+    /// A request that found a stop ordered or under way already changes nothing but this count.
+    fn note_absorbed(&mut self) {
+        self.absorb(1);
+    }
+
+    fn absorb(&mut self, n: u32) {
+        let order = match &mut self.state {
+            State::Stopping(_, stop) | State::Killing(_, stop, _) => Some(&mut stop.order),
+            State::Sweeping(end) => end.stop.as_mut().map(|s| &mut s.order),
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Up(_)
+            | State::Backoff { .. } => self.order.as_mut(),
+        };
+        if let Some(order) = order {
+            order.absorbed = order.absorbed.saturating_add(n);
+        }
+    }
+}
