@@ -23,6 +23,8 @@ mod notices;
 mod places;
 #[path = "e2e/points.rs"]
 mod points;
+#[path = "e2e/readiness.rs"]
+mod readiness;
 #[path = "e2e/real_servers.rs"]
 mod real_servers;
 #[path = "e2e/restarts.rs"]

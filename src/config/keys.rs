@@ -40,6 +40,9 @@ pub const SERVICE: &[&str] = &[
     "notify",
     "output",
     "autostart",
+    "ready",
+    "ready-after",
+    "start-timeout",
     "stop",
     "leftover-grace",
     "restart",
@@ -57,6 +60,20 @@ pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires"];
 /// A step of `stop`.
 pub const STEP: &[&str] = &[
     "signal", "run", "http", "drain", "to", "until", "wait", "settle",
+];
+
+/// `ready`.
+pub const READY: &[&str] = &[
+    "notify",
+    "notify-fd",
+    "tcp",
+    "http",
+    "status",
+    "exec",
+    "log",
+    "file",
+    "interval",
+    "timeout",
 ];
 
 /// `crash-loop`.

@@ -41,6 +41,7 @@ mod order;
 mod plan;
 mod problem;
 mod read;
+mod ready;
 mod service;
 mod stop;
 mod value;

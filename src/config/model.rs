@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::event::ServiceId;
+use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Reload, Restart, Schedule, Spec};
 
@@ -180,6 +181,9 @@ pub struct PolicyDef {
     pub after: Vec<String>,
     /// Order and need.
     pub requires: Vec<String>,
+    /// How it becomes ready; none: when its program executes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Rc<Ready>>,
     /// Stop schedule.
     pub stop: Rc<Schedule>,
     /// Restart policy.
@@ -202,6 +206,7 @@ impl ServiceDef {
             autostart: p.autostart,
             after: p.after.iter().filter_map(|n| id(n)).collect(),
             requires: p.requires.iter().filter_map(|n| id(n)).collect(),
+            ready: p.ready.clone(),
             stop: p.stop.clone(),
             restart: p.restart.clone(),
             success_exit: p.success_exit.clone(),

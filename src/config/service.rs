@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::machine::ready::Sign;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{CrashLoop, Policy, Reload, Restart, Schedule, Step, Until};
 
@@ -19,7 +20,7 @@ use super::keys;
 use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
-use super::{limits, stop, value};
+use super::{limits, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -38,6 +39,9 @@ pub(super) struct Said {
     notify: Option<bool>,
     output: Option<Output>,
     autostart: Option<bool>,
+    ready: Option<Option<Sign>>,
+    ready_after: Option<Duration>,
+    start_timeout: Option<Option<Duration>>,
     stop: Option<Rc<Schedule>>,
     steps: Option<Vec<Step>>,
     leftover_grace: Option<Duration>,
@@ -109,6 +113,9 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "notify" => said.notify = r.boolean(key, v),
         "output" => said.output = r.choice(key, v, OUTPUT),
         "autostart" => said.autostart = r.boolean(key, v),
+        "ready" => said.ready = ready::read(r, key, v),
+        "ready-after" => said.ready_after = positive(r, key, v),
+        "start-timeout" => said.start_timeout = ready::read_timeout(r, key, v),
         "after" => said.after = read_services(r, key, v),
         "requires" => said.requires = read_services(r, key, v),
         "stop" => said.steps = stop::read(r, v),
@@ -377,6 +384,14 @@ pub(super) fn define(
     defaults: &Said,
 ) -> Option<ServiceDef> {
     let stop = said.schedule(defaults);
+    let notify = said.notify.or(defaults.notify).unwrap_or(true);
+    let output = said.output.or(defaults.output).unwrap_or(Output::Log);
+    let parts = |s: &Said| ready::Parts {
+        ready: s.ready.clone(),
+        after: s.ready_after,
+        within: s.start_timeout,
+    };
+    let ready = ready::define(r, &at, parts(&said), parts(defaults), notify, output);
     let restart = Restart {
         policy: said.restart.or(defaults.restart).unwrap_or(Policy::Always),
         delay: said
@@ -396,8 +411,6 @@ pub(super) fn define(
             .or_else(|| defaults.crash_loop.clone())
             .unwrap_or(Some(CRASH_LOOP)),
     };
-    let notify = said.notify.or(defaults.notify).unwrap_or(true);
-    let output = said.output.or(defaults.output).unwrap_or(Output::Log);
     check_restart(r, &at, &restart);
     check_stop(r, &at, &stop, notify, output);
     let reload = said.reload.or_else(|| defaults.reload.clone()).flatten();
@@ -436,6 +449,7 @@ pub(super) fn define(
             autostart: said.autostart.or(defaults.autostart).unwrap_or(true),
             after: names(said.after),
             requires: names(said.requires),
+            ready,
             stop,
             restart,
             success_exit,

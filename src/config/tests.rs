@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::model::*;
 use super::*;
 use crate::machine::event::Change;
+use crate::machine::ready::{Question, Ready, Sign};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Action, CrashLoop, Policy, Reload, To, Until};
 
@@ -199,12 +200,116 @@ fn every_listed_key_is_read() {
             "{key}: {said}"
         );
     }
+    for key in keys::READY {
+        let said = bad_service(&format!("ready = {{ {key} = 1979-05-27 }}"));
+        assert!(!said.contains("unknown key"), "{key}: {said}");
+        assert!(said.starts_with("3:"), "{key}: {said}");
+    }
     for key in keys::STEP {
         let said = bad_service(&format!("stop = [{{ {key} = 1979-05-27 }}]"));
         assert!(
             !said.contains("unknown key") && !said.contains("is known but"),
             "{key}: {said}"
         );
+    }
+}
+
+fn ready(keys: &str) -> Option<Ready> {
+    service(keys).policy.ready.map(|r| (*r).clone())
+}
+
+#[test]
+fn readiness_is_read_in_each_of_its_forms() {
+    let sign = |value: &str| ready(&format!("ready = {value}")).unwrap().sign;
+    assert_eq!(ready(""), None);
+    assert_eq!(ready("ready = false"), None);
+    assert_eq!(sign("{ notify = true }"), Sign::Notify);
+    assert_eq!(sign("{ notify-fd = 3 }"), Sign::Descriptor(3));
+    assert_eq!(sign("{ log = \"up\" }"), Sign::Log("up".into()));
+    let probe = |value: &str| match sign(value) {
+        Sign::Probe(probe) => (*probe).clone(),
+        other => panic!("{other:?}"),
+    };
+    let p = probe("{ tcp = \"localhost:80\", interval = \"2s\", timeout = \"300ms\" }");
+    assert_eq!(p.what.to_string(), "tcp 127.0.0.1:80");
+    assert_eq!(p.interval, Duration::from_secs(2));
+    assert_eq!(p.timeout, Duration::from_millis(300));
+    let p = probe("{ tcp = \"unix:/run/x.sock\" }");
+    assert_eq!(p.what.to_string(), "unix:/run/x.sock");
+    assert_eq!(
+        (p.interval, p.timeout),
+        (Duration::from_secs(1), Duration::from_secs(5))
+    );
+    let p = probe("{ http = \"http://127.0.0.1/x\", status = [200, 401] }");
+    assert_eq!(p.what.to_string(), "GET http://127.0.0.1:80/x");
+    assert!(matches!(&p.what, Question::Http(_, s) if **s == [200, 401]));
+    let p = probe("{ http = \"HEAD unix:/run/x.sock:/y\", status = 204 }");
+    assert_eq!(p.what.to_string(), "HEAD unix:/run/x.sock:/y");
+    assert_eq!(
+        probe("{ exec = [\"/bin/a\", \"b\"] }").what.to_string(),
+        "exec /bin/a b"
+    );
+    assert_eq!(
+        probe("{ file = \"/run/a\" }").what.to_string(),
+        "file /run/a"
+    );
+    let within = |keys: &str| ready(keys).unwrap().within;
+    assert_eq!(
+        within("ready = { notify = true }"),
+        Some(Duration::from_secs(60))
+    );
+    assert_eq!(
+        within("ready = { notify = true }\nstart-timeout = false"),
+        None
+    );
+    let after = ready("ready-after = \"2s\"").unwrap();
+    assert_eq!(
+        (after.sign, after.within),
+        (Sign::After(Duration::from_secs(2)), None)
+    );
+    // What a service says goes before what the defaults say, as a whole.
+    let config = good(
+        "[defaults]\nready = { notify = true }\nstart-timeout = \"3s\"\n\
+         [service.a]\ncommand = [\"/bin/a\"]\n\
+         [service.b]\ncommand = [\"/bin/b\"]\nready = false\n\
+         [service.c]\ncommand = [\"/bin/c\"]\nready-after = \"1s\"\n",
+    );
+    let of = |name: &str| config.services[name].policy.ready.clone();
+    let a = of("a").unwrap();
+    assert_eq!(
+        (&a.sign, a.within),
+        (&Sign::Notify, Some(Duration::from_secs(3)))
+    );
+    assert_eq!(of("b"), None);
+    assert_eq!(of("c").unwrap().sign, Sign::After(Duration::from_secs(1)));
+}
+
+#[test]
+fn readiness_that_makes_no_sense_is_told_with_its_place() {
+    for (keys, said) in [
+        ("ready = true", "3:9: service \"x\": `ready` must be a table, not true or false"),
+        ("ready = {}", "3:9: service \"x\": `ready` has one of notify, notify-fd, tcp, http, exec, log and file: write { notify = true }"),
+        ("ready = { notify = true, tcp = \"127.0.0.1:1\" }", "3:9: service \"x\": `ready` has one of notify, notify-fd, tcp, http, exec, log and file: write { notify = true }"),
+        ("ready = { notify = false }", "3:20: service \"x\": write ready = false, or ready = { notify = true }"),
+        ("ready = { notfy = true }", "3:11: service \"x\": unknown key `notfy` (did you mean `notify`?)"),
+        ("ready = { notify-fd = 2 }", "3:23: service \"x\": `notify-fd` must be from 3 to 255, not 2"),
+        ("ready = { tcp = \"127.0.0.1\" }", "3:17: service \"x\": `tcp`: `127.0.0.1` has no port: write 127.0.0.1:80, [::1]:80 or unix:/run/x.sock"),
+        ("ready = { tcp = \"unix:x\" }", "3:17: service \"x\": `tcp`: `x` is not a path of at most 107 bytes that begins with /"),
+        ("ready = { tcp = \"127.0.0.1:1\", status = 200 }", "3:41: service \"x\": `status` goes with `http`"),
+        ("ready = { http = \"http://127.0.0.1/\", status = 99 }", "3:48: service \"x\": `status` must be from 200 to 599, not 99"),
+        ("ready = { file = \"/x\", timeout = \"1s\" }", "3:34: service \"x\": a file is looked at, not waited for: no `timeout`"),
+        ("ready = { file = \"x\" }", "3:18: service \"x\": `file` must be a path that begins with /, not `x`"),
+        ("ready = { log = \" \" }", "3:17: service \"x\": `log` needs a text of 1 to 256 bytes on one line"),
+        ("ready = { log = \"x\", timeout = \"1s\" }", "3:32: service \"x\": nobody is asked: `interval`, `timeout` and `status` go with tcp, http and exec"),
+        ("ready = { exec = [\"/x\"], interval = \"1ms\" }", "3:37: service \"x\": `interval` must be at least 10ms"),
+        ("ready = { notify = true }\nnotify = false", "1:10: service \"x\": ready = { notify = true } needs notify = true"),
+        ("ready = { log = \"x\" }\noutput = \"null\"", "1:10: service \"x\": ready = { log = ... } needs output = \"log\" or \"ring\""),
+        ("ready = { notify = true }\nready-after = \"1s\"", "1:10: service \"x\": has `ready` and `ready-after`: one of them"),
+        ("ready-after = \"0s\"", "3:15: service \"x\": `ready-after` must be longer than 0"),
+        ("start-timeout = \"5s\"", "1:10: service \"x\": has `start-timeout` and nothing to wait for: it needs `ready`"),
+        ("redy = { notify = true }", "3:1: service \"x\": unknown key `redy` (did you mean `ready`?)"),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
     }
 }
 
@@ -865,6 +970,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
         keys::DAEMON,
         keys::SERVICE,
         keys::STEP,
+        keys::READY,
         keys::CRASH_LOOP,
         keys::RELOAD,
     ];

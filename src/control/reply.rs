@@ -120,16 +120,30 @@ pub struct Status {
     /// A stop under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopStatus>,
-    /// What the running instance has said of its readiness (sd_notify(3)): `yes` (READY=1),
-    /// `no` (it has sent messages, but not that one), `not-told` (it has sent none).
+    /// Whether the running instance is ready, as `ready` in its configuration says: `yes`, `no`.
+    /// Where there is none, what it has said (sd_notify(3)): `yes` (READY=1), `no` (it has sent
+    /// messages, but not that one), `not-told` (it has sent none).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
+    /// What is waited for until it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaiting: Option<Awaiting>,
     /// It said RELOADING=1, and no READY=1 since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reloading: bool,
     /// What the service says about itself (STATUS=).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub says: String,
+}
+
+/// A start under way: the program executes and is not ready.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Awaiting {
+    /// What is waited for, or what the last probe found.
+    pub what: String,
+    /// Until `start-timeout` is over, in milliseconds; absent: as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
 }
 
 /// A stop under way.

@@ -111,7 +111,10 @@ impl Reactor {
     fn entry(&mut self, id: ServiceId, commands: Vec<Running>) -> Option<Entry> {
         let service = self.machine.service(id)?;
         // Of one that is just being started it can be read later as well.
-        let look = !matches!(service.state, State::Starting(_));
+        let look = match &service.state {
+            State::Starting(run) => run.awaits.as_ref().is_some_and(|w| w.executing),
+            _ => true,
+        };
         Some(Entry {
             name: service.spec.name.to_string(),
             memory: Memory::of(service),
@@ -262,6 +265,11 @@ impl Reactor {
             return gone(None, Some(0));
         }
         self.open_output(id, &entry.name, output, instance);
+        if entry.memory.is_awaited() {
+            // Else it becomes ready by the end of its time.
+            self.open_ready_descriptor(id, instance, &entry.name, false)
+                .ok();
+        }
         let Some(place) = &entry.place else {
             return gone(None, Some(0));
         };

@@ -149,6 +149,7 @@ fn weight(what: &Happening) -> usize {
         | Happening::GivenUp { why: text }
         | Happening::ActionFailed { error: text }
         | Happening::MainProcessRefused { why: text, .. }
+        | Happening::Executing { awaited: text, .. }
         | Happening::Status { text } => text.len(),
         Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
         Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
@@ -213,6 +214,10 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
     let (severity, text) = match what {
         Happening::Starting { instance, by } => {
             (Info, format!("starting (run {}): {by} asked", instance.0))
+        }
+        Happening::Executing { pid, awaited, .. } => {
+            let text = format!("executing: pid {}; waiting for {awaited}", pid.0);
+            (Info, text)
         }
         Happening::Up { pid, .. } => (Notice, format!("up: pid {}", pid.0)),
         Happening::Adopted { pid, ran, .. } => (

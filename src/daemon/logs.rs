@@ -12,7 +12,7 @@
 //! (Past 400 lines because reading, keeping and passing on are done in one go per chunk.)
 
 mod crash_text;
-mod fifo;
+pub(super) mod fifo;
 mod ring;
 mod split;
 

@@ -37,6 +37,8 @@ struct Ready {
     name: Rc<str>,
     program: Rc<Program>,
     group: Option<Group>,
+    /// By which it says that it is ready.
+    descriptor: Option<i32>,
 }
 
 impl Reactor {
@@ -93,6 +95,12 @@ impl Reactor {
             Effect::Http(service, instance, action, http) => {
                 self.request(service, instance, action, &http);
             }
+            Effect::Probe(service, instance, action, probe) => {
+                self.probe(service, instance, action, &probe);
+            }
+            Effect::NoteFile(service, instance, path) => {
+                self.note_file(service, instance, &path);
+            }
             Effect::Drain(service, instance, action) => {
                 let why = "this version of superd cannot drain".to_owned();
                 let outcome = Outcome::Impossible(why);
@@ -106,7 +114,10 @@ impl Reactor {
             }
             Effect::Check(service, instance, check) => self.check(service, instance, check),
             Effect::Look(service, instance) => self.look(service, instance),
-            Effect::Release(service, instance) => self.trees.release(service, instance),
+            Effect::Release(service, instance) => {
+                self.trees.release(service, instance);
+                self.probes.release(service);
+            }
             Effect::Forget(service) => self.forget(service),
             Effect::Reply(ticket, answer) => self.answer(ticket, answer),
             Effect::Publish(service, happening) => self.publish(service, happening),
@@ -171,7 +182,7 @@ impl Reactor {
         }
         // From here on it cannot be said that nothing was started.
         self.remember();
-        let logs = &self.logs;
+        let (logs, probes) = (&self.logs, &self.probes);
         let notify = self.notify.as_ref().map(|n| n.path());
         let wanted = ready.iter().map(|r| Wanted {
             service: r.service,
@@ -184,6 +195,9 @@ impl Reactor {
                 Output::Null | Output::Inherit => None,
             },
             notify: notify.filter(|_| r.program.notify),
+            ready: r
+                .descriptor
+                .and_then(|n| Some((probes.writer(r.service)?, n))),
         });
         let made = self.trees.start_all(wanted.collect());
         for (
@@ -214,6 +228,9 @@ impl Reactor {
             }
             self.logs.begin(service, instance);
         }
+        let line = self.open_ready_descriptor(service, instance, &name, true);
+        line.map_err(|e| io_failure(Stage::Pipe, &e))?;
+        let descriptor = self.ready_descriptor(service);
         let group = self.trees.place(service, &name)?;
         self.trees.mark(service, &name);
         self.note_for_journal(service);
@@ -223,6 +240,7 @@ impl Reactor {
             name,
             program,
             group,
+            descriptor,
         })
     }
 
@@ -268,7 +286,7 @@ impl Reactor {
         }
     }
 
-    fn run_command(
+    pub(super) fn run_command(
         &mut self,
         service: ServiceId,
         instance: Instance,

@@ -87,6 +87,8 @@ pub struct Context<'a> {
     pub is_pipe: bool,
     /// The address of the notify socket, if it gets one.
     pub notify_socket: Option<&'a Path>,
+    /// The descriptor by which it says that it is ready, and its number there.
+    pub ready: Option<(BorrowedFd<'a>, i32)>,
     /// Stays open until it executes the program.
     pub until_exec: Option<BorrowedFd<'a>>,
     /// Its cgroup, if it has one.
@@ -163,6 +165,7 @@ fn plan<'a>(
     plan.stdout = ctx.stdout;
     plan.stderr = ctx.stderr;
     plan.give_output = ctx.is_pipe;
+    plan.extra = ctx.ready;
     plan.until_exec = ctx.until_exec;
     plan.cgroup = ctx.cgroup;
     plan.umask = program.umask;
@@ -495,6 +498,7 @@ mod tests {
         stderr: None,
         is_pipe: false,
         notify_socket: None,
+        ready: None,
         until_exec: None,
         cgroup: None,
     };

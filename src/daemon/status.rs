@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::tree::Usage;
-use crate::control::reply::{Status, StopStatus};
+use crate::control::reply::{Awaiting, Status, StopStatus};
 use crate::machine::event::{Pid, ServiceId};
 use crate::machine::report::{Exit, Verdict};
 use crate::machine::service::{Readiness, Rest, Service, State, Want};
@@ -51,7 +51,8 @@ pub fn status(
         waiting_on: names(is_waiting, || machine.waits_for(id)),
         unwanted: names(is_waiting, || machine.unwanted(id)),
         stop: stop_status(service, now),
-        ready: service.run().map(|run| ready_word(run.ready).to_owned()),
+        ready: ready_word(service).map(str::to_owned),
+        awaiting: awaiting(service, now),
         reloading: service.run().is_some_and(|run| run.reloading),
         says: service.says.clone(),
     })
@@ -64,12 +65,32 @@ fn names(wanted: bool, all: impl FnOnce() -> Vec<Rc<str>>) -> Vec<String> {
     }
 }
 
-fn ready_word(ready: Readiness) -> &'static str {
-    match ready {
+/// As `ready` in its configuration says; where there is none, as it says itself.
+fn ready_word(service: &Service) -> Option<&'static str> {
+    let run = service.run()?;
+    if run.awaits.is_some() {
+        return Some("no");
+    }
+    if service.spec.ready.is_some() && matches!(service.state, State::Up(_)) {
+        return Some("yes");
+    }
+    Some(match run.ready {
         Readiness::NotTold => "not-told",
         Readiness::No => "no",
         Readiness::Yes => "yes",
-    }
+    })
+}
+
+fn awaiting(service: &Service, now: Tick) -> Option<Awaiting> {
+    let State::Starting(run) = &service.state else {
+        return None;
+    };
+    let wait = run.awaits.as_ref().filter(|w| w.executing)?;
+    let (what, left) = wait.progress(now);
+    Some(Awaiting {
+        what,
+        left_ms: left.map(ms),
+    })
 }
 
 fn state_word(state: &State) -> &'static str {

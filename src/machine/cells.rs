@@ -12,8 +12,9 @@
 use std::rc::Rc;
 
 use super::event::{ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Verb};
+use super::ready::{Ready, Sign};
 use super::report::{Exit, Origin, SpawnError, Stage};
-use super::rig::{Rig, A, B};
+use super::rig::{ms, Rig, A, B};
 use super::service::Want;
 use super::signal::Signal;
 use super::spec::{Policy, Reload, Spec};
@@ -114,6 +115,22 @@ exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+main -> starting up 8:
+
+# unready up: executing, and waited for until it says READY=1
+start, policy, client-gone -> -
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup, winch -> starting up: reply refused
+spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: release a1, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, output, orphan -> -
+ready -> up up:
+timeout -> stopping up: look notify a1
 main -> starting up 8:
 
 # starting down: a stop came before the fork
@@ -303,6 +320,13 @@ fn reach(heading: &str) -> Rig {
         "forked up" => after(ordered(), |r| {
             r.hear(Event::Spawned(A, Instance(1), Pid(7)));
         }),
+        "unready up" => Rig::new(vec![Spec {
+            ready: Some(Rc::new(Ready {
+                sign: Sign::Notify,
+                within: Some(ms(30_000)),
+            })),
+            ..plain()
+        }]),
         "starting down" => after(ordered(), |r| {
             r.ask(A, Verb::Stop);
         }),
@@ -463,6 +487,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 15 * EVENTS.len());
+    assert_eq!(cells, 16 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

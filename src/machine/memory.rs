@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{ActionId, Check, Effect, Instance, Presence};
+use super::ready::Await;
 use super::report::{Exit, Happening, Origin, Verdict};
 use super::restart::Record;
 use super::service::{Context, Kill, Moved, ReloadRun, Rest, Service, State, Want};
@@ -101,6 +102,11 @@ impl Memory {
         matches!(&self.state, State::Starting(run) | State::Up(run) if run.pid.is_none())
     }
 
+    /// Whether it was waited for until it is ready.
+    pub fn is_awaited(&self) -> bool {
+        matches!(&self.state, State::Starting(run) if run.awaits.is_some())
+    }
+
     /// Whether its main process was known to have ended.
     pub fn is_reaped(&self) -> bool {
         matches!(self.state, State::Sweeping(_))
@@ -139,11 +145,15 @@ impl Memory {
             && rule.delay <= LONGEST
             && rule.max_delay <= LONGEST
             && rule.stable <= LONGEST
+            && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
             && crash_loop
                 .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
         let state_is_sound = match &self.state {
-            State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_) => true,
-            State::Backoff { .. } => true,
+            State::Starting(run) => {
+                let wait = run.awaits.as_ref();
+                wait.is_none_or(|w| w.ready.is_sound(LONGEST))
+            }
+            State::Down(_) | State::Waiting | State::Up(_) | State::Backoff { .. } => true,
             State::Stopping(_, stop) => stop.is_sound(&sound),
             State::Killing(_, stop, kill) => stop.is_sound(&sound) && calm(kill),
             State::Sweeping(end) => end.is_sound(&sound, &calm),
@@ -207,6 +217,13 @@ impl Service {
                     Want::Up => self.enter(State::Waiting, now),
                     Want::Down => self.enter(State::Down(Rest::Stopped), now),
                 }
+            }
+            (State::Starting(run), Presence::Running(pid)) if run.awaits.is_some() => {
+                run.pid = Some(pid);
+                run.adopted = true;
+                let ran = now - run.began;
+                cx.publish(id, Happening::Adopted { instance, pid, ran });
+                self.in_wait(now, cx, Await::resume)
             }
             (State::Starting(run) | State::Up(run), Presence::Running(pid)) => {
                 run.pid = Some(pid);

@@ -11,6 +11,7 @@ pub mod end;
 pub mod event;
 pub mod memory;
 pub mod order;
+pub mod ready;
 pub mod report;
 pub mod restart;
 #[cfg(test)]

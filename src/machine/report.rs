@@ -45,6 +45,11 @@ pub enum Origin {
     Config,
     /// superd itself: the restart policy, or its own shutdown deadline.
     Policy,
+    /// superd found it unfit: it was not ready in time, or failed its health check.
+    Unfit {
+        /// What was found.
+        why: String,
+    },
     /// The service did it by itself.
     Itself,
 }
@@ -82,6 +87,7 @@ impl fmt::Display for Origin {
             Origin::Dependency { service } => write!(f, "dependency {service}"),
             Origin::Config => f.write_str("configuration"),
             Origin::Policy => f.write_str("superd"),
+            Origin::Unfit { why } => write!(f, "superd: {why}"),
             Origin::Itself => f.write_str("the service itself"),
         }
     }
@@ -426,6 +432,15 @@ pub enum Happening {
         instance: Instance,
         /// Who asked; `Policy` for an automatic restart.
         by: Origin,
+    },
+    /// The program is executing, and is waited for until it is ready.
+    Executing {
+        /// Which run.
+        instance: Instance,
+        /// Its main process.
+        pid: Pid,
+        /// What is waited for, in words.
+        awaited: String,
     },
     /// The program is executing (and ready, as far as readiness is configured).
     Up {

@@ -327,6 +327,8 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::KillTree(s, i) => one("kill", s, i),
         Effect::Run(s, i, ..) => one("run", s, i),
         Effect::Http(s, i, ..) => one("http", s, i),
+        Effect::Probe(s, i, ..) => one("probe", s, i),
+        Effect::NoteFile(s, i, _) => one("note file", s, i),
         Effect::Drain(s, i, _) => one("drain", s, i),
         Effect::EndAction(s, i, _) => one("end action", s, i),
         Effect::WatchOutput(s, i, _) => one("watch", s, i),

@@ -20,6 +20,10 @@
 //!   Backoff, or Down). `Start` in a state that runs is decided above, in `supervisor`,
 //!   by setting want: an instance that is going down ends first (never two).
 //! In Up, a timeout ends a reload command that takes too long.
+//!
+//! A service with `ready` stays in Starting after `Execed`: its message, its output, a probe's
+//! answer or the time makes it Up. When it is not ready in time it is stopped by its schedule
+//! (Stopping), and that counts as a failure: what follows ³ is for the restart policy.
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
@@ -41,6 +45,8 @@ use super::end::{End, Swept};
 use super::event::{
     ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
 };
+use super::memory::LONGEST;
+use super::ready::{self, About, Await};
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
 use super::spec::{Schedule, Spec};
@@ -108,8 +114,11 @@ pub struct Run {
     pub stopping_seen: u32,
     /// It could not become its program; its exit is about to be reported.
     pub exec_error: Option<SpawnError>,
-    /// What it has said of its readiness. Nothing waits for it.
+    /// What it has said of its readiness.
     pub ready: Readiness,
+    /// The wait for it to be ready, until it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits: Option<Box<Await>>,
     /// It said RELOADING=1, and no READY=1 since.
     pub reloading: bool,
     /// The last MAINPID= that could not be followed, so that it is told once.
@@ -128,6 +137,7 @@ impl Run {
             stopping_seen: 0,
             exec_error: None,
             ready: Readiness::NotTold,
+            awaits: None,
             reloading: false,
             refused: None,
             adopted: false,
@@ -185,9 +195,9 @@ pub enum State {
     Down(Rest),
     /// Wanted up; something it needs is not.
     Waiting,
-    /// Forked or about to be; the program is not executing yet.
+    /// Forked or about to be; the program is not executing yet, or it is not ready yet.
     Starting(Run),
-    /// The program runs.
+    /// The program runs, and is ready.
     Up(Run),
     /// The stop schedule is under way.
     Stopping(Run, Box<Stop>),
@@ -248,7 +258,7 @@ pub enum Input {
 pub struct Moved {
     /// The state changed in a way that others may wait for.
     pub state: bool,
-    /// The program began to execute.
+    /// It is up: the program executes and is ready.
     pub up: bool,
     /// A start came to nothing, with the reason.
     pub start_failed: Option<String>,
@@ -419,7 +429,8 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) | State::Waiting | State::Starting(_) => None,
+            State::Down(_) | State::Waiting => None,
+            State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
             State::Up(_) => self.reload.map(|r| r.until),
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
@@ -499,7 +510,7 @@ impl Service {
                 Input::Spawned(_) | Input::NotSpawned(_),
             ) => Moved::default(),
 
-            (State::Starting(_), Input::Execed) => self.become_up(now, cx),
+            (State::Starting(_), Input::Execed) => self.executes(now, cx),
             (
                 State::Starting(run)
                 | State::Up(run)
@@ -580,6 +591,11 @@ impl Service {
                 Input::Notified(_),
             ) => Moved::default(),
 
+            (State::Starting(_), Input::ActionEnded(action, outcome)) => {
+                self.in_wait(now, cx, |wait, about| {
+                    wait.action_ended(action, outcome, about)
+                })
+            }
             (State::Up(_), Input::ActionEnded(action, outcome)) => {
                 self.reload_ended(action, outcome, cx)
             }
@@ -591,20 +607,21 @@ impl Service {
             (
                 State::Down(_)
                 | State::Waiting
-                | State::Starting(_)
                 | State::Killing(..)
                 | State::Sweeping(_)
                 | State::Backoff { .. },
                 Input::ActionEnded(..),
             ) => Moved::default(),
 
+            (State::Starting(_), Input::OutputMatched) => {
+                self.in_wait(now, cx, |wait, about| wait.output_matched(about))
+            }
             (State::Stopping(..), Input::OutputMatched) => {
                 self.in_stop(now, cx, |stop, scene| stop.output_matched(scene))
             }
             (
                 State::Down(_)
                 | State::Waiting
-                | State::Starting(_)
                 | State::Up(_)
                 | State::Killing(..)
                 | State::Sweeping(_)
@@ -664,9 +681,11 @@ impl Service {
                 }
             }
             (State::Up(_), Input::Timeout) => self.reload_timeout(now, cx),
-            (State::Down(_) | State::Waiting | State::Starting(_), Input::Timeout) => {
-                Moved::default()
+            (State::Starting(run), Input::Timeout) => {
+                let adopted = run.adopted;
+                self.in_wait(now, cx, |wait, about| wait.timeout(adopted, about))
             }
+            (State::Down(_) | State::Waiting, Input::Timeout) => Moved::default(),
         }
     }
 
@@ -678,10 +697,24 @@ impl Service {
         self.says.clear();
         self.order = None;
         self.cycle = false;
-        let instance = self.instance;
-        cx.publish(self.id, Happening::Starting { instance, by });
-        cx.effects.push(Effect::Spawn(self.id, instance));
-        self.enter(State::Starting(Run::new(instance, now)), now)
+        let (id, instance) = (self.id, self.instance);
+        cx.publish(id, Happening::Starting { instance, by });
+        let mut run = Run::new(instance, now);
+        run.awaits = self.spec.ready.clone().map(|r| Box::new(Await::new(r)));
+        let mut about = About {
+            now,
+            id,
+            instance,
+            cx,
+        };
+        if let Some(wait) = &run.awaits {
+            wait.before_start(&mut about);
+        }
+        about.cx.effects.push(Effect::Spawn(id, instance));
+        if let Some(wait) = &run.awaits {
+            wait.after_start(&mut about);
+        }
+        self.enter(State::Starting(run), now)
     }
 
     fn never_ran(&mut self, error: SpawnError, now: Tick, cx: &mut Context<'_>) -> Moved {
@@ -702,11 +735,67 @@ impl Service {
         moved
     }
 
+    /// The program executes: it is up, or waited for.
+    fn executes(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let State::Starting(run) = &self.state else {
+            return Moved::default();
+        };
+        let Some(wait) = run.awaits.as_ref().filter(|w| !w.executing) else {
+            return match run.awaits {
+                None => self.become_up(now, cx),
+                Some(_) => Moved::default(),
+            };
+        };
+        if let Some(pid) = run.pid {
+            let happening = Happening::Executing {
+                instance: run.instance,
+                pid,
+                awaited: wait.ready.sign.to_string(),
+            };
+            cx.publish(self.id, happening);
+        }
+        self.in_wait(now, cx, Await::execed)
+    }
+
+    /// Lets the wait for its readiness do something; when it is over, Up or the stop of what
+    /// is not fit.
+    pub(super) fn in_wait(
+        &mut self,
+        now: Tick,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(&mut Await, &mut About<'_, '_>) -> ready::Course,
+    ) -> Moved {
+        let (id, instance) = (self.id, self.instance);
+        let State::Starting(run) = &mut self.state else {
+            return Moved::default();
+        };
+        let Some(wait) = &mut run.awaits else {
+            return Moved::default();
+        };
+        let mut about = About {
+            now,
+            id,
+            instance,
+            cx,
+        };
+        match act(wait, &mut about) {
+            ready::Course::GoesOn => Moved::default(),
+            ready::Course::Ready => self.become_up(now, cx),
+            ready::Course::TimeIsUp(why) => {
+                let by = Origin::Unfit { why: why.clone() };
+                let mut moved = self.begin_stop(Order::new(by, now), now, cx);
+                moved.start_failed = Some(why);
+                moved
+            }
+        }
+    }
+
     fn become_up(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
         let State::Starting(run) = &self.state else {
             return Moved::default();
         };
-        let run = run.clone();
+        let mut run = run.clone();
+        run.awaits = None;
         if let Some(pid) = run.pid {
             cx.publish(
                 self.id,
@@ -741,7 +830,7 @@ impl Service {
             // `config` refuses that; should one reach this place, it must not hang.
             return self.begin_kill(order, now, cx);
         }
-        self.end_reload(cx);
+        self.end_own_actions(now, cx);
         let schedule = self.spec.stop.clone();
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
@@ -758,7 +847,7 @@ impl Service {
     }
 
     fn begin_kill(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
-        self.end_reload(cx);
+        self.end_own_actions(now, cx);
         let grace = self.spec.stop.leftover_grace;
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
@@ -896,6 +985,14 @@ impl Service {
                 if news {
                     cx.publish(self.id, Happening::Ready { instance });
                 }
+                self.in_wait(now, cx, Await::said_ready)
+            }
+            Notice::Extend(by) => {
+                if let (State::Starting(run), true) = (&mut self.state, by <= LONGEST) {
+                    if let Some(wait) = &mut run.awaits {
+                        wait.extend(by, now);
+                    }
+                }
                 Moved::default()
             }
             Notice::Reloading => {
@@ -978,6 +1075,22 @@ impl Service {
         }
     }
 
+    /// The instance is going, or gone: what superd does with it besides ends.
+    fn end_own_actions(&mut self, now: Tick, cx: &mut Context<'_>) {
+        self.end_reload(cx);
+        let (id, instance) = (self.id, self.instance);
+        if let State::Starting(run) = &mut self.state {
+            if let Some(wait) = &mut run.awaits {
+                wait.end(&mut About {
+                    now,
+                    id,
+                    instance,
+                    cx,
+                });
+            }
+        }
+    }
+
     /// The main process is reaped: clear the rest of the tree away.
     pub(super) fn sweep(
         &mut self,
@@ -987,7 +1100,7 @@ impl Service {
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {
-        self.end_reload(cx);
+        self.end_own_actions(now, cx);
         let Some((run, stop, killing)) = self.take_run() else {
             return Moved::default();
         };
@@ -1028,22 +1141,33 @@ impl Service {
         let end = *end;
         let instance = end.run.instance;
         let stopped = end.stop.is_some();
+        let unfit = end.stop.as_ref().is_some_and(|s| s.order.is_unfit());
+        let unready = end.run.awaits.is_some();
         let error = end.run.exec_error.clone();
         let (report, success) = end.report(&self.spec, now);
-        let (verdict, ran) = (report.verdict, report.ran);
+        // One that never was up was not stable, however long it took.
+        let ran = match unready {
+            true => Duration::ZERO,
+            false => report.ran,
+        };
+        let (verdict, exit) = (report.verdict, report.exit);
         self.last = Some((report.exit, verdict));
         self.publish_end(report, error.clone(), cx);
         cx.effects.push(Effect::Release(self.id, instance));
         let how = match (&error, success) {
             (Some(e), _) if e.is_passing() => How::PassingSpawnError,
             (Some(_), _) => How::LastingSpawnError,
+            (None, _) if unfit => How::Failure,
             (None, true) => How::Success,
             (None, false) => How::Failure,
         };
         let text = error.map(|e| e.to_string());
-        let mut moved = self.decide_next(how, ran, text.clone(), stopped, now, cx);
+        let mut moved = self.decide_next(how, ran, text.clone(), stopped && !unfit, now, cx);
         moved.over = Some((verdict, how));
-        moved.start_failed = text;
+        moved.start_failed = match unready && !stopped {
+            true => text.or_else(|| Some(format!("it {exit} before it was ready"))),
+            false => text,
+        };
         moved
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::ServiceId;
+use super::ready::Ready;
 use super::signal::Signal;
 
 /// A service as the machine sees it.
@@ -23,6 +24,8 @@ pub struct Spec {
     pub after: Vec<ServiceId>,
     /// Like `after`; also: cannot run without them, and stops when they stop.
     pub requires: Vec<ServiceId>,
+    /// How it becomes ready; none: it is as soon as the program executes.
+    pub ready: Option<Rc<Ready>>,
     /// How it is stopped.
     pub stop: Rc<Schedule>,
     /// When it is started again.

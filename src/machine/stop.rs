@@ -100,6 +100,12 @@ impl Order {
             force: false,
         }
     }
+
+    /// superd itself found that the service does not do what it should: what follows is for
+    /// the restart policy.
+    pub fn is_unfit(&self) -> bool {
+        matches!(self.by, Origin::Unfit { .. })
+    }
 }
 
 /// What the present step is doing.

@@ -26,6 +26,7 @@ pub fn spec(name: &str) -> Spec {
         autostart: true,
         after: Vec::new(),
         requires: Vec::new(),
+        ready: None,
         stop: Rc::new(term_schedule()),
         restart: Restart {
             policy: Policy::Always,

@@ -52,8 +52,18 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     }
     stdio(prepared).map_err(SpawnFault::io(Step::Stdio))?;
     let report = ends.report.as_raw_fd();
-    let lock = plan.until_exec.map_or(report, |fd| fd.as_raw_fd());
-    close_others(&[report.min(lock), report.max(lock)]);
+    let mut lock = plan.until_exec.map_or(report, |fd| fd.as_raw_fd());
+    let mut extra = report;
+    if let Some((from, number)) = plan.extra {
+        if lock == number {
+            lock = above(number, lock).map_err(SpawnFault::io(Step::Stdio))?;
+        }
+        give(from.as_raw_fd(), number).map_err(SpawnFault::io(Step::Stdio))?;
+        extra = number;
+    }
+    let mut keep = [report, lock, extra];
+    keep.sort_unstable();
+    close_others(&keep);
     let identity = Identity::look_up(prepared)?;
     if let Some(nice) = plan.nice {
         // SAFETY: setpriority(2) takes three numbers; 0 is ourselves.
@@ -166,18 +176,31 @@ fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
 
 fn above_stdio(fd: RawFd) -> io::Result<RawFd> {
     match fd {
-        // SAFETY: fcntl(2) makes a new descriptor and touches no other.
-        0..=2 => match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) } {
-            -1 => Err(io::Error::last_os_error()),
-            high => Ok(high),
-        },
+        0..=2 => above(2, fd),
         _ => Ok(fd),
+    }
+}
+
+/// A copy above this number.
+fn above(number: RawFd, fd: RawFd) -> io::Result<RawFd> {
+    // SAFETY: fcntl(2) makes a new descriptor and touches no other.
+    match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, number + 1) } {
+        -1 => Err(io::Error::last_os_error()),
+        high => Ok(high),
+    }
+}
+
+/// Puts a descriptor where the program is to find it. It may be there already.
+fn give(from: RawFd, number: RawFd) -> io::Result<()> {
+    match from == number {
+        true => dup2(above(number, from)?, number),
+        false => dup2(from, number),
     }
 }
 
 /// The copy is not close-on-exec.
 fn dup2(from: RawFd, to: RawFd) -> io::Result<()> {
-    // SAFETY: in the child, 0 to 2 belong to the program to be.
+    // SAFETY: in the child, 0 to 2 and the plan's own number belong to the program to be.
     match unsafe { libc::dup2(from, to) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

@@ -152,6 +152,8 @@ pub struct Plan<'a> {
     /// Both are a pipe of superd's, which is given to `user`: else it could not be opened as
     /// /dev/stdout or /dev/stderr.
     pub give_output: bool,
+    /// One more descriptor, and its number in the program: above 2.
+    pub extra: Option<(BorrowedFd<'a>, RawFd)>,
     /// Stays open until execve(2), and is closed by that: a lock which tells that a start is
     /// under way.
     pub until_exec: Option<BorrowedFd<'a>>,
@@ -190,6 +192,7 @@ impl Plan<'_> {
             stdout: None,
             stderr: None,
             give_output: false,
+            extra: None,
             until_exec: None,
             cgroup: None,
             umask: 0o022,
@@ -342,7 +345,8 @@ fn prepare<'a>(
 /// that ran in the child would write to superd's self-pipe.
 fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     let plan = prepared.plan;
-    let (read, write) = status_pipe().map_err(SpawnFault::io(Step::Pipe))?;
+    let taken = plan.extra.map_or(2, |(_, number)| number.max(2));
+    let (read, write) = status_pipe(taken).map_err(SpawnFault::io(Step::Pipe))?;
     let status = StatusPipe(read);
     let mut ends = Ends {
         report: write,
@@ -365,14 +369,14 @@ fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     Ok(Child { pid, pidfd, status })
 }
 
-/// Both ends close-on-exec and non-blocking (the one record fits), the writing one above 2
-/// so that standard input, output and error do not land on it.
-fn status_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+/// Both ends close-on-exec and non-blocking (the one record fits), the writing one above
+/// `taken` (at least 2) so that nothing which the program is to have lands on it.
+fn status_pipe(taken: RawFd) -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    if write.as_raw_fd() > 2 {
+    if write.as_raw_fd() > taken {
         return Ok((read, write));
     }
-    let high = fcntl(&write, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    let high = fcntl(&write, FcntlArg::F_DUPFD_CLOEXEC(taken + 1))?;
     // SAFETY: fcntl(2) has just made this descriptor; nobody else owns it.
     Ok((read, unsafe { OwnedFd::from_raw_fd(high) }))
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::ServiceId;
+use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
     Action, CrashLoop, Http, HttpAddress, Policy, Reload, Restart, Schedule, Spec, Step, To, Until,
@@ -104,6 +105,37 @@ fn restart(dice: &mut Dice) -> Restart {
     }
 }
 
+fn ready(dice: &mut Dice) -> Option<Rc<Ready>> {
+    let probe = |dice: &mut Dice, what| {
+        Sign::Probe(Rc::new(Probe {
+            what,
+            interval: Duration::from_millis(10 + dice.below(2_000)),
+            timeout: Duration::from_millis(1 + dice.below(3_000)),
+        }))
+    };
+    let sign = match dice.below(10) {
+        0 => Sign::Notify,
+        1 => Sign::Descriptor(3),
+        2 => Sign::Log("up".into()),
+        3 => Sign::After(dice.ms(3_000)),
+        4 => {
+            let argv = argv(dice);
+            probe(dice, Question::Exec(argv))
+        }
+        5 => probe(dice, Question::File("/run/x.pid".into())),
+        _ => return None,
+    };
+    let limited = match sign {
+        Sign::After(_) => 0,
+        Sign::Probe(_) => 60,
+        Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) => 100,
+    };
+    let within = dice
+        .chance(limited)
+        .then(|| Duration::from_millis(1 + dice.below(20_000)));
+    Some(Rc::new(Ready { sign, within }))
+}
+
 /// A definition that depends on some of `others` only, which come before it.
 pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
     let mut after = Vec::new();
@@ -120,6 +152,7 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         autostart: dice.chance(80),
         after,
         requires,
+        ready: ready(dice),
         stop: Rc::new(schedule(dice)),
         restart: restart(dice),
         success_exit: vec![3],

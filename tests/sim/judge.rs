@@ -11,7 +11,8 @@ use superd::machine::event::{
     ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
     Ticket, Verb,
 };
-use superd::machine::report::Happening;
+use superd::machine::ready::{Ready, Sign};
+use superd::machine::report::{Happening, Origin};
 use superd::machine::service::{State, Want, KILL_AGAIN};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{Action, Policy, Reload, Schedule, Spec, To, Until};
@@ -96,7 +97,15 @@ struct Live {
     forked: bool,
     /// The main process, as far as it is told.
     main: Option<Pid>,
-    execed: bool,
+    execed: Option<Tick>,
+    /// How it becomes ready.
+    awaits: Option<Rc<Ready>>,
+    /// It has said so, or a probe has found it.
+    met: bool,
+    /// It counts as up.
+    up: bool,
+    /// Questions that are out.
+    probes: BTreeSet<ActionId>,
     stopping_said: bool,
     stop: Option<Course>,
     exited: Option<Tick>,
@@ -111,6 +120,29 @@ struct Live {
     adopted_at: Option<Tick>,
     term_to_leftovers: bool,
     actions: BTreeSet<ActionId>,
+}
+
+impl Live {
+    fn is_awaited(&self, sign: impl Fn(&Sign) -> bool) -> bool {
+        self.awaits.as_ref().is_some_and(|r| sign(&r.sign))
+    }
+
+    fn is_ready(&self, now: Tick) -> bool {
+        let Some(since) = self.execed else {
+            return self.adopted_at.is_some();
+        };
+        let Some(ready) = &self.awaits else {
+            return true;
+        };
+        match &ready.sign {
+            Sign::After(time) => now >= since + *time,
+            Sign::Probe(_) => self.met,
+            // What was said while superd was away is lost.
+            Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) => {
+                self.met || self.adopted_at.is_some()
+            }
+        }
+    }
 }
 
 /// A service as its operator sees it.
@@ -178,6 +210,8 @@ impl Judge {
                 let live = self.services.get_mut(&adopted.service);
                 if let Some(live) = live.and_then(|s| s.live.as_mut()) {
                     live.adopted_at = Some(now);
+                    // They are asked again.
+                    live.probes.clear();
                 }
             }
             Event::Configure { changed, gone, .. } => {
@@ -224,7 +258,10 @@ impl Judge {
             Event::Notified(s, i, Notice::MainPid(pid)) => {
                 self.with(*s, *i, |l| l.main = l.main.and(Some(*pid)));
             }
-            Event::Execed(s, i) => self.with(*s, *i, |l| l.execed = true),
+            Event::Execed(s, i) => self.with(*s, *i, |l| l.execed = Some(now)),
+            Event::Notified(s, i, Notice::Ready) => self.with(*s, *i, |l| {
+                l.met |= l.is_awaited(|s| matches!(s, Sign::Notify | Sign::Descriptor(_)));
+            }),
             Event::Exited {
                 service, instance, ..
             } => {
@@ -260,6 +297,7 @@ impl Judge {
                 });
             }),
             Event::OutputMatched(s, i) => self.with(*s, *i, |l| {
+                l.met |= l.is_awaited(|s| matches!(s, Sign::Log(_)));
                 Self::condition(l, now, |u| matches!(u, Until::Log(_)));
             }),
             Event::ActionEnded(s, i, action, outcome) => {
@@ -350,6 +388,7 @@ impl Judge {
 
     fn action_ended(live: &mut Live, action: ActionId, outcome: &Outcome, now: Tick) {
         live.actions.remove(&action);
+        live.met |= live.probes.remove(&action) && *outcome == Outcome::Done;
         let Some(stop) = live.stop.as_mut().filter(|s| s.action == Some(action)) else {
             return;
         };
@@ -394,14 +433,22 @@ impl Judge {
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
             Effect::Drain(s, i, a) => self.action(now, *s, *i, *a, &Action::Drain),
+            Effect::Probe(s, i, a, _) => self.probe(*s, *i, *a),
             Effect::EndAction(s, i, a) => {
-                let open = self.live(*s, *i)?.actions.remove(a);
+                let live = self.live(*s, *i)?;
+                let open = live.actions.remove(a) | live.probes.remove(a);
                 require(open, "an action ends once", || format!("{a:?} of {s:?}"))
             }
             Effect::NotePorts(s, i)
             | Effect::WatchOutput(s, i, _)
             | Effect::Check(s, i, _)
             | Effect::Look(s, i) => self.live(*s, *i).map(|_| ()),
+            Effect::NoteFile(s, i, _) => {
+                let is_early = self.services.get(s).is_some_and(|s| *i > s.last);
+                require(is_early, "a file is noted before the start", || {
+                    format!("{s:?}")
+                })
+            }
             Effect::Release(s, i) => self.release(*s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
@@ -445,8 +492,8 @@ impl Judge {
         };
         let live = |dep: &ServiceId| self.services.get(dep).and_then(|d| d.live.as_ref());
         let untouched = |l: &Live| l.stop.is_none() && l.exited.is_none();
-        let up = |l: &Live| l.execed && untouched(l);
-        let on_its_way = |l: &Live| !l.execed && untouched(l);
+        let up = |l: &Live| l.up && untouched(l);
+        let on_its_way = |l: &Live| !l.up && untouched(l);
         let required = s.spec.requires.iter().filter(|d| !live(d).is_some_and(up));
         let late = |d: &&ServiceId| self.target(**d) && live(d).is_some_and(on_its_way);
         required
@@ -484,7 +531,11 @@ impl Judge {
             instance,
             forked: false,
             main: None,
-            execed: false,
+            execed: None,
+            awaits: s.spec.ready.clone(),
+            met: false,
+            up: false,
+            probes: BTreeSet::new(),
             stopping_said: false,
             stop: None,
             exited: None,
@@ -559,6 +610,20 @@ impl Judge {
         self.step(now, id, i, action)
     }
 
+    fn probe(&mut self, id: ServiceId, i: Instance, a: ActionId) -> Ruling {
+        require(self.actions.insert(a), "actions have new numbers", || {
+            format!("{a:?}")
+        })?;
+        let live = self.live(id, i)?;
+        let fit = live.execed.is_some() && live.stop.is_none() && live.exited.is_none();
+        let asked = live.is_awaited(|s| matches!(s, Sign::Probe(_)));
+        let first = live.probes.is_empty();
+        live.probes.insert(a);
+        require(fit && asked && first, "one question at a time", || {
+            format!("{id:?}")
+        })
+    }
+
     /// Something is done to stop the service.
     fn step(&mut self, now: Tick, id: ServiceId, i: Instance, action: &Action) -> Ruling {
         let live = self.live(id, i)?;
@@ -592,7 +657,19 @@ impl Judge {
 
     fn publish(&mut self, now: Tick, id: ServiceId, what: &Happening) -> Ruling {
         match what {
-            Happening::Stopping { instance, .. } => self.begin_stop(now, id, *instance),
+            Happening::Stopping { instance, by, .. } => {
+                let unfit = matches!(by, Origin::Unfit { .. });
+                if unfit {
+                    self.rule_unfit(now, id, *instance)?;
+                }
+                self.begin_stop(now, id, *instance, unfit)
+            }
+            Happening::Up { instance, .. } => {
+                let live = self.live(id, *instance)?;
+                let fit = !live.up && live.is_ready(now);
+                live.up = true;
+                require(fit, "up when it is ready", || format!("{id:?}"))
+            }
             Happening::Step { instance, what, .. } if !what.starts_with("KILL to the tree") => {
                 let live = self.live(id, *instance)?;
                 let said = live.stopping_said;
@@ -627,7 +704,18 @@ impl Judge {
         }
     }
 
-    fn begin_stop(&mut self, now: Tick, id: ServiceId, instance: Instance) -> Ruling {
+    /// superd stops a service that does not do what it should.
+    fn rule_unfit(&mut self, now: Tick, id: ServiceId, instance: Instance) -> Ruling {
+        let live = self.live(id, instance)?;
+        let since = live.execed.filter(|_| !live.up && !live.met);
+        let within = live.awaits.as_ref().and_then(|r| r.within);
+        let late = since.zip(within).is_some_and(|(at, w)| now >= at + w);
+        require(late, "only who is not ready in time is unfit", || {
+            format!("{id:?}")
+        })
+    }
+
+    fn begin_stop(&mut self, now: Tick, id: ServiceId, instance: Instance, unfit: bool) -> Ruling {
         self.stops += 1;
         let follows = |s: &Shadow| s.spec.after.contains(&id) || s.spec.requires.contains(&id);
         let late: Vec<ServiceId> = self
@@ -645,7 +733,7 @@ impl Judge {
         let live = self.live(id, instance)?;
         require(live.stop.is_none(), "one stop", || format!("{id:?}"))?;
         let forced = live.may_force || all;
-        require(forced || late.is_empty(), "stop order", || {
+        require(forced || unfit || late.is_empty(), "stop order", || {
             format!("{id:?} before {late:?}")
         })?;
         let Some(schedule) = schedule else {
@@ -721,7 +809,7 @@ impl Judge {
             format!("{id:?}: {left} left")
         })?;
         let live = self.services.get_mut(&id).and_then(|s| s.live.take());
-        let open = live.map_or(0, |l| l.actions.len());
+        let open = live.map_or(0, |l| l.actions.len() + l.probes.len());
         require(open == 0, "no action outlives its instance", || {
             format!("{id:?}: {open}")
         })

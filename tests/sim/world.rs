@@ -32,6 +32,8 @@ pub enum Thing {
     Says(Key, Notice),
     PortsClose(Key),
     Output(Key),
+    /// The output of one that has become ready.
+    Opens(Key),
     Rival(Key),
 }
 
@@ -207,6 +209,7 @@ impl World {
             Effect::Signal(s, i, signal, to) => self.signal((*s, *i), *signal, *to),
             Effect::KillTree(s, i) => self.kill((*s, *i)),
             Effect::Run(s, i, a, _) | Effect::Http(s, i, a, _) => self.act((*s, *i), *a, out),
+            Effect::Probe(s, i, a, _) => self.probe((*s, *i), *a, out),
             Effect::Drain(s, i, a) => self.drain((*s, *i), *a, out),
             Effect::WatchOutput(s, i, _) => {
                 if let Some(child) = self.children.get_mut(&(*s, *i)) {
@@ -232,6 +235,7 @@ impl World {
                 self.children.remove(&(*s, *i));
             }
             Effect::EndAction(..)
+            | Effect::NoteFile(..)
             | Effect::Wake(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
@@ -285,6 +289,7 @@ impl World {
         }
         child.stage = Life::Running;
         out.push(Event::Execed(key.0, key.1));
+        self.become_ready(key);
         if self.calm {
             return;
         }
@@ -456,6 +461,45 @@ impl World {
         }
     }
 
+    /// Is it ready? In the end it is.
+    fn probe(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
+        let outcome = match self.dice.below(6) {
+            _ if self.calm => Outcome::Done,
+            0 | 1 => Outcome::Done,
+            2 => Outcome::Unhappy("HTTP 503".to_owned()),
+            // No answer at all.
+            3 => return,
+            _ => Outcome::Impossible("connection refused".to_owned()),
+        };
+        match self.dice.chance(40) {
+            true => out.push(Event::ActionEnded(key.0, key.1, action, outcome)),
+            false => {
+                let pause = match self.calm {
+                    true => Duration::ZERO,
+                    false => self.soon(),
+                };
+                self.plan(pause, Thing::ActionEnds(key, action, outcome));
+            }
+        }
+    }
+
+    /// It tells that it is ready, in the ways in which a service can.
+    fn become_ready(&mut self, key: Key) {
+        if !self.calm && self.dice.chance(25) {
+            return;
+        }
+        let pause = match self.calm {
+            true => Duration::ZERO,
+            false => self.soon(),
+        };
+        if !self.calm && self.dice.chance(20) {
+            let more = Notice::Extend(self.dice.ms(5_000));
+            self.plan(pause / 2, Thing::Says(key, more));
+        }
+        self.plan(pause, Thing::Says(key, Notice::Ready));
+        self.plan(pause, Thing::Opens(key));
+    }
+
     fn drain(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
         let why = "no pidfd_getfd".to_owned();
         match self.dice.below(4) {
@@ -533,6 +577,12 @@ impl World {
             }
             Thing::Output(key) => {
                 if self.children.contains_key(&key) {
+                    out.push(Event::OutputMatched(key.0, key.1));
+                }
+            }
+            Thing::Opens(key) => {
+                let hears = |c: &Child| c.watched && !c.stopping && c.stage == Life::Running;
+                if self.children.get(&key).is_some_and(hears) {
                     out.push(Event::OutputMatched(key.0, key.1));
                 }
             }

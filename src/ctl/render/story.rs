@@ -166,6 +166,9 @@ fn happening(what: &Happening) -> String {
             Origin::Policy => format!("automatic restart, run number {}", instance.0),
             by => format!("starting, run number {}, asked by {by}", instance.0),
         },
+        Happening::Executing { pid, awaited, .. } => {
+            format!("executing, pid {}, waiting for {awaited}", pid.0)
+        }
         Happening::Up { pid, .. } => format!("up, pid {}", pid.0),
         Happening::Adopted { pid, ran, .. } => {
             format!(

@@ -115,12 +115,15 @@ impl Supervisor {
                 self.list_deadline(id);
             }
             // What is to be decided soon is decided without the past.
-            State::Waiting | State::Sweeping(_) => service.record.clear(),
-            State::Down(Rest::Stopped)
-            | State::Starting(_)
-            | State::Up(_)
-            | State::Stopping(..)
-            | State::Killing(..) => {}
+            State::Waiting | State::Sweeping(_) | State::Stopping(..) | State::Killing(..) => {
+                if service.stop().is_some_and(|s| s.order.is_unfit()) {
+                    // Started again because of this wish, and not by the restart policy.
+                    service.cycle = true;
+                    service.start_by = by.clone();
+                }
+                service.record.clear();
+            }
+            State::Down(Rest::Stopped) | State::Starting(_) | State::Up(_) => {}
         }
     }
 
