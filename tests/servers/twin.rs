@@ -55,7 +55,7 @@ victims:
   slow-stop MS [--gate FILE] [--say TEXT]          ends MS after TERM, and when FILE is there
   exit CODE [--after MS] [--text T] [--first N]    crash SIGNAL [--after MS]
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
-  flood [--bytes N]    lines N     close-stdout    exec-other   bind --listen WHERE
+  flood [--bytes N]    lines N     chat BYTES-PER-SECOND     close-stdout    exec-other   bind --listen WHERE
   fork-bomb N          hop N [--every-us US]   show    pause
   godump [--stay] [--listen WHERE]   TERM does nothing, QUIT prints goroutines as Go does
   eat MIB --gate FILE  waits for the file, then uses so much memory
@@ -87,6 +87,7 @@ fn main() {
         "forker" => forker(twin),
         "flood" => flood(twin),
         "lines" => lines(twin),
+        "chat" => chat(twin),
         "close-stdout" => close_stdout(twin),
         "exec-other" => exec_other(twin),
         "bind" => bind(twin),
@@ -591,6 +592,32 @@ fn lines(twin: &Twin) {
     out.write_all(text.as_bytes()).ok(); // nobody may be reading
     out.flush().ok(); // as above
     obey(twin)
+}
+
+/// Numbered lines of about a hundred bytes, so many bytes in a second, in writes that end
+/// anywhere. On TERM it finishes its line and notes how many there were.
+fn chat(twin: &Twin) {
+    hold_signals();
+    twin.note("start");
+    let (mut text, mut lines, mut owed) = (Vec::new(), 0_u64, 0);
+    let mut out = std::io::stdout();
+    while twin.heed(Some(Duration::from_millis(10))) != Some(libc::SIGTERM) {
+        owed += twin.first_number() / 100;
+        while (text.len() as u64) < owed {
+            lines += 1;
+            let pad = "x".repeat((lines % 160) as usize);
+            writeln!(text, "chat {lines} {pad}").unwrap();
+        }
+        let some = usize::try_from(owed).unwrap();
+        out.write_all(text.get(..some).unwrap()).ok(); // nobody may be reading
+        out.flush().ok(); // as above
+        text.drain(..some);
+        owed = 0;
+    }
+    out.write_all(&text).ok(); // as above
+    out.flush().ok(); // as above
+    twin.note(&format!("lines {lines}"));
+    twin.end(0)
 }
 
 fn close_stdout(twin: &Twin) {
