@@ -25,8 +25,12 @@ pub const DAEMON: &[&str] = &[
 /// `[service.NAME]`.
 pub const SERVICE: &[&str] = &[
     "command",
+    "type",
+    "remain",
     "after",
     "requires",
+    "wants",
+    "conflicts",
     "user",
     "group",
     "groups",
@@ -55,7 +59,15 @@ pub const SERVICE: &[&str] = &[
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
-pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires"];
+pub const NOT_IN_DEFAULTS: &[&str] = &[
+    "command",
+    "type",
+    "remain",
+    "after",
+    "requires",
+    "wants",
+    "conflicts",
+];
 
 /// A step of `stop`.
 pub const STEP: &[&str] = &[
@@ -106,6 +118,8 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("workdir", "directory"),
     ("working-directory", "directory"),
     ("depends", "requires"),
+    ("waits-for", "wants"),
+    ("remain-after-exit", "remain"),
     ("depends-on", "requires"),
     ("env", "environment"),
     ("env-file", "environment-file"),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine::event::ServiceId;
 use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Reload, Restart, Schedule, Spec};
+use crate::machine::spec::{Oneshot, Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
 #[derive(Clone, PartialEq, Debug)]
@@ -181,6 +181,15 @@ pub struct PolicyDef {
     pub after: Vec<String>,
     /// Order and need.
     pub requires: Vec<String>,
+    /// Order, and started along.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wants: Vec<String>,
+    /// Never at the same time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
+    /// It runs to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oneshot: Option<Oneshot>,
     /// How it becomes ready; none: when its program executes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Rc<Ready>>,
@@ -197,8 +206,7 @@ pub struct PolicyDef {
 }
 
 impl ServiceDef {
-    /// The machine's part of the definition. `id` maps the names of `after` and
-    /// `requires`, which `check` has found to exist.
+    /// The machine's part of the definition. `id` maps the names of other services, which `check` has found to exist.
     pub fn spec(&self, id: impl Fn(&str) -> Option<ServiceId>) -> Spec {
         let p = &self.policy;
         Spec {
@@ -206,6 +214,9 @@ impl ServiceDef {
             autostart: p.autostart,
             after: p.after.iter().filter_map(|n| id(n)).collect(),
             requires: p.requires.iter().filter_map(|n| id(n)).collect(),
+            wants: p.wants.iter().filter_map(|n| id(n)).collect(),
+            conflicts: p.conflicts.iter().filter_map(|n| id(n)).collect(),
+            oneshot: p.oneshot,
             ready: p.ready.clone(),
             stop: p.stop.clone(),
             restart: p.restart.clone(),

@@ -1,4 +1,4 @@
-//! The order of services: that `after` and `requires` name services which exist, and no
+//! The order of services: that `after`, `requires` and so on name services which exist, and no
 //! cycle. `plan` walks the same graph for the time a shutdown takes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::model::ServiceDef;
 use super::problem::{did_you_mean, word, Place, Problems, SHOWN};
 
-/// A name in `after` or `requires`.
+/// A name of another service.
 pub(super) struct Named {
     /// Whose.
     pub by: String,
-    /// `after` or `requires`.
+    /// `after`, `requires`, `wants` or `conflicts`.
     pub key: &'static str,
     /// Which service.
     pub name: String,
@@ -74,6 +74,37 @@ pub(super) fn check_cycles(
     }
 }
 
+/// Reports services that conflict, and are to run at the same time all the same.
+pub(super) fn check_conflicts(
+    services: &BTreeMap<String, ServiceDef>,
+    places: &BTreeMap<String, Place>,
+    problems: &mut Problems,
+) {
+    for (name, def) in services {
+        let Some(place) = places.get(name) else {
+            continue;
+        };
+        for other in &def.policy.conflicts {
+            let Some(rival) = services.get(other).filter(|_| other != name) else {
+                continue;
+            };
+            let mutual = rival.policy.conflicts.contains(name);
+            let needs = |a: &ServiceDef, b: &str| a.policy.requires.iter().any(|n| n == b);
+            if needs(def, other) || needs(rival, name) {
+                problems.add(
+                    place.clone(),
+                    format_args!("service \"{name}\": conflicts with \"{other}\", and one requires the other"),
+                );
+            } else if def.policy.autostart && rival.policy.autostart && (name < other || !mutual) {
+                problems.add(
+                    place.clone(),
+                    format_args!("service \"{name}\": conflicts with \"{other}\", and both have autostart = true"),
+                );
+            }
+        }
+    }
+}
+
 /// The services in an order in which they can be started.
 pub(super) struct Sorted<'c> {
     /// Each after everything it names.
@@ -92,6 +123,7 @@ pub(super) fn needs<'c>(
     p.after
         .iter()
         .chain(&p.requires)
+        .chain(&p.wants)
         .filter(|name| **name != def.name)
         .filter_map(|name| services.get_key_value(name))
         .map(|(name, _)| name.as_str())

@@ -226,6 +226,21 @@ pub(super) struct Parts {
     pub within: Option<Option<Duration>>,
 }
 
+/// A oneshot is ready when it has ended.
+pub(super) fn of_oneshot(r: &mut Reader, at: &Range<usize>, own: &Parts) -> Option<Rc<Ready>> {
+    if matches!(own.ready, Some(Some(_))) || own.after.is_some() {
+        r.problem(
+            at.clone(),
+            "a oneshot is ready when it has ended: neither `ready` nor `ready-after`",
+        );
+    }
+    // Without a word it may take as long as it takes.
+    Some(Rc::new(Ready {
+        sign: Sign::Exit,
+        within: own.within.flatten(),
+    }))
+}
+
 /// What is made of it. `own`: what the service says itself.
 pub(super) fn define(
     r: &mut Reader,

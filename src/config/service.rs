@@ -1,7 +1,7 @@
 //! `[service.NAME]` and `[defaults]`: reading their keys, filling in what is not said,
 //! and the checks that concern one service alone.
 //!
-//! Whether the services of `after` and `requires` exist is seen in `order`. Longer than
+//! Whether the services of `after`, `requires` and so on exist is seen in `order`. Longer than
 //! other files because a service has 25 keys, each with a line in four places: what was
 //! said, how it is read, what it is by default, what is made of it.
 
@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::machine::ready::Sign;
 use crate::machine::signal::Signal;
-use crate::machine::spec::{CrashLoop, Policy, Reload, Restart, Schedule, Step, Until};
+use crate::machine::spec::{CrashLoop, Oneshot, Policy, Reload, Restart, Schedule, Step, Until};
 
 use super::keys;
 use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
@@ -52,9 +52,13 @@ pub(super) struct Said {
     crash_loop: Option<Option<CrashLoop>>,
     success: Option<(Vec<i32>, Vec<Signal>)>,
     reload: Option<Option<Reload>>,
-    /// Names in `after` and `requires`, with their places: they are checked at the end.
+    kind: Option<Kind>,
+    remain: Option<(bool, Range<usize>)>,
+    /// Names of other services, with their places: they are checked at the end.
     pub after: Vec<(String, Place)>,
     pub requires: Vec<(String, Place)>,
+    pub wants: Vec<(String, Place)>,
+    pub conflicts: Vec<(String, Place)>,
     /// The command was there but wrong: that it is missing is not told on top.
     command_broken: bool,
 }
@@ -118,6 +122,10 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "start-timeout" => said.start_timeout = ready::read_timeout(r, key, v),
         "after" => said.after = read_services(r, key, v),
         "requires" => said.requires = read_services(r, key, v),
+        "wants" => said.wants = read_services(r, key, v),
+        "conflicts" => said.conflicts = read_services(r, key, v),
+        "type" => said.kind = r.choice(key, v, KIND),
+        "remain" => said.remain = r.boolean(key, v).map(|b| (b, v.span())),
         "stop" => said.steps = stop::read(r, v),
         "leftover-grace" => said.leftover_grace = r.duration(key, v),
         "restart" => said.restart = r.choice(key, v, RESTART),
@@ -131,6 +139,17 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
     }
 }
+
+/// What becomes of a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It runs until it is stopped.
+    Daemon,
+    /// It runs to its end.
+    Oneshot,
+}
+
+const KIND: &[(&str, Kind)] = &[("daemon", Kind::Daemon), ("oneshot", Kind::Oneshot)];
 
 const OUTPUT: &[(&str, Output)] = &[
     ("log", Output::Log),
@@ -391,9 +410,18 @@ pub(super) fn define(
         after: s.ready_after,
         within: s.start_timeout,
     };
-    let ready = ready::define(r, &at, parts(&said), parts(defaults), notify, output);
+    let oneshot = define_oneshot(r, &at, &said);
+    let ready = match oneshot {
+        Some(_) => ready::of_oneshot(r, &at, &parts(&said)),
+        None => ready::define(r, &at, parts(&said), parts(defaults), notify, output),
+    };
+    let policy = match (said.restart.or(defaults.restart), oneshot) {
+        // What the defaults say is about those that run.
+        (None | Some(Policy::Always), Some(_)) => Policy::OnFailure,
+        (policy, _) => policy.unwrap_or(Policy::Always),
+    };
     let restart = Restart {
-        policy: said.restart.or(defaults.restart).unwrap_or(Policy::Always),
+        policy,
         delay: said
             .restart_delay
             .or(defaults.restart_delay)
@@ -449,6 +477,9 @@ pub(super) fn define(
             autostart: said.autostart.or(defaults.autostart).unwrap_or(true),
             after: names(said.after),
             requires: names(said.requires),
+            wants: names(said.wants),
+            conflicts: names(said.conflicts),
+            oneshot,
             ready,
             stop,
             restart,
@@ -456,6 +487,25 @@ pub(super) fn define(
             success_signal,
             reload,
         },
+    })
+}
+
+fn define_oneshot(r: &mut Reader, at: &Range<usize>, said: &Said) -> Option<Oneshot> {
+    if said.kind != Some(Kind::Oneshot) {
+        if let Some((_, at)) = &said.remain {
+            r.problem(at.clone(), "`remain` goes with type = \"oneshot\"");
+        }
+        return None;
+    }
+    if said.restart == Some(Policy::Always) {
+        r.problem(
+            at.clone(),
+            "a oneshot that has succeeded is not started again: restart = \"on-failure\" or \"never\"",
+        );
+    }
+    Some(match said.remain {
+        None | Some((true, _)) => Oneshot::Remains,
+        Some((false, _)) => Oneshot::Again,
     })
 }
 

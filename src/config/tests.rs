@@ -11,7 +11,7 @@ use super::*;
 use crate::machine::event::Change;
 use crate::machine::ready::{Question, Ready, Sign};
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Action, CrashLoop, Policy, Reload, To, Until};
+use crate::machine::spec::{Action, CrashLoop, Oneshot, Policy, Reload, To, Until};
 
 const MAIN: &str = "/etc/superd/superd.toml";
 
@@ -311,6 +311,73 @@ fn readiness_that_makes_no_sense_is_told_with_its_place() {
     ] {
         assert_eq!(bad_service(keys), said, "{keys}");
     }
+}
+
+#[test]
+fn oneshots_and_conflicts_are_read() {
+    let kind = |keys: &str| {
+        let policy = service(keys).policy;
+        (policy.oneshot, policy.restart.policy, policy.ready)
+    };
+    let exit = |within| {
+        Some(std::rc::Rc::new(Ready {
+            sign: Sign::Exit,
+            within,
+        }))
+    };
+    assert_eq!(kind("type = \"daemon\""), (None, Policy::Always, None));
+    assert_eq!(
+        kind("type = \"oneshot\""),
+        (Some(Oneshot::Remains), Policy::OnFailure, exit(None))
+    );
+    let keys = "type = \"oneshot\"\nremain = false\nrestart = \"never\"\nstart-timeout = \"5s\"";
+    let five = exit(Some(Duration::from_secs(5)));
+    assert_eq!(kind(keys), (Some(Oneshot::Again), Policy::Never, five));
+    // What the defaults say is about services that run.
+    let config = good(
+        "[defaults]\nrestart = \"always\"\nready = { notify = true }\nstart-timeout = \"1s\"\n\
+         [service.x]\ncommand = [\"/bin/x\"]\ntype = \"oneshot\"\n",
+    );
+    let policy = &config.services["x"].policy;
+    assert_eq!(policy.restart.policy, Policy::OnFailure);
+    assert_eq!(policy.ready, exit(None));
+    for (keys, said) in [
+        ("type = \"onshot\"", "3:8: service \"x\": `type` cannot be `onshot` (did you mean `oneshot`?); it is one of daemon, oneshot"),
+        ("remain = true", "3:10: service \"x\": `remain` goes with type = \"oneshot\""),
+        ("type = \"oneshot\"\nrestart = \"always\"", "1:10: service \"x\": a oneshot that has succeeded is not started again: restart = \"on-failure\" or \"never\""),
+        ("type = \"oneshot\"\nready = { notify = true }", "1:10: service \"x\": a oneshot is ready when it has ended: neither `ready` nor `ready-after`"),
+        ("wants = [\"y\"]", "3:10: service \"x\": `wants`: no service \"y\" (did you mean `x`?)"),
+        ("conflicts = [\"x\"]", "3:14: service \"x\": `conflicts` names the service itself"),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
+    }
+    let two = |a: &str, b: &str| {
+        format!(
+            "[service.a]\ncommand = [\"/bin/a\"]\n{a}\n[service.b]\ncommand = [\"/bin/b\"]\n{b}\n"
+        )
+    };
+    let both = "1:10: service \"a\": conflicts with \"b\", and both have autostart = true";
+    assert_eq!(bad(&two("conflicts = [\"b\"]", "")), [both]);
+    assert_eq!(
+        bad(&two("conflicts = [\"b\"]", "conflicts = [\"a\"]")),
+        [both]
+    );
+    assert_eq!(
+        bad(&two("", "conflicts = [\"a\"]")),
+        ["4:10: service \"b\": conflicts with \"a\", and both have autostart = true"]
+    );
+    assert_eq!(
+        bad(&two(
+            "conflicts = [\"b\"]",
+            "autostart = false\nrequires = [\"a\"]"
+        )),
+        ["1:10: service \"a\": conflicts with \"b\", and one requires the other"]
+    );
+    good(&two("conflicts = [\"b\"]", "autostart = false"));
+    assert_eq!(
+        bad(&two("wants = [\"b\"]", "after = [\"a\"]")),
+        ["1:10: service \"a\": dependency cycle: a -> b -> a"]
+    );
 }
 
 #[test]

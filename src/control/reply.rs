@@ -49,6 +49,9 @@ pub struct Reply {
     /// `plan --max-stop-seconds`; only superctl says this, with `--json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_stop_seconds: Option<u64>,
+    /// `graph`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Box<Node>>,
     /// `doctor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finding: Option<Finding>,
@@ -87,7 +90,8 @@ pub enum Code {
 pub struct Status {
     /// Its name.
     pub service: String,
-    /// `down`, `waiting`, `starting`, `up`, `stopping`, `killing`, `sweeping`, `backoff`, `failed`.
+    /// `down`, `waiting`, `starting`, `up`, `stopping`, `killing`, `sweeping`, `backoff`, `failed`,
+    /// `done` (a oneshot).
     pub state: String,
     /// `up` or `down`.
     pub want: String,
@@ -223,6 +227,30 @@ impl PlanLine {
     }
 }
 
+/// A service in the graph.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub service: String,
+    /// As in [`Status`].
+    pub state: String,
+    /// 1: it waits for nobody; else one more than the highest of those that it waits for.
+    /// Services of the same level start together.
+    pub level: u32,
+    /// It cannot run without these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// These are started along with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wants: Vec<String>,
+    /// Order alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+    /// Never at the same time as these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
+}
+
 /// Something that `doctor` looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Finding {
@@ -251,6 +279,7 @@ impl Reply {
             line: None,
             plan: None,
             max_stop_seconds: None,
+            node: None,
             finding: None,
             crash: None,
             report: None,

@@ -68,6 +68,7 @@ impl Reactor {
             Verb::Crashes => self.tell_crashes(ticket, request),
             Verb::Events => self.tell_events(ticket, request),
             Verb::Plan => self.tell_plan(ticket),
+            Verb::Graph => self.tell_graph(ticket),
             Verb::Doctor => self.tell_doctor(ticket),
         }
     }
@@ -109,6 +110,7 @@ impl Reactor {
                 | Verb::Crashes
                 | Verb::Events
                 | Verb::Plan
+                | Verb::Graph
                 | Verb::Doctor
                 | Verb::Shutdown,
                 _,
@@ -240,6 +242,18 @@ impl Reactor {
             .collect();
         all.sort_unstable();
         all.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn tell_graph(&mut self, ticket: Ticket) {
+        for node in status::graph(&self.machine) {
+            let reply = Reply {
+                more: true,
+                node: Some(Box::new(node)),
+                ..Reply::ok(0)
+            };
+            self.reply(ticket, reply);
+        }
+        self.reply(ticket, Reply::ok(0));
     }
 
     fn tell_logs(&mut self, ticket: Ticket, request: &Request) {
@@ -492,6 +506,7 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Crashes => "crashes",
         Verb::Events => "events",
         Verb::Plan => "plan",
+        Verb::Graph => "graph",
         Verb::Doctor => "doctor",
         Verb::Shutdown => "shutdown",
     }

@@ -154,6 +154,7 @@ fn weight(what: &Happening) -> usize {
         Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
         Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
         Happening::Starting { .. }
+        | Happening::Done { .. }
         | Happening::Up { .. }
         | Happening::Adopted { .. }
         | Happening::GoneMeanwhile { .. }
@@ -270,6 +271,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
                 (Warn, text)
             }
         },
+        Happening::Done { .. } => (Notice, "done".to_owned()),
         Happening::GivenUp { why } => (Err, format!("not starting again: {why}")),
         Happening::Waiting { on, unwanted } => {
             let severity = if unwanted.is_empty() { Info } else { Warn };

@@ -199,7 +199,7 @@ impl Reactor {
         let ready = self.registry.def(service)?.policy.ready.as_ref()?;
         match ready.sign {
             Sign::Descriptor(n) => Some(n),
-            Sign::Notify | Sign::Log(_) | Sign::After(_) | Sign::Probe(_) => None,
+            Sign::Notify | Sign::Log(_) | Sign::Exit | Sign::After(_) | Sign::Probe(_) => None,
         }
     }
 

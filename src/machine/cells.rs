@@ -17,7 +17,7 @@ use super::report::{Exit, Origin, SpawnError, Stage};
 use super::rig::{ms, Rig, A, B};
 use super::service::Want;
 use super::signal::Signal;
-use super::spec::{Policy, Reload, Spec};
+use super::spec::{Oneshot, Policy, Reload, Spec};
 use super::testing::spec;
 
 const EVENTS: [&str; 33] = [
@@ -132,6 +132,17 @@ looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, output
 ready -> up up:
 timeout -> stopping up: look notify a1
 main -> starting up 8:
+
+# done up: a oneshot that has ended with success, and remains
+start -> down up: reply already
+restart, restart-now, program -> starting up: spawn a2
+stop, stop-now -> down down: reply done
+reload, hup, winch -> down up: reply refused
+gone -> none none: forget a
+shutdown, shutdown-now -> down up: finish
+policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
 
 # starting down: a stop came before the fork
 start -> starting up: reply failed
@@ -327,6 +338,17 @@ fn reach(heading: &str) -> Rig {
             })),
             ..plain()
         }]),
+        "done up" => after(
+            Rig::new(vec![Spec {
+                oneshot: Some(Oneshot::Remains),
+                ready: Some(Rc::new(Ready {
+                    sign: Sign::Exit,
+                    within: None,
+                })),
+                ..plain()
+            }]),
+            |r| r.exits(A, Exit::Code(0), 0),
+        ),
         "starting down" => after(ordered(), |r| {
             r.ask(A, Verb::Stop);
         }),
@@ -487,6 +509,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 16 * EVENTS.len());
+    assert_eq!(cells, 17 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

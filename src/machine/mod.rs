@@ -9,6 +9,8 @@ mod cells;
 pub mod crash;
 pub mod end;
 pub mod event;
+#[cfg(test)]
+mod jobs;
 pub mod memory;
 pub mod order;
 pub mod ready;

@@ -38,6 +38,8 @@ pub enum Sign {
     Descriptor(i32),
     /// A line of its output contains this text.
     Log(Rc<str>),
+    /// It ends with success: a oneshot is done.
+    Exit,
     /// It has run for so long.
     After(Duration),
     /// Somebody asks it, or looks.
@@ -49,7 +51,7 @@ impl Sign {
     fn is_said_once(&self) -> bool {
         match self {
             Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) => true,
-            Sign::After(_) | Sign::Probe(_) => false,
+            Sign::Exit | Sign::After(_) | Sign::Probe(_) => false,
         }
     }
 }
@@ -60,6 +62,7 @@ impl fmt::Display for Sign {
             Sign::Notify => f.write_str("READY=1"),
             Sign::Descriptor(n) => write!(f, "a line on descriptor {n}"),
             Sign::Log(text) => write!(f, "output with `{text}`"),
+            Sign::Exit => f.write_str("its end"),
             Sign::After(time) => write!(f, "a run of {}", Span(*time)),
             Sign::Probe(probe) => write!(f, "{}", probe.what),
         }
@@ -267,11 +270,12 @@ impl Await {
 
     /// Goes on after another superd.
     pub fn resume(&mut self, about: &mut About<'_, '_>) -> Course {
-        if !self.executing {
-            return self.execed(about);
-        }
         self.after_start(about);
-        self.go_on(about)
+        match self.executing {
+            true => self.go_on(about),
+            // The last one was killed before it knew.
+            false => self.execed(about),
+        }
     }
 
     fn go_on(&mut self, about: &mut About<'_, '_>) -> Course {
@@ -301,7 +305,7 @@ impl Await {
     pub fn said_ready(&mut self, about: &mut About<'_, '_>) -> Course {
         match self.ready.sign {
             Sign::Notify | Sign::Descriptor(_) => self.meet(about),
-            Sign::Log(_) | Sign::After(_) | Sign::Probe(_) => Course::GoesOn,
+            Sign::Exit | Sign::Log(_) | Sign::After(_) | Sign::Probe(_) => Course::GoesOn,
         }
     }
 
@@ -309,7 +313,9 @@ impl Await {
     pub fn output_matched(&mut self, about: &mut About<'_, '_>) -> Course {
         match self.ready.sign {
             Sign::Log(_) => self.meet(about),
-            Sign::Notify | Sign::Descriptor(_) | Sign::After(_) | Sign::Probe(_) => Course::GoesOn,
+            Sign::Notify | Sign::Descriptor(_) | Sign::Exit | Sign::After(_) | Sign::Probe(_) => {
+                Course::GoesOn
+            }
         }
     }
 
@@ -391,7 +397,7 @@ impl Await {
         let asking = self.asking.as_ref().map(Asking::next_deadline);
         let after = match self.ready.sign {
             Sign::After(time) => Some(self.since + time),
-            Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) | Sign::Probe(_) => None,
+            Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) | Sign::Exit | Sign::Probe(_) => None,
         };
         let all = [Some(self.until), asking, after];
         let first = all.into_iter().flatten().min();
@@ -415,7 +421,7 @@ impl Ready {
         let sign = match &self.sign {
             Sign::After(time) => *time <= longest,
             Sign::Probe(probe) => probe.is_sound(longest),
-            Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) => true,
+            Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) | Sign::Exit => true,
         };
         sign && self.within.is_none_or(|w| w <= longest)
     }
@@ -664,6 +670,23 @@ mod tests {
         assert_eq!(next.did(), ["probe a1"]);
         next.pass(9_980);
         assert_eq!(next.state(A), "stopping");
+    }
+
+    #[test]
+    fn another_superd_that_finds_a_start_half_done_listens_from_then_on() {
+        let says = Spec {
+            ready: ready(Sign::Log("up".into()), 10_000),
+            ..spec("a")
+        };
+        let mut rig = Rig::bare();
+        rig.slow_start = true;
+        rig.configure(vec![says.clone()]);
+        assert_eq!(rig.did(), ["spawn a1", "watch a1"]);
+        let mut next = adopted(&rig, says);
+        assert_eq!(next.did(), ["watch a1"]);
+        assert_eq!(next.machine.next_deadline(), Some(next.now + ms(10_000)));
+        next.hear(Event::OutputMatched(A, Instance(1)));
+        assert_eq!(next.state(A), "up");
     }
 
     #[test]

@@ -41,6 +41,11 @@ pub enum Origin {
         /// Its name.
         service: String,
     },
+    /// Another service that was to start, and conflicts with this one.
+    Conflict {
+        /// Its name.
+        service: String,
+    },
     /// The configuration was loaded or changed.
     Config,
     /// superd itself: the restart policy, or its own shutdown deadline.
@@ -85,6 +90,7 @@ impl fmt::Display for Origin {
                 )
             }
             Origin::Dependency { service } => write!(f, "dependency {service}"),
+            Origin::Conflict { service } => write!(f, "{service}, which conflicts with it"),
             Origin::Config => f.write_str("configuration"),
             Origin::Policy => f.write_str("superd"),
             Origin::Unfit { why } => write!(f, "superd: {why}"),
@@ -503,6 +509,11 @@ pub enum Happening {
     },
     /// The instance is over, its tree is dead and reaped.
     Ended(Box<EndReport>),
+    /// A oneshot has ended with success, and is done.
+    Done {
+        /// Which run.
+        instance: Instance,
+    },
     /// It will be started again after a pause.
     Restarting {
         /// The pause.

@@ -24,6 +24,9 @@
 //! A service with `ready` stays in Starting after `Execed`: its message, its output, a probe's
 //! answer or the time makes it Up. When it is not ready in time it is stopped by its schedule
 //! (Stopping), and that counts as a failure: what follows ³ is for the restart policy.
+//!
+//! A oneshot stays there until its end. After a success it is Down and done: `supervisor` counts
+//! it as up for those who require it.
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
@@ -97,6 +100,8 @@ pub enum Rest {
     Stopped,
     /// It ended by itself and its policy is not to start it again.
     Finished,
+    /// A oneshot that ended with success: what requires it may run.
+    Done,
     /// It failed and its policy is not to start it again.
     Failed(String),
 }
@@ -1124,6 +1129,7 @@ impl Service {
         let swept = end.begin(self.id, left, killing, grace, now, cx);
         let mut moved = self.enter(State::Sweeping(Box::new(end)), now);
         let after = self.after_sweep(swept, now, cx);
+        moved.up = after.up;
         moved.over = after.over;
         moved.start_failed = after.start_failed;
         moved
@@ -1164,9 +1170,10 @@ impl Service {
         let text = error.map(|e| e.to_string());
         let mut moved = self.decide_next(how, ran, text.clone(), stopped && !unfit, now, cx);
         moved.over = Some((verdict, how));
-        moved.start_failed = match unready && !stopped {
-            true => text.or_else(|| Some(format!("it {exit} before it was ready"))),
-            false => text,
+        moved.start_failed = match (unready && !stopped && !moved.up, self.spec.oneshot) {
+            (true, None) => text.or_else(|| Some(format!("it {exit} before it was ready"))),
+            (true, Some(_)) => text.or_else(|| Some(format!("it {exit}"))),
+            (false, _) => text,
         };
         moved
     }
@@ -1196,6 +1203,14 @@ impl Service {
         self.order = None;
         if self.gone || self.want == Want::Down {
             return self.enter(State::Down(Rest::Stopped), now);
+        }
+        if self.spec.oneshot.is_some() && how == How::Success && !asked && self.target {
+            let instance = self.instance;
+            self.record.clear();
+            cx.publish(self.id, Happening::Done { instance });
+            let mut moved = self.enter(State::Down(Rest::Done), now);
+            moved.up = true;
+            return moved;
         }
         if asked || !self.target {
             // It was made to go (restart, dependency, shutdown); the supervisor starts

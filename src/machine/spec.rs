@@ -24,6 +24,12 @@ pub struct Spec {
     pub after: Vec<ServiceId>,
     /// Like `after`; also: cannot run without them, and stops when they stop.
     pub requires: Vec<ServiceId>,
+    /// As `after`, and started along with it.
+    pub wants: Vec<ServiceId>,
+    /// They never run at the same time. It is enough that one of two names the other.
+    pub conflicts: Vec<ServiceId>,
+    /// It runs to its end and is then done, which is when it counts as up.
+    pub oneshot: Option<Oneshot>,
     /// How it becomes ready; none: it is as soon as the program executes.
     pub ready: Option<Rc<Ready>>,
     /// How it is stopped.
@@ -36,6 +42,15 @@ pub struct Spec {
     pub success_signal: Vec<Signal>,
     /// How it is told to read its configuration again; none: it cannot.
     pub reload: Option<Reload>,
+}
+
+/// What a service is that runs to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Oneshot {
+    /// What it has done remains: it is not done again until it was stopped.
+    Remains,
+    /// It is done again with each start.
+    Again,
 }
 
 /// How a service reads its configuration again.

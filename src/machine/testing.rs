@@ -26,6 +26,9 @@ pub fn spec(name: &str) -> Spec {
         autostart: true,
         after: Vec::new(),
         requires: Vec::new(),
+        wants: Vec::new(),
+        conflicts: Vec::new(),
+        oneshot: None,
         ready: None,
         stop: Rc::new(term_schedule()),
         restart: Restart {

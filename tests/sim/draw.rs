@@ -7,7 +7,8 @@ use superd::machine::event::ServiceId;
 use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
-    Action, CrashLoop, Http, HttpAddress, Policy, Reload, Restart, Schedule, Spec, Step, To, Until,
+    Action, CrashLoop, Http, HttpAddress, Oneshot, Policy, Reload, Restart, Schedule, Spec, Step,
+    To, Until,
 };
 
 use crate::dice::Dice;
@@ -126,7 +127,7 @@ fn ready(dice: &mut Dice) -> Option<Rc<Ready>> {
         _ => return None,
     };
     let limited = match sign {
-        Sign::After(_) => 0,
+        Sign::After(_) | Sign::Exit => 0,
         Sign::Probe(_) => 60,
         Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) => 100,
     };
@@ -140,19 +141,37 @@ fn ready(dice: &mut Dice) -> Option<Rc<Ready>> {
 pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
     let mut after = Vec::new();
     let mut requires = Vec::new();
+    let (mut wants, mut conflicts) = (Vec::new(), Vec::new());
+    let autostart = dice.chance(80);
     for other in others.iter().filter(|other| **other < id) {
-        match dice.below(6) {
-            0 => after.push(*other),
-            1 | 2 => requires.push(*other),
+        match dice.below(12) {
+            0 | 1 => after.push(*other),
+            2..=4 => requires.push(*other),
+            5 => wants.push(*other),
+            // Never both from the start.
+            6 if !autostart => conflicts.push(*other),
             _ => {}
         }
     }
+    let oneshot = dice
+        .chance(12)
+        .then(|| *dice.pick(&[Oneshot::Remains, Oneshot::Again]));
+    let ready = match oneshot {
+        Some(_) => Some(Rc::new(Ready {
+            sign: Sign::Exit,
+            within: dice.chance(50).then(|| dice.ms(20_000)),
+        })),
+        None => ready(dice),
+    };
     Spec {
         name: format!("s{}", id.0).into(),
-        autostart: dice.chance(80),
+        autostart,
         after,
         requires,
-        ready: ready(dice),
+        wants,
+        conflicts,
+        oneshot,
+        ready,
         stop: Rc::new(schedule(dice)),
         restart: restart(dice),
         success_exit: vec![3],

@@ -14,9 +14,9 @@ use superd::machine::event::{
 };
 use superd::machine::memory::Memory;
 use superd::machine::report::Origin;
-use superd::machine::service::{Service, State};
+use superd::machine::service::{Rest, Service, State};
 use superd::machine::signal::Signal;
-use superd::machine::spec::Spec;
+use superd::machine::spec::{Oneshot, Spec};
 use superd::machine::supervisor::{Ending, Supervisor};
 use superd::machine::time::Tick;
 
@@ -75,6 +75,15 @@ fn who() -> Origin {
         uid: 0,
         command: "superctl".to_owned(),
     }
+}
+
+fn is_up(service: &Service) -> bool {
+    let up = match service.state {
+        State::Up(_) => !service.cycle,
+        State::Down(Rest::Done) => service.spec.oneshot == Some(Oneshot::Remains),
+        _ => false,
+    };
+    up && service.target
 }
 
 impl Sim {
@@ -166,6 +175,9 @@ impl Sim {
         while let Some(event) = events.pop_front() {
             self.steps += 1;
             self.note(|| format!("-> {event:?}"));
+            self.judge.line = self.machine.order().line().to_vec();
+            let up = self.machine.services().filter(|s| is_up(s));
+            self.judge.up = up.map(|s| s.id).collect();
             self.judge.hear(self.now, &event);
             let mut effects = Vec::new();
             self.machine.handle(self.now, event, &mut effects);
@@ -183,6 +195,13 @@ impl Sim {
         let mut answers = Vec::new();
         for effect in effects {
             self.note(|| format!("   <- {effect:?}"));
+            if let Effect::Spawn(id, _) = effect {
+                let known = self.judge.services.get(&id);
+                match known.is_some_and(|s| s.spec.oneshot.is_some()) {
+                    true => self.world.oneshots.insert(id),
+                    false => self.world.oneshots.remove(&id),
+                };
+            }
             self.judge.rule(self.now, &effect, &self.world)?;
             self.world.perform(&effect, &mut answers);
         }
@@ -327,7 +346,7 @@ impl Sim {
             if gone.contains(&id) || (was_gone && !self.dice.chance(30)) {
                 continue;
             }
-            let edges = old.requires.iter().chain(&old.after);
+            let edges = old.requires.iter().chain(&old.after).chain(&old.wants);
             let orphaned = edges.clone().any(|d| !stay.contains(d));
             if was_gone || self.dice.chance(30) {
                 let spec = draw::spec(&mut self.dice, id, &stay);
@@ -340,6 +359,7 @@ impl Sim {
                 let mut spec = (*old).clone();
                 spec.requires.retain(|d| stay.contains(d));
                 spec.after.retain(|d| stay.contains(d));
+                spec.wants.retain(|d| stay.contains(d));
                 changed.push((id, Rc::new(spec), Change::Policy));
             }
             stay.push(id);

@@ -12,8 +12,8 @@ use superd::machine::event::{
     Ticket, Verb,
 };
 use superd::machine::ready::{Ready, Sign};
-use superd::machine::report::{Happening, Origin};
-use superd::machine::service::{State, Want, KILL_AGAIN};
+use superd::machine::report::{Exit, Happening, Origin};
+use superd::machine::service::{Rest, State, Want, KILL_AGAIN};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{Action, Policy, Reload, Schedule, Spec, To, Until};
 use superd::machine::supervisor::Supervisor;
@@ -109,6 +109,8 @@ struct Live {
     stopping_said: bool,
     stop: Option<Course>,
     exited: Option<Tick>,
+    /// It has ended by itself, and as it should.
+    success: bool,
     /// For what it leaves behind when it was not stopped.
     grace: Duration,
     /// Somebody said `--now` and nobody called it off.
@@ -135,6 +137,7 @@ impl Live {
             return true;
         };
         match &ready.sign {
+            Sign::Exit => false,
             Sign::After(time) => now >= since + *time,
             Sign::Probe(_) => self.met,
             // What was said while superd was away is lost.
@@ -153,6 +156,10 @@ pub struct Shadow {
     pub gone: bool,
     /// It ended and its policy was not to start it again.
     given_up: bool,
+    /// A oneshot that has ended with success.
+    done: bool,
+    /// The last run has.
+    ended_well: bool,
     last: Instance,
     live: Option<Live>,
 }
@@ -164,6 +171,10 @@ pub struct Judge {
     pub forced: bool,
     pub finished: bool,
     pub pending: BTreeMap<Ticket, String>,
+    /// The order of starts, which is the order of a request about all.
+    pub line: Vec<ServiceId>,
+    /// Those that are up, and not about to go: to start one of them changes nothing.
+    pub up: BTreeSet<ServiceId>,
     asked: Option<(Target, Verb)>,
     actions: BTreeSet<ActionId>,
     pub spawns: u64,
@@ -187,18 +198,49 @@ impl Judge {
         self.target(id) && self.services.get(&id).is_some_and(|s| !s.given_up)
     }
 
+    /// Started, and all that it takes along; what conflicts with one of them stops.
     fn want_up(&mut self, id: ServiceId) {
-        let Some(s) = self.services.get_mut(&id).filter(|s| !s.gone) else {
-            return;
+        let mut all = BTreeSet::new();
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            let Some(s) = self.services.get_mut(&id).filter(|s| !s.gone) else {
+                continue;
+            };
+            if !all.insert(id) {
+                continue;
+            }
+            s.want = Want::Up;
+            s.given_up = false;
+            if let Some(live) = s.live.as_mut().filter(|l| l.stop.is_none()) {
+                live.forced = false;
+            }
+            todo.extend(s.spec.requires.iter().chain(&s.spec.wants));
+        }
+        let rivals: Vec<ServiceId> = all.iter().flat_map(|id| self.rivals(*id)).collect();
+        for rival in rivals {
+            if !all.contains(&rival) {
+                self.stop(rival);
+            }
+        }
+    }
+
+    fn stop(&mut self, id: ServiceId) {
+        if let Some(s) = self.services.get_mut(&id) {
+            s.want = Want::Down;
+            s.given_up = false;
+            s.done = false;
+        }
+    }
+
+    /// Those that never run together with it.
+    fn rivals(&self, id: ServiceId) -> Vec<ServiceId> {
+        let names = |a: ServiceId, b: &ServiceId| {
+            let a = self.services.get(&a);
+            a.is_some_and(|s| s.spec.conflicts.contains(b))
         };
-        s.want = Want::Up;
-        s.given_up = false;
-        if let Some(live) = s.live.as_mut().filter(|l| l.stop.is_none()) {
-            live.forced = false;
-        }
-        for dep in s.spec.requires.clone() {
-            self.want_up(dep);
-        }
+        let all = self.services.keys().copied();
+        all.filter(|other| *other != id && (names(id, other) || names(*other, &id)))
+            .collect()
     }
 
     // ---- events ------------------------------------------------------------
@@ -238,10 +280,12 @@ impl Judge {
                 self.asked = Some((*target, *verb));
                 let ids: Vec<ServiceId> = match target {
                     Target::One(id) => vec![*id],
-                    Target::All => self.services.keys().copied().collect(),
+                    Target::All => self.line.clone(),
                 };
                 for id in ids {
-                    self.wish(id, *verb);
+                    if *target == Target::One(id) || !self.is_an_alternative(id, *verb) {
+                        self.wish(id, *verb);
+                    }
                 }
             }
             Event::ClientGone(client) => self.pending.retain(|t, _| t.client != *client),
@@ -263,14 +307,20 @@ impl Judge {
                 l.met |= l.is_awaited(|s| matches!(s, Sign::Notify | Sign::Descriptor(_)));
             }),
             Event::Exited {
-                service, instance, ..
+                service,
+                instance,
+                exit,
+                crash,
+                ..
             } => {
+                let success = matches!(exit, Exit::Code(0 | 3)) && crash.is_none();
                 let grace = self
                     .services
                     .get(service)
                     .map(|s| s.spec.stop.leftover_grace);
                 self.with(*service, *instance, |l| {
                     l.exited = Some(now);
+                    l.success = success && l.stop.is_none();
                     l.main = None;
                     l.grace = grace.unwrap_or_default();
                 });
@@ -322,11 +372,14 @@ impl Judge {
             want: first,
             gone: false,
             given_up: false,
+            done: false,
+            ended_well: false,
             last: Instance(0),
             live: None,
         });
         s.spec = spec.clone();
         s.given_up &= change == Change::Policy;
+        s.done &= change == Change::Policy;
         if std::mem::take(&mut s.gone) {
             s.want = first;
             if let (Want::Up, Some(live)) = (first, &mut s.live) {
@@ -335,19 +388,32 @@ impl Judge {
         }
     }
 
+    /// Not meant by a start of everything.
+    fn is_an_alternative(&self, id: ServiceId, verb: Verb) -> bool {
+        let starts = matches!(verb, Verb::Start | Verb::Restart | Verb::RestartNow);
+        let rivals = self.rivals(id);
+        let wanted = |r: &ServiceId| self.services.get(r).is_some_and(|r| r.want == Want::Up);
+        let chosen = rivals.iter().any(wanted);
+        let rests = |s: &Shadow| s.live.is_none() && (!s.spec.autostart || chosen);
+        starts && !rivals.is_empty() && self.services.get(&id).is_some_and(rests)
+    }
+
     fn wish(&mut self, id: ServiceId, verb: Verb) {
         let open = !self.shutdown && self.services.get(&id).is_some_and(|s| !s.gone);
         match verb {
-            Verb::Start | Verb::Restart if open => self.want_up(id),
+            Verb::Start if open => {
+                let wanted = |s: &Shadow| s.want == Want::Up;
+                if !(self.up.contains(&id) && self.services.get(&id).is_some_and(wanted)) {
+                    self.want_up(id);
+                }
+            }
+            Verb::Restart if open => self.want_up(id),
             Verb::RestartNow if open => {
                 self.want_up(id);
                 self.force(id);
             }
             Verb::Stop | Verb::StopNow => {
-                if let Some(s) = self.services.get_mut(&id) {
-                    s.want = Want::Down;
-                    s.given_up = false;
-                }
+                self.stop(id);
                 if verb == Verb::StopNow {
                     self.force(id);
                 }
@@ -494,10 +560,12 @@ impl Judge {
         let untouched = |l: &Live| l.stop.is_none() && l.exited.is_none();
         let up = |l: &Live| l.up && untouched(l);
         let on_its_way = |l: &Live| !l.up && untouched(l);
-        let required = s.spec.requires.iter().filter(|d| !live(d).is_some_and(up));
+        let done = |d: &ServiceId| self.services.get(d).is_some_and(|s| s.done);
+        let lacks = |d: &&ServiceId| !done(d) && !live(d).is_some_and(up);
+        let required = s.spec.requires.iter().filter(lacks);
         let late = |d: &&ServiceId| self.target(**d) && live(d).is_some_and(on_its_way);
         required
-            .chain(s.spec.after.iter().filter(late))
+            .chain(s.spec.after.iter().chain(&s.spec.wants).filter(late))
             .copied()
             .collect()
     }
@@ -517,9 +585,15 @@ impl Judge {
         require(missing.is_empty(), "start order", || {
             format!("{id:?} before {missing:?}")
         })?;
+        let rivals = self.rivals(id);
+        let runs = |r: &ServiceId| self.services.get(r).is_some_and(|s| s.live.is_some());
+        require(!rivals.iter().any(runs), "never two that conflict", || {
+            format!("{id:?} with {rivals:?}")
+        })?;
         let Some(s) = self.services.get_mut(&id) else {
             return broken("never without being wanted", format!("{id:?}"));
         };
+        s.done = false;
         require(s.live.is_none(), "never two", || {
             format!("{instance:?} of {id:?} before the one before was released")
         })?;
@@ -539,6 +613,7 @@ impl Judge {
             stopping_said: false,
             stop: None,
             exited: None,
+            success: false,
             grace: Duration::ZERO,
             forced: false,
             may_force: false,
@@ -690,6 +765,16 @@ impl Judge {
                 stop.cond_at = stopping.then_some(now);
                 Ok(())
             }
+            Happening::Done { instance } => {
+                let fit = self.services.get(&id).is_some_and(|s| {
+                    let is_last = s.live.is_none() && s.last == *instance && s.ended_well;
+                    s.spec.oneshot.is_some() && is_last && s.want == Want::Up
+                });
+                if let Some(s) = self.services.get_mut(&id) {
+                    s.done = true;
+                }
+                require(fit, "done when it has ended well", || format!("{id:?}"))
+            }
             Happening::GivenUp { .. } => {
                 let Some(s) = self.services.get_mut(&id) else {
                     return broken("services are kept", format!("{id:?}"));
@@ -717,7 +802,11 @@ impl Judge {
 
     fn begin_stop(&mut self, now: Tick, id: ServiceId, instance: Instance, unfit: bool) -> Ruling {
         self.stops += 1;
-        let follows = |s: &Shadow| s.spec.after.contains(&id) || s.spec.requires.contains(&id);
+        let follows = |s: &Shadow| {
+            let spec = &s.spec;
+            let mut all = spec.after.iter().chain(&spec.requires).chain(&spec.wants);
+            all.any(|other| *other == id)
+        };
         let late: Vec<ServiceId> = self
             .services
             .iter()
@@ -808,7 +897,10 @@ impl Judge {
         require(left == 0, "released when the tree is empty", || {
             format!("{id:?}: {left} left")
         })?;
-        let live = self.services.get_mut(&id).and_then(|s| s.live.take());
+        let live = self.services.get_mut(&id).and_then(|s| {
+            s.ended_well = s.live.as_ref().is_some_and(|l| l.success);
+            s.live.take()
+        });
         let open = live.map_or(0, |l| l.actions.len() + l.probes.len());
         require(open == 0, "no action outlives its instance", || {
             format!("{id:?}: {open}")
@@ -866,12 +958,20 @@ impl Judge {
             require(real.want == s.want, "want is the operator's word", || {
                 format!("{id:?}: {:?}, not {:?}", real.want, s.want)
             })?;
-            let is_up = |d: &superd::machine::service::Service| matches!(d.state, State::Up(_));
+            let is_up = |d: &superd::machine::service::Service| {
+                matches!(d.state, State::Up(_) | State::Down(Rest::Done))
+            };
+            let runs = |d: &ServiceId| machine.service(*d).is_some_and(|d| !d.is_at_rest());
+            let rivals = self.rivals(*id);
             let lost = |d: &ServiceId| !machine.service(*d).is_some_and(is_up);
             let ok = match &real.state {
                 State::Down(_) if s.want == Want::Down || self.shutdown => true,
+                State::Down(Rest::Done) => s.done,
                 State::Down(_) => s.given_up,
-                State::Waiting => s.want == Want::Up && s.spec.requires.iter().any(lost),
+                State::Waiting => {
+                    s.want == Want::Up
+                        && (s.spec.requires.iter().any(lost) || rivals.iter().any(runs))
+                }
                 State::Up(_) => self.target(*id),
                 State::Backoff { .. }
                 | State::Starting(_)

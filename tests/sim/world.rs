@@ -1,7 +1,7 @@
 //! The fake world: processes with characters of their own. It performs effects the way
 //! the daemon does and says what happened as events; it judges nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use superd::machine::event::{
@@ -104,6 +104,8 @@ pub struct World {
     pub calm: bool,
     pub children: BTreeMap<Key, Child>,
     pub due: BTreeMap<(Tick, u64), Thing>,
+    /// Services that are to end by themselves.
+    pub oneshots: BTreeSet<ServiceId>,
     count: u64,
     pids: i32,
 }
@@ -125,6 +127,7 @@ impl World {
             calm: false,
             children: BTreeMap::new(),
             due: BTreeMap::new(),
+            oneshots: BTreeSet::new(),
             count: 0,
             pids: 1,
         }
@@ -290,6 +293,13 @@ impl World {
         child.stage = Life::Running;
         out.push(Event::Execed(key.0, key.1));
         self.become_ready(key);
+        if self.oneshots.contains(&key.0) {
+            let (pause, status) = match self.calm {
+                true => (self.dice.ms(3), 0),
+                false => (self.soon(), *self.dice.pick(&[0, 0, 3, 1])),
+            };
+            self.plan(pause, Thing::Dies(key, 0, Exit::Code(status), None));
+        }
         if self.calm {
             return;
         }

@@ -208,6 +208,7 @@ fn happening(what: &Happening) -> String {
                 (false, n) => format!("{next}, {n} failures in a row"),
             }
         }
+        Happening::Done { .. } => "done".to_owned(),
         Happening::GivenUp { why } => format!("not started again: {why}"),
         Happening::Waiting { on, unwanted } => {
             format!("waiting for {}", waiting_for(on, unwanted))

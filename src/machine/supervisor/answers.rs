@@ -133,7 +133,9 @@ impl Supervisor {
             return "somebody else asked for a stop meanwhile".to_owned();
         }
         let culprit = |dep: &&ServiceId| {
-            let lost = |d: &Service| !d.target || matches!(d.state, State::Down(_));
+            let down = |d: &Service| matches!(d.state, State::Down(_));
+            let done = |d: &Service| matches!(d.state, State::Down(Rest::Done));
+            let lost = |d: &Service| !d.target || (down(d) && !done(d));
             self.services.get(dep).is_some_and(lost)
         };
         let name = self.order.of(id).requires.iter().find(culprit);
@@ -216,6 +218,7 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
                 State::Down(Rest::Finished) => {
                     Some(Answer::Failed("it ended before it was up".to_owned()))
                 }
+                State::Down(Rest::Done) => Some(Answer::Done(None)),
                 State::Down(Rest::Stopped)
                 | State::Waiting
                 | State::Starting(_)

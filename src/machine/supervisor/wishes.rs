@@ -11,7 +11,7 @@ use crate::machine::event::{
 use crate::machine::report::{Happening, Origin};
 use crate::machine::service::{Input, ReloadRun, Rest, Service, State, Waiter, Want};
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Reload, Spec, To};
+use crate::machine::spec::{Oneshot, Reload, Spec, To};
 use crate::machine::stop;
 use crate::machine::time::Tick;
 
@@ -108,7 +108,7 @@ impl Supervisor {
             return;
         };
         match service.state {
-            State::Down(Rest::Failed(_) | Rest::Finished) | State::Backoff { .. } => {
+            State::Down(Rest::Failed(_) | Rest::Finished | Rest::Done) | State::Backoff { .. } => {
                 service.record.clear();
                 service.start_by = by.clone();
                 service.enter(State::Down(Rest::Stopped), now);
@@ -160,7 +160,12 @@ impl Supervisor {
             |early: &Option<Answer>| matches!(early, Some(Answer::Already | Answer::Refused(_)));
         let early: Vec<Option<Answer>> = ids
             .iter()
-            .map(|id| self.wish(*id, verb, by, now, effects))
+            .map(
+                |id| match target == Target::All && self.is_an_alternative(*id, verb) {
+                    true => Some(Answer::Already),
+                    false => self.wish(*id, verb, by, now, effects),
+                },
+            )
             .collect();
         let waiting: Vec<bool> = ids
             .iter()
@@ -203,6 +208,17 @@ impl Supervisor {
         }
     }
 
+    /// Whether it is not meant when everything is to be started: one that conflicts with
+    /// others, and one of them is to run or it has no `autostart`.
+    fn is_an_alternative(&self, id: ServiceId, verb: Verb) -> bool {
+        let starts = matches!(verb, Verb::Start | Verb::Restart | Verb::RestartNow);
+        let rivals = &self.order.of(id).rivals;
+        let wanted = |r: &ServiceId| self.services.get(r).is_some_and(|r| r.want == Want::Up);
+        let is_it =
+            |s: &Service| s.is_at_rest() && (!s.spec.autostart || rivals.iter().any(wanted));
+        starts && !rivals.is_empty() && self.services.get(&id).is_some_and(is_it)
+    }
+
     /// Notes what is wanted. An answer when there is nothing more to it.
     fn wish(
         &mut self,
@@ -224,7 +240,11 @@ impl Supervisor {
                 Some(Answer::Refused("it is no longer configured".to_owned()))
             }
             Verb::Start => {
-                let up = matches!(service.state, State::Up(_)) && !service.cycle;
+                let up = match service.state {
+                    State::Up(_) => !service.cycle,
+                    State::Down(Rest::Done) => service.spec.oneshot == Some(Oneshot::Remains),
+                    _ => false,
+                };
                 if up && service.want == Want::Up && service.target {
                     return Some(Answer::Already);
                 }
@@ -239,6 +259,9 @@ impl Supervisor {
                     // First: a stop that had not begun is not called off but joined.
                     self.cycle(id, by, now);
                     self.note_force(id, verb == Verb::RestartNow);
+                } else if service.spec.oneshot.is_some() {
+                    // It has just ended: once more.
+                    service.cycle |= matches!(service.state, State::Sweeping(_));
                 }
                 self.want_up(id, by, now, effects);
                 None
@@ -254,10 +277,15 @@ impl Supervisor {
                     .order
                     .get_or_insert_with(|| stop::Order::new(by.clone(), now));
                 if at_rest {
-                    // Given up, or finished: now it is stopped.
+                    // Given up, finished or done: now it is stopped.
+                    let done = matches!(service.state, State::Down(Rest::Done));
                     service.order = None;
                     service.enter(State::Down(Rest::Stopped), now);
-                    return Some(Answer::Already);
+                    return Some(match done {
+                        // And so are those who require it.
+                        true => Answer::Done(None),
+                        false => Answer::Already,
+                    });
                 }
                 self.note_force(id, verb == Verb::StopNow);
                 None
@@ -279,14 +307,22 @@ impl Supervisor {
         let asked = id;
         let mut seen = BTreeSet::from([id]);
         let mut todo = vec![(id, by.clone())];
+        let mut rivals: Vec<(ServiceId, Rc<str>)> = Vec::new();
         while let Some((id, by)) = todo.pop() {
-            self.try_afresh(id, &by, now);
+            let done = |s: &Service| matches!(s.state, State::Down(Rest::Done));
+            // What is done is not done again for those who require it.
+            if id == asked || !self.services.get(&id).is_some_and(done) {
+                self.try_afresh(id, &by, now);
+            }
             let Some(service) = self.services.get_mut(&id) else {
                 continue;
             };
             if service.gone {
                 continue;
             }
+            let edges = self.order.of(id).clone();
+            let name = &service.spec.name;
+            rivals.extend(edges.rivals.iter().map(|r| (*r, name.clone())));
             if service.want == Want::Down || id == asked {
                 service.start_by = by;
             }
@@ -295,10 +331,19 @@ impl Supervisor {
                 service: service.spec.name.to_string(),
             };
             self.call_off(id, effects);
-            for dep in &self.order.of(id).requires {
+            for dep in edges.requires.iter().chain(&edges.wants) {
                 if seen.insert(*dep) {
                     todo.push((*dep, because.clone()));
                 }
+            }
+        }
+        for (rival, service) in rivals {
+            let wanted = |s: &Service| s.want == Want::Up;
+            if !seen.contains(&rival) && self.services.get(&rival).is_some_and(wanted) {
+                let by = Origin::Conflict {
+                    service: service.to_string(),
+                };
+                self.wish(rival, Verb::Stop, &by, now, effects);
             }
         }
     }
