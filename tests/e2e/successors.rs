@@ -535,3 +535,47 @@ fn clients_of_a_service_notice_nothing_of_superds_death() {
     }
     superd.end();
 }
+
+in_both_flavours! {
+    // A measurement; a limit that only something broken misses, since any machine may be busy.
+    fn a_successor_of_a_hundred_services_answers_soon(flavour: Flavour) {
+        use std::time::{Duration, Instant};
+        let one = |n: u32| format!("[service.s{n}]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+        let toml: String = (0..100).map(one).collect();
+        let superd = Superd::start_in(flavour, &toml);
+        for n in 0..100 {
+            superd.wait_state(&format!("s{n}"), "up");
+        }
+        let mut place = Some(superd.abandon());
+        let mut last = None;
+        let mut times: Vec<Duration> = (0..9)
+            .map(|_| {
+                let abandoned = last.take().map(Superd::abandon).or(place.take());
+                let place = abandoned.unwrap();
+                let command = place.command(&place.superd_args());
+                let began = Instant::now();
+                let superd = Superd::launch_unheard(place, command);
+                let adopted = loop {
+                    let raw = Raw::connect(&superd.place.socket()).ok();
+                    let all = raw.and_then(|mut raw| raw.try_ask(&json!({"do": "status"})));
+                    if let Some(all) = all {
+                        break all.iter().filter(|s| s["status"]["adopted"] == true).count();
+                    }
+                    std::thread::yield_now();
+                    assert!(began.elapsed() < LIMIT, "it answers");
+                };
+                let took = began.elapsed();
+                assert_eq!(adopted, 100);
+                last = Some(superd);
+                took
+            })
+            .collect();
+        times.sort();
+        tell(&format!(
+            "successors: {flavour:?}: exec to the status of 100 adopted: {:?} (median of 9; {:?} to {:?})",
+            times[4], times[0], times[8]
+        ));
+        assert!(times[4] < Duration::from_secs(2));
+        last.unwrap().end();
+    }
+}
