@@ -443,3 +443,139 @@ fn no_line_is_lost_or_said_twice_however_often_superd_is_killed() {
     assert_eq!((lost, twice), (0, 0));
     superd.end();
 }
+
+/// What a client saw of a server.
+#[derive(Default)]
+struct Seen {
+    answers: u32,
+    failures: Vec<String>,
+    longest: std::time::Duration,
+}
+
+/// Says so when it goes.
+struct Raise<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Release);
+    }
+}
+
+/// Sends a byte and waits for it; with a new connection each time if none is kept.
+fn ask(at: &str, kept: &mut Option<std::net::TcpStream>, byte: u8) -> std::io::Result<()> {
+    use std::io::{Error, Read, Write};
+    let mut stream = match kept.take() {
+        Some(stream) => stream,
+        None => std::net::TcpStream::connect(at)?,
+    };
+    stream.set_nodelay(true)?;
+    stream.write_all(&[byte])?;
+    let mut got = [0];
+    stream.read_exact(&mut got)?;
+    *kept = Some(stream);
+    match got == [byte] {
+        true => Ok(()),
+        false => Err(Error::other("a wrong answer")),
+    }
+}
+
+#[test]
+fn clients_of_a_service_notice_nothing_of_superds_death() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
+    const KILLS: u32 = 20;
+    let toml = "[service.web]\ncommand = [$TWIN:web, \"echo\", \"--listen\", \"$HOST:8444\"]\n";
+    let superd = Superd::start(toml);
+    superd.wait_record("web", "listening", 1);
+    let pid = superd.pid_of("web");
+    let at = format!("{}:8444", superd.place.host);
+    let over = AtomicBool::new(false);
+    let client = |keeps: bool| {
+        let mut seen = Seen::default();
+        let mut kept = None;
+        while !over.load(Ordering::Acquire) {
+            let began = Instant::now();
+            match ask(&at, &mut kept, seen.answers as u8) {
+                Ok(()) => seen.answers += 1,
+                Err(e) => seen.failures.push(e.to_string()),
+            }
+            seen.longest = seen.longest.max(began.elapsed());
+            if !keeps {
+                kept = None;
+            }
+            // Fast enough to be there in every gap; not so fast that all ports are used up.
+            std::thread::yield_now();
+            if !keeps {
+                std::thread::sleep(std::time::Duration::from_micros(500));
+            }
+        }
+        seen
+    };
+    let (superd, held, new) = std::thread::scope(|scope| {
+        let held = scope.spawn(|| client(true));
+        let new = scope.spawn(|| client(false));
+        let end = Raise(&over); // also when what follows fails
+        let after = (0..KILLS).fold(superd, |superd, _| {
+            let superd = superd.succeed();
+            assert_eq!(superd.pid_of("web"), pid);
+            superd
+        });
+        drop(end);
+        (after, held.join().unwrap(), new.join().unwrap())
+    });
+    for (who, seen) in [("one that was held", &held), ("new ones", &new)] {
+        tell(&format!(
+            "successors: {KILLS} kills, connections: {who}: {} answers, {} failures, the slowest {:?}",
+            seen.answers,
+            seen.failures.len(),
+            seen.longest
+        ));
+        assert_eq!(seen.failures, Vec::<String>::new(), "{who}");
+        assert!(seen.answers > 2 * KILLS);
+    }
+    superd.end();
+}
+
+in_both_flavours! {
+    // A measurement; a limit that only something broken misses, since any machine may be busy.
+    fn a_successor_of_a_hundred_services_answers_soon(flavour: Flavour) {
+        use std::time::{Duration, Instant};
+        let one = |n: u32| format!("[service.s{n}]\ncommand = [\"/bin/sleep\", \"1000\"]\n");
+        let toml: String = (0..100).map(one).collect();
+        let superd = Superd::start_in(flavour, &toml);
+        for n in 0..100 {
+            superd.wait_state(&format!("s{n}"), "up");
+        }
+        let mut place = Some(superd.abandon());
+        let mut last = None;
+        let mut times: Vec<Duration> = (0..9)
+            .map(|_| {
+                let abandoned = last.take().map(Superd::abandon).or(place.take());
+                let place = abandoned.unwrap();
+                let command = place.command(&place.superd_args());
+                let began = Instant::now();
+                let superd = Superd::launch_unheard(place, command);
+                let adopted = loop {
+                    let raw = Raw::connect(&superd.place.socket()).ok();
+                    let all = raw.and_then(|mut raw| raw.try_ask(&json!({"do": "status"})));
+                    if let Some(all) = all {
+                        break all.iter().filter(|s| s["status"]["adopted"] == true).count();
+                    }
+                    std::thread::yield_now();
+                    assert!(began.elapsed() < LIMIT, "it answers");
+                };
+                let took = began.elapsed();
+                assert_eq!(adopted, 100);
+                last = Some(superd);
+                took
+            })
+            .collect();
+        times.sort();
+        tell(&format!(
+            "successors: {flavour:?}: exec to the status of 100 adopted: {:?} (median of 9; {:?} to {:?})",
+            times[4], times[0], times[8]
+        ));
+        assert!(times[4] < Duration::from_secs(2));
+        last.unwrap().end();
+    }
+}

@@ -55,7 +55,7 @@ victims:
   slow-stop MS [--gate FILE] [--say TEXT]          ends MS after TERM, and when FILE is there
   exit CODE [--after MS] [--text T] [--first N]    crash SIGNAL [--after MS]
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
-  flood [--bytes N]    lines N     chat BYTES-PER-SECOND     close-stdout    exec-other   bind --listen WHERE
+  flood [--bytes N]    lines N     chat BYTES-PER-SECOND     close-stdout    exec-other   bind --listen WHERE   echo --listen WHERE
   fork-bomb N          hop N [--every-us US]   show    pause
   godump [--stay] [--listen WHERE]   TERM does nothing, QUIT prints goroutines as Go does
   eat MIB --gate FILE  waits for the file, then uses so much memory
@@ -91,6 +91,7 @@ fn main() {
         "close-stdout" => close_stdout(twin),
         "exec-other" => exec_other(twin),
         "bind" => bind(twin),
+        "echo" => echo(twin),
         "fork-bomb" => fork_bomb(twin),
         "hop" => hop(twin),
         "show" => show(twin),
@@ -636,6 +637,20 @@ fn exec_other(twin: &Twin) {
 
 fn bind(twin: &Twin) {
     let _open = Listener::at(twin);
+    obey(twin)
+}
+
+/// Answers each byte with the same byte, on any number of connections.
+fn echo(twin: &'static Twin) {
+    hold_signals();
+    let listener = Listener::at(twin);
+    thread::spawn(move || loop {
+        let mut stream = listener.accept();
+        thread::spawn(move || {
+            let mut byte = [0];
+            while matches!(stream.read(&mut byte), Ok(1)) && stream.write_all(&byte).is_ok() {}
+        });
+    });
     obey(twin)
 }
 
