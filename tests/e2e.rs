@@ -17,6 +17,8 @@ mod crashes;
 mod dependencies;
 #[path = "e2e/five_twins.rs"]
 mod five_twins;
+#[path = "e2e/health.rs"]
+mod health;
 #[path = "e2e/hostile.rs"]
 mod hostile;
 #[path = "e2e/notices.rs"]

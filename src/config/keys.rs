@@ -47,6 +47,8 @@ pub const SERVICE: &[&str] = &[
     "ready",
     "ready-after",
     "start-timeout",
+    "health",
+    "watchdog",
     "stop",
     "leftover-grace",
     "restart",
@@ -86,6 +88,11 @@ pub const READY: &[&str] = &[
     "file",
     "interval",
     "timeout",
+];
+
+/// `health`.
+pub const HEALTH: &[&str] = &[
+    "tcp", "http", "status", "exec", "interval", "timeout", "failures", "action", "run",
 ];
 
 /// `crash-loop`.

@@ -33,6 +33,7 @@ mod daemon;
 mod diff;
 pub mod faults;
 mod files;
+mod health;
 pub mod keys;
 mod limits;
 mod load;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::event::ServiceId;
+use crate::machine::health::Health;
 use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Oneshot, Reload, Restart, Schedule, Spec};
@@ -138,6 +139,9 @@ pub struct Program {
     pub limits: Vec<Limit>,
     /// Whether NOTIFY_SOCKET is given to it.
     pub notify: bool,
+    /// WATCHDOG_USEC: it is to say WATCHDOG=1 at least this often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<Duration>,
     /// What happens to standard output and error.
     pub output: Output,
 }
@@ -193,6 +197,9 @@ pub struct PolicyDef {
     /// How it becomes ready; none: when its program executes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Rc<Ready>>,
+    /// How it is seen whether it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Rc<Health>>,
     /// Stop schedule.
     pub stop: Rc<Schedule>,
     /// Restart policy.
@@ -218,6 +225,8 @@ impl ServiceDef {
             conflicts: p.conflicts.iter().filter_map(|n| id(n)).collect(),
             oneshot: p.oneshot,
             ready: p.ready.clone(),
+            health: p.health.clone(),
+            watchdog: self.program.watchdog,
             stop: p.stop.clone(),
             restart: p.restart.clone(),
             success_exit: p.success_exit.clone(),

@@ -80,29 +80,60 @@ pub(super) fn check_conflicts(
     places: &BTreeMap<String, Place>,
     problems: &mut Problems,
 ) {
+    let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, def) in services {
-        let Some(place) = places.get(name) else {
-            continue;
-        };
+        for need in &def.policy.requires {
+            dependents.entry(need).or_default().push(name);
+        }
+    }
+    let mut report = |name: &str, text: String| {
+        if let Some(place) = places.get(name) {
+            problems.add(place.clone(), format_args!("service \"{name}\": {text}"));
+        }
+    };
+    for (name, def) in services {
         for other in &def.policy.conflicts {
             let Some(rival) = services.get(other).filter(|_| other != name) else {
                 continue;
             };
             let mutual = rival.policy.conflicts.contains(name);
-            let needs = |a: &ServiceDef, b: &str| a.policy.requires.iter().any(|n| n == b);
-            if needs(def, other) || needs(rival, name) {
-                problems.add(
-                    place.clone(),
-                    format_args!("service \"{name}\": conflicts with \"{other}\", and one requires the other"),
-                );
-            } else if def.policy.autostart && rival.policy.autostart && (name < other || !mutual) {
-                problems.add(
-                    place.clone(),
-                    format_args!("service \"{name}\": conflicts with \"{other}\", and both have autostart = true"),
-                );
+            if mutual && other < name {
+                continue; // said there
+            }
+            let here = who_needs(name, &dependents);
+            let both = who_needs(other, &dependents);
+            let both = here.intersection(&both).next().copied();
+            match both {
+                Some(by) if by == name || by == other => report(
+                    name,
+                    format!("conflicts with \"{other}\", and one requires the other"),
+                ),
+                Some(by) => report(
+                    by,
+                    format!("requires both \"{name}\" and \"{other}\", which conflict"),
+                ),
+                None if def.policy.autostart && rival.policy.autostart => report(
+                    name,
+                    format!("conflicts with \"{other}\", and both have autostart = true"),
+                ),
+                None => {}
             }
         }
     }
+}
+
+/// The service, and all that cannot run without it.
+fn who_needs<'c>(name: &'c str, dependents: &BTreeMap<&str, Vec<&'c str>>) -> BTreeSet<&'c str> {
+    let mut found = BTreeSet::from([name]);
+    let mut todo = vec![name];
+    while let Some(name) = todo.pop() {
+        for dependent in dependents.get(name).into_iter().flatten() {
+            if found.insert(dependent) {
+                todo.push(dependent);
+            }
+        }
+    }
+    found
 }
 
 /// The services in an order in which they can be started.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::machine::health::Health;
 use crate::machine::ready::Sign;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{CrashLoop, Oneshot, Policy, Reload, Restart, Schedule, Step, Until};
@@ -20,7 +21,7 @@ use super::keys;
 use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
-use super::{limits, ready, stop, value};
+use super::{health, limits, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -42,6 +43,8 @@ pub(super) struct Said {
     ready: Option<Option<Sign>>,
     ready_after: Option<Duration>,
     start_timeout: Option<Option<Duration>>,
+    health: Option<Option<Rc<Health>>>,
+    watchdog: Option<Option<Duration>>,
     stop: Option<Rc<Schedule>>,
     steps: Option<Vec<Step>>,
     leftover_grace: Option<Duration>,
@@ -124,6 +127,8 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "requires" => said.requires = read_services(r, key, v),
         "wants" => said.wants = read_services(r, key, v),
         "conflicts" => said.conflicts = read_services(r, key, v),
+        "health" => said.health = health::read(r, key, v),
+        "watchdog" => said.watchdog = ready::read_timeout(r, key, v),
         "type" => said.kind = r.choice(key, v, KIND),
         "remain" => said.remain = r.boolean(key, v).map(|b| (b, v.span())),
         "stop" => said.steps = stop::read(r, v),
@@ -415,6 +420,7 @@ pub(super) fn define(
         Some(_) => ready::of_oneshot(r, &at, &parts(&said)),
         None => ready::define(r, &at, parts(&said), parts(defaults), notify, output),
     };
+    let (health, watchdog) = define_watch(r, &at, &said, defaults, oneshot, notify);
     let policy = match (said.restart.or(defaults.restart), oneshot) {
         // What the defaults say is about those that run.
         (None | Some(Policy::Always), Some(_)) => Policy::OnFailure,
@@ -471,6 +477,7 @@ pub(super) fn define(
             directory: said.directory.or_else(|| defaults.directory.clone()),
             limits: limits::merged(said.limits, &defaults.limits),
             notify,
+            watchdog,
             output,
         }),
         policy: PolicyDef {
@@ -481,6 +488,7 @@ pub(super) fn define(
             conflicts: names(said.conflicts),
             oneshot,
             ready,
+            health,
             stop,
             restart,
             success_exit,
@@ -488,6 +496,32 @@ pub(super) fn define(
             reload,
         },
     })
+}
+
+/// What is watched when it is up. A oneshot never is.
+fn define_watch(
+    r: &mut Reader,
+    at: &Range<usize>,
+    said: &Said,
+    defaults: &Said,
+    oneshot: Option<Oneshot>,
+    notify: bool,
+) -> (Option<Rc<Health>>, Option<Duration>) {
+    if oneshot.is_some() {
+        if said.health.iter().flatten().next().is_some() || said.watchdog.flatten().is_some() {
+            r.problem(
+                at.clone(),
+                "a oneshot is watched by `start-timeout` only: neither `health` nor `watchdog`",
+            );
+        }
+        return (None, None);
+    }
+    let health = said.health.clone().or_else(|| defaults.health.clone());
+    let watchdog = said.watchdog.or(defaults.watchdog).flatten();
+    if watchdog.is_some() && !notify {
+        r.problem(at.clone(), "`watchdog` needs notify = true");
+    }
+    (health.flatten(), watchdog)
 }
 
 fn define_oneshot(r: &mut Reader, at: &Range<usize>, said: &Said) -> Option<Oneshot> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::model::*;
 use super::*;
 use crate::machine::event::Change;
+use crate::machine::health::Remedy;
 use crate::machine::ready::{Question, Ready, Sign};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Action, CrashLoop, Oneshot, Policy, Reload, To, Until};
@@ -205,6 +206,11 @@ fn every_listed_key_is_read() {
         assert!(!said.contains("unknown key"), "{key}: {said}");
         assert!(said.starts_with("3:"), "{key}: {said}");
     }
+    for key in keys::HEALTH {
+        let said = bad_service(&format!("health = {{ {key} = 1979-05-27 }}"));
+        assert!(!said.contains("unknown key"), "{key}: {said}");
+        assert!(said.starts_with("3:"), "{key}: {said}");
+    }
     for key in keys::STEP {
         let said = bad_service(&format!("stop = [{{ {key} = 1979-05-27 }}]"));
         assert!(
@@ -314,6 +320,46 @@ fn readiness_that_makes_no_sense_is_told_with_its_place() {
 }
 
 #[test]
+fn health_and_watchdog_are_read() {
+    let health = |value: &str| {
+        let policy = service(&format!("health = {value}")).policy;
+        (*policy.health.unwrap()).clone()
+    };
+    let h = health("{ http = \"http://127.0.0.1/x\" }");
+    assert_eq!(
+        (h.failures, h.remedy, h.probe.interval),
+        (3, Remedy::Restart, Duration::from_secs(30))
+    );
+    assert_eq!(h.probe.timeout, Duration::from_secs(5));
+    let h = health("{ tcp = \"127.0.0.1:1\", interval = \"5s\", timeout = \"1s\", failures = 1, action = \"stop\" }");
+    assert_eq!((h.failures, h.remedy), (1, Remedy::Stop));
+    let h = health("{ exec = [\"/bin/a\"], run = [\"/bin/b\", \"c\"] }");
+    let run: std::rc::Rc<[String]> = vec!["/bin/b".to_owned(), "c".to_owned()].into();
+    assert_eq!(h.remedy, Remedy::Run(run));
+    assert_eq!(service("health = false").policy.health, None);
+    let watchdog = |keys: &str| service(keys).program.watchdog;
+    assert_eq!(
+        watchdog("watchdog = \"30s\""),
+        Some(Duration::from_secs(30))
+    );
+    assert_eq!((watchdog(""), watchdog("watchdog = false")), (None, None));
+    for (keys, said) in [
+        ("health = {}", "3:10: service \"x\": `health` asks one of tcp, http and exec: write { http = \"http://127.0.0.1/\" }"),
+        ("health = { htp = \"x\" }", "3:12: service \"x\": unknown key `htp` (did you mean `http`?)"),
+        ("health = { file = \"/x\" }", "3:12: service \"x\": unknown key `file`"),
+        ("health = { exec = [\"/x\"], failures = 0 }", "3:38: service \"x\": `failures` must be from 1 to 1000, not 0"),
+        ("health = { exec = [\"/x\"], action = \"reboot\" }", "3:36: service \"x\": `action` cannot be `reboot`; it is one of restart, stop, run"),
+        ("health = { exec = [\"/x\"], action = \"run\" }", "3:10: service \"x\": action = \"run\" needs `run`, a command"),
+        ("health = { exec = [\"/x\"], action = \"stop\", run = [\"/y\"] }", "3:50: service \"x\": `run` goes with action = \"run\""),
+        ("watchdog = \"30s\"\nnotify = false", "1:10: service \"x\": `watchdog` needs notify = true"),
+        ("watchdog = 30", "3:12: service \"x\": `watchdog` must be a duration with its unit, not a whole number: write \"30s\" or \"30ms\""),
+        ("type = \"oneshot\"\nwatchdog = \"30s\"", "1:10: service \"x\": a oneshot is watched by `start-timeout` only: neither `health` nor `watchdog`"),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
+    }
+}
+
+#[test]
 fn oneshots_and_conflicts_are_read() {
     let kind = |keys: &str| {
         let policy = service(keys).policy;
@@ -374,6 +420,16 @@ fn oneshots_and_conflicts_are_read() {
         ["1:10: service \"a\": conflicts with \"b\", and one requires the other"]
     );
     good(&two("conflicts = [\"b\"]", "autostart = false"));
+    let three = two(
+        "conflicts = [\"b\"]",
+        "autostart = false\nrequires = [\"d\"]",
+    )
+        + "[service.c]\ncommand = [\"/bin/c\"]\nautostart = false\nrequires = [\"a\", \"b\"]\n\
+           [service.d]\ncommand = [\"/bin/d\"]\n";
+    assert_eq!(
+        bad(&three),
+        ["8:10: service \"c\": requires both \"a\" and \"b\", which conflict"]
+    );
     assert_eq!(
         bad(&two("wants = [\"b\"]", "after = [\"a\"]")),
         ["1:10: service \"a\": dependency cycle: a -> b -> a"]
@@ -1042,6 +1098,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
         keys::SERVICE,
         keys::STEP,
         keys::READY,
+        keys::HEALTH,
         keys::CRASH_LOOP,
         keys::RELOAD,
     ];

@@ -132,6 +132,9 @@ pub struct Status {
     /// What is waited for until it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaiting: Option<Awaiting>,
+    /// What its health check finds: `well`, or how many have failed and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
     /// It said RELOADING=1, and no READY=1 since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reloading: bool,

@@ -150,11 +150,13 @@ fn weight(what: &Happening) -> usize {
         | Happening::ActionFailed { error: text }
         | Happening::MainProcessRefused { why: text, .. }
         | Happening::Executing { awaited: text, .. }
+        | Happening::Unhealthy { why: text, .. }
         | Happening::Status { text } => text.len(),
         Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
         Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
         Happening::Starting { .. }
         | Happening::Done { .. }
+        | Happening::Healthy { .. }
         | Happening::Up { .. }
         | Happening::Adopted { .. }
         | Happening::GoneMeanwhile { .. }
@@ -272,6 +274,13 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             }
         },
         Happening::Done { .. } => (Notice, "done".to_owned()),
+        Happening::Unhealthy {
+            failures, of, why, ..
+        } => {
+            let text = format!("health check failed, {failures} of {of}: {why}");
+            (Warn, text)
+        }
+        Happening::Healthy { .. } => (Notice, "well again".to_owned()),
         Happening::GivenUp { why } => (Err, format!("not starting again: {why}")),
         Happening::Waiting { on, unwanted } => {
             let severity = if unwanted.is_empty() { Info } else { Warn };

@@ -192,6 +192,8 @@ pub fn parse(datagram: &[u8]) -> Vec<Notice> {
             b"READY=1" => Some(Notice::Ready),
             b"STOPPING=1" => Some(Notice::Stopping),
             b"RELOADING=1" => Some(Notice::Reloading),
+            b"WATCHDOG=1" => Some(Notice::Watchdog),
+            b"WATCHDOG=trigger" => Some(Notice::WatchdogTrigger),
             _ => {
                 if let Some(text) = line.strip_prefix(b"STATUS=") {
                     return Some(Notice::Status(status(text)));
@@ -400,7 +402,7 @@ mod tests {
             "=",
             "",
             "\0READY=1",
-            "WATCHDOG=1",
+            "WATCHDOG=2",
             "EXTEND_TIMEOUT_USEC=-1",
             "EXTEND_TIMEOUT_USEC=1s",
         ] {

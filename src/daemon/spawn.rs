@@ -211,6 +211,10 @@ fn environment<'a>(
     }
     if let Some(address) = ctx.notify_socket {
         set(&mut all, b"NOTIFY_SOCKET", address.as_os_str().as_bytes())?;
+        if let Some(every) = program.watchdog {
+            let us = every.as_micros().to_string();
+            set(&mut all, b"WATCHDOG_USEC", us.as_bytes())?;
+        }
     }
     let ours = [("SERVICE", ctx.service), (INSTANCE, ctx.cookie)];
     all.retain(|v| !ours.iter().any(|(name, _)| is_named(v, name.as_bytes())));
@@ -478,6 +482,7 @@ mod tests {
             directory: None,
             limits: Vec::new(),
             notify: false,
+            watchdog: None,
             output: Output::Null,
         }
     }

@@ -54,6 +54,7 @@ pub fn status(
         stop: stop_status(service, now),
         ready: ready_word(service).map(str::to_owned),
         awaiting: awaiting(service, now),
+        health: service.watch.as_ref().and_then(|w| w.progress()),
         reloading: service.run().is_some_and(|run| run.reloading),
         says: service.says.clone(),
     })

@@ -174,6 +174,22 @@ exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
 main -> up up 8:
 
+# watched up: it has a watchdog
+start -> up up: reply already
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup -> up up: HUP a1, reply done
+winch -> up up: WINCH a1, reply done
+policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: release a1, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+timeout -> stopping up: look notify a1
+main -> up up 8:
+
 # up down: its stop waits for b, which requires it and goes first
 start -> up up: reply failed, reply done
 restart -> up up:
@@ -352,6 +368,10 @@ fn reach(heading: &str) -> Rig {
         "starting down" => after(ordered(), |r| {
             r.ask(A, Verb::Stop);
         }),
+        "watched up" => Rig::new(vec![Spec {
+            watchdog: Some(ms(1_000)),
+            ..plain()
+        }]),
         "up up" => up(),
         "up down" => after(Rig::new(vec![plain(), needs_a]), |r| {
             r.ask(A, Verb::Stop);
@@ -509,6 +529,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 17 * EVENTS.len());
+    assert_eq!(cells, 18 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

@@ -248,6 +248,10 @@ pub enum Notice {
     Reloading,
     /// STATUS=...
     Status(String),
+    /// WATCHDOG=1
+    Watchdog,
+    /// WATCHDOG=trigger
+    WatchdogTrigger,
     /// EXTEND_TIMEOUT_USEC=: it needs so long from now on.
     Extend(Duration),
     /// MAINPID=: this process is the main one from now on. The daemon has checked that it

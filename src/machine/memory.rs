@@ -209,6 +209,8 @@ impl Memory {
             && rule.max_delay <= LONGEST
             && rule.stable <= LONGEST
             && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
+            && spec.health.as_ref().is_none_or(|h| h.is_sound(LONGEST))
+            && spec.watchdog.is_none_or(|d| d <= LONGEST)
             && crash_loop
                 .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
         let state_is_sound = match &self.state {
@@ -296,6 +298,7 @@ impl Service {
                 cx.publish(id, Happening::Adopted { instance, pid, ran });
                 let moved = self.enter(State::Up(run), now);
                 self.since = since;
+                self.renew_watch(now, cx);
                 moved
             }
             (State::Stopping(run, stop), Presence::Running(pid)) => {

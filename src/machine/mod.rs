@@ -9,6 +9,7 @@ mod cells;
 pub mod crash;
 pub mod end;
 pub mod event;
+pub mod health;
 #[cfg(test)]
 mod jobs;
 pub mod memory;

@@ -509,6 +509,22 @@ pub enum Happening {
     },
     /// The instance is over, its tree is dead and reaped.
     Ended(Box<EndReport>),
+    /// A health check failed: the first one, or one too many.
+    Unhealthy {
+        /// Which run.
+        instance: Instance,
+        /// Wrong answers in a row.
+        failures: u32,
+        /// So many are too many.
+        of: u32,
+        /// The last one.
+        why: String,
+    },
+    /// A health check succeeded after some that had failed.
+    Healthy {
+        /// Which run.
+        instance: Instance,
+    },
     /// A oneshot has ended with success, and is done.
     Done {
         /// Which run.

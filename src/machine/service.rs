@@ -21,6 +21,9 @@
 //!   by setting want: an instance that is going down ends first (never two).
 //! In Up, a timeout ends a reload command that takes too long.
 //!
+//! In Up, a service with `health` or `watchdog` that is not well is stopped like one that is not
+//! ready in time.
+//!
 //! A service with `ready` stays in Starting after `Execed`: its message, its output, a probe's
 //! answer or the time makes it Up. When it is not ready in time it is stopped by its schedule
 //! (Stopping), and that counts as a failure: what follows ³ is for the restart policy.
@@ -48,6 +51,7 @@ use super::end::{End, Swept};
 use super::event::{
     ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
 };
+use super::health::{self, Watch};
 use super::memory::LONGEST;
 use super::ready::{self, About, Await};
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
@@ -351,6 +355,8 @@ pub struct Service {
     pub says: String,
     /// The reload command that runs.
     pub reload: Option<ReloadRun>,
+    /// The watch over its health, while it is up.
+    pub watch: Option<Box<Watch>>,
     /// Who waits.
     pub waiters: Vec<Waiter>,
     /// Under which deadline the supervisor has it in its list.
@@ -377,6 +383,7 @@ impl Service {
             last: None,
             says: String::new(),
             reload: None,
+            watch: None,
             waiters: Vec::new(),
             listed: None,
         }
@@ -436,7 +443,12 @@ impl Service {
         match &self.state {
             State::Down(_) | State::Waiting => None,
             State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
-            State::Up(_) => self.reload.map(|r| r.until),
+            State::Up(_) => {
+                let reload = self.reload.map(|r| r.until);
+                let watch = self.watch.as_ref().map(|w| w.next_deadline());
+                let all = reload.into_iter().chain(watch);
+                all.min().filter(|at| *at < Tick::NEVER)
+            }
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
             State::Sweeping(end) => end.next_deadline(),
@@ -602,7 +614,12 @@ impl Service {
                 })
             }
             (State::Up(_), Input::ActionEnded(action, outcome)) => {
-                self.reload_ended(action, outcome, cx)
+                match self.reload.is_some_and(|r| r.action == action) {
+                    true => self.reload_ended(action, outcome, cx),
+                    false => self.in_watch(now, cx, |watch, about| {
+                        watch.action_ended(action, outcome, about)
+                    }),
+                }
             }
             (State::Stopping(..), Input::ActionEnded(action, outcome)) => {
                 self.in_stop(now, cx, |stop, scene| {
@@ -685,7 +702,11 @@ impl Service {
                     ..Moved::default()
                 }
             }
-            (State::Up(_), Input::Timeout) => self.reload_timeout(now, cx),
+            (State::Up(_), Input::Timeout) => {
+                let mut moved = self.in_watch(now, cx, Watch::timeout);
+                moved.reloaded = self.reload_timeout(now, cx).reloaded.or(moved.reloaded);
+                moved
+            }
             (State::Starting(run), Input::Timeout) => {
                 let adopted = run.adopted;
                 self.in_wait(now, cx, |wait, about| wait.timeout(adopted, about))
@@ -810,9 +831,57 @@ impl Service {
                 },
             );
         }
+        self.watch = Watch::begin(&self.spec, now);
         let mut moved = self.enter(State::Up(run), now);
         moved.up = true;
         moved
+    }
+
+    /// Its definition changed, or another superd has taken it over: the watch begins anew.
+    pub(super) fn renew_watch(&mut self, now: Tick, cx: &mut Context<'_>) {
+        self.end_watch(now, cx);
+        if matches!(self.state, State::Up(_)) {
+            self.watch = Watch::begin(&self.spec, now);
+        }
+    }
+
+    fn end_watch(&mut self, now: Tick, cx: &mut Context<'_>) {
+        let (id, instance) = (self.id, self.instance);
+        if let Some(mut watch) = self.watch.take() {
+            watch.end(&mut About {
+                now,
+                id,
+                instance,
+                cx,
+            });
+        }
+    }
+
+    /// Lets the watch do something; when the service is not well, it is stopped.
+    fn in_watch(
+        &mut self,
+        now: Tick,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(&mut Watch, &mut About<'_, '_>) -> health::Course,
+    ) -> Moved {
+        let (id, instance) = (self.id, self.instance);
+        let (State::Up(_), Some(watch)) = (&self.state, &mut self.watch) else {
+            return Moved::default();
+        };
+        let mut about = About {
+            now,
+            id,
+            instance,
+            cx,
+        };
+        match act(watch, &mut about) {
+            health::Course::GoesOn => Moved::default(),
+            health::Course::Unfit { why, stay } => {
+                let mut order = Order::new(Origin::Unfit { why }, now);
+                order.stay = stay;
+                self.begin_stop(order, now, cx)
+            }
+        }
     }
 
     fn take_run(&mut self) -> Option<(Run, Option<Box<Stop>>, bool)> {
@@ -992,6 +1061,13 @@ impl Service {
                 }
                 self.in_wait(now, cx, Await::said_ready)
             }
+            Notice::Watchdog => {
+                if let Some(watch) = &mut self.watch {
+                    watch.pinged(now);
+                }
+                Moved::default()
+            }
+            Notice::WatchdogTrigger => self.in_watch(now, cx, |watch, _| watch.gave_up()),
             Notice::Extend(by) => {
                 if let (State::Starting(run), true) = (&mut self.state, by <= LONGEST) {
                     if let Some(wait) = &mut run.awaits {
@@ -1083,6 +1159,7 @@ impl Service {
     /// The instance is going, or gone: what superd does with it besides ends.
     fn end_own_actions(&mut self, now: Tick, cx: &mut Context<'_>) {
         self.end_reload(cx);
+        self.end_watch(now, cx);
         let (id, instance) = (self.id, self.instance);
         if let State::Starting(run) = &mut self.state {
             if let Some(wait) = &mut run.awaits {
@@ -1147,7 +1224,9 @@ impl Service {
         let end = *end;
         let instance = end.run.instance;
         let stopped = end.stop.is_some();
-        let unfit = end.stop.as_ref().is_some_and(|s| s.order.is_unfit());
+        let order = end.stop.as_ref().map(|s| &s.order);
+        let unfit = order.is_some_and(Order::is_unfit);
+        let stay = order.filter(|o| o.stay).map(|o| o.by.clone());
         let unready = end.run.awaits.is_some();
         let error = end.run.exec_error.clone();
         let (report, success) = end.report(&self.spec, now);
@@ -1168,7 +1247,10 @@ impl Service {
             (None, false) => How::Failure,
         };
         let text = error.map(|e| e.to_string());
-        let mut moved = self.decide_next(how, ran, text.clone(), stopped && !unfit, now, cx);
+        let mut moved = match stay {
+            Some(Origin::Unfit { why }) if self.is_to_stay() => self.give_up(why, now, cx),
+            _ => self.decide_next(how, ran, text.clone(), stopped && !unfit, now, cx),
+        };
         moved.over = Some((verdict, how));
         moved.start_failed = match (unready && !stopped && !moved.up, self.spec.oneshot) {
             (true, None) => text.or_else(|| Some(format!("it {exit} before it was ready"))),
@@ -1185,6 +1267,16 @@ impl Service {
             None => Happening::Ended(Box::new(report)),
         };
         cx.publish(self.id, happening);
+    }
+
+    /// Nobody has asked for anything else since superd found it unfit.
+    fn is_to_stay(&self) -> bool {
+        self.want == Want::Up && !self.gone && self.target && !self.cycle && self.order.is_none()
+    }
+
+    fn give_up(&mut self, why: String, now: Tick, cx: &mut Context<'_>) -> Moved {
+        cx.publish(self.id, Happening::GivenUp { why: why.clone() });
+        self.enter(State::Down(Rest::Failed(why)), now)
     }
 
     /// Nothing runs any more: Down, Backoff, or Waiting for the supervisor to start it.

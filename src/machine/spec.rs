@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::ServiceId;
+use super::health::Health;
 use super::ready::Ready;
 use super::signal::Signal;
 
@@ -32,6 +33,10 @@ pub struct Spec {
     pub oneshot: Option<Oneshot>,
     /// How it becomes ready; none: it is as soon as the program executes.
     pub ready: Option<Rc<Ready>>,
+    /// How it is seen whether it is well.
+    pub health: Option<Rc<Health>>,
+    /// It says WATCHDOG=1 (sd_notify(3)) at least this often.
+    pub watchdog: Option<Duration>,
     /// How it is stopped.
     pub stop: Rc<Schedule>,
     /// When it is started again.

@@ -88,6 +88,9 @@ pub struct Order {
     pub absorbed: u32,
     /// Somebody asked for `--now`.
     pub force: bool,
+    /// It is not to be started again by itself, although it is wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stay: bool,
 }
 
 impl Order {
@@ -98,6 +101,7 @@ impl Order {
             asked,
             absorbed: 0,
             force: false,
+            stay: false,
         }
     }
 

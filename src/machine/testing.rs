@@ -30,6 +30,8 @@ pub fn spec(name: &str) -> Spec {
         conflicts: Vec::new(),
         oneshot: None,
         ready: None,
+        health: None,
+        watchdog: None,
         stop: Rc::new(term_schedule()),
         restart: Restart {
             policy: Policy::Always,

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::ServiceId;
+use superd::machine::health::{Health, Remedy};
 use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
@@ -137,6 +138,25 @@ fn ready(dice: &mut Dice) -> Option<Rc<Ready>> {
     Some(Rc::new(Ready { sign, within }))
 }
 
+fn health(dice: &mut Dice) -> Rc<Health> {
+    let what = Question::Exec(argv(dice));
+    let probe = Probe {
+        what,
+        interval: Duration::from_millis(10 + dice.below(2_000)),
+        timeout: Duration::from_millis(1 + dice.below(3_000)),
+    };
+    let remedy = match dice.below(4) {
+        0 => Remedy::Stop,
+        1 => Remedy::Run(argv(dice)),
+        _ => Remedy::Restart,
+    };
+    Rc::new(Health {
+        probe: Rc::new(probe),
+        failures: 1 + dice.below(3) as u32,
+        remedy,
+    })
+}
+
 /// A definition that depends on some of `others` only, which come before it.
 pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
     let mut after = Vec::new();
@@ -146,10 +166,11 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
     for other in others.iter().filter(|other| **other < id) {
         match dice.below(12) {
             0 | 1 => after.push(*other),
-            2..=4 => requires.push(*other),
+            // Two that conflict are never required both: `config` refuses that.
+            2..=4 if other.0 % 3 != 2 => requires.push(*other),
             5 => wants.push(*other),
             // Never both from the start.
-            6 if !autostart => conflicts.push(*other),
+            6 | 7 if !autostart && other.0 % 3 == 2 && id.0 % 3 == 2 => conflicts.push(*other),
             _ => {}
         }
     }
@@ -163,6 +184,9 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         })),
         None => ready(dice),
     };
+    let health = (oneshot.is_none() && dice.chance(20)).then(|| health(dice));
+    let watchdog = (oneshot.is_none() && dice.chance(10))
+        .then(|| Duration::from_millis(1 + dice.below(5_000)));
     Spec {
         name: format!("s{}", id.0).into(),
         autostart,
@@ -172,6 +196,8 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         conflicts,
         oneshot,
         ready,
+        health,
+        watchdog,
         stop: Rc::new(schedule(dice)),
         restart: restart(dice),
         success_exit: vec![3],

@@ -293,12 +293,36 @@ impl Sim {
     /// No more ideas: everything that is under way comes to its end.
     fn calm_down(&mut self) -> Result<(), Broken> {
         self.world.calm = true;
+        self.watch_no_more()?;
         let from = self.steps;
         while self.world.next().is_some() || self.machine.next_deadline().is_some() {
             self.let_time_pass()?;
             require(self.steps - from < 60_000, "it comes to rest", String::new)?;
         }
         Ok(())
+    }
+
+    /// A watch has always something due: from here on nobody is watched.
+    fn watch_no_more(&mut self) -> Result<(), Broken> {
+        let mut changed = Vec::new();
+        for id in self.configured() {
+            let Some(shadow) = self.judge.services.get(&id) else {
+                continue;
+            };
+            if shadow.spec.health.is_some() || shadow.spec.watchdog.is_some() {
+                let spec = Spec {
+                    health: None,
+                    watchdog: None,
+                    ..(*shadow.spec).clone()
+                };
+                changed.push((id, Rc::new(spec), Change::Policy));
+            }
+        }
+        let (gone, by) = (Vec::new(), Origin::Config);
+        match changed.is_empty() {
+            true => Ok(()),
+            false => self.turn(Event::Configure { changed, gone, by }),
+        }
     }
 
     // ---- what people do ------------------------------------------------------------

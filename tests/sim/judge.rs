@@ -11,6 +11,7 @@ use superd::machine::event::{
     ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
     Ticket, Verb,
 };
+use superd::machine::health::{Health, Remedy};
 use superd::machine::ready::{Ready, Sign};
 use superd::machine::report::{Exit, Happening, Origin};
 use superd::machine::service::{Rest, State, Want, KILL_AGAIN};
@@ -104,8 +105,16 @@ struct Live {
     met: bool,
     /// It counts as up.
     up: bool,
-    /// Questions that are out.
-    probes: BTreeSet<ActionId>,
+    /// Questions that are out, and since when.
+    probes: BTreeMap<ActionId, Tick>,
+    /// Health checks in a row that have failed.
+    failed: u32,
+    /// So many have at some time been too many, and it is to stay down for that.
+    stay: bool,
+    /// It has given up by itself.
+    triggered: bool,
+    /// When its watchdog began to wait.
+    pinged: Tick,
     stopping_said: bool,
     stop: Option<Course>,
     exited: Option<Tick>,
@@ -160,6 +169,8 @@ pub struct Shadow {
     done: bool,
     /// The last run has.
     ended_well: bool,
+    /// And was to stay down.
+    stays: bool,
     last: Instance,
     live: Option<Live>,
 }
@@ -252,13 +263,17 @@ impl Judge {
                 let live = self.services.get_mut(&adopted.service);
                 if let Some(live) = live.and_then(|s| s.live.as_mut()) {
                     live.adopted_at = Some(now);
-                    // They are asked again.
+                    // They are asked again; and of commands only these are gone on with.
                     live.probes.clear();
+                    let known: BTreeSet<ActionId> = adopted.memory.actions().collect();
+                    live.actions.retain(|a| known.contains(a));
+                    live.failed = 0;
+                    live.pinged = now;
                 }
             }
             Event::Configure { changed, gone, .. } => {
                 for (id, spec, change) in changed {
-                    self.define(*id, spec, *change);
+                    self.define(now, *id, spec, *change);
                 }
                 for id in gone {
                     if let Some(s) = self.services.get_mut(id) {
@@ -299,6 +314,10 @@ impl Judge {
                 l.forked = true;
                 l.main = Some(*pid);
             }),
+            Event::Notified(s, i, Notice::Watchdog) => self.with(*s, *i, |l| l.pinged = now),
+            Event::Notified(s, i, Notice::WatchdogTrigger) => {
+                self.with(*s, *i, |l| l.triggered = true);
+            }
             Event::Notified(s, i, Notice::MainPid(pid)) => {
                 self.with(*s, *i, |l| l.main = l.main.and(Some(*pid)));
             }
@@ -362,7 +381,7 @@ impl Judge {
         }
     }
 
-    fn define(&mut self, id: ServiceId, spec: &Rc<Spec>, change: Change) {
+    fn define(&mut self, now: Tick, id: ServiceId, spec: &Rc<Spec>, change: Change) {
         let first = match spec.autostart {
             true => Want::Up,
             false => Want::Down,
@@ -374,9 +393,18 @@ impl Judge {
             given_up: false,
             done: false,
             ended_well: false,
+            stays: false,
             last: Instance(0),
             live: None,
         });
+        let watched = |s: &Spec| (s.health.clone(), s.watchdog);
+        if watched(&s.spec) != watched(spec) {
+            if let Some(live) = &mut s.live {
+                live.failed = 0;
+                live.pinged = now;
+                live.triggered = false;
+            }
+        }
         s.spec = spec.clone();
         s.given_up &= change == Change::Policy;
         s.done &= change == Change::Policy;
@@ -454,7 +482,14 @@ impl Judge {
 
     fn action_ended(live: &mut Live, action: ActionId, outcome: &Outcome, now: Tick) {
         live.actions.remove(&action);
-        live.met |= live.probes.remove(&action) && *outcome == Outcome::Done;
+        if live.probes.remove(&action).is_some() {
+            let done = *outcome == Outcome::Done;
+            live.met |= done && !live.up;
+            live.failed = match done {
+                true => 0,
+                false => live.failed + 1,
+            };
+        }
         let Some(stop) = live.stop.as_mut().filter(|s| s.action == Some(action)) else {
             return;
         };
@@ -499,10 +534,12 @@ impl Judge {
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
             Effect::Drain(s, i, a) => self.action(now, *s, *i, *a, &Action::Drain),
-            Effect::Probe(s, i, a, _) => self.probe(*s, *i, *a),
+            Effect::Probe(s, i, a, _) => self.probe(now, *s, *i, *a),
             Effect::EndAction(s, i, a) => {
                 let live = self.live(*s, *i)?;
-                let open = live.actions.remove(a) | live.probes.remove(a);
+                let probe = live.probes.remove(a).is_some();
+                live.failed += u32::from(probe && live.up);
+                let open = live.actions.remove(a) || probe;
                 require(open, "an action ends once", || format!("{a:?} of {s:?}"))
             }
             Effect::NotePorts(s, i)
@@ -609,7 +646,11 @@ impl Judge {
             awaits: s.spec.ready.clone(),
             met: false,
             up: false,
-            probes: BTreeSet::new(),
+            probes: BTreeMap::new(),
+            failed: 0,
+            stay: false,
+            triggered: false,
+            pinged: Tick(0),
             stopping_said: false,
             stop: None,
             exited: None,
@@ -672,8 +713,19 @@ impl Judge {
         })?;
         let asked = self.asked;
         let reload = self.services.get(&id).and_then(|s| s.spec.reload.clone());
+        let remedy = self.services.get(&id).and_then(|s| s.spec.health.clone());
         let live = self.live(id, i)?;
         live.actions.insert(a);
+        if let (true, None, Some(health)) = (live.up, &live.stop, &remedy) {
+            let is_it = match (&health.remedy, action) {
+                (Remedy::Run(wanted), Action::Run(argv)) => wanted == argv,
+                _ => false,
+            };
+            if is_it && live.failed >= health.failures {
+                live.failed = 0;
+                return Ok(());
+            }
+        }
         if let (None, Some((_, Verb::Reload))) = (&live.stop, asked) {
             let ok =
                 matches!((reload, action), (Some(Reload::Run(x, _)), Action::Run(y)) if x == *y);
@@ -685,15 +737,22 @@ impl Judge {
         self.step(now, id, i, action)
     }
 
-    fn probe(&mut self, id: ServiceId, i: Instance, a: ActionId) -> Ruling {
+    fn probe(&mut self, now: Tick, id: ServiceId, i: Instance, a: ActionId) -> Ruling {
         require(self.actions.insert(a), "actions have new numbers", || {
             format!("{a:?}")
         })?;
+        let checked = self
+            .services
+            .get(&id)
+            .is_some_and(|s| s.spec.health.is_some());
         let live = self.live(id, i)?;
         let fit = live.execed.is_some() && live.stop.is_none() && live.exited.is_none();
-        let asked = live.is_awaited(|s| matches!(s, Sign::Probe(_)));
+        let asked = match live.up {
+            true => checked,
+            false => live.is_awaited(|s| matches!(s, Sign::Probe(_))),
+        };
         let first = live.probes.is_empty();
-        live.probes.insert(a);
+        live.probes.insert(a, now);
         require(fit && asked && first, "one question at a time", || {
             format!("{id:?}")
         })
@@ -743,6 +802,9 @@ impl Judge {
                 let live = self.live(id, *instance)?;
                 let fit = !live.up && live.is_ready(now);
                 live.up = true;
+                live.failed = 0;
+                live.pinged = now;
+                live.triggered = false;
                 require(fit, "up when it is ready", || format!("{id:?}"))
             }
             Happening::Step { instance, what, .. } if !what.starts_with("KILL to the tree") => {
@@ -780,7 +842,7 @@ impl Judge {
                     return broken("services are kept", format!("{id:?}"));
                 };
                 s.given_up = true;
-                let never = s.spec.restart.policy != Policy::Always;
+                let never = s.spec.restart.policy != Policy::Always || s.stays;
                 require(never && s.want == Want::Up, "never given up", || {
                     format!("{id:?}")
                 })
@@ -791,7 +853,22 @@ impl Judge {
 
     /// superd stops a service that does not do what it should.
     fn rule_unfit(&mut self, now: Tick, id: ServiceId, instance: Instance) -> Ruling {
+        let spec = self.services.get(&id).map(|s| s.spec.clone());
         let live = self.live(id, instance)?;
+        if let (true, Some(spec)) = (live.up, spec) {
+            let sick = spec
+                .health
+                .as_ref()
+                .is_some_and(|h| live.failed >= h.failures);
+            let stays = |h: &Rc<Health>| h.remedy == Remedy::Stop;
+            live.stay = sick && spec.health.as_ref().is_some_and(stays);
+            let silent = spec
+                .watchdog
+                .is_some_and(|d| live.triggered || now >= live.pinged + d);
+            return require(sick || silent, "only who is not well is unfit", || {
+                format!("{id:?}")
+            });
+        }
         let since = live.execed.filter(|_| !live.up && !live.met);
         let within = live.awaits.as_ref().and_then(|r| r.within);
         let late = since.zip(within).is_some_and(|(at, w)| now >= at + w);
@@ -899,6 +976,7 @@ impl Judge {
         })?;
         let live = self.services.get_mut(&id).and_then(|s| {
             s.ended_well = s.live.as_ref().is_some_and(|l| l.success);
+            s.stays = s.live.as_ref().is_some_and(|l| l.stay);
             s.live.take()
         });
         let open = live.map_or(0, |l| l.actions.len() + l.probes.len());

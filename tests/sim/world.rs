@@ -320,7 +320,9 @@ impl World {
             }
             2 => {
                 let pause = self.soon();
-                let thing = match self.dice.below(6) {
+                let thing = match self.dice.below(8) {
+                    6 => Thing::Says(key, Notice::Watchdog),
+                    7 => Thing::Says(key, Notice::WatchdogTrigger),
                     0 => Thing::Says(key, Notice::Ready),
                     1 => Thing::Says(key, Notice::Reloading),
                     2 => Thing::Says(key, Notice::Status("busy".to_owned())),
@@ -608,7 +610,7 @@ impl World {
         let Some(child) = self.children.get_mut(&key) else {
             return;
         };
-        if child.stage != Life::Running {
+        if child.stage != Life::Running || self.oneshots.contains(&key.0) {
             return;
         }
         self.pids += 1;

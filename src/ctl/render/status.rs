@@ -95,6 +95,9 @@ pub fn one(s: &Status, style: Style) -> String {
     if !s.waiting_on.is_empty() {
         row("waits for", &waiting_for(&s.waiting_on, &s.unwanted));
     }
+    if let Some(health) = &s.health {
+        row("health", health);
+    }
     if let Some(wait) = &s.awaiting {
         let mut text = wait.what.clone();
         if let Some(ms) = wait.left_ms {

@@ -209,6 +209,10 @@ fn happening(what: &Happening) -> String {
             }
         }
         Happening::Done { .. } => "done".to_owned(),
+        Happening::Unhealthy {
+            failures, of, why, ..
+        } => format!("health check failed, {failures} of {of}: {why}"),
+        Happening::Healthy { .. } => "well again".to_owned(),
         Happening::GivenUp { why } => format!("not started again: {why}"),
         Happening::Waiting { on, unwanted } => {
             format!("waiting for {}", waiting_for(on, unwanted))

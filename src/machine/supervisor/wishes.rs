@@ -9,7 +9,7 @@ use crate::machine::event::{
     ActionId, Answer, Change, Effect, ServiceId, Target, Ticket, Verb, Wait,
 };
 use crate::machine::report::{Happening, Origin};
-use crate::machine::service::{Input, ReloadRun, Rest, Service, State, Waiter, Want};
+use crate::machine::service::{Context, Input, ReloadRun, Rest, Service, State, Waiter, Want};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Oneshot, Reload, Spec, To};
 use crate::machine::stop;
@@ -27,6 +27,7 @@ impl Supervisor {
         let mut cycling = Vec::new();
         let mut retrying = Vec::new();
         let mut back = Vec::new();
+        let mut watches = Vec::new();
         for (id, spec, change) in changed {
             match self.services.get_mut(&id) {
                 None => {
@@ -40,7 +41,17 @@ impl Supervisor {
                         back.push(id);
                         service.want = if spec.autostart { Want::Up } else { Want::Down };
                     }
-                    service.spec = spec;
+                    let old = std::mem::replace(&mut service.spec, spec);
+                    let watched = |s: &Spec| (s.health.clone(), s.watchdog);
+                    if watched(&old) != watched(&service.spec) {
+                        let mut cx = Context {
+                            effects,
+                            rng: &mut self.rng,
+                            actions: &mut self.actions,
+                        };
+                        service.renew_watch(now, &mut cx);
+                        watches.push(id);
+                    }
                     match change {
                         Change::New | Change::Program => cycling.push(id),
                         Change::Policy => retrying.push(id),
@@ -58,6 +69,9 @@ impl Supervisor {
             }
         }
         self.reorder();
+        for id in watches {
+            self.list_deadline(id);
+        }
         for id in back {
             if self.services.get(&id).is_some_and(|s| s.want == Want::Up) {
                 self.call_off(id, effects);
