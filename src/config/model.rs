@@ -14,7 +14,7 @@ use crate::machine::signal::Signal;
 use crate::machine::spec::{Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// What concerns superd itself.
     pub daemon: Daemon,
@@ -25,7 +25,8 @@ pub struct Config {
 }
 
 /// `[daemon]`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Daemon {
     /// Lock and sockets. Default `/var/run/superd`.
     pub run_dir: PathBuf,
@@ -49,7 +50,8 @@ pub struct Daemon {
 }
 
 /// Crash reports: files that outlive superd and a power cut.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CrashReports {
     /// Whether any are written.
     pub written: bool,
@@ -62,7 +64,7 @@ pub struct CrashReports {
 }
 
 /// Where messages go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LogTo {
     /// syslog, and standard error until the log daemon answers; standard error in the foreground.
     Auto,
@@ -87,7 +89,7 @@ impl LogTo {
 }
 
 /// Whether services get cgroups of their own.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CgroupUse {
     /// Where cgroup v2 is mounted and writable.
     Auto,

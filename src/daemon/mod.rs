@@ -26,5 +26,6 @@ pub mod status;
 pub mod token;
 pub mod tree;
 pub mod trees;
+pub mod upgrade;
 
 pub use start::{run, wrap, DaemonOptions};
