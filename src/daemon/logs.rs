@@ -164,7 +164,7 @@ impl Logs {
 
     /// For a superd that becomes another program.
     pub fn keep(&self, fds: &mut Fds) -> Vec<KeptLog> {
-        let mut keep = |(service, log): (&ServiceId, &Box<Log>)| KeptLog {
+        let mut keep = |(service, log): (&ServiceId, &Log)| KeptLog {
             service: *service,
             name: log.name.clone(),
             output: log.output,
@@ -178,7 +178,8 @@ impl Logs {
             watch: log.kept.watch.clone(),
             crash: log.kept.crash.as_deref().cloned(),
         };
-        self.logs.iter().map(&mut keep).collect()
+        let all = self.logs.iter().map(|(service, log)| (service, &**log));
+        all.map(&mut keep).collect()
     }
 
     /// What [`Logs::keep`] said, in the new one.
