@@ -49,7 +49,8 @@ pub struct Trees {
     root: Option<Root>,
     /// Keeps other superds from the groups.
     lock: Option<Flock<File>>,
-    live: BTreeMap<ServiceId, Live>,
+    /// In boxes: a node of the map has eleven places, and half of them are empty.
+    live: BTreeMap<ServiceId, Box<Live>>,
     /// Groups that were found empty at a first start. From then on the sweep after each
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
@@ -264,7 +265,7 @@ impl Trees {
                         began,
                         oom_kills,
                     };
-                    self.live.insert(w.service, live);
+                    self.live.insert(w.service, Box::new(live));
                 }
                 // Somebody has removed it: the next try makes it anew.
                 Err(error) if error.stage == Stage::Cgroup => {
@@ -585,7 +586,7 @@ impl Trees {
             // As far as they can be counted from here on.
             oom_kills: oom_kills(place),
         };
-        self.live.insert(service, live);
+        self.live.insert(service, Box::new(live));
         held
     }
 
@@ -677,7 +678,7 @@ impl Trees {
     /// cgroup, its environment) leads to one tree, which is then looked at: the cost does
     /// not grow with the number of services, whoever sends notify messages.
     pub fn owner(&mut self, pid: Pid) -> Option<(ServiceId, Instance)> {
-        let is_main = |l: &&Live| l.tree.main() == Some(pid);
+        let is_main = |l: &Live| l.tree.main() == Some(pid);
         let by_main = self
             .live
             .iter()
@@ -740,7 +741,7 @@ pub struct Keeping<'a> {
     clone_is_refused: bool,
     root: &'a Option<Root>,
     lock: Option<i32>,
-    live: &'a BTreeMap<ServiceId, Live>,
+    live: &'a BTreeMap<ServiceId, Box<Live>>,
     groups: &'a BTreeMap<ServiceId, Group>,
     commands: &'a BTreeMap<ActionId, Tree>,
     scope: &'a str,
@@ -756,7 +757,7 @@ pub struct Kept {
     clone_is_refused: bool,
     root: Option<Root>,
     lock: Option<i32>,
-    live: BTreeMap<ServiceId, Live>,
+    live: BTreeMap<ServiceId, Box<Live>>,
     groups: BTreeMap<ServiceId, Group>,
     commands: BTreeMap<ActionId, Tree>,
     scope: String,

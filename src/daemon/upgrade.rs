@@ -32,7 +32,6 @@ use syslog::Severity;
 
 use super::adopt::AdoptedCommand;
 use super::journal::{self, Journal};
-use super::logs::Logs;
 use super::reactor::{Command, Followed, Reactor, Role, Start};
 use super::rundir::plain;
 use super::signals;
@@ -395,10 +394,6 @@ impl Reactor {
     ) -> io::Result<()> {
         let daemon = work.registry.daemon().clone();
         self.registry = work.registry;
-        self.logs = Logs::new(daemon.ring);
-        if let Some(run_dir) = &self.run_dir {
-            self.logs.set_home(run_dir.path());
-        }
         self.logs.take_up(work.logs, left, self.poll.registry())?;
         self.actions = super::actions::Actions::kept(work.actions, left, self.poll.registry())?;
         self.history = work.history;
@@ -459,7 +454,9 @@ impl Reactor {
             self.adopted_commands.insert(c.slot, command);
         }
         if let (Some(own), Some(run_dir)) = (journal::Head::of_this_process(), &self.run_dir) {
-            self.journal = Some(Journal::new(run_dir.file("journal"), own));
+            let mut journal = Journal::new(run_dir.file("journal"), own);
+            journal.inherit();
+            self.journal = Some(journal);
         }
         // Children may have ended while nobody heard the signal.
         self.reap_again = true;
