@@ -244,6 +244,7 @@ impl Reactor {
         for (pid, role) in &mut self.children {
             if let Role::NewOne(asked) = role {
                 *asked = None;
+                self.trees.unclaim(*pid); // a stray from here on
                 sys::kill::kill(*pid, libc::SIGKILL).ok(); // our child, not reaped yet
             }
         }

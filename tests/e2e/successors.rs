@@ -92,6 +92,27 @@ in_both_flavours! {
         }
     }
 
+    fn a_shutdown_is_not_gone_on_with_but_its_stops_are(flavour: Flavour) {
+        let toml = scribe("web", "USR2") + THREE + &scribe("other", "TERM");
+        let superd = Superd::start_in(flavour, &toml);
+        superd.wait_record("web", "start", 1);
+        superd.wait_record("other", "start", 1);
+        superd.signal(libc::SIGTERM);
+        superd.wait_record("other", "end", 1);
+        superd.wait_record("web", "INT", 1);
+        let superd = superd.succeed();
+        for name in ["web", "other"] {
+            superd.wait_record(name, "start", 2);
+            superd.wait_state(name, "up");
+        }
+        for what in ["TERM", "INT", "USR2", "end"] {
+            once(&superd, "web", what);
+        }
+        once(&superd, "other", "TERM");
+        assert_eq!(superd.record("web").count("two"), 0);
+        superd.end();
+    }
+
     fn who_died_meanwhile_is_noticed_and_started_again(flavour: Flavour) {
         let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
         superd.wait_record("web", "start", 1);
