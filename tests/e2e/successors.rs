@@ -414,14 +414,7 @@ fn chat(log: &str, name: &str) -> Vec<u64> {
 #[test]
 fn no_line_is_lost_or_said_twice_however_often_superd_is_killed() {
     let (services, rate, kills) = writers();
-    let names: Vec<String> = (0..services).map(|n| format!("w{n}")).collect();
-    let one = |n: &String| format!("[service.{n}]\ncommand = [$TWIN:{n}, \"chat\", \"{rate}\"]\n");
-    let toml: String = names.iter().map(one).collect();
-    let mut superd = Superd::start(&toml);
-    for n in &names {
-        superd.wait_record(n, "start", 1);
-        superd.wait_state(n, "up");
-    }
+    let (mut superd, names) = chatting(services, rate);
     let pids: Vec<i32> = names.iter().map(|n| superd.pid_of(n)).collect();
     let log = superd.place.file("superd.log");
     let mut seed = 3_u64;
@@ -435,15 +428,34 @@ fn no_line_is_lost_or_said_twice_however_often_superd_is_killed() {
     }
     let now: Vec<i32> = names.iter().map(|n| superd.pid_of(n)).collect();
     assert_eq!(now, pids, "all of them run on");
+    stop_and_count(&superd, &names, &format!("successors: {kills} kills"));
+    superd.end();
+}
+
+/// Services that write numbered lines, so many bytes in a second each.
+pub fn chatting(services: usize, rate: u64) -> (Superd, Vec<String>) {
+    let names: Vec<String> = (0..services).map(|n| format!("w{n}")).collect();
+    let one = |n: &String| format!("[service.{n}]\ncommand = [$TWIN:{n}, \"chat\", \"{rate}\"]\n");
+    let toml: String = names.iter().map(one).collect();
+    let superd = Superd::start(&toml);
     for n in &names {
+        superd.wait_record(n, "start", 1);
+        superd.wait_state(n, "up");
+    }
+    (superd, names)
+}
+
+/// Stops them: each line that they wrote is in the log, once.
+pub fn stop_and_count(superd: &Superd, names: &[String], what: &str) {
+    for n in names {
         superd.ok(&["stop", "--no-wait", n]);
     }
-    for n in &names {
+    for n in names {
         superd.wait_state(n, "down");
     }
     let (log, torn) = mend(&superd.place.log());
     let (mut lines, mut lost, mut twice) = (0, 0, 0);
-    for n in &names {
+    for n in names {
         let record = superd.record(n);
         assert_eq!(record.count("start"), 1);
         let last = record.0.iter().find_map(|e| e.what.strip_prefix("lines "));
@@ -458,11 +470,10 @@ fn no_line_is_lost_or_said_twice_however_often_superd_is_killed() {
         }
     }
     tell(&format!(
-        "successors: {} bytes of log, {lines} lines, {kills} kills: {lost} lost, {torn} cut, {twice} twice",
+        "{what}: {} bytes of log, {lines} lines: {lost} lost, {torn} cut, {twice} twice",
         log.len()
     ));
     assert_eq!((lost, twice), (0, 0));
-    superd.end();
 }
 
 /// What a client saw of a server.

@@ -4,7 +4,7 @@
 //! changed one would do.
 
 use crate::points::judge;
-use crate::successors::scribe;
+use crate::successors::{chatting, scribe, stop_and_count};
 use crate::support::*;
 use serde_json::{json, Value};
 use std::fs;
@@ -290,6 +290,52 @@ fn commands_back_off_and_counters_go_on() {
     superd.wait_record("failing", "start", 3);
     let waited = (monotonic() - before) / 1_000_000;
     assert!(waited + 5 >= left, "{waited} of {left} ms");
+    superd.end();
+}
+
+#[test]
+fn no_line_is_lost_or_said_twice_by_an_upgrade() {
+    let (superd, names) = chatting(10, 50_000);
+    let log = superd.place.file("superd.log");
+    for _ in 0..20 {
+        let size = || fs::metadata(&log).map_or(0, |m| m.len());
+        let wanted = size() + 20_000;
+        wait_until("they write", || size() > wanted);
+        upgrade(&superd);
+    }
+    stop_and_count(&superd, &names, "upgrades: 20 in a row");
+    superd.end();
+}
+
+#[test]
+fn the_beginning_of_a_line_is_kept_until_its_end_comes() {
+    let half = |name: &str, output: &str| {
+        format!(
+            "[service.{name}]\noutput = \"{output}\"\ncommand = [\"/bin/sh\", \"-c\", \"printf 'one half, '; \
+             echo 0 $$ half >> $DIR/{name}.record; read x < $DIR/{name}; echo the other; exec sleep 1000\"]\n"
+        )
+    };
+    let place = Place::new();
+    let names = ["logged", "kept"];
+    for name in names {
+        nix::unistd::mkfifo(&place.file(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let toml = half("logged", "log") + &half("kept", "ring");
+    place.configure(Flavour::NoCgroups, &toml);
+    let superd = place.resume();
+    for name in names {
+        superd.wait_record(name, "half", 1);
+        assert_eq!(superd.ok(&["logs", name]), "");
+    }
+    upgrade(&superd);
+    for name in names {
+        fs::write(superd.place.file(name), "x\n").unwrap();
+        wait_until("the line is whole", || {
+            superd
+                .ok(&["logs", name])
+                .ends_with("one half, the other\n")
+        });
+    }
     superd.end();
 }
 
