@@ -7,6 +7,7 @@
 //! 5. output, notify socket, starts, actions
 //! 6. timers
 //! 7. effects
+//! 8. an upgrade, if one is agreed and nothing is left to be done
 //!
 //! Nothing in here blocks, and each step has a budget; what is left over makes the next
 //! poll return at once. What is to be done the machine decides: the daemon performs

@@ -137,6 +137,62 @@ in_both_flavours! {
         superd.end();
     }
 
+    fn what_a_step_waits_for_and_a_new_main_process_are_kept(flavour: Flavour) {
+        let place = Place::new();
+        for gate in ["gate", "web.pipe"] {
+            nix::unistd::mkfifo(&place.file(gate), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        place.configure(flavour, r#"
+            [service.handing]
+            command = [$TWIN:handing, "handover", "--stay"]
+            restart-delay = "1ms"
+            [service.web]
+            command = ["/bin/bash", "-c", "note() { echo 0 $$ $1 >> $DIR/web.record; }; trap 'note INT; exit 0' INT; trap 'note TERM; read x < $DIR/gate; echo going now' TERM; exec 3<>$DIR/web.pipe; note start; while :; do read -r _ <&3; done"]
+            stop = [
+                { http = "POST http://$HOST:2019/stop", until = "done", wait = "10m" },
+                { signal = "TERM", until = "log=going", wait = "10m" },
+                { signal = "INT", wait = "10m" },
+            ]
+        "#);
+        let listener = std::net::TcpListener::bind((place.host.as_str(), 2019)).unwrap();
+        let superd = place.resume();
+        superd.wait_record("web", "start", 1);
+        superd.wait_record("handing", "heir", 1);
+        let main = |superd: &Superd| {
+            let told = superd.events("handing");
+            told.iter().filter(|e| e["event"] == "main-process").count()
+        };
+        wait_until("MAINPID is followed", || main(&superd) == 1);
+        let heir = superd.pid_of("handing");
+        upgrade(&superd);
+        assert_eq!(superd.pid_of("handing"), heir);
+        kill(heir, libc::SIGKILL);
+        superd.wait_record("handing", "start", 2);
+        // The request is under way, then the text is awaited.
+        let waiting = superd.ctl_command(&["stop", "web"]).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut asked, _) = listener.accept().unwrap();
+        upgrade(&superd);
+        let mut request = vec![0; 1000];
+        let n = std::io::Read::read(&mut asked, &mut request).unwrap();
+        assert!(request[..n].starts_with(b"POST /stop"));
+        upgrade(&superd);
+        asked.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        superd.wait_record("web", "TERM", 1);
+        upgrade(&superd);
+        fs::write(superd.place.file("gate"), "x\n").unwrap();
+        superd.wait_record("web", "INT", 1);
+        assert_eq!(finish(waiting).code, 0);
+        let end = superd.last_end("web");
+        let outcomes: Vec<&Value> = end["steps"].as_array().unwrap().iter().map(|s| &s["outcome"]).collect();
+        assert_eq!(outcomes, ["held", "held", "gone"], "{end}");
+        for what in ["TERM", "INT"] {
+            once(&superd, "web", what);
+        }
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "asked once");
+        superd.end();
+    }
+
     fn what_superd_has_adopted_is_kept(flavour: Flavour) {
         let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
         superd.wait_record("web", "start", 1);
