@@ -555,3 +555,45 @@ pub fn receive() -> Received {
         Err(e) => bad(plain(&e)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::spawn::{SpawnFault, Step, Why};
+
+    #[test]
+    fn only_a_clear_yes_is_a_yes() {
+        let said = |ended, text: &str| judge(Status::Execed, ended, text.as_bytes());
+        let ok = Ended::Code(0);
+        assert_eq!(said(ok, "superd 9.9 understands this state\n"), Ok(()));
+        let why = |ended, text: &str| said(ended, text).unwrap_err();
+        assert!(why(ok, "").contains("does not answer like superd"));
+        assert!(why(ok, "superd 9.9 does not\n").contains("does not answer"));
+        assert!(why(Ended::Code(1), "superd 9.9 understands this state\n").contains("9.9"));
+        assert_eq!(why(Ended::Code(3), "\n"), "it ended with status 3");
+        assert_eq!(
+            why(Ended::Code(1), "superd: one\nsuperd: two\n"),
+            "one",
+            "a line"
+        );
+        assert_eq!(why(Ended::Code(1), "a\u{1b}[0mb\n"), "a[0mb");
+        assert_eq!(why(Ended::Signal(9), "x\n"), "it was ended by SIGKILL");
+        assert_eq!(why(Ended::Code(1), &"x".repeat(4000)).len(), TOLD);
+        let fault = SpawnFault {
+            step: Step::Exec,
+            why: Why::Errno,
+            index: 0,
+            errno: libc::ENOEXEC,
+        };
+        let failed = judge(Status::Failed(fault), Ended::Code(127), b"");
+        assert_eq!(failed.unwrap_err(), "Exec format error");
+    }
+
+    #[test]
+    fn the_path_is_without_what_the_kernel_adds() {
+        let cut = |p: &str| without_deleted(Path::new(p)).display().to_string();
+        assert_eq!(cut("/usr/sbin/superd (deleted)"), "/usr/sbin/superd");
+        assert_eq!(cut("/usr/sbin/superd"), "/usr/sbin/superd");
+        assert!(own_program().is_absolute());
+    }
+}

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -300,13 +300,14 @@ pub fn write(
         pid: std::process::id(),
         fds: fds.numbers().to_vec(),
     };
-    let mut out = BufWriter::new(&mut *to);
-    serde_json::to_writer(&mut out, &head)?;
-    out.write_all(b"\n")?;
-    serde_json::to_writer(&mut out, body)?;
-    out.write_all(b"\n")?;
-    out.flush()?;
-    drop(out);
+    // Into memory first, as the journal: code for another kind of writer would be as much
+    // again as all of this.
+    let mut text = Vec::new();
+    serde_json::to_writer(&mut text, &head)?;
+    text.push(b'\n');
+    serde_json::to_writer(&mut text, body)?;
+    text.push(b'\n');
+    to.write_all(&text)?;
     to.rewind()
 }
 
