@@ -81,6 +81,8 @@ pub enum Verb {
     Doctor,
     /// Stop everything and end.
     Shutdown,
+    /// Become the program that superd was started as, as it is now.
+    Upgrade,
 }
 
 impl Verb {
@@ -100,7 +102,8 @@ impl Verb {
             | Verb::Restart
             | Verb::Reload
             | Verb::Signal
-            | Verb::Shutdown => false,
+            | Verb::Shutdown
+            | Verb::Upgrade => false,
         }
     }
 }

@@ -17,12 +17,15 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::pipe2;
+use serde::{Deserialize, Serialize};
 
 use super::logs::fifo;
 use super::reactor::Reactor;
 use super::token::Source;
+use super::upgrade::state::Fds;
 use crate::machine::event::{ActionId, Event, Instance, Notice, Outcome, ServiceId};
 use crate::machine::ready::{Probe, Question, Sign};
+use crate::sys::handover::Inherited;
 
 /// Which file it is, and since when it is as it is (stat(2)): a file of an earlier run that
 /// was not removed is no sign of this one.
@@ -37,8 +40,8 @@ fn identity(path: &str) -> Option<Identity> {
 struct Line {
     instance: Instance,
     read: File,
-    /// For the child; closed when the line is.
-    write: OwnedFd,
+    /// For the child; closed when the line is. None: it has it.
+    write: Option<OwnedFd>,
     path: Option<PathBuf>,
 }
 
@@ -104,15 +107,11 @@ impl Probes {
                 (File::from(read), write, None)
             }
         };
-        registry.register(
-            &mut SourceFd(&read.as_raw_fd()),
-            Source::Other(service.0 + 1).token(),
-            Interest::READABLE,
-        )?;
+        listen(registry, service, &read)?;
         let line = Line {
             instance,
             read,
-            write,
+            write: Some(write),
             path,
         };
         self.lines.insert(service, line);
@@ -121,7 +120,8 @@ impl Probes {
 
     /// What the child gets.
     pub fn writer(&self, service: ServiceId) -> Option<BorrowedFd<'_>> {
-        self.lines.get(&service).map(|l| l.write.as_fd())
+        let line = self.lines.get(&service)?;
+        line.write.as_ref().map(OwnedFd::as_fd)
     }
 
     /// Reads what is there: whose line has come to an end.
@@ -146,11 +146,70 @@ impl Probes {
         None
     }
 
+    /// For a superd that becomes another program.
+    pub fn keep(&self, fds: &mut Fds) -> Kept {
+        let mut line = |(service, line): (&ServiceId, &Line)| KeptLine {
+            service: *service,
+            instance: line.instance,
+            read: fds.pass(&line.read),
+            path: line.path.clone(),
+        };
+        Kept {
+            files: self.files.clone(),
+            lines: self.lines.iter().map(&mut line).collect(),
+        }
+    }
+
+    /// What [`Probes::keep`] said, in the new one.
+    ///
+    /// # Errors
+    /// Of epoll_ctl(2), and where a descriptor is missing.
+    pub fn kept(kept: Kept, left: &mut Inherited, registry: &Registry) -> io::Result<Probes> {
+        let mut probes = Probes {
+            files: kept.files,
+            lines: BTreeMap::new(),
+        };
+        for line in kept.lines {
+            let read = File::from(left.take(line.read)?);
+            listen(registry, line.service, &read)?;
+            let (instance, path) = (line.instance, line.path);
+            let write = None;
+            let line_of = Line {
+                instance,
+                read,
+                write,
+                path,
+            };
+            probes.lines.insert(line.service, line_of);
+        }
+        Ok(probes)
+    }
+
     /// The instance is over.
     pub fn release(&mut self, service: ServiceId) {
         self.files.remove(&service);
         self.lines.remove(&service);
     }
+}
+
+/// What outlives a change of the program.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Kept {
+    files: BTreeMap<ServiceId, (Instance, Option<Identity>)>,
+    lines: Vec<KeptLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptLine {
+    service: ServiceId,
+    instance: Instance,
+    read: i32,
+    path: Option<PathBuf>,
+}
+
+fn listen(registry: &Registry, service: ServiceId, read: &File) -> io::Result<()> {
+    let token = Source::Other(service.0 + 1).token();
+    registry.register(&mut SourceFd(&read.as_raw_fd()), token, Interest::READABLE)
 }
 
 /// Where the FIFO of a service's descriptor is.

@@ -1,6 +1,7 @@
 //! Whether a service that is up is well: questions in turns, and its own WATCHDOG=1.
 //!
-//! What is known of it is not written down: the next superd begins to count again.
+//! What is known of it is not written into the journal: the next superd begins to count again.
+//! One that becomes another program goes on.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub enum Course {
 }
 
 /// The watch over one run, as long as it is up.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Watch {
     health: Option<Rc<Health>>,
     asking: Asking,
@@ -206,6 +207,14 @@ impl Watch {
         }
         self.asking.ask(&health.probe, about);
         Course::GoesOn
+    }
+
+    /// Whether its times are such that sums of them do not overflow.
+    pub fn is_sound(&self, longest: Duration) -> bool {
+        self.asking.is_sound(longest)
+            && self.health.as_ref().is_none_or(|h| h.is_sound(longest))
+            && self.watchdog.is_none_or(|(every, _)| every <= longest)
+            && self.failed <= u32::MAX / 2
     }
 
     /// It is going, or gone.

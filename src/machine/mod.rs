@@ -12,6 +12,7 @@ pub mod event;
 pub mod health;
 #[cfg(test)]
 mod jobs;
+pub mod keep;
 pub mod memory;
 pub mod order;
 pub mod ready;
@@ -31,3 +32,4 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod time;
+pub mod upgrade;

@@ -124,7 +124,7 @@ impl About<'_, '_> {
 }
 
 /// A probe at work: one question at a time, with a pause between.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Asking {
     /// The question that is out, and when its answer is no longer waited for.
     out: Option<(ActionId, Tick)>,
@@ -189,6 +189,11 @@ impl Asking {
         if let Some((action, _)) = self.out.take() {
             about.emit(Effect::EndAction(about.id, about.instance, action));
         }
+    }
+
+    /// Whether its times are such that sums of them do not overflow.
+    pub fn is_sound(&self, longest: Duration) -> bool {
+        self.pause <= longest
     }
 
     /// When something is due.
@@ -383,6 +388,19 @@ impl Await {
             false => format!("not ready within {waited}: {}", self.last),
         };
         why
+    }
+
+    /// What only a superd that becomes another program can keep: the question that is out.
+    pub fn asking(&self) -> Option<(Asking, String)> {
+        Some((self.asking.clone()?, self.last.clone()))
+    }
+
+    /// And takes up again.
+    pub fn take_up(&mut self, asking: Option<(Asking, String)>) {
+        if let Some((asking, last)) = asking {
+            self.asking = Some(asking);
+            self.last = last;
+        }
     }
 
     /// It is waited for no longer.

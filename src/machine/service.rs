@@ -289,7 +289,7 @@ pub struct ReloadRun {
 }
 
 /// Somebody who waits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Waiter {
     /// Where the answer goes.
     pub ticket: Ticket,
@@ -310,7 +310,7 @@ impl Waiter {
 }
 
 /// What is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Goal {
     /// This instance is over.
     Over(Instance),

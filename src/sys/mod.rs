@@ -15,6 +15,8 @@
 //! | `child.rs` | `execve` | NUL-terminated arrays of C strings |
 //! | `child.rs` | `_exit` | no pointers |
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
+//! | `handover.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
+//! | `handover.rs` | `BorrowedFd::borrow_raw` | not -1; used for one call |
 //! | `kill.rs` | `kill` | no pointers; guarded against groups, init, superd |
 //! | `klog.rs` | `klogctl` | a writable buffer of the length given |
 //! | `limits.rs` | `prlimit64` | valid pointers to two u64 each |
@@ -41,6 +43,7 @@
 pub mod cgroup;
 mod child;
 pub mod features;
+pub mod handover;
 pub mod kill;
 pub mod klog;
 pub mod limits;

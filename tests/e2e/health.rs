@@ -117,6 +117,28 @@ in_both_flavours! {
         s.end();
     }
 
+    fn an_upgrade_goes_on_counting(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.web]
+            command = [$TWIN:web, "web", "--ping-until", "$DIR/tired"]
+            watchdog = "3s"
+            health = { exec = ["/bin/sh", "-c", "echo >> $DIR/asked; exit 1"], interval = "200ms", failures = 4 }
+            "#,
+        );
+        let asked = || fs::read_to_string(s.place.file("asked")).unwrap_or_default().len();
+        wait_until("two have failed", || {
+            s.status("web")["health"].to_string().contains("2 of 4")
+        });
+        s.ok(&["upgrade"]);
+        s.wait_record("web", "signal TERM", 1);
+        assert_eq!(asked(), 4, "the count goes on");
+        let end = wait_for("its end", || s.ends("web").pop());
+        assert_eq!(end["by"]["kind"], "unfit", "{end}");
+        s.end();
+    }
+
     fn another_superd_goes_on_watching(flavour: Flavour) {
         let health = r#"{ http = "http://$HOST:7021/", interval = "10ms", failures = 2 }"#;
         let s = Superd::start_in(flavour, &web(health));

@@ -149,6 +149,31 @@ in_both_flavours! {
         s.end();
     }
 
+    fn an_upgrade_goes_on_waiting(flavour: Flavour) {
+        let exec = r#"{ exec = ["/bin/sh", "-c", "while ! test -e $DIR/gate; do sleep 0.01; done"], interval = "20ms", timeout = "10m" }"#;
+        for (ready, arguments) in [
+            (exec, ""),
+            (r#"{ http = "http://$HOST:7014/" }"#, r#", "--listen", "$HOST:7014""#),
+            (r#"{ log = "open for business" }"#, ""),
+            (r#"{ notify-fd = 5 }"#, r#", "--fd", "5""#),
+            (r#"{ notify = true }"#, ""),
+        ] {
+            let s = Superd::start_in(flavour, &pair(ready, arguments));
+            s.wait_record("web", "start", 1);
+            wait_until("it is waited for", || {
+                s.status("web")["awaiting"].is_object()
+            });
+            s.ok(&["upgrade"]);
+            assert_eq!(s.state("web"), "starting", "{ready}");
+            open(&s);
+            s.wait_state("web", "up");
+            s.wait_record("next", "start", 1);
+            assert_eq!(s.record("web").count("start"), 1, "{ready}");
+            assert_eq!(s.record("web").count("signal"), 0, "{ready}");
+            s.end();
+        }
+    }
+
     fn a_successor_goes_on_waiting(flavour: Flavour) {
         let exec = r#"{ exec = ["/bin/sh", "-c", "test -e $DIR/gate"], interval = "20ms" }"#;
         for (ready, arguments, meanwhile) in [
