@@ -460,6 +460,10 @@ fn some_names(of: &[Rc<str>]) -> String {
 fn words(answer: Answer) -> Reply {
     match answer {
         Answer::Done(None) => Reply::ok(0),
+        Answer::Finished => Reply {
+            message: "done".to_owned(),
+            ..Reply::ok(0)
+        },
         Answer::Done(Some(verdict)) => Reply {
             verdict: Some(verdict),
             message: match verdict {

@@ -341,6 +341,8 @@ impl Effect {
 pub enum Answer {
     /// Done: it is as it was asked for. A stop carries its verdict.
     Done(Option<Verdict>),
+    /// A oneshot has ended with success.
+    Finished,
     /// Nothing had to be done: it was so already.
     Already,
     /// Begun; the asker did not want to wait. `left`: the longest it can still take.

@@ -76,7 +76,7 @@ fn a_start_of_a_oneshot_is_answered_when_it_is_done_and_only_some_are_done_again
         rig.ask(A, Verb::Start);
         assert_eq!(rig.did(), ["spawn a1"]);
         rig.exits(A, Exit::Code(0), 0);
-        assert_eq!(rig.did(), ["release a1", "reply 1: done"]);
+        assert_eq!(rig.did(), ["release a1", "reply 1: finished"]);
         // Who requires it does not start it again.
         rig.ask(B, Verb::Start);
         assert_eq!(rig.did(), ["spawn b1", "reply 2: done"]);

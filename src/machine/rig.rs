@@ -337,6 +337,7 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Reply(ticket, answer) => {
             let text = match answer {
                 Answer::Done(None) => "done".to_owned(),
+                Answer::Finished => "finished".to_owned(),
                 Answer::Done(Some(verdict)) => format!("done, {verdict}"),
                 Answer::Already => "already".to_owned(),
                 Answer::Accepted { joined, left } => match (joined, left) {

@@ -59,7 +59,7 @@ in_both_flavours! {
             autostart = false
             "#,
         );
-        s.ok(&["start", "backup"]);
+        assert_eq!(s.ok(&["start", "backup"]), "backup: done\n");
         assert_eq!(s.record("backup").count("exit"), 1);
         s.ok(&["start", "backup"]);
         assert_eq!(s.record("backup").count("exit"), 2);
