@@ -9,7 +9,7 @@ use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
-use crate::machine::report::{waiting_for, EndReport, Happening, Verdict};
+use crate::machine::report::{waiting_for, EndReport, Happening, Origin, Verdict};
 use crate::machine::time::{Span, Tick};
 
 /// Ends of instances kept per service; they are what `why` is asked for.
@@ -238,6 +238,11 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             },
         ),
         Happening::StartFailed { error, .. } => (Err, error.to_string()),
+        Happening::Stopping {
+            by: Origin::Unfit { why },
+            longest,
+            ..
+        } => (Warn, format!("stopping: {why}; at most {}", Span(*longest))),
         Happening::Stopping { by, longest, .. } => (
             Notice,
             format!("stopping: {by} asked; at most {}", Span(*longest)),
@@ -387,7 +392,7 @@ fn ended(r: &EndReport) -> (Severity, String) {
 mod tests {
     use super::*;
     use crate::machine::event::{Instance, Pid};
-    use crate::machine::report::{Crash, Exit, Origin, SpawnError, Stage};
+    use crate::machine::report::{Crash, Exit, SpawnError, Stage};
     use std::time::Duration;
 
     const X: ServiceId = ServiceId(1);

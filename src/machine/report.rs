@@ -90,7 +90,7 @@ impl fmt::Display for Origin {
                 )
             }
             Origin::Dependency { service } => write!(f, "dependency {service}"),
-            Origin::Conflict { service } => write!(f, "{service}, which conflicts with it"),
+            Origin::Conflict { service } => write!(f, "{service} (conflicts with it)"),
             Origin::Config => f.write_str("configuration"),
             Origin::Policy => f.write_str("superd"),
             Origin::Unfit { why } => write!(f, "superd: {why}"),

@@ -95,7 +95,7 @@ in_both_flavours! {
         assert_eq!(s.state("nginx"), "down");
         assert_eq!(s.last_end("nginx")["by"], json!({"kind": "conflict", "service": "caddy"}));
         let why = s.ok(&["why", "nginx"]);
-        assert!(why.contains("asked by    caddy, which conflicts with it"), "{why}");
+        assert!(why.contains("asked by    caddy (conflicts with it)"), "{why}");
         s.ok(&["start", "nginx"]);
         assert_eq!(s.state("caddy"), "down");
         s.end();

@@ -63,6 +63,23 @@ in_both_flavours! {
         s.end();
     }
 
+    fn a_port_that_nobody_listens_on_is_not_well(flavour: Flavour) {
+        let s = Superd::start_in(
+            flavour,
+            r#"
+            [service.web]
+            command = [$TWIN:web, "obey"]
+            health = { tcp = "$HOST:7022", interval = "10ms", failures = 2, action = "stop" }
+            "#,
+        );
+        s.wait_state("web", "failed");
+        let why = s.ok(&["why", "web"]);
+        let text = "its health check failed 2 times in a row: tcp ";
+        assert!(why.contains(text) && why.contains("connection refused"), "{why}");
+        assert_eq!(s.verdict("web"), "clean");
+        s.end();
+    }
+
     fn a_command_is_run_in_its_place_and_the_service_runs_on(flavour: Flavour) {
         let s = Superd::start_in(
             flavour,
