@@ -383,11 +383,13 @@ impl Await {
 
     fn why_not(&self, now: Tick) -> String {
         let waited = Span(now - self.since);
-        let why = match self.last.is_empty() {
-            true => format!("not ready within {waited}: waited for {}", self.ready.sign),
-            false => format!("not ready within {waited}: {}", self.last),
-        };
-        why
+        match &self.ready.sign {
+            Sign::Exit => format!("not done within {waited}"),
+            sign if self.last.is_empty() => {
+                format!("not ready within {waited}: waited for {sign}")
+            }
+            _ => format!("not ready within {waited}: {}", self.last),
+        }
     }
 
     /// What only a superd that becomes another program can keep: the question that is out.
@@ -458,6 +460,7 @@ mod tests {
     use super::super::memory::Memory;
     use super::super::report::{Exit, Happening, Origin};
     use super::super::rig::{ms, Rig, A, B};
+    use super::super::service::{Rest, State};
     use super::super::spec::{Policy, Spec};
     use super::super::testing::spec;
     use super::*;
@@ -529,9 +532,7 @@ mod tests {
         rig.wake();
         assert_eq!(rig.did(), ["end action a1"]);
         let (what, left) = match &rig.at(A).state {
-            super::super::service::State::Starting(run) => {
-                run.awaits.as_ref().unwrap().progress(rig.now)
-            }
+            State::Starting(run) => run.awaits.as_ref().unwrap().progress(rig.now),
             other => panic!("{other:?}"),
         };
         assert_eq!(what, "no answer within 50 ms");
@@ -578,7 +579,8 @@ mod tests {
         rig.pass(10_000);
         assert_eq!(rig.state(A), "stopping");
         rig.exits(A, Exit::Code(0), 0);
-        assert_eq!(rig.state(A), "down");
+        let why = "not ready within 10 s: waited for READY=1".to_owned();
+        assert_eq!(rig.at(A).state, State::Down(Rest::Failed(why)));
         let mut rig = Rig::new(vec![a]);
         rig.pass(10_000);
         rig.ask(A, Verb::Restart);

@@ -1226,7 +1226,11 @@ impl Service {
         let stopped = end.stop.is_some();
         let order = end.stop.as_ref().map(|s| &s.order);
         let unfit = order.is_some_and(Order::is_unfit);
-        let stay = order.filter(|o| o.stay).map(|o| o.by.clone());
+        let stay = order.is_some_and(|o| o.stay);
+        let why = match order.map(|o| &o.by) {
+            Some(Origin::Unfit { why }) => Some(why.clone()),
+            Some(_) | None => None,
+        };
         let unready = end.run.awaits.is_some();
         let error = end.run.exec_error.clone();
         let (report, success) = end.report(&self.spec, now);
@@ -1247,9 +1251,12 @@ impl Service {
             (None, false) => How::Failure,
         };
         let text = error.map(|e| e.to_string());
-        let mut moved = match stay {
-            Some(Origin::Unfit { why }) if self.is_to_stay() => self.give_up(why, now, cx),
-            _ => self.decide_next(how, ran, text.clone(), stopped && !unfit, now, cx),
+        let mut moved = match why {
+            Some(why) if stay && self.is_to_stay() => self.give_up(why, now, cx),
+            why => {
+                let why = text.clone().or(why);
+                self.decide_next(how, ran, why, stopped && !unfit, now, cx)
+            }
         };
         moved.over = Some((verdict, how));
         moved.start_failed = match (unready && !stopped && !moved.up, self.spec.oneshot) {
