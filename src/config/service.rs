@@ -19,6 +19,7 @@ use super::keys;
 use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
+use super::stop::positive;
 use super::{limits, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
@@ -234,15 +235,6 @@ fn read_crash_loop(r: &mut Reader, key: &str, v: &Value) -> Option<Option<CrashL
         }
     }
     Some(Some(crash_loop))
-}
-
-fn positive(r: &mut Reader, key: &str, v: &Value) -> Option<Duration> {
-    let duration = r.duration(key, v)?;
-    if duration.is_zero() {
-        r.problem(v.span(), format_args!("`{key}` must be longer than 0"));
-        return None;
-    }
-    Some(duration)
 }
 
 /// `[1, 143, "HUP"]`: statuses and signals.

@@ -271,15 +271,51 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ("stop = \"nats-lameduck\"", "did you mean `nats-lame-duck`?"),
         (
             "stop = [{ drain = \"30s\" }]",
-            "3:11: service \"x\": `drain` is not in this version of superd yet",
+            "3:8: service \"x\": `stop` ends with `drain`, which does not end the service: add a step like { signal = \"TERM\" }",
+        ),
+        (
+            "stop = [{ drain = \"30s\", wait = \"30s\" }, { signal = \"TERM\" }]",
+            "3:26: service \"x\": `drain` is itself the longest wait: leave `wait` out",
+        ),
+        (
+            "stop = [{ drain = \"30s\", until = \"gone\" }, { signal = \"TERM\" }]",
+            "3:26: service \"x\": a step with `drain` ends when no connection is open: leave `until` out",
+        ),
+        (
+            "stop = [{ drain = \"0s\" }, { signal = \"TERM\" }]",
+            "3:19: service \"x\": `drain` must be longer than 0",
+        ),
+        (
+            "stop = [{ drain = \"5s\", ports = [] }, { signal = \"TERM\" }]",
+            "3:33: service \"x\": `ports` is empty: leave it out for all ports of the service",
+        ),
+        (
+            "stop = [{ drain = \"5s\", ports = [80, \"sctp/80\"] }, { signal = \"TERM\" }]",
+            "3:38: service \"x\": `ports`: `sctp/80` is not a port: write 443, \"tcp/443\" or \"udp/443\"",
+        ),
+        (
+            "stop = [{ drain = \"5s\", ports = [\"tcp/+80\"] }, { signal = \"TERM\" }]",
+            "3:34: service \"x\": `ports`: `tcp/+80` is not a port",
+        ),
+        (
+            "stop = [{ drain = \"5s\", ports = [65536] }, { signal = \"TERM\" }]",
+            "3:34: service \"x\": `ports` must be from 1 to 65535, not 65536",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", ports = [80] }]",
+            "3:28: service \"x\": `ports` is only for a step with `drain`",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", drain = \"5s\" }]",
+            "a step does one thing: `drain` or `signal`, not both",
         ),
         (
             "stop = [{ signal = \"TERM\", until = \"connections=0\" }]",
-            "not in this version of superd yet",
+            "3:28: service \"x\": until = \"connections=0\" is only for a step with `drain`",
         ),
         (
             "stop = [{ wait = \"1s\" }]",
-            "a step needs one of `signal`, `run` and `http`",
+            "a step needs one of `signal`, `run`, `http` and `drain`",
         ),
         (
             "stop = [{ signal = \"TERM\", run = [\"/x\"] }]",
@@ -767,7 +803,7 @@ fn in_short(steps: &[crate::machine::spec::Step]) -> Vec<String> {
             Action::Signal(signal, to) => format!("{signal} to {to:?}"),
             Action::Http(_) => "http".to_owned(),
             Action::Run(_) => "run".to_owned(),
-            Action::Drain => "drain".to_owned(),
+            Action::Drain(_) => "drain".to_owned(),
         };
         let settle = if s.settle.is_zero() { "" } else { ", settle" };
         format!("{what}, {:?} {} s{settle}", s.until, s.wait.as_secs())
@@ -876,7 +912,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
             "superd.toml(5) lacks {key}"
         );
         assert!(
-            *key == "drain" || reference.contains(&format!("{key} = ")),
+            reference.contains(&format!("{key} = ")),
             "etc/superd.toml lacks {key}"
         );
     }

@@ -120,6 +120,9 @@ pub struct Status {
     /// A stop under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopStatus>,
+    /// Open connections, while new ones are held back and these are waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
     /// What the running instance has said of its readiness (sd_notify(3)): `yes` (READY=1),
     /// `no` (it has sent messages, but not that one), `not-told` (it has sent none).
     #[serde(default, skip_serializing_if = "Option::is_none")]

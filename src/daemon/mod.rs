@@ -8,6 +8,7 @@ pub mod clients;
 mod crashes;
 pub mod demo;
 mod doctor;
+mod drain;
 pub mod history;
 pub mod journal;
 mod keep;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use mio::unix::SourceFd;
 use mio::Interest;
+use syslog::Severity;
 
 use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
@@ -16,7 +17,8 @@ use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
 use crate::machine::report::{SpawnError, Stage};
-use crate::machine::spec::Http;
+use crate::machine::spec::{Drain, Http};
+use crate::machine::time::Tick;
 use crate::sys;
 use crate::sys::cgroup::Group;
 use crate::sys::spawn::Child;
@@ -93,11 +95,10 @@ impl Reactor {
             Effect::Http(service, instance, action, http) => {
                 self.request(service, instance, action, &http);
             }
-            Effect::Drain(service, instance, action) => {
-                let why = "this version of superd cannot drain".to_owned();
-                let outcome = Outcome::Impossible(why);
-                self.feed(Event::ActionEnded(service, instance, action, outcome));
+            Effect::Drain(service, instance, action, what) => {
+                self.drain(service, instance, action, &what);
             }
+            Effect::LetGo(service, instance) => self.drains.let_go(service, instance),
             Effect::EndAction(service, instance, action) => {
                 self.end_action(service, instance, action);
             }
@@ -106,7 +107,10 @@ impl Reactor {
             }
             Effect::Check(service, instance, check) => self.check(service, instance, check),
             Effect::Look(service, instance) => self.look(service, instance),
-            Effect::Release(service, instance) => self.trees.release(service, instance),
+            Effect::Release(service, instance) => {
+                self.drains.let_go(service, instance);
+                self.trees.release(service, instance);
+            }
             Effect::Forget(service) => self.forget(service),
             Effect::Reply(ticket, answer) => self.answer(ticket, answer),
             Effect::Publish(service, happening) => self.publish(service, happening),
@@ -123,7 +127,8 @@ impl Reactor {
             Check::Ports => {
                 // The last look before "stopped" is said: dead is not enough, see below.
                 self.reap_all();
-                self.trees.ports_open(service, instance)
+                let held = self.drains.held(service, instance);
+                self.trees.ports_open(service, instance, &held)
             }
             Check::Descendants => match self.trees.descendants(service, instance) {
                 Some(left) => left,
@@ -315,8 +320,53 @@ impl Reactor {
         }
     }
 
+    fn drain(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        what: &Rc<Drain>,
+    ) {
+        let now = self.now();
+        let begun = self
+            .drains
+            .begin(&mut self.trees, (service, instance), action, what, now);
+        match begun {
+            Ok(lines) => {
+                for line in lines {
+                    self.say_of(service, Severity::LOG_NOTICE, &line);
+                }
+            }
+            Err(why) => {
+                let outcome = Outcome::Impossible(format!("cannot drain: {why}"));
+                self.feed(Event::ActionEnded(service, instance, action, outcome));
+            }
+        }
+    }
+
+    /// A line about one service.
+    pub(super) fn say_of(&mut self, service: ServiceId, severity: Severity, text: &str) {
+        let line = format!("{}: {text}", self.registry.name(service));
+        self.say(severity, &line);
+    }
+
+    /// Counts the open connections of what is drained.
+    pub(super) fn look_at_drains(&mut self) {
+        let clock = || Tick(sys::timer::monotonic());
+        let mut said = Vec::new();
+        let mut say = |service, line| said.push((service, line));
+        let events = self.drains.look(&mut self.trees, clock, &mut say);
+        for (service, line) in said {
+            self.say_of(service, Severity::LOG_NOTICE, &line);
+        }
+        for event in events {
+            self.feed(event);
+        }
+    }
+
     fn end_action(&mut self, service: ServiceId, instance: Instance, action: ActionId) {
         self.actions.cancel(action);
+        self.drains.end_action(action);
         self.trees.kill_command(action);
         self.logs.unwatch(service, instance);
     }

@@ -34,6 +34,7 @@ use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
 use super::clients::{ClientEvent, Clients, Stream};
 use super::crashes::Crashes;
+use super::drain::Drains;
 use super::history::History;
 use super::journal::Journal;
 use super::keep::Again;
@@ -139,6 +140,7 @@ pub struct Reactor {
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
     pub(super) actions: Actions,
+    pub(super) drains: Drains,
     pub(super) history: History,
     pub(super) crashes: Crashes,
     /// From the file of known faults, as it was when it could be read last.
@@ -242,6 +244,7 @@ impl Reactor {
             logs,
             notify: parts.notify,
             actions: Actions::default(),
+            drains: Drains::default(),
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),
@@ -335,6 +338,7 @@ impl Reactor {
             run_dir,
             self.remember_at,
             self.look_at_unheld,
+            self.drains.next_deadline(),
         ];
         let next = soonest
             .into_iter()
@@ -613,6 +617,9 @@ impl Reactor {
             if clients.next_deadline().is_some_and(|at| at <= now) {
                 clients.expire(now, self.poll.registry());
             }
+        }
+        if self.drains.next_deadline().is_some_and(|at| at <= now) {
+            self.look_at_drains();
         }
         if self.look_at_unheld.is_some_and(|at| at <= now) {
             self.look_at_unheld();

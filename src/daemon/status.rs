@@ -51,6 +51,7 @@ pub fn status(
         waiting_on: names(is_waiting, || machine.waits_for(id)),
         unwanted: names(is_waiting, || machine.unwanted(id)),
         stop: stop_status(service, now),
+        connections: connections(service),
         ready: service.run().map(|run| ready_word(run.ready).to_owned()),
         reloading: service.run().is_some_and(|run| run.reloading),
         says: service.says.clone(),
@@ -147,6 +148,19 @@ fn stop_status(service: &Service, now: Tick) -> Option<StopStatus> {
         | State::Waiting
         | State::Starting(_)
         | State::Up(_)
+        | State::Backoff { .. } => None,
+    }
+}
+
+fn connections(service: &Service) -> Option<u32> {
+    match &service.state {
+        State::Stopping(_, stop) => stop.connections(),
+        State::Down(_)
+        | State::Waiting
+        | State::Starting(_)
+        | State::Up(_)
+        | State::Killing(..)
+        | State::Sweeping(_)
         | State::Backoff { .. } => None,
     }
 }

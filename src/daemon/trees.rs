@@ -4,7 +4,7 @@
 //! A service's cgroup is made at its first start and kept until the service is forgotten:
 //! a restart must not wait for one to go and another to come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,7 +15,7 @@ use nix::fcntl::Flock;
 use super::journal::{Place, Process};
 use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
-use super::tree::{Forest, Tree, Usage};
+use super::tree::{Forest, Reachable, Tree, Usage};
 use crate::config::model::{Output, Program};
 use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
 use crate::machine::report::{SpawnError, Stage, Stuck};
@@ -318,11 +318,40 @@ impl Trees {
     }
 
     /// How many of those are still open.
-    pub fn ports_open(&mut self, service: ServiceId, instance: Instance) -> u32 {
-        let open = self
-            .tree(service, instance)
-            .map_or(0, |(t, f)| t.open_ports(f).len());
-        u32::try_from(open).unwrap_or(u32::MAX)
+    ///
+    /// Of those that superd has a copy of (`held`) only what the tree itself holds counts.
+    pub fn ports_open(&mut self, service: ServiceId, instance: Instance, held: &[u64]) -> u32 {
+        let Some((tree, forest)) = self.tree(service, instance) else {
+            return 0;
+        };
+        let mut open = tree.open_ports(forest);
+        if open.iter().any(|l| held.contains(&l.inode)) {
+            let own = tree.holds_sockets(forest, held);
+            open.retain(|l| !held.contains(&l.inode) || own.contains(&l.inode));
+        }
+        u32::try_from(open.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The sockets by which an instance can be reached now; see [`Tree::sockets`].
+    pub fn sockets(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        seen: &mut BTreeSet<u64>,
+    ) -> Reachable {
+        self.tree(service, instance)
+            .map_or_else(Reachable::default, |(t, f)| t.sockets(f, seen))
+    }
+
+    /// Some process of an instance in this network namespace.
+    pub fn one_in(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        network: &Path,
+    ) -> Option<i32> {
+        let (tree, forest) = self.tree(service, instance)?;
+        tree.one_in(forest, network)
     }
 
     /// How many processes are alive besides the main one; none: it cannot be told yet.

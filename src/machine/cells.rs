@@ -13,13 +13,13 @@ use std::rc::Rc;
 
 use super::event::{ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Verb};
 use super::report::{Exit, Origin, SpawnError, Stage};
-use super::rig::{Rig, A, B};
+use super::rig::{schedule, signal, step, Rig, A, B};
 use super::service::Want;
 use super::signal::Signal;
-use super::spec::{Policy, Reload, Spec};
+use super::spec::{Action, Policy, Reload, Spec, Until};
 use super::testing::spec;
 
-const EVENTS: [&str; 33] = [
+const EVENTS: [&str; 34] = [
     "start",
     "stop",
     "stop-now",
@@ -50,6 +50,7 @@ const EVENTS: [&str; 33] = [
     "reloading",
     "main",
     "action-ended",
+    "connections",
     "output",
     "orphan",
     "timeout",
@@ -64,7 +65,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # down up: it has failed and its policy is never
 start, restart, restart-now, program -> starting up: spawn a2
@@ -74,7 +75,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # waiting up: it requires b, which is down
 start, restart, restart-now -> waiting up: spawn b1
@@ -84,7 +85,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # starting up: ordered, not forked yet
 start, restart, restart-now, program, policy, client-gone -> -
@@ -98,7 +99,7 @@ exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -113,7 +114,7 @@ execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> starting up 8:
 
 # starting down: a stop came before the fork
@@ -128,7 +129,7 @@ exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> -
 
 # up up
@@ -143,7 +144,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> up up 8:
 
 # up down: its stop waits for b, which requires it and goes first
@@ -159,7 +160,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -174,7 +175,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -190,8 +191,23 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 main -> stopping up 8:
+
+# draining down: new connections are held back, in the first step of a stop
+start, restart -> stopping up:
+stop, gone, program, policy, client-gone, shutdown -> -
+stop-now, shutdown-now -> killing down: end action a1, kill a1
+restart-now -> killing up: end action a1, kill a1
+timeout -> stopping down: end action a1, look notify a1
+reload, hup -> stopping down: reply refused
+winch -> stopping down: WINCH a1, reply done
+spawned, not-spawned, execed, exec-failed -> -
+exited -> sweeping down: end action a1, let go a1, look ports a1
+exited-left -> sweeping down: end action a1, TERM to tree of a1
+exited-unsure -> sweeping down: end action a1, look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+main -> stopping down 8:
 
 # killing down
 start, restart, restart-now -> killing up:
@@ -201,7 +217,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -214,7 +230,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -225,7 +241,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -236,7 +252,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -248,7 +264,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan -> -
 ";
 
 fn plain() -> Spec {
@@ -313,6 +329,16 @@ fn reach(heading: &str) -> Rig {
         "stopping down" => after(up(), |r| {
             r.ask(A, Verb::Stop);
         }),
+        "draining down" => {
+            let mut spec = plain();
+            spec.stop = schedule(vec![
+                step(Action::Drain(Rc::default()), Until::NoConnections, 5_000),
+                step(signal(Signal::TERM), Until::Gone, 10_000),
+            ]);
+            after(Rig::new(vec![spec]), |r| {
+                r.ask(A, Verb::Stop);
+            })
+        }
         "stopping up" => after(up(), |r| {
             r.ask(A, Verb::Restart);
         }),
@@ -402,6 +428,7 @@ fn happen(rig: &mut Rig, event: &str) {
         "reloading" => Event::Notified(A, i, Notice::Reloading),
         "main" => Event::Notified(A, i, Notice::MainPid(Pid(8))),
         "action-ended" => Event::ActionEnded(A, i, ActionId(99), Outcome::Done),
+        "connections" => Event::Connections(A, i, 7),
         "output" => Event::OutputMatched(A, i),
         "orphan" => Event::OrphanReaped,
         "timeout" => return rig.wake(),
@@ -463,6 +490,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 15 * EVENTS.len());
+    assert_eq!(cells, 16 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

@@ -167,6 +167,9 @@ impl End {
         if self.stop.is_none() {
             return Swept::Clean;
         }
+        if self.stop.as_ref().is_some_and(|s| s.drained) {
+            cx.effects.push(Effect::LetGo(id, self.run.instance));
+        }
         self.phase = Phase::Ports(now + PORTS_WAIT);
         self.poll = Poll::begin(now);
         cx.effects

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::memory::Memory;
 use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
-use super::spec::{Spec, To};
+use super::spec::{Drain, Spec, To};
 
 /// One configured service. Never used again for another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -173,6 +173,8 @@ pub enum Event {
     Notified(ServiceId, Instance, Notice),
     /// The command, HTTP request or drain with this number ended, or could not be begun.
     ActionEnded(ServiceId, Instance, ActionId, Outcome),
+    /// A drain has looked: so many connections are open.
+    Connections(ServiceId, Instance, u32),
     /// The output contained the text of [`Effect::WatchOutput`].
     OutputMatched(ServiceId, Instance),
     /// Answer to [`Effect::Look`].
@@ -273,9 +275,14 @@ pub enum Effect {
     /// Make the HTTP request of a stop step. Answered by `ActionEnded`.
     Http(ServiceId, Instance, ActionId, Rc<super::spec::Http>),
     /// Hold back new connections. Answered by `ActionEnded` when none is open any more,
-    /// or with the reason why this cannot be done here.
-    Drain(ServiceId, Instance, ActionId),
-    /// It is no longer needed: end the command or request if it still runs, remove the filters.
+    /// or with the reason why this cannot be done here; until then by `Connections` whenever
+    /// their number has changed. May come again for the same action, from the next superd.
+    Drain(ServiceId, Instance, ActionId, Rc<Drain>),
+    /// What held back new connections goes: filters off, superd's copies of the sockets
+    /// closed. Comes before ports are looked at in the end.
+    LetGo(ServiceId, Instance),
+    /// It is no longer needed: end the command or request if it still runs; a drain goes on
+    /// to hold back, and counts no more.
     EndAction(ServiceId, Instance, ActionId),
     /// Report the first output line from now on that contains this text.
     WatchOutput(ServiceId, Instance, Rc<str>),
@@ -316,6 +323,7 @@ impl Effect {
             | Effect::WatchOutput(..)
             | Effect::Check(..)
             | Effect::Look(..)
+            | Effect::LetGo(..)
             | Effect::Publish(..)
             | Effect::Finish => false,
         }

@@ -233,6 +233,8 @@ pub enum Input {
     Notified(Notice),
     /// An action ended.
     ActionEnded(ActionId, Outcome),
+    /// So many connections are open.
+    Connections(u32),
     /// The awaited text was in the output.
     OutputMatched,
     /// What is stuck.
@@ -596,6 +598,21 @@ impl Service {
                 | State::Sweeping(_)
                 | State::Backoff { .. },
                 Input::ActionEnded(..),
+            ) => Moved::default(),
+
+            (State::Stopping(_, stop), Input::Connections(n)) => {
+                stop.counted(n);
+                Moved::default()
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Up(_)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::Connections(_),
             ) => Moved::default(),
 
             (State::Stopping(..), Input::OutputMatched) => {

@@ -59,7 +59,7 @@ impl Schedule {
         self.steps.iter().any(|step| match step.action {
             Action::Signal(s, To::Main | To::Group | To::Tree) => s == signal,
             Action::Signal(_, To::Descendants) => false,
-            Action::Run(_) | Action::Http(_) | Action::Drain => false,
+            Action::Run(_) | Action::Http(_) | Action::Drain(_) => false,
         })
     }
 
@@ -96,7 +96,48 @@ pub enum Action {
     /// Make an HTTP request.
     Http(Rc<Http>),
     /// Hold back new connections and let the open ones finish.
-    Drain,
+    Drain(Rc<Drain>),
+}
+
+/// Which new connections a drain holds back.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Drain {
+    /// On these ports; empty: on all that the tree listens on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// Never on these: superd's own requests of later steps go there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<u16>,
+}
+
+impl Drain {
+    /// Whether new connections to this port are held back.
+    pub fn takes(&self, transport: Transport, port: u16) -> bool {
+        let named = |p: &Port| p.port == port && p.transport.is_none_or(|t| t == transport);
+        let excepted = transport == Transport::Tcp && self.except.contains(&port);
+        match self.ports.as_slice() {
+            [] => !excepted,
+            ports => ports.iter().any(named) && !excepted,
+        }
+    }
+}
+
+/// A port that a drain names: `443`, `tcp/443`, `udp/443`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Port {
+    /// None: both.
+    pub transport: Option<Transport>,
+    /// Its number.
+    pub port: u16,
+}
+
+/// What carries connections.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Transport {
+    /// TCP, over IPv4 or IPv6.
+    Tcp,
+    /// UDP, over IPv4 or IPv6.
+    Udp,
 }
 
 impl fmt::Display for Action {
@@ -106,7 +147,7 @@ impl fmt::Display for Action {
             Action::Signal(s, to) => write!(f, "{s} to {to}"),
             Action::Run(argv) => write!(f, "run {}", argv.join(" ")),
             Action::Http(http) => write!(f, "{http}"),
-            Action::Drain => f.write_str("drain"),
+            Action::Drain(_) => f.write_str("drain"),
         }
     }
 }

@@ -206,6 +206,7 @@ impl World {
             Effect::NotePorts(s, i) => self.events.push_back(Event::PortsNoted(s, i, 1)),
             Effect::Http(..)
             | Effect::Drain(..)
+            | Effect::LetGo(..)
             | Effect::Wake(..)
             | Effect::Look(..)
             | Effect::EndAction(..)

@@ -133,7 +133,7 @@ fn a_start_of_a_service_that_is_about_to_go_with_another_one_keeps_both() {
 fn drained() -> Spec {
     let mut s = spec("a");
     s.stop = schedule(vec![
-        step(Action::Drain, Until::NoConnections, 5_000),
+        step(Action::Drain(Rc::default()), Until::NoConnections, 5_000),
         step(signal(Signal::TERM), Until::Gone, 10_000),
     ]);
     s
@@ -154,7 +154,7 @@ fn a_rival_that_comes_during_the_drain_is_left_alone_with_the_service() {
         "TERM is held back as long as it may wait"
     );
     rig.exits(A, Exit::Code(0), 0);
-    assert_eq!(rig.did()[0], "release a1");
+    assert_eq!(rig.did()[..2], ["let go a1", "release a1"]);
 }
 
 #[test]
@@ -266,6 +266,44 @@ fn a_restart_of_a_long_chain_does_not_run_out_of_stack() {
     rig.ask(A, Verb::Restart);
     assert!(rig.at(A).cycle);
     assert!(rig.at(ServiceId(10_000)).cycle);
+}
+
+#[test]
+fn a_drain_ends_with_its_last_connection_and_holds_back_until_the_ports_are_free() {
+    let mut rig = Rig::new(vec![drained()]);
+    rig.ask(A, Verb::Stop);
+    let instance = rig.at(A).instance;
+    let progress = |rig: &Rig| rig.at(A).stop().unwrap().progress(rig.now).0;
+    assert_eq!(progress(&rig), "draining");
+    rig.hear(Event::Connections(A, instance, 2));
+    assert_eq!(progress(&rig), "draining: 2 connections");
+    rig.hear(Event::Connections(A, instance, 1));
+    assert_eq!(progress(&rig), "draining: 1 connection");
+    assert_eq!(rig.did(), ["spawn a1", "drain a1"]);
+    rig.pass(100);
+    rig.action_ends(A, 1, Outcome::Done);
+    assert_eq!(rig.did(), ["TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did()[..2], ["let go a1", "release a1"]);
+    let report = rig.report();
+    assert_eq!(report.verdict, Verdict::Clean);
+    assert_eq!(report.steps[0].what, "drain");
+}
+
+#[test]
+fn a_drain_that_takes_too_long_says_who_was_left() {
+    let mut rig = Rig::new(vec![drained()]);
+    rig.ask(A, Verb::Stop);
+    let instance = rig.at(A).instance;
+    rig.hear(Event::Connections(A, instance, 7));
+    rig.pass(5_000);
+    assert_eq!(
+        rig.did(),
+        ["spawn a1", "drain a1", "end action a1", "TERM a1"]
+    );
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.report().steps[0].what, "drain, 7 connections left");
+    assert_eq!(rig.report().verdict, Verdict::CleanAfterEscalation);
 }
 
 #[test]

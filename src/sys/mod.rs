@@ -15,11 +15,12 @@
 //! | `child.rs` | `execve` | NUL-terminated arrays of C strings |
 //! | `child.rs` | `_exit` | no pointers |
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
+//! | `filter.rs` | `setsockopt`, `getsockopt` | values and instructions of the lengths given |
 //! | `kill.rs` | `kill` | no pointers; guarded against groups, init, superd |
 //! | `klog.rs` | `klogctl` | a writable buffer of the length given |
 //! | `limits.rs` | `prlimit64` | valid pointers to two u64 each |
 //! | `peer.rs` | `getsockopt` | a buffer of the length given |
-//! | `pidfd.rs` | `pidfd_open`, `pidfd_send_signal` | no pointers |
+//! | `pidfd.rs` | `pidfd_open`, `pidfd_send_signal`, `pidfd_getfd` | no pointers |
 //! | `pidfd.rs` | `ioctl(PIDFD_GET_INFO)` | a struct of the size in the request |
 //! | `pidfd.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
 //! | `proc.rs` | `getdents64` | a writable buffer of the length given |
@@ -39,6 +40,7 @@
 pub mod cgroup;
 mod child;
 pub mod features;
+pub mod filter;
 pub mod kill;
 pub mod klog;
 pub mod limits;

@@ -36,13 +36,13 @@ fn action(dice: &mut Dice) -> Action {
             host: "localhost".to_owned(),
             path: format!("/stop{}", dice.below(3)),
         })),
-        _ => Action::Drain,
+        _ => Action::Drain(Rc::default()),
     }
 }
 
 fn until(dice: &mut Dice, action: &Action) -> Until {
     match (action, dice.below(8)) {
-        (Action::Drain, 0..=6) => Until::NoConnections,
+        (Action::Drain(_), 0..=6) => Until::NoConnections,
         (Action::Run(_) | Action::Http(_), 0..=2) => Until::ActionEnded,
         (_, 0) => Until::PortsClosed,
         (_, 1) => Until::DescendantsGone,

@@ -14,11 +14,11 @@ use superd::machine::event::{
 use superd::machine::report::Happening;
 use superd::machine::service::{State, Want, KILL_AGAIN};
 use superd::machine::signal::Signal;
-use superd::machine::spec::{Action, Policy, Reload, Schedule, Spec, To, Until};
+use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, To, Until};
 use superd::machine::supervisor::Supervisor;
 use superd::machine::time::Tick;
 
-use crate::world::World;
+use crate::world::{Key, World};
 
 /// A promise that was not kept.
 #[derive(Debug)]
@@ -110,6 +110,8 @@ struct Live {
     /// Another superd has taken it over then.
     adopted_at: Option<Tick>,
     term_to_leftovers: bool,
+    /// New connections are held back, and the sockets are not let go yet.
+    held: bool,
     actions: BTreeSet<ActionId>,
 }
 
@@ -270,6 +272,7 @@ impl Judge {
             | Event::Checked(..)
             | Event::Notified(..)
             | Event::Looked(..)
+            | Event::Connections(..)
             | Event::OrphanReaped => {}
         }
     }
@@ -358,7 +361,7 @@ impl Judge {
             Outcome::Impossible(_) => {
                 stop.impossible = true;
                 let step = stop.last.and_then(|n| stop.schedule.steps.get(n));
-                if step.is_some_and(|s| s.action != Action::Drain) {
+                if step.is_some_and(|s| !matches!(s.action, Action::Drain(_))) {
                     stop.reached = stop.reached.saturating_sub(1);
                 }
                 // It stops, and nothing of ours has reached it: a rival.
@@ -393,7 +396,8 @@ impl Judge {
             Effect::KillTree(s, i) => self.kill(now, *s, *i),
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
-            Effect::Drain(s, i, a) => self.action(now, *s, *i, *a, &Action::Drain),
+            Effect::Drain(s, i, a, x) => self.drain(now, (*s, *i), *a, x),
+            Effect::LetGo(s, i) => self.let_go(*s, *i, world),
             Effect::EndAction(s, i, a) => {
                 let open = self.live(*s, *i)?.actions.remove(a);
                 require(open, "an action ends once", || format!("{a:?} of {s:?}"))
@@ -494,6 +498,7 @@ impl Judge {
             killed_at: None,
             adopted_at: None,
             term_to_leftovers: false,
+            held: false,
             actions: BTreeSet::new(),
         });
         Ok(())
@@ -531,6 +536,28 @@ impl Judge {
             true => Ok(()),
             false => self.step(now, id, i, &Action::Signal(signal, to)),
         }
+    }
+
+    /// A drain is a step like others, but for one thing: the next superd begins it again.
+    fn drain(&mut self, now: Tick, key: Key, a: ActionId, what: &Rc<Drain>) -> Ruling {
+        let live = self.live(key.0, key.1)?;
+        live.held = true;
+        let is_open = live.actions.contains(&a);
+        if is_open && live.adopted_at == Some(now) {
+            return Ok(());
+        }
+        self.action(now, key.0, key.1, a, &Action::Drain(what.clone()))
+    }
+
+    fn let_go(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+        let child = world.children.get(&(id, instance));
+        let left = child.map_or(0, |c| c.tree());
+        let live = self.live(id, instance)?;
+        let held = std::mem::take(&mut live.held);
+        require(held, "what is held is let go, once", || format!("{id:?}"))?;
+        require(left == 0, "what is held is let go in the end", || {
+            format!("{id:?}: {left} left")
+        })
     }
 
     fn action(
@@ -580,7 +607,7 @@ impl Judge {
         }
         stop.acted = true;
         match action {
-            Action::Drain => {}
+            Action::Drain(_) => {}
             Action::Signal(Signal::TERM, To::Tree | To::Descendants) => {
                 stop.term_to_tree = true;
                 stop.reached += 1;
@@ -721,6 +748,13 @@ impl Judge {
             format!("{id:?}: {left} left")
         })?;
         let live = self.services.get_mut(&id).and_then(|s| s.live.take());
+        // A successor that finds it ended holds nothing any more.
+        let held = live
+            .as_ref()
+            .is_some_and(|l| l.held && l.adopted_at.is_none());
+        require(!held, "ports are free before it is over", || {
+            format!("{id:?}")
+        })?;
         let open = live.map_or(0, |l| l.actions.len());
         require(open == 0, "no action outlives its instance", || {
             format!("{id:?}: {open}")

@@ -207,7 +207,7 @@ impl World {
             Effect::Signal(s, i, signal, to) => self.signal((*s, *i), *signal, *to),
             Effect::KillTree(s, i) => self.kill((*s, *i)),
             Effect::Run(s, i, a, _) | Effect::Http(s, i, a, _) => self.act((*s, *i), *a, out),
-            Effect::Drain(s, i, a) => self.drain((*s, *i), *a, out),
+            Effect::Drain(s, i, a, _) => self.drain((*s, *i), *a, out),
             Effect::WatchOutput(s, i, _) => {
                 if let Some(child) = self.children.get_mut(&(*s, *i)) {
                     child.watched = true;
@@ -232,6 +232,7 @@ impl World {
                 self.children.remove(&(*s, *i));
             }
             Effect::EndAction(..)
+            | Effect::LetGo(..)
             | Effect::Wake(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
@@ -458,6 +459,10 @@ impl World {
 
     fn drain(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
         let why = "no pidfd_getfd".to_owned();
+        if self.dice.chance(50) {
+            let n = self.dice.below(3) as u32;
+            out.push(Event::Connections(key.0, key.1, n));
+        }
         match self.dice.below(4) {
             0 => out.push(Event::ActionEnded(
                 key.0,

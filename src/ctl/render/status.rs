@@ -103,6 +103,9 @@ pub fn one(s: &Status, style: Style) -> String {
         }
         row("stop", &text);
     }
+    if let Some(n) = s.connections {
+        row("connections", &n.to_string());
+    }
     if !s.last_exit.is_empty() {
         row("last exit", &s.last_exit);
     }
@@ -249,6 +252,7 @@ web            waiting   4 min 10 s  -     -      -         0         waits for 
     #[test]
     fn one_service_is_told_at_length() {
         let mut caddy = three().remove(0);
+        caddy.connections = Some(7);
         caddy.says = "draining\u{1b}[31m".to_owned();
         let expected = "\
 caddy: stopping for 3.2 s, wanted down
@@ -257,6 +261,7 @@ caddy: stopping for 3.2 s, wanted down
   memory        38.2 MiB
   restarts      2
   stop          TERM sent, 3.2 s of 15 s; at most 13.8 s in all; 12 further requests changed nothing
+  connections   7
   last exit     ended by SIGSEGV
   says          draining\\x1b[31m
 ";

@@ -1,0 +1,409 @@
+//! Drains: new connections of an instance are held back, and the open ones are counted until
+//! there is none (DESIGN 4.1).
+//!
+//! The filter is attached through a copy of the service's own listening socket, so the
+//! service takes no part in it and is not disturbed. The copies are kept until the instance
+//! is over: who comes while it ends is delayed, and not refused. What is kept is let go
+//! before ports are looked at and before a next instance can bind them.
+//!
+//! Nothing is looked at here while nothing is drained. While something is, all drains are
+//! counted in one look, at most [`PAUSE`] apart, and less often when a look takes long.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::rundir::plain;
+use super::tree::{Reachable, Reached};
+use super::trees::Trees;
+use crate::machine::event::{ActionId, Event, Instance, Outcome, ServiceId};
+use crate::machine::spec::{self, Drain};
+use crate::machine::time::Tick;
+use crate::sys::filter::{self, Attached};
+use crate::sys::pidfd::PidFd;
+use crate::sys::proc::{self, Connection, Listener, Transport};
+
+/// The first look. A packet that another processor was working on when the filter came has
+/// become a connection by then.
+const FIRST: Duration = Duration::from_millis(2);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Looking may take a hundredth of one processor ...
+const SHARE: u32 = 100;
+/// ... but the end of a drain is not found out later than this.
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// So long a handshake that was under way counts: it ends in a connection soon, or it is one
+/// of those that never end.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// Sockets of one instance, at most.
+const SOCKETS: usize = 256;
+
+/// Everything that is drained.
+#[derive(Default)]
+pub struct Drains {
+    holds: BTreeMap<ServiceId, Hold>,
+    next: Option<Tick>,
+    /// Listening sockets that are no news.
+    seen: BTreeSet<u64>,
+}
+
+/// An instance whose new connections are held back.
+struct Hold {
+    instance: Instance,
+    /// Who waits for its last connection.
+    action: Option<ActionId>,
+    what: Rc<Drain>,
+    began: Tick,
+    sockets: Vec<Held>,
+    /// What could not be held back has been told.
+    told: BTreeSet<String>,
+    /// Open connections, as they were told last.
+    open: Option<u32>,
+}
+
+/// A socket with a filter of ours.
+struct Held {
+    copy: OwnedFd,
+    listener: Listener,
+    local: SocketAddr,
+    /// None: superd's own.
+    network: Option<PathBuf>,
+}
+
+impl Drains {
+    /// Holds back new connections from now on, and begins to count the open ones. Returns
+    /// what there is to be said about it.
+    ///
+    /// # Errors
+    /// Why nothing can be held back here.
+    pub fn begin(
+        &mut self,
+        trees: &mut Trees,
+        key: (ServiceId, Instance),
+        action: ActionId,
+        what: &Rc<Drain>,
+        now: Tick,
+    ) -> Result<Vec<String>, String> {
+        let (service, instance) = key;
+        let mut hold = match self.holds.remove(&service) {
+            Some(hold) if hold.instance == instance => hold,
+            Some(_) | None => Hold {
+                instance,
+                action: None,
+                what: what.clone(),
+                began: now,
+                sockets: Vec::new(),
+                told: BTreeSet::new(),
+                open: None,
+            },
+        };
+        hold.what = what.clone();
+        hold.began = now;
+        let found = trees.sockets(service, instance, &mut self.seen);
+        let taken = hold.take(&found);
+        if hold.sockets.is_empty() {
+            return Err(why_none(&taken, &found));
+        }
+        hold.action = Some(action);
+        hold.open = None;
+        let mut lines = vec![format!("new connections to {} are held back", hold.names())];
+        lines.extend(hold.complaints(&taken, &found));
+        self.holds.insert(service, hold);
+        let first = now + FIRST;
+        self.next = Some(self.next.map_or(first, |at| at.min(first)));
+        Ok(lines)
+    }
+
+    /// It is no longer waited for. What is held back stays so.
+    pub fn end_action(&mut self, action: ActionId) {
+        for hold in self.holds.values_mut() {
+            if hold.action == Some(action) {
+                hold.action = None;
+            }
+        }
+        self.rest();
+    }
+
+    /// The filters go, and superd's copies of the sockets.
+    pub fn let_go(&mut self, service: ServiceId, instance: Instance) {
+        let is_it = |hold: &Hold| hold.instance == instance;
+        if self.holds.get(&service).is_some_and(is_it) {
+            if let Some(hold) = self.holds.remove(&service) {
+                for held in hold.sockets {
+                    // Whoever else holds the socket is to get connections again.
+                    filter::detach(held.copy.as_fd()).ok(); // gone already: so much the better
+                }
+            }
+        }
+        self.rest();
+    }
+
+    /// The sockets of which superd has a copy.
+    pub fn held(&self, service: ServiceId, instance: Instance) -> Vec<u64> {
+        let hold = self.holds.get(&service).filter(|h| h.instance == instance);
+        let sockets = hold.map_or(&[][..], |h| &h.sockets);
+        sockets.iter().map(|held| held.listener.inode).collect()
+    }
+
+    /// When [`Drains::look`] is due.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.next
+    }
+
+    fn rest(&mut self) {
+        if self.holds.values().all(|h| h.action.is_none()) {
+            self.next = None;
+            self.seen.clear();
+        }
+    }
+
+    /// Counts the open connections of everything that is drained. `clock` tells the time.
+    pub fn look(
+        &mut self,
+        trees: &mut Trees,
+        clock: impl Fn() -> Tick,
+        say: &mut dyn FnMut(ServiceId, String),
+    ) -> Vec<Event> {
+        let began = clock();
+        self.take_new(trees, say);
+        let open = self.count(trees, began);
+        let mut events = Vec::new();
+        for (service, hold) in &mut self.holds {
+            let Some(action) = hold.action else { continue };
+            let n = open.get(service).copied().unwrap_or(0);
+            if hold.open != Some(n) {
+                hold.open = Some(n);
+                events.push(Event::Connections(*service, hold.instance, n));
+            }
+            if n == 0 && began >= hold.began + FIRST {
+                hold.action = None;
+                let (instance, outcome) = (hold.instance, Outcome::Done);
+                events.push(Event::ActionEnded(*service, instance, action, outcome));
+            }
+        }
+        let now = clock();
+        let pause = ((now - began) * SHARE).clamp(PAUSE, PAUSE_LONGEST);
+        self.next = Some(now + pause);
+        self.rest();
+        events
+    }
+
+    /// What a service has opened since is held back like the rest.
+    fn take_new(&mut self, trees: &mut Trees, say: &mut dyn FnMut(ServiceId, String)) {
+        let mut listeners = Vec::new();
+        proc::listeners("self", &mut listeners);
+        let mut networks = BTreeSet::new();
+        for (service, hold) in self.holds.iter().filter(|(_, h)| h.action.is_some()) {
+            for network in hold.networks() {
+                if let Some(pid) = trees.one_in(*service, hold.instance, &network) {
+                    if networks.insert(network) {
+                        proc::listeners(&pid.to_string(), &mut listeners);
+                    }
+                }
+            }
+        }
+        let all: BTreeSet<u64> = listeners
+            .iter()
+            .filter(|l| l.transport == Transport::Tcp)
+            .map(|l| l.inode)
+            .collect();
+        let has_news = all.iter().any(|inode| !self.seen.contains(inode));
+        self.seen.retain(|inode| all.contains(inode));
+        if !has_news {
+            return;
+        }
+        for (service, hold) in self.holds.iter_mut().filter(|(_, h)| h.action.is_some()) {
+            let found = trees.sockets(*service, hold.instance, &mut self.seen);
+            let before = hold.sockets.len();
+            let taken = hold.take(&found);
+            for held in hold.sockets.iter().skip(before) {
+                let text = format!("new connections to {} are held back, too", held.listener);
+                say(*service, text);
+            }
+            for line in hold.complaints(&taken, &found) {
+                say(*service, line);
+            }
+        }
+        self.seen.extend(all);
+    }
+
+    fn count(&self, trees: &mut Trees, now: Tick) -> BTreeMap<ServiceId, u32> {
+        let mut open: BTreeMap<ServiceId, u32> = BTreeMap::new();
+        let active = || self.holds.iter().filter(|(_, h)| h.action.is_some());
+        let mut networks: BTreeMap<Option<PathBuf>, (ServiceId, Instance)> = BTreeMap::new();
+        for (service, hold) in active() {
+            for held in &hold.sockets {
+                networks.insert(held.network.clone(), (*service, hold.instance));
+            }
+        }
+        for (network, (service, instance)) in networks {
+            let pid = match &network {
+                None => "self".to_owned(),
+                // With the last process in it its connections are gone.
+                Some(n) => match trees.one_in(service, instance, n) {
+                    Some(pid) => pid.to_string(),
+                    None => continue,
+                },
+            };
+            let of_this = |held: &&Held| held.network == network;
+            let ports = active().flat_map(|(_, h)| h.sockets.iter().filter(of_this));
+            let Some(range) = range(ports) else { continue };
+            proc::connections(&pid, &range, &mut |connection| {
+                for (service, hold) in active() {
+                    if hold.has(&connection, network.as_deref(), now) {
+                        let n = open.entry(*service).or_default();
+                        *n = n.saturating_add(1);
+                    }
+                }
+            });
+        }
+        open
+    }
+}
+
+/// What could not be held back, and why.
+struct Untaken {
+    listener: Listener,
+    why: String,
+}
+
+impl Hold {
+    /// Attaches the filter to what is not held yet. Returns what that is impossible for.
+    fn take(&mut self, found: &Reachable) -> Vec<Untaken> {
+        let mut untaken = Vec::new();
+        for reached in &found.listening {
+            let listener = reached.listener;
+            let is_held = |h: &Held| h.listener.inode == listener.inode;
+            if !self.wants(&listener) || self.sockets.iter().any(is_held) {
+                continue;
+            }
+            let taken = match self.sockets.len() < SOCKETS {
+                true => hold_back(reached),
+                false => Err(format!("superd holds {SOCKETS} of its sockets already")),
+            };
+            match taken {
+                Ok(Some(held)) => self.sockets.push(held),
+                Ok(None) => {} // closed meanwhile
+                Err(why) => untaken.push(Untaken { listener, why }),
+            }
+        }
+        untaken
+    }
+
+    fn wants(&self, listener: &Listener) -> bool {
+        match listener.transport {
+            Transport::Tcp => self.what.takes(spec::Transport::Tcp, listener.port),
+            Transport::Udp => false,
+        }
+    }
+
+    fn networks(&self) -> BTreeSet<PathBuf> {
+        let networks = self.sockets.iter().filter_map(|s| s.network.clone());
+        networks.collect()
+    }
+
+    /// `tcp/80, tcp/443`: once for IPv4 and IPv6.
+    fn names(&self) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for held in &self.sockets {
+            let name = held.listener.to_string();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join(", ")
+    }
+
+    /// What is not held back, each once.
+    fn complaints(&mut self, untaken: &[Untaken], found: &Reachable) -> Vec<String> {
+        let sockets = untaken
+            .iter()
+            .map(|u| format!("{} cannot be held back: {}", u.listener, u.why));
+        let unix = found.unix.iter().filter(|_| self.what.ports.is_empty());
+        let unix = unix.map(|path| {
+            let path = if path.is_empty() { "(no name)" } else { path };
+            format!("unix:{path} cannot be held back: unix sockets have no such filter")
+        });
+        let lines: Vec<String> = sockets.chain(unix).collect();
+        let told = &mut self.told;
+        let new = |line: &String| told.len() < SOCKETS && told.insert(line.clone());
+        lines.into_iter().filter(new).collect()
+    }
+
+    /// Whether a connection is to one of its sockets, and is to be waited for.
+    fn has(&self, connection: &Connection, network: Option<&Path>, now: Tick) -> bool {
+        if connection.is_handshake && now >= self.began + HANDSHAKE {
+            return false;
+        }
+        let local = connection.local;
+        self.sockets.iter().any(|held| {
+            held.listener.transport == Transport::Tcp
+                && held.local.port() == local.port()
+                && held.local.is_ipv4() == local.is_ipv4()
+                && (held.local.ip().is_unspecified() || held.local.ip() == local.ip())
+                && held.network.as_deref() == network
+        })
+    }
+}
+
+/// The ports of these sockets, from the lowest to the highest.
+fn range<'a>(sockets: impl Iterator<Item = &'a Held>) -> Option<RangeInclusive<u16>> {
+    let ports: Vec<u16> = sockets.map(|held| held.local.port()).collect();
+    Some(*ports.iter().min()?..=*ports.iter().max()?)
+}
+
+/// Copies the socket out of the process that holds it and attaches the filter. None: it is
+/// no longer there.
+fn hold_back(reached: &Reached) -> Result<Option<Held>, String> {
+    let copy = match PidFd::open(reached.pid).and_then(|held| held.copy_of(reached.fd)) {
+        Ok(copy) => copy,
+        Err(e) => match e.raw_os_error() {
+            Some(libc::ESRCH | libc::EBADF) => return Ok(None),
+            Some(libc::ENOSYS) => return Err(NO_GETFD.to_owned()),
+            _ => return Err(format!("superd may not copy the socket: {}", plain(&e))),
+        },
+    };
+    let failed = |e: io::Error| plain(&e);
+    let (inode, listens) = filter::identity(copy.as_fd()).map_err(failed)?;
+    let listener = reached.listener;
+    if inode != listener.inode || (listener.transport == Transport::Tcp && !listens) {
+        return Ok(None);
+    }
+    // getsockname(2) is the same for UDP.
+    let socket = TcpListener::from(copy);
+    let local = socket.local_addr().map_err(failed)?;
+    let copy = OwnedFd::from(socket);
+    match filter::attached(copy.as_fd()).map_err(failed)? {
+        Attached::Foreign => return Err("it has a filter of its own".to_owned()),
+        // Also one of ours: it is of an earlier superd, perhaps of another version.
+        Attached::Nothing | Attached::Ours => {}
+    }
+    filter::attach(copy.as_fd(), listener.transport).map_err(failed)?;
+    Ok(Some(Held {
+        copy,
+        listener,
+        local,
+        network: reached.network.clone(),
+    }))
+}
+
+/// What is said where the kernel is too old, or superd has been forbidden to ask it.
+pub const NO_GETFD: &str = "the kernel has no pidfd_getfd (Linux 5.6), or superd may not use it";
+
+fn why_none(untaken: &[Untaken], found: &Reachable) -> String {
+    match untaken.first() {
+        Some(first) => format!("{}: {}", first.listener, first.why),
+        None if !found.listening.is_empty() => {
+            "it takes no connections on the ports that are to be drained".to_owned()
+        }
+        None if !found.unix.is_empty() => {
+            "it takes connections on unix sockets only, which cannot be held back".to_owned()
+        }
+        None => "it takes no connections".to_owned(),
+    }
+}

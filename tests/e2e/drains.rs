@@ -1,0 +1,349 @@
+//! Drains: what is open finishes whole, who is new is delayed, and the server takes no part.
+//!
+//! The server is the twin `pages`, which cuts everything the moment it gets TERM. So each
+//! answer that comes whole is the drain's doing.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use crate::support::*;
+
+const PAGES: &str = r#"
+    [service.pages]
+    command = [$TWIN:pages, "pages", "--listen", "$HOST:8080", "--also", "$HOST:8081"]
+    stop = [{ drain = "10m" }, { signal = "TERM", wait = "10m" }]
+"#;
+
+/// A client with a connection that stays open.
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    fn connect(at: &str) -> Client {
+        let stream = wait_for("it takes connections", || TcpStream::connect(at).ok());
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        Client(BufReader::new(stream))
+    }
+
+    /// One whose request the server has begun with.
+    fn begin(at: &str) -> Client {
+        let mut client = Client::connect(at);
+        assert_eq!(client.ask("begin"), "begun");
+        client
+    }
+
+    fn say(&mut self, line: &str) {
+        let line = format!("{line}\n");
+        self.0.get_mut().write_all(line.as_bytes()).unwrap();
+    }
+
+    fn ask(&mut self, line: &str) -> String {
+        self.say(line);
+        let mut answer = String::new();
+        self.0.read_line(&mut answer).unwrap();
+        answer.trim_end().to_owned()
+    }
+
+    /// The server has hung up, or cut the connection.
+    fn is_cut(&mut self) -> bool {
+        matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
+    }
+}
+
+/// Whether a new connection is made within so long. Panics when it is refused.
+fn is_held(at: &str, within: Duration) -> bool {
+    let at: SocketAddr = at.parse().unwrap();
+    match TcpStream::connect_timeout(&at, within) {
+        Ok(_) => false,
+        Err(e) if e.kind() == std::io::ErrorKind::TimedOut => true,
+        Err(e) => panic!("{at}: {e}"),
+    }
+}
+
+const SHORT: Duration = Duration::from_millis(100);
+
+fn stop(s: &Superd) -> Child {
+    let mut command = s.ctl_command(&["stop", "pages"]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn connections(s: &Superd) -> Option<u64> {
+    s.status("pages")["connections"].as_u64()
+}
+
+fn wait_connections(s: &Superd, n: u64) {
+    wait_until(&format!("{n} connections"), || connections(s) == Some(n));
+}
+
+fn can_drain(name: &str) -> bool {
+    let s = Superd::start("");
+    let doctor = s.ok(&["doctor"]);
+    s.end();
+    let can = doctor.lines().any(|l| l.starts_with("ok  drain"));
+    if !can {
+        skip(
+            &format!("drains::{name}"),
+            "superd cannot drain here (superctl doctor)",
+        );
+    }
+    can
+}
+
+fn start(name: &str, flavour: Flavour, toml: &str) -> Option<(Superd, String)> {
+    if !can_drain(name) {
+        return None;
+    }
+    let s = Superd::start_in(flavour, toml);
+    s.wait_record("pages", "start", 1);
+    let at = format!("{}:8080", s.place.host);
+    Some((s, at))
+}
+
+in_both_flavours! {
+    fn what_is_open_finishes_whole_and_who_is_new_waits(flavour: Flavour) {
+        let name = "what_is_open_finishes_whole_and_who_is_new_waits";
+        let Some((s, at)) = start(name, flavour, PAGES) else { return };
+        let mut clients = [Client::begin(&at), Client::begin(&at), Client::begin(&at)];
+        assert_eq!(connections(&s), None, "nobody counts when nothing is drained");
+        let stop = stop(&s);
+        wait_connections(&s, 3);
+        assert!(is_held(&at, SHORT));
+        let status = s.ok(&["status", "pages"]);
+        assert!(status.contains("draining: 3 connections, "), "{status}");
+        assert!(status.contains(" of 10 min"), "{status}");
+        // A connection that lives on is served like before.
+        assert_eq!(clients[0].ask("begin"), "begun");
+        assert_eq!(clients[0].ask("send 100000").len(), 100_000);
+        for (n, client) in clients.iter_mut().enumerate() {
+            assert_eq!(client.ask("end"), "whole");
+            assert_eq!(s.record("pages").count("signal"), 0, "client {n}");
+        }
+        let [first, rest @ ..] = clients;
+        drop(first);
+        wait_connections(&s, 2);
+        assert_eq!(s.record("pages").count("signal"), 0);
+        drop(rest);
+        let said = finish(stop);
+        assert_eq!(said.code, 0, "{said:?}");
+        let end = s.last_end("pages");
+        assert_eq!(end["verdict"], "clean", "{end}");
+        assert_eq!(end["steps"][0]["what"], "drain", "{end}");
+        assert_eq!(s.record("pages").count("signal"), 1);
+        assert!(TcpStream::connect(&at).is_err(), "its port is free");
+        s.end();
+    }
+
+    fn a_crash_in_the_middle_is_a_crash_and_the_next_one_takes_connections(flavour: Flavour) {
+        let name = "a_crash_in_the_middle_is_a_crash_and_the_next_one_takes_connections";
+        let Some((s, at)) = start(name, flavour, PAGES) else { return };
+        let mut client = Client::begin(&at);
+        s.ok(&["restart", "--no-wait", "pages"]);
+        wait_connections(&s, 1);
+        client.say("crash");
+        assert!(client.is_cut());
+        s.wait_record("pages", "start", 2);
+        assert_eq!(Client::begin(&at).ask("end"), "whole");
+        assert_eq!(s.verdict("pages"), "panicked-while-stopping");
+        assert_eq!(connections(&s), None);
+        s.end();
+    }
+
+    fn a_killed_superd_s_drain_is_gone_on_with(flavour: Flavour) {
+        let name = "a_killed_superd_s_drain_is_gone_on_with";
+        let Some((mut s, at)) = start(name, flavour, PAGES) else { return };
+        let mut one = Client::begin(&at);
+        let two = Client::begin(&at);
+        s.ok(&["stop", "--no-wait", "pages"]);
+        wait_connections(&s, 2);
+        let place = s.abandon();
+        assert!(is_held(&at, SHORT), "the filter outlives superd");
+        s = place.resume();
+        wait_connections(&s, 2);
+        assert!(is_held(&at, SHORT));
+        assert_eq!(one.ask("end"), "whole");
+        drop(two);
+        wait_connections(&s, 1);
+        s = s.succeed();
+        assert_eq!(s.record("pages").count("signal"), 0);
+        assert_eq!(one.ask("end"), "whole");
+        drop(one);
+        s.wait_state("pages", "down");
+        assert_eq!(s.record("pages").count("signal TERM"), 1);
+        s.ok(&["start", "pages"]);
+        assert_eq!(Client::begin(&at).ask("end"), "whole");
+        s.end();
+    }
+}
+
+#[test]
+fn a_second_stop_changes_nothing_and_now_is_at_once() {
+    let name = "a_second_stop_changes_nothing_and_now_is_at_once";
+    let Some((s, at)) = start(name, Flavour::NoCgroups, PAGES) else {
+        return;
+    };
+    let mut client = Client::begin(&at);
+    let first = stop(&s);
+    wait_connections(&s, 1);
+    let left = || s.status("pages")["stop"]["left_ms"].as_u64().unwrap();
+    let before = left();
+    let second = stop(&s);
+    wait_until("it has joined", || {
+        s.status("pages")["stop"]["absorbed"] == 1
+    });
+    assert!(left() <= before);
+    assert!(is_held(&at, SHORT));
+    s.ok(&["stop", "--now", "pages"]);
+    assert!(client.is_cut());
+    for stop in [first, second] {
+        finish(stop);
+    }
+    assert_eq!(
+        s.record("pages").count("signal"),
+        0,
+        "KILL, and nothing else"
+    );
+    assert_eq!(s.verdict("pages"), "killed");
+    s.end();
+}
+
+#[test]
+fn a_drain_that_takes_too_long_gives_up_those_who_are_left() {
+    let name = "a_drain_that_takes_too_long_gives_up_those_who_are_left";
+    let toml = PAGES.replacen("10m", "300ms", 1);
+    let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
+        return;
+    };
+    let mut client = Client::begin(&at);
+    s.ok(&["stop", "pages"]);
+    assert!(client.is_cut());
+    let end = s.last_end("pages");
+    assert_eq!(end["verdict"], "clean-after-escalation", "{end}");
+    assert_eq!(end["steps"][0]["what"], "drain, 1 connection left", "{end}");
+    s.end();
+}
+
+#[test]
+fn a_port_that_is_opened_while_it_drains_is_drained_too() {
+    let name = "a_port_that_is_opened_while_it_drains_is_drained_too";
+    let Some((s, at)) = start(name, Flavour::NoCgroups, PAGES) else {
+        return;
+    };
+    let also = format!("{}:8081", s.place.host);
+    let mut client = Client::begin(&at);
+    let stop = stop(&s);
+    wait_connections(&s, 1);
+    kill(s.pid_of("pages"), libc::SIGUSR1);
+    let record = s.wait_record("pages", "listening", 2);
+    assert_eq!(record.rest("listening")[1], also);
+    wait_until("it is held back", || {
+        s.place.log().contains("tcp/8081 are held back, too")
+    });
+    assert!(is_held(&also, SHORT));
+    assert_eq!(client.ask("end"), "whole");
+    drop(client);
+    assert_eq!(finish(stop).code, 0);
+    s.end();
+}
+
+/// Connections that nobody has accepted yet are somebody's requests as well.
+#[test]
+fn what_waits_to_be_accepted_counts() {
+    let name = "what_waits_to_be_accepted_counts";
+    let toml = PAGES.replace("\"pages\", \"--listen\"", "\"bind\", \"--listen\"");
+    let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
+        return;
+    };
+    let clients: Vec<TcpStream> = (0..5).map(|_| TcpStream::connect(&at).unwrap()).collect();
+    let stop = stop(&s);
+    wait_connections(&s, 5);
+    drop(clients);
+    // Nobody closes them at the other end: they are not over.
+    s.ok(&["stop", "--now", "pages"]);
+    finish(stop);
+    s.end();
+}
+
+#[test]
+fn only_the_ports_that_are_named_are_held_back_and_never_the_one_of_an_http_step() {
+    let name = "only_the_ports_that_are_named_are_held_back_and_never_the_one_of_an_http_step";
+    let toml = PAGES
+        .replace("\"$HOST:8080\"", "\"$HOST:8080,$HOST:8082,$HOST:8083\"")
+        .replace(
+            "stop = [{ drain = \"10m\" }, {",
+            "stop = [{ drain = \"10m\", ports = [8080, \"tcp/8083\", \"udp/8082\"] }, \
+             { http = \"POST http://$HOST:8083/stop\", until = \"done\", wait = \"10m\" }, {",
+        );
+    let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
+        return;
+    };
+    let host = s.place.host.clone();
+    let mut others = Client::begin(&format!("{host}:8082"));
+    let client = Client::begin(&at);
+    let stop = stop(&s);
+    wait_connections(&s, 1);
+    assert!(is_held(&at, SHORT));
+    Client::begin(&format!("{host}:8082"));
+    Client::begin(&format!("{host}:8083"));
+    drop(client);
+    // The request of the next step arrives; that the twin does not understand it is its answer.
+    assert_eq!(finish(stop).code, 0);
+    assert!(others.ask("end").is_empty(), "it is not waited for");
+    let steps = &s.last_end("pages")["steps"];
+    assert_eq!(steps[0]["outcome"], "held", "{steps}");
+    s.end();
+}
+
+#[test]
+fn what_cannot_be_drained_is_skipped_with_one_line() {
+    let name = "what_cannot_be_drained_is_skipped_with_one_line";
+    let toml = r#"
+        [service.pages]
+        command = [$TWIN:pages, "obey"]
+        stop = [{ drain = "10m" }, { signal = "TERM", wait = "10m" }]
+        [service.unix]
+        command = [$TWIN:unix, "bind", "--listen", "unix:$DIR/socket"]
+        stop = [{ drain = "10m" }, { signal = "TERM", wait = "10m" }]
+    "#;
+    let Some((s, _)) = start(name, Flavour::NoCgroups, toml) else {
+        return;
+    };
+    s.wait_record("unix", "start", 1);
+    for (service, why) in [
+        ("pages", "cannot drain: it takes no connections"),
+        (
+            "unix",
+            "cannot drain: it takes connections on unix sockets only, which cannot be held back",
+        ),
+    ] {
+        s.ok(&["stop", service]);
+        let end = s.last_end(service);
+        assert_eq!(end["verdict"], "clean", "{end}");
+        assert_eq!(s.place.log().matches(why).count(), 1, "{why}");
+    }
+    s.end();
+}
+
+/// A later step that waits for closed ports means those of the service, not superd's copies.
+#[test]
+fn ports_are_closed_when_the_service_has_closed_them() {
+    let name = "ports_are_closed_when_the_service_has_closed_them";
+    let toml = r#"
+        [service.pages]
+        command = [$TWIN:pages, "twohandlers", "--listen", "$HOST:8080", "--panic", "0"]
+        stop = [
+            { drain = "10m" },
+            { signal = "USR2", until = "ports-closed", wait = "10m" },
+            { signal = "TERM", wait = "10m" },
+        ]
+    "#;
+    let Some((s, _)) = start(name, Flavour::NoCgroups, toml) else {
+        return;
+    };
+    s.ok(&["stop", "pages"]);
+    let end = s.last_end("pages");
+    assert_eq!(end["verdict"], "clean", "{end}");
+    assert_eq!(end["steps"].as_array().unwrap().len(), 3, "{end}");
+    s.end();
+}
