@@ -764,7 +764,11 @@ fn the_disk_is_read_without_waiting_and_only_regular_files() {
     let main = dir.join("superd.toml");
     std::fs::write(
         &main,
-        "include = [\"none.d/*.toml\"]\n[service.x]\ncommand = [\"/x\"]",
+        format!(
+            "include = [\"none.d/*.toml\"]\n[daemon]\nknown-faults = \"{}/none.toml\"\n\
+             [service.x]\ncommand = [\"/x\"]",
+            dir.display()
+        ),
     )
     .unwrap();
     assert_eq!(said(&main), "");

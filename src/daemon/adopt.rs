@@ -9,24 +9,27 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::Interest;
 use syslog::Severity;
 
-use super::journal::{self, Entry, Found, Head, Item, Journal, Left, Place, Running};
+use super::journal::{self, Begin, Entry, Found, Head, Item, Journal, Left, Place, Running};
+use super::perform::Ready;
 use super::reactor::{Followed, Reactor, Role};
 use super::rundir::plain;
 use super::token::Source;
-use super::trees::Main;
+use super::trees::{Main, Trees};
 use crate::config::model::{Output, ServiceDef};
 use crate::machine::event::{
     ActionId, Adopted, Event, Instance, Outcome, Pid, Presence, ServiceId,
 };
-use crate::machine::memory::Memory;
+use crate::machine::memory::{Begun, Memory};
 use crate::machine::report::Exit;
 use crate::machine::service::State;
+use crate::machine::supervisor::Supervisor;
 use crate::sys::pidfd::PidFd;
 
 /// What is not urgent is written down within this time.
@@ -64,6 +67,28 @@ impl Reactor {
         }
     }
 
+    /// Writes down what is about to be started.
+    pub(super) fn remember_starts(&mut self, ready: &[Ready]) {
+        let mut starts = Vec::with_capacity(ready.len());
+        for one in ready {
+            let service = self.machine.service(one.service);
+            let begun = service.and_then(|s| Begun::of(s, one.instance));
+            let place = self.trees.journal(one.service, false);
+            // In the middle of something else: all of it has to be written.
+            let (Some(begun), Some(place)) = (begun, place) else {
+                return self.remember();
+            };
+            let name = Rc::clone(&one.name);
+            starts.push(Begin { name, begun, place });
+        }
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        if !journal.begin(&starts, ready.iter().map(|r| r.service)) {
+            self.remember();
+        }
+    }
+
     /// Writes down what has changed.
     pub(super) fn remember(&mut self) {
         self.remember_at = None;
@@ -81,19 +106,13 @@ impl Reactor {
             ids = self.machine.services().map(|s| s.id).collect();
         }
         let mut commands = self.commands_of(&ids);
-        let entries: Vec<(ServiceId, Entry)> = ids
-            .iter()
-            .filter_map(|id| {
-                let commands = commands.remove(id).unwrap_or_default();
-                Some((*id, self.entry(*id, commands)?))
-            })
-            .collect();
-        let registry = &self.registry;
-        let items = entries.into_iter().filter_map(|(id, entry)| {
+        let (machine, registry, trees) = (&self.machine, &self.registry, &mut self.trees);
+        let items = ids.into_iter().filter_map(|id| {
+            let commands = commands.remove(&id).unwrap_or_default();
             Some(Item {
                 id,
                 def: registry.def(id)?,
-                entry,
+                entry: entry(machine, trees, id, commands)?,
             })
         });
         let Some(journal) = &mut self.journal else {
@@ -106,18 +125,6 @@ impl Reactor {
             );
             self.say(Severity::LOG_ERR, &text);
         }
-    }
-
-    fn entry(&mut self, id: ServiceId, commands: Vec<Running>) -> Option<Entry> {
-        let service = self.machine.service(id)?;
-        // Of one that is just being started it can be read later as well.
-        let look = !matches!(service.state, State::Starting(_));
-        Some(Entry {
-            name: service.spec.name.to_string(),
-            memory: Memory::of(service),
-            place: self.trees.journal(id, look),
-            commands,
-        })
     }
 
     fn commands_of(&mut self, ids: &BTreeSet<ServiceId>) -> BTreeMap<ServiceId, Vec<Running>> {
@@ -172,6 +179,9 @@ impl Reactor {
         let found = journal::read(&path, &head);
         self.trees.note_reapers(head.reapers.iter().copied());
         self.journal = Some(Journal::new(path.clone(), head));
+        if let (Some(journal), false) = (&mut self.journal, matches!(found, Found::Nothing)) {
+            journal.inherit();
+        }
         let strangers = match found {
             Found::Nothing => stale,
             Found::Lost => true,
@@ -185,8 +195,19 @@ impl Reactor {
                 self.say(Severity::LOG_ERR, &text);
                 true
             }
-            Found::Left(left) => {
+            Found::Left(mut left) => {
                 self.trees.note_reapers(left.reapers.iter().copied());
+                for entry in std::mem::take(&mut left.begun) {
+                    let is_sound =
+                        |d: &&ServiceDef| entry.memory.fault(&d.spec(|_| None)).is_none();
+                    match configured.get(&entry.name).filter(is_sound) {
+                        Some(def) => {
+                            let name = entry.name.clone();
+                            left.services.insert(name, (def.clone(), entry));
+                        }
+                        None => self.leave_alone(&entry.name),
+                    }
+                }
                 self.adopt_all(left);
                 false
             }
@@ -427,18 +448,39 @@ impl Reactor {
             };
             entries.insert(name.clone(), (def.clone(), entry));
         }
-        for (name, (_, n)) in marked {
-            let text = format!(
-                "{name}: {n} of its processes run, and it is neither configured nor in the \
-                 journal: they are left alone"
-            );
-            self.say(Severity::LOG_WARNING, &text);
+        for name in marked.keys() {
+            self.leave_alone(name);
         }
         if !entries.is_empty() {
             self.adopt_all(Left {
-                reapers: Vec::new(),
                 services: entries,
+                ..Left::default()
             });
         }
     }
+
+    fn leave_alone(&mut self, name: &str) {
+        let text = format!(
+            "{name}: an earlier superd has started it, and it is neither configured nor \
+             defined in the journal: what of it runs is left alone"
+        );
+        self.say(Severity::LOG_WARNING, &text);
+    }
+}
+
+fn entry(
+    machine: &Supervisor,
+    trees: &mut Trees,
+    id: ServiceId,
+    commands: Vec<Running>,
+) -> Option<Entry> {
+    let service = machine.service(id)?;
+    // Of one that is just being started it can be read later as well.
+    let look = !matches!(service.state, State::Starting(_));
+    Some(Entry {
+        name: service.spec.name.to_string(),
+        memory: Memory::of(service),
+        place: trees.journal(id, look),
+        commands,
+    })
 }

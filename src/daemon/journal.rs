@@ -2,9 +2,10 @@
 //!
 //! A file of JSON lines in the run directory. The first names version, boot and pid
 //! namespace; then come lines about one service each, and the last one about a service
-//! counts. It is written before an effect whose loss would matter (a start, a signal, an
-//! answer) and at the end of a turn, only about services that have changed, all in one
-//! write(2): what was not written whole has no end of line and is not read. When too much
+//! counts. It is written before an effect whose loss would matter (a signal, an answer) and
+//! at the end of a turn, only about services that have changed, all in one write(2): what
+//! was not written whole has no end of line and is not read. Before a start only a short
+//! line is written: how to find what was started; the rest when it runs. When too much
 //! of it is old it is written anew and renamed. The run directory is a tmpfs or as good as
 //! one: nothing is synced, because nothing in here outlives a boot.
 //!
@@ -16,19 +17,22 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
 use super::rundir::plain;
 use crate::config::model::ServiceDef;
 use crate::machine::event::{ActionId, ServiceId};
-use crate::machine::memory::Memory;
+use crate::machine::memory::{Begun, Memory};
 use crate::sys::proc::Listener;
 
 /// Of the format. Another one is not read.
 pub const VERSION: u32 = 1;
 /// A journal may be this long; nobody needs a thousandth of that.
 const CAP: u64 = 64 << 20;
+/// A new file is written in pieces of about this many bytes.
+const CHUNK: usize = 8 * 1024;
 /// It is written anew when it is longer than this and mostly old.
 const SLACK: u64 = 256 * 1024;
 
@@ -69,8 +73,21 @@ enum Line {
     Def(Box<ServiceDef>),
     /// What is known of it.
     Is(Box<Entry>),
+    /// An instance of it is about to be started.
+    Begin(Box<Begin>),
     /// There is no such service any more.
     Forget(String),
+}
+
+/// A start that is about to be carried out.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Begin {
+    /// The service.
+    pub name: Rc<str>,
+    /// What the machine has decided.
+    pub begun: Begun,
+    /// Where its processes will be.
+    pub place: Place,
 }
 
 /// A process by number and start time (ticks after boot, `/proc/PID/stat`).
@@ -90,7 +107,7 @@ pub struct Place {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main: Option<Process>,
     /// The process group that it began.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub leader: i32,
     /// The value of SUPERD_INSTANCE.
     pub cookie: String,
@@ -100,6 +117,10 @@ pub struct Place {
     /// Listening sockets that a stop has noted, with their network namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<(Option<PathBuf>, Listener)>,
+}
+
+fn is_zero(n: &i32) -> bool {
+    *n == 0
 }
 
 /// A command under way.
@@ -135,6 +156,8 @@ pub struct Left {
     pub reapers: Vec<i32>,
     /// Its services, by name.
     pub services: BTreeMap<String, (ServiceDef, Entry)>,
+    /// Services that were started and not defined yet.
+    pub begun: Vec<Entry>,
 }
 
 /// What was found in the place of the journal.
@@ -196,12 +219,29 @@ pub fn parse(text: &[u8], own: &Head) -> Result<Left, String> {
         return Err("it is of another container".to_owned());
     }
     let mut defs = BTreeMap::new();
-    let mut entries = BTreeMap::new();
+    let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     for (n, line) in lines.enumerate() {
         let fail = |why: String| format!("line {}: {why}", n + 2);
         match serde_json::from_slice(line).map_err(|e| fail(e.to_string()))? {
             Line::Def(def) => drop(defs.insert(def.name.clone(), *def)),
             Line::Is(entry) => drop(entries.insert(entry.name.clone(), *entry)),
+            Line::Begin(begin) => {
+                let Begin { name, begun, place } = *begin;
+                let entry = match entries.remove(&*name) {
+                    Some(mut entry) => {
+                        entry.memory.begin(begun);
+                        entry.place = Some(place);
+                        entry
+                    }
+                    None => Entry {
+                        name: name.to_string(),
+                        memory: Memory::of_start(begun),
+                        place: Some(place),
+                        commands: Vec::new(),
+                    },
+                };
+                entries.insert(entry.name.clone(), entry);
+            }
             Line::Forget(name) => {
                 defs.remove(&name);
                 entries.remove(&name);
@@ -209,20 +249,25 @@ pub fn parse(text: &[u8], own: &Head) -> Result<Left, String> {
         }
     }
     let mut services = BTreeMap::new();
+    let mut begun = Vec::new();
     for (name, entry) in entries {
         let fail = |why: &str| format!("service {name:?}: {why}");
         crate::config::service_name(&name).map_err(&fail)?;
-        let Some(def) = defs.remove(&name) else {
-            return Err(fail("there is no definition"));
-        };
-        if let Some(what) = entry.memory.fault(&def.spec(|_| None)) {
-            return Err(fail(&format!("{what} cannot be so")));
+        match defs.remove(&name) {
+            Some(def) => {
+                if let Some(what) = entry.memory.fault(&def.spec(|_| None)) {
+                    return Err(fail(&format!("{what} cannot be so")));
+                }
+                services.insert(name, (def, entry));
+            }
+            None if entry.memory.is_unborn() => begun.push(entry),
+            None => return Err(fail("there is no definition")),
         }
-        services.insert(name, (def, entry));
     }
     Ok(Left {
         reapers: head.reapers,
         services,
+        begun,
     })
 }
 
@@ -254,6 +299,10 @@ pub struct Journal {
     unsaved: BTreeSet<ServiceId>,
     buffer: Vec<u8>,
     is_failing: bool,
+    /// Nothing was written yet, and there is nothing that an earlier superd has left.
+    is_fresh: bool,
+    /// Only starts were written yet.
+    is_partial: bool,
 }
 
 /// A service to be written.
@@ -279,7 +328,14 @@ impl Journal {
             unsaved: BTreeSet::new(),
             buffer: Vec::new(),
             is_failing: false,
+            is_fresh: true,
+            is_partial: false,
         }
+    }
+
+    /// An earlier superd has left something: the first write is of all services.
+    pub fn inherit(&mut self) {
+        self.is_fresh = false;
     }
 
     /// The definition of this service is new.
@@ -307,7 +363,7 @@ impl Journal {
     /// mostly old.
     pub fn wants_all(&self) -> bool {
         let live: u64 = self.written.values().map(|w| w.size).sum();
-        self.file.is_none() || self.length > SLACK + 4 * live || !self.is_there()
+        self.file.is_none() || self.is_partial || self.length > SLACK + 4 * live || !self.is_there()
     }
 
     /// Somebody may have removed it with its directory. Looked at when there is something
@@ -336,6 +392,52 @@ impl Journal {
         }
     }
 
+    /// Writes down these starts, if that is enough: what else there is to say of these
+    /// services was written, or is nothing yet. False: [`Journal::write`] has to be called.
+    pub fn begin(&mut self, starts: &[Begin], ids: impl Iterator<Item = ServiceId>) -> bool {
+        let is_known = |id: &ServiceId| {
+            self.written.contains_key(id) && !self.undefined.contains(id) && self.file.is_some()
+        };
+        let ids: Vec<ServiceId> = ids.collect();
+        let anew = self.is_fresh && self.file.is_none();
+        let adds = self.is_partial || ids.iter().all(is_known);
+        if !(anew || adds && self.is_there()) {
+            return false;
+        }
+        #[derive(Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        enum One<'a> {
+            Begin(&'a Begin),
+        }
+        if anew {
+            let head = self.head.clone();
+            self.push(&head);
+        }
+        for start in starts {
+            self.push(&One::Begin(start));
+        }
+        let done = match anew {
+            true => self.open_anew().and_then(|file| self.put(file)),
+            false => self.append(),
+        };
+        self.tidy();
+        if done.is_err() {
+            // What is wrong is said by who writes all of it.
+            self.file = None;
+            self.is_fresh = false;
+            return false;
+        }
+        self.is_partial |= anew;
+        self.is_fresh = false;
+        for id in ids {
+            self.unsaved.insert(id);
+            if let Some(written) = self.written.get_mut(&id) {
+                written.hash = 0; // it is not the last word any more
+            }
+        }
+        true
+    }
+
     /// Writes what changed of these; `all`: they are all there are, and the file is made anew.
     /// None: it is written, or there was nothing to write. Else, once, why it cannot be.
     pub fn write<'a>(
@@ -343,6 +445,7 @@ impl Journal {
         items: impl Iterator<Item = Item<'a>>,
         all: bool,
     ) -> Option<String> {
+        let mut anew = all.then(|| self.open_anew());
         if all {
             self.buffer.clear();
             self.written.clear();
@@ -374,18 +477,23 @@ impl Journal {
             let size = if with_def { size } else { before.size };
             self.written.insert(id, Written { hash, size });
             self.undefined.remove(&id);
+            if self.buffer.len() > CHUNK {
+                anew = anew.map(|file| self.flush(file?));
+            }
         }
-        if self.buffer.is_empty() {
+        if self.buffer.is_empty() && !all {
             return None;
         }
-        let done = match all {
-            true => self.begin(),
-            false => self.append(),
+        let done = match anew {
+            Some(file) => file.and_then(|file| self.put(file)),
+            None => self.append(),
         };
-        self.buffer.clear();
+        self.tidy();
+        self.is_fresh = false;
         match done {
             Ok(()) => {
                 self.is_failing = false;
+                self.is_partial &= !all;
                 None
             }
             Err(e) => {
@@ -405,24 +513,44 @@ impl Journal {
         }
     }
 
-    fn begin(&mut self) -> io::Result<()> {
+    /// A new file, which is not the journal before [`Journal::put`].
+    fn open_anew(&mut self) -> io::Result<File> {
         let fresh = self.path.with_extension("new");
         fs::remove_file(&fresh).ok(); // usually there is none
-        let mut file = OpenOptions::new()
+        self.length = 0;
+        OpenOptions::new()
             .append(true)
             .create_new(true)
             .mode(0o600)
-            .open(&fresh)?;
-        let done = file
-            .write_all(&self.buffer)
-            .and_then(|()| fs::rename(&fresh, &self.path));
+            .open(&fresh)
+    }
+
+    fn flush(&mut self, mut file: File) -> io::Result<File> {
+        self.length += self.buffer.len() as u64;
+        let done = file.write_all(&self.buffer);
+        self.buffer.clear();
         if done.is_err() {
-            fs::remove_file(&fresh).ok(); // it must not take space from the next try
+            // It must not take space from the next try.
+            fs::remove_file(self.path.with_extension("new")).ok();
         }
-        done?;
+        done.map(|()| file)
+    }
+
+    /// The new file is complete: it is the journal.
+    fn put(&mut self, file: File) -> io::Result<()> {
+        let file = self.flush(file)?;
+        let fresh = self.path.with_extension("new");
+        if let Err(e) = fs::rename(&fresh, &self.path) {
+            fs::remove_file(&fresh).ok(); // likewise
+            return Err(e);
+        }
         self.file = Some(file);
-        self.length = self.buffer.len() as u64;
         Ok(())
+    }
+
+    fn tidy(&mut self) {
+        self.buffer.clear();
+        self.buffer.shrink_to(CHUNK);
     }
 
     fn append(&mut self) -> io::Result<()> {

@@ -33,10 +33,10 @@ const STUCK_PROCESSES: usize = 8;
 const LOOKS_PER_TURN: usize = 24;
 
 /// An instance that can be started: it has an output and a place.
-struct Ready {
-    service: ServiceId,
-    instance: Instance,
-    name: Rc<str>,
+pub(super) struct Ready {
+    pub(super) service: ServiceId,
+    pub(super) instance: Instance,
+    pub(super) name: Rc<str>,
     program: Rc<Program>,
     group: Option<Group>,
 }
@@ -175,7 +175,7 @@ impl Reactor {
             }
         }
         // From here on it cannot be said that nothing was started.
-        self.remember();
+        self.remember_starts(&ready);
         let logs = &self.logs;
         let notify = self.notify.as_ref().map(|n| n.path());
         let wanted = ready.iter().map(|r| Wanted {

@@ -40,7 +40,68 @@ pub struct Memory {
     reload: Option<ReloadRun>,
 }
 
+/// A start that is about to be carried out: all that is written down before it, because
+/// what it was started with can be written when it runs.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Begun {
+    instance: Instance,
+    at: Tick,
+    by: Origin,
+    restarts: u32,
+}
+
+impl Begun {
+    /// Of this service, if it is at that point and nothing else is going on with it.
+    pub fn of(service: &Service, instance: Instance) -> Option<Begun> {
+        match &service.state {
+            State::Starting(run) if run.pid.is_none() && run.instance == instance => {}
+            State::Starting(_)
+            | State::Up(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_)
+            | State::Down(_)
+            | State::Waiting
+            | State::Backoff { .. } => return None,
+        }
+        let is_plain = service.want == Want::Up && !service.gone;
+        is_plain.then(|| Begun {
+            instance,
+            at: service.since,
+            by: service.start_by.clone(),
+            restarts: service.restarts,
+        })
+    }
+}
+
 impl Memory {
+    /// Of a service of which nothing was known before this start.
+    pub fn of_start(begun: Begun) -> Memory {
+        let mut memory = Memory::of_stranger(begun.at);
+        memory.begin(begun);
+        memory
+    }
+
+    /// And then this start was ordered.
+    pub fn begin(&mut self, begun: Begun) {
+        let Begun {
+            instance,
+            at,
+            by,
+            restarts,
+        } = begun;
+        self.restarts = restarts;
+        self.want = Want::Up;
+        self.state = State::Starting(super::service::Run::new(instance, at));
+        self.since = at;
+        self.instance = instance;
+        self.cycle = false;
+        self.order = None;
+        self.start_by = by;
+        self.says.clear();
+        self.reload = None;
+    }
+
     /// Of this service, as it is now.
     pub fn of(service: &Service) -> Memory {
         Memory {

@@ -1,8 +1,8 @@
 //! superd killed at every point of a life of a service, and a successor that goes on: no
 //! second instance, no signal twice, nothing left in the end.
 //!
-//! The journal is written as the daemon does it: before each effect that weighs, and at the
-//! end of a turn. A point is before that, after it, and after the effect itself.
+//! The journal is written as the daemon does it: before each effect that weighs (before a
+//! start only that it begins), and at the end of a turn. A point is before that, after it, and after the effect itself.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::event::{
     ActionId, Adopted, Change, Check, Effect, Event, Found, Instance, Outcome, Pid, Presence,
     ServiceId, Target, Verb, Wait,
 };
-use super::memory::Memory;
+use super::memory::{Begun, Memory};
 use super::report::{Exit, Origin};
 use super::rig::{by, ms, schedule, signal, step, A};
 use super::service::State;
@@ -52,6 +52,8 @@ struct World {
     now: Tick,
     machine: Supervisor,
     journal: Option<String>,
+    /// The start that was written down after that.
+    begun: Option<String>,
     main: Option<Process>,
     leftovers: u32,
     last_pid: i32,
@@ -74,6 +76,7 @@ impl World {
             now: Tick(1_000_000_000),
             machine: Supervisor::new(1, Ending::WhenAsked),
             journal: None,
+            begun: None,
             main: None,
             leftovers: 0,
             last_pid: 100,
@@ -104,6 +107,19 @@ impl World {
     fn write_journal(&mut self) {
         let memory = self.machine.service(A).map(Memory::of);
         self.journal = memory.map(|m| serde_json::to_string(&m).unwrap());
+        self.begun = None;
+    }
+
+    /// Before an effect that weighs.
+    fn write_before(&mut self, effect: &Effect) {
+        let begun = match effect {
+            Effect::Spawn(s, i) => self.machine.service(*s).and_then(|s| Begun::of(s, *i)),
+            _ => None,
+        };
+        match begun {
+            Some(begun) => self.begun = Some(serde_json::to_string(&begun).unwrap()),
+            None => self.write_journal(),
+        }
     }
 
     fn hear(&mut self, event: Event) {
@@ -134,7 +150,7 @@ impl World {
                 return;
             }
             if effect.weighs() {
-                self.write_journal();
+                self.write_before(&effect);
                 if self.point() {
                     return;
                 }
@@ -244,12 +260,24 @@ impl World {
             by: Origin::Config,
         };
         let spec = Rc::new(self.spec.clone());
-        let Some(journal) = &self.journal else {
-            self.events
-                .push_back(configure(vec![(A, spec, Change::New)]));
-            return;
+        let begun = self
+            .begun
+            .as_ref()
+            .map(|b| serde_json::from_str(b).unwrap());
+        let memory = match (&self.journal, begun) {
+            (None, None) => {
+                let new = configure(vec![(A, spec, Change::New)]);
+                return self.events.push_back(new);
+            }
+            (None, Some(begun)) => Memory::of_start(begun),
+            (Some(journal), begun) => {
+                let mut memory: Memory = serde_json::from_str(journal).unwrap();
+                if let Some(begun) = begun {
+                    memory.begin(begun);
+                }
+                memory
+            }
         };
-        let memory: Memory = serde_json::from_str(journal).unwrap();
         assert_eq!(memory.fault(&spec), None);
         let found = match &self.main {
             Some(main) => Presence::Running(Pid(main.pid)),

@@ -94,11 +94,12 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Output may hold secrets, and names are predictable: nobody else may read or write there.
+/// What is above it is not superd's alone.
 fn make_dir(dir: &Path) -> Result<(), String> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
+    let make = |dir: &Path, mode| DirBuilder::new().recursive(true).mode(mode).create(dir);
+    let above = dir.parent().map_or(Ok(()), |above| make(above, 0o755));
+    above
+        .and_then(|()| make(dir, 0o700))
         .map_err(|e| format!("making the directory: {}", plain(&e)))?;
     check_dir(dir)
 }

@@ -303,6 +303,26 @@ fn a_directory_that_others_can_write_is_refused() {
 }
 
 #[test]
+fn the_directory_is_private_and_what_is_above_it_is_not() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = Dir::new("above");
+    let place = dir.0.join("etc/crashes");
+    let mut c = crashes(&dir);
+    c.configure(&CrashReports {
+        dir: place.clone(),
+        ..CrashReports::default()
+    });
+    crash(&mut c, "x", "a", 1);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&place), 0o700);
+    // What a umask of 077 would make of it, too, is the operator's wish.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let umask = status.lines().find_map(|l| l.strip_prefix("Umask:\t"));
+    let umask = u32::from_str_radix(umask.unwrap(), 8).unwrap();
+    assert_eq!(mode(&dir.0.join("etc")), 0o755 & !umask);
+}
+
+#[test]
 fn nothing_is_written_or_read_when_it_is_switched_off() {
     let dir = Dir::new("off");
     let mut c = crashes(&dir);

@@ -190,6 +190,83 @@ fn what_is_written_is_read_and_the_last_word_counts() {
     assert!(matches!(read(&scratch.file(), &head()), Found::Nothing));
 }
 
+/// The third run of "web" is about to start.
+fn begin() -> Begin {
+    let mut service = crate::machine::service::Service::new(
+        ServiceId(1),
+        std::rc::Rc::new(defs()["web"].spec(|_| None)),
+        Tick(9),
+    );
+    let run = r#"{"Starting":{"instance":3,"pid":null,"began":9,"stopping_seen":0,
+        "exec_error":null,"ready":"NotTold","reloading":false,"refused":null}}"#;
+    service.state = serde_json::from_str(run).unwrap();
+    service.want = crate::machine::service::Want::Up;
+    service.restarts = 2;
+    Begin {
+        name: "web".into(),
+        begun: Begun::of(&service, Instance(3)).unwrap(),
+        place: Place {
+            main: None,
+            leader: 0,
+            cookie: "/run:web:1-3".to_owned(),
+            group: None,
+            ports: Vec::new(),
+        },
+    }
+}
+
+#[test]
+fn a_start_is_one_short_line() {
+    let scratch = Scratch::new("starts");
+    let ids = || std::iter::once(ServiceId(1));
+    let started = |e: &Entry| {
+        assert!(e.memory.is_unborn());
+        assert_eq!(e.memory.instance(), Instance(3));
+        let place = e.place.as_ref().unwrap();
+        assert_eq!((place.main, place.cookie.as_str()), (None, "/run:web:1-3"));
+    };
+    // The first of all: a definition there is none yet.
+    let mut journal = Journal::new(scratch.file(), head());
+    assert!(journal.begin(&[begin()], ids()));
+    let length = fs::metadata(scratch.file()).unwrap().len();
+    assert!(length < 400, "{length}");
+    let found = left(&scratch.file());
+    assert!(found.services.is_empty());
+    started(&found.begun[0]);
+    assert!(journal.begin(&[begin()], ids()), "a second batch");
+    // What runs is written whole, with all the others.
+    assert!(journal.is_unsaved() && journal.wants_all());
+    let all = entries();
+    assert_eq!(write(&mut journal, &all), None);
+    let found = left(&scratch.file());
+    assert!(found.begun.is_empty());
+    assert!(!found.services["web"].1.memory.is_unborn());
+    // The next start of one that is known.
+    assert!(!journal.wants_all());
+    assert!(journal.begin(&[begin()], ids()));
+    let found = left(&scratch.file());
+    assert_eq!(found.services.len(), 2);
+    started(&found.services["web"].1);
+    // The same as before it is not the last word any more.
+    assert_eq!(write(&mut journal, &all), None);
+    let found = left(&scratch.file());
+    assert!(!found.services["web"].1.memory.is_unborn());
+    // With a new definition, or where the file is gone, it is not enough.
+    journal.redefine(ServiceId(1));
+    assert!(!journal.begin(&[begin()], ids()));
+    assert_eq!(write(&mut journal, &all), None);
+    fs::remove_file(scratch.file()).unwrap();
+    assert!(!journal.begin(&[begin()], ids()));
+    // Nor for who has to write down what another superd has left.
+    let mut journal = Journal::new(scratch.file(), head());
+    journal.inherit();
+    assert!(!journal.begin(&[begin()], ids()));
+    // Nor where nothing can be written.
+    let mut journal = Journal::new(scratch.0.join("none/journal"), head());
+    assert!(!journal.begin(&[begin()], ids()));
+    assert!(write(&mut journal, &all).is_some());
+}
+
 #[test]
 fn it_does_not_grow_without_bound() {
     let scratch = Scratch::new("bound");
@@ -295,6 +372,7 @@ fn garbage_in_a_journal_is_no_panic() {
     let scratch = Scratch::new("garbage");
     let mut journal = Journal::new(scratch.file(), head());
     write(&mut journal, &entries());
+    assert!(journal.begin(&[begin()], std::iter::once(ServiceId(1))));
     let text = fs::read(scratch.file()).unwrap();
     let mut seed = 11_u64;
     let mut roll = |n: usize| {
