@@ -8,6 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::support::*;
 
 const PAGES: &str = r#"
@@ -346,4 +348,100 @@ fn ports_are_closed_when_the_service_has_closed_them() {
     assert_eq!(end["verdict"], "clean", "{end}");
     assert_eq!(end["steps"].as_array().unwrap().len(), 3, "{end}");
     s.end();
+}
+
+/// Nanoseconds of processor time that superd, one thread, has used.
+fn used(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    text.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// When the first connection was held back, tried one after the other.
+fn first_held(at: &SocketAddr) -> u64 {
+    loop {
+        let began = monotonic();
+        match TcpStream::connect_timeout(at, Duration::from_millis(300)) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::TimedOut => return began,
+            Err(e) => panic!("{at}: {e}"),
+        }
+    }
+}
+
+#[test]
+fn five_milliseconds_after_the_request_who_is_new_is_held_back() {
+    const ROUNDS: usize = 20;
+    let name = "five_milliseconds_after_the_request_who_is_new_is_held_back";
+    alone(|| {
+        let Some((s, at)) = start(name, Flavour::NoCgroups, PAGES) else {
+            return;
+        };
+        let address: SocketAddr = at.parse().unwrap();
+        let mut times = Times::within(Duration::from_millis(5));
+        for round in 1..=ROUNDS {
+            let client = Client::begin(&at);
+            let trying = std::thread::spawn(move || first_held(&address));
+            let mut raw = s.raw();
+            let asked = monotonic();
+            raw.ask(&json!({"do": "stop", "service": "pages"}));
+            let held = trying.join().unwrap();
+            times.add(Duration::from_nanos(held.saturating_sub(asked)));
+            drop(client);
+            s.wait_state("pages", "down");
+            s.ok(&["start", "pages"]);
+            s.wait_record("pages", "start", round + 1);
+        }
+        tell(&format!(
+            "drain: from the request to the first packet held back: longest {:?}, late {} of {ROUNDS}",
+            times.longest(),
+            times.late()
+        ));
+        times.assert_mostly_in_time();
+        s.end();
+    });
+}
+
+#[test]
+fn a_drain_of_a_thousand_connections_takes_a_hundredth_of_a_processor() {
+    const CLIENTS: u64 = 1000;
+    let name = "a_drain_of_a_thousand_connections_takes_a_hundredth_of_a_processor";
+    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    let (_, hard) = nix::sys::resource::getrlimit(limit).unwrap();
+    if hard < 4096 || nix::sys::resource::setrlimit(limit, 4096.max(hard), hard).is_err() {
+        return skip(name, "needs 4096 descriptors");
+    }
+    alone(|| {
+        let toml = PAGES.replace("stop = ", "limits = { nofile = 4096 }\nstop = ");
+        let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
+            return;
+        };
+        wait_until("superd has nothing to do", || {
+            let before = used(s.pid);
+            std::thread::sleep(SHORT);
+            used(s.pid) == before
+        });
+        let idle = used(s.pid);
+        let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::begin(&at)).collect();
+        let unused = used(s.pid) - idle;
+        let stop = stop(&s);
+        wait_connections(&s, CLIENTS);
+        let (began, before) = (monotonic(), used(s.pid));
+        // Nothing but time is measured here.
+        sleep_until(began + 5_000_000_000);
+        let share = (used(s.pid) - before) as f64 / (monotonic() - began) as f64;
+        tell(&format!(
+            "drain: {CLIENTS} open connections cost {:.2} % of a processor",
+            share * 100.0
+        ));
+        for client in &mut clients {
+            assert_eq!(client.ask("end"), "whole");
+        }
+        drop(clients);
+        assert_eq!(finish(stop).code, 0);
+        assert_eq!(s.verdict("pages"), "clean");
+        assert_eq!(unused, 0, "what is not drained costs nothing");
+        // superctl, which asks for the progress twice a second, has its share in it.
+        assert!(share <= 0.02, "{share}");
+        s.end();
+    });
 }
