@@ -40,6 +40,9 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 /// So long a handshake that was under way counts: it ends in a connection soon, or it is one
 /// of those that never end.
 const HANDSHAKE: Duration = Duration::from_secs(3);
+/// A UDP socket counts as one connection until nothing has come for so long: what is open
+/// there only the server knows.
+const QUIET: Duration = Duration::from_secs(5);
 /// Sockets of one instance, at most.
 const SOCKETS: usize = 256;
 
@@ -73,6 +76,8 @@ struct Held {
     local: SocketAddr,
     /// None: superd's own.
     network: Option<PathBuf>,
+    /// UDP: the last packet, and when it was seen.
+    packet: ([u64; 2], Tick),
 }
 
 impl Drains {
@@ -105,7 +110,10 @@ impl Drains {
         hold.what = what.clone();
         hold.began = now;
         let found = trees.sockets(service, instance, &mut self.seen);
-        let taken = hold.take(&found);
+        for held in &mut hold.sockets {
+            held.packet.1 = now;
+        }
+        let taken = hold.take(&found, Which::All, now);
         if hold.sockets.is_empty() {
             return Err(why_none(&taken, &found));
         }
@@ -170,12 +178,13 @@ impl Drains {
         say: &mut dyn FnMut(ServiceId, String),
     ) -> Vec<Event> {
         let began = clock();
-        self.take_new(trees, say);
+        self.take_new(trees, began, say);
         let open = self.count(trees, began);
         let mut events = Vec::new();
         for (service, hold) in &mut self.holds {
             let Some(action) = hold.action else { continue };
             let n = open.get(service).copied().unwrap_or(0);
+            let n = n.saturating_add(hold.noisy(began));
             if hold.open != Some(n) {
                 hold.open = Some(n);
                 events.push(Event::Connections(*service, hold.instance, n));
@@ -194,7 +203,7 @@ impl Drains {
     }
 
     /// What a service has opened since is held back like the rest.
-    fn take_new(&mut self, trees: &mut Trees, say: &mut dyn FnMut(ServiceId, String)) {
+    fn take_new(&mut self, trees: &mut Trees, now: Tick, say: &mut dyn FnMut(ServiceId, String)) {
         let mut listeners = Vec::new();
         proc::listeners("self", &mut listeners);
         let mut networks = BTreeSet::new();
@@ -220,7 +229,7 @@ impl Drains {
         for (service, hold) in self.holds.iter_mut().filter(|(_, h)| h.action.is_some()) {
             let found = trees.sockets(*service, hold.instance, &mut self.seen);
             let before = hold.sockets.len();
-            let taken = hold.take(&found);
+            let taken = hold.take(&found, Which::Later, now);
             for held in hold.sockets.iter().skip(before) {
                 let text = format!("new connections to {} are held back, too", held.listener);
                 say(*service, text);
@@ -266,6 +275,16 @@ impl Drains {
     }
 }
 
+/// Which sockets a drain takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// At its beginning.
+    All,
+    /// What was opened later. A UDP socket is often opened for one question: then a copy
+    /// would only keep its port from being used again.
+    Later,
+}
+
 /// What could not be held back, and why.
 struct Untaken {
     listener: Listener,
@@ -274,16 +293,17 @@ struct Untaken {
 
 impl Hold {
     /// Attaches the filter to what is not held yet. Returns what that is impossible for.
-    fn take(&mut self, found: &Reachable) -> Vec<Untaken> {
+    fn take(&mut self, found: &Reachable, which: Which, now: Tick) -> Vec<Untaken> {
         let mut untaken = Vec::new();
         for reached in &found.listening {
             let listener = reached.listener;
             let is_held = |h: &Held| h.listener.inode == listener.inode;
-            if !self.wants(&listener) || self.sockets.iter().any(is_held) {
+            let later = which == Which::Later && listener.transport == Transport::Udp;
+            if !self.wants(&listener) || later || self.sockets.iter().any(is_held) {
                 continue;
             }
             let taken = match self.sockets.len() < SOCKETS {
-                true => hold_back(reached),
+                true => hold_back(reached, now),
                 false => Err(format!("superd holds {SOCKETS} of its sockets already")),
             };
             match taken {
@@ -298,8 +318,22 @@ impl Hold {
     fn wants(&self, listener: &Listener) -> bool {
         match listener.transport {
             Transport::Tcp => self.what.takes(spec::Transport::Tcp, listener.port),
-            Transport::Udp => false,
+            Transport::Udp => self.what.takes(spec::Transport::Udp, listener.port),
         }
+    }
+
+    /// UDP sockets to which something has come not long ago.
+    fn noisy(&mut self, now: Tick) -> u32 {
+        let mut n = 0;
+        let is_udp = |held: &&mut Held| held.listener.transport == Transport::Udp;
+        for held in self.sockets.iter_mut().filter(is_udp) {
+            let packet = filter::last_packet(held.copy.as_fd());
+            if packet != held.packet.0 {
+                held.packet = (packet, now);
+            }
+            n += u32::from(now < held.packet.1 + QUIET);
+        }
+        n
     }
 
     fn networks(&self) -> BTreeSet<PathBuf> {
@@ -359,7 +393,7 @@ fn range<'a>(sockets: impl Iterator<Item = &'a Held>) -> Option<RangeInclusive<u
 
 /// Copies the socket out of the process that holds it and attaches the filter. None: it is
 /// no longer there.
-fn hold_back(reached: &Reached) -> Result<Option<Held>, String> {
+fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
     let copy = match PidFd::open(reached.pid).and_then(|held| held.copy_of(reached.fd)) {
         Ok(copy) => copy,
         Err(e) => match e.raw_os_error() {
@@ -384,7 +418,12 @@ fn hold_back(reached: &Reached) -> Result<Option<Held>, String> {
         Attached::Nothing | Attached::Ours => {}
     }
     filter::attach(copy.as_fd(), listener.transport).map_err(failed)?;
+    let packet = match listener.transport {
+        Transport::Tcp => [0; 2],
+        Transport::Udp => filter::last_packet(copy.as_fd()),
+    };
     Ok(Some(Held {
+        packet: (packet, now),
         copy,
         listener,
         local,

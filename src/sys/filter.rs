@@ -164,6 +164,21 @@ fn set<T>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::Result<()> {
     }
 }
 
+/// SIOCGSTAMPNS with a timespec as the kernel has it by itself (asm/sockios.h).
+const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
+
+/// When the last packet was that somebody has read from this UDP socket: not to be understood,
+/// only to be compared. The first call makes the kernel keep that time (SIOCGSTAMPNS, socket(7)).
+pub fn last_packet(socket: BorrowedFd<'_>) -> [u64; 2] {
+    let mut time = [0_u64; 2];
+    // SAFETY: ioctl(2) writes a timespec, at most 16 bytes, to 16 bytes of ours.
+    let r = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSTAMPNS, time.as_mut_ptr()) };
+    match r {
+        0 => time,
+        _ => [0; 2], // none yet
+    }
+}
+
 /// The inode of a socket, and whether it takes connections (SO_ACCEPTCONN).
 ///
 /// # Errors
@@ -261,6 +276,22 @@ mod tests {
         detach(server.as_fd()).unwrap();
         client.send_to(&held[0], to).unwrap();
         assert_eq!(server.recv(&mut buffer).unwrap(), 1200);
+    }
+
+    #[test]
+    fn a_packet_that_is_read_leaves_its_time() {
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        last_packet(server.as_fd());
+        let mut seen = vec![last_packet(server.as_fd())];
+        for n in 1..5 {
+            client.send_to(b"x", server.local_addr().unwrap()).unwrap();
+            server.recv(&mut [0]).unwrap();
+            let now = last_packet(server.as_fd());
+            assert_eq!(now, last_packet(server.as_fd()), "nothing has come since");
+            assert!(!seen.contains(&now), "packet {n}");
+            seen.push(now);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! | `child.rs` | `_exit` | no pointers |
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
 //! | `filter.rs` | `setsockopt`, `getsockopt` | values and instructions of the lengths given |
+//! | `filter.rs` | `ioctl(SIOCGSTAMPNS)` | room for a timespec |
 //! | `kill.rs` | `kill` | no pointers; guarded against groups, init, superd |
 //! | `klog.rs` | `klogctl` | a writable buffer of the length given |
 //! | `limits.rs` | `prlimit64` | valid pointers to two u64 each |

@@ -4,7 +4,7 @@
 //! answer that comes whole is the drain's doing.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -324,6 +324,47 @@ fn what_cannot_be_drained_is_skipped_with_one_line() {
         assert_eq!(end["verdict"], "clean", "{end}");
         assert_eq!(s.place.log().matches(why).count(), 1, "{why}");
     }
+    s.end();
+}
+
+/// A client that sends something, and whether it comes back.
+fn is_answered(socket: &UdpSocket, first: u8, version: u32) -> bool {
+    let mut bytes = vec![first];
+    bytes.extend(version.to_be_bytes());
+    bytes.resize(1200, 0);
+    socket.send(&bytes).unwrap();
+    socket.recv(&mut [0; 2000]).is_ok()
+}
+
+#[test]
+fn a_quic_connection_that_is_new_waits_and_what_is_open_goes_on() {
+    let name = "a_quic_connection_that_is_new_waits_and_what_is_open_goes_on";
+    let toml = PAGES.replace("\"--also\", \"$HOST:8081\"", "\"--udp\", \"$HOST:8080\"");
+    let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
+        return;
+    };
+    let client = UdpSocket::bind((s.place.host.as_str(), 0)).unwrap();
+    client.connect(&at).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    assert!(is_answered(&client, 0xc0, 1));
+    let stop = stop(&s);
+    wait_connections(&s, 1);
+    client.set_read_timeout(Some(SHORT)).unwrap();
+    assert!(!is_answered(&client, 0xc0, 1), "Initial of version 1");
+    assert!(
+        !is_answered(&client, 0xd0, 0x6b33_43cf),
+        "Initial of version 2"
+    );
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    let asked = monotonic();
+    assert!(is_answered(&client, 0x40, 0), "an open connection");
+    assert_eq!(finish(stop).code, 0);
+    let waited = Duration::from_nanos(monotonic() - asked);
+    assert!(
+        waited >= Duration::from_secs(4),
+        "{waited:?} after the last packet"
+    );
+    assert_eq!(s.verdict("pages"), "clean");
     s.end();
 }
 

@@ -57,7 +57,8 @@ victims:
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
   flood [--bytes N]    lines N     close-stdout    exec-other   bind --listen WHERE
   fork-bomb N          hop N [--every-us US]   show    pause
-  pages --listen WHERE[,WHERE] [--also WHERE]      cuts what is open when it gets TERM
+  pages --listen WHERE[,WHERE] [--also WHERE] [--udp WHERE]
+                       cuts what is open when it gets TERM
   godump [--stay] [--listen WHERE]   TERM does nothing, QUIT prints goroutines as Go does
   eat MIB --gate FILE  waits for the file, then uses so much memory
   handover [--stay] [--on-term] [--session] [--then MESSAGE] [--slow MS]

@@ -2,10 +2,11 @@
 //!
 //! A client says what the server is to do, a line each, on one connection as often as it
 //! likes: `begin` is answered by `begun`, `end` by `whole`, `send N` by a line of N bytes, and
-//! `crash` by a panic. USR1 opens the port of --also.
+//! `crash` by a panic. USR1 opens the port of --also. On the UDP port of --udp it sends back
+//! what comes.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
 use super::{hold_signals, usage, Twin};
@@ -56,6 +57,15 @@ pub fn pages(twin: &'static Twin) {
     let at = twin.text("--listen").unwrap_or_else(|| usage());
     for at in at.split(',') {
         bind(twin, at);
+    }
+    if let Some(at) = twin.text("--udp") {
+        let socket = UdpSocket::bind(at).unwrap();
+        thread::spawn(move || loop {
+            let mut buffer = [0; 2000];
+            if let Ok((n, from)) = socket.recv_from(&mut buffer) {
+                socket.send_to(&buffer[..n], from).ok(); // the client may be gone
+            }
+        });
     }
     twin.note("start");
     loop {
