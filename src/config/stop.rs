@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Action, Drain, HttpAddress, Port, Step, To, Transport, Until};
+use crate::machine::spec::{Action, Drain, Port, Schedule, Step, To, Transport, Until};
 
 use super::keys;
 use super::problem::{did_you_mean, word};
@@ -376,14 +376,7 @@ fn finish(r: &mut Reader, value: &Value, mut steps: Vec<Step>) -> Option<Vec<Ste
         );
         return None;
     }
-    let port = |s: &Step| match &s.action {
-        Action::Http(http) => match &http.to {
-            HttpAddress::Tcp(to) => Some(to.port()),
-            HttpAddress::Unix(_) => None,
-        },
-        Action::Signal(..) | Action::Run(_) | Action::Drain(_) => None,
-    };
-    let except: Vec<u16> = steps.iter().filter_map(port).collect();
+    let except = Schedule::own_ports(&steps);
     for step in &mut steps {
         if let Action::Drain(drain) = &step.action {
             let drain = Drain {

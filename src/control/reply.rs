@@ -123,6 +123,10 @@ pub struct Status {
     /// Open connections, while new ones are held back and these are waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
+    /// New connections are held back without a stop: `draining` while some are open, then
+    /// `drained`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<String>,
     /// What the running instance has said of its readiness (sd_notify(3)): `yes` (READY=1),
     /// `no` (it has sent messages, but not that one), `not-told` (it has sent none).
     #[serde(default, skip_serializing_if = "Option::is_none")]

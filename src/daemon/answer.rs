@@ -56,7 +56,12 @@ impl Reactor {
 
     fn hear_request(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
         match request.verb {
-            Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+            Verb::Start
+            | Verb::Stop
+            | Verb::Restart
+            | Verb::Signal
+            | Verb::Drain
+            | Verb::Undrain => {
                 self.act(ticket, request, peer);
             }
             Verb::Reload if request.service.is_some() => self.act(ticket, request, peer),
@@ -92,6 +97,8 @@ impl Reactor {
             (Verb::Restart, false) => event::Verb::Restart,
             (Verb::Restart, true) => event::Verb::RestartNow,
             (Verb::Reload, _) => event::Verb::Reload,
+            (Verb::Drain, _) => event::Verb::Drain,
+            (Verb::Undrain, _) => event::Verb::Undrain,
             (Verb::Signal, _) => {
                 let parsed = request.signal.as_deref().unwrap_or("").parse();
                 match parsed {
@@ -487,6 +494,8 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Restart => "restart",
         Verb::Reload => "reload",
         Verb::Signal => "signal",
+        Verb::Drain => "drain",
+        Verb::Undrain => "undrain",
         Verb::Logs => "logs",
         Verb::Why => "why",
         Verb::Crashes => "crashes",

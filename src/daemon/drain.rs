@@ -137,7 +137,8 @@ impl Drains {
         self.rest();
     }
 
-    /// The filters go, and superd's copies of the sockets.
+    /// The filters go, and superd's copies of the sockets. What it has no copy of:
+    /// [`remove_filters`].
     pub fn let_go(&mut self, service: ServiceId, instance: Instance) {
         let is_it = |hold: &Hold| hold.instance == instance;
         if self.holds.get(&service).is_some_and(is_it) {
@@ -283,6 +284,27 @@ enum Which {
     /// What was opened later. A UDP socket is often opened for one question: then a copy
     /// would only keep its port from being used again.
     Later,
+}
+
+/// Removes every filter of superd's from the sockets of an instance that runs, also those of
+/// an earlier superd. Returns the names of the sockets that had one.
+pub fn remove_filters(trees: &mut Trees, service: ServiceId, instance: Instance) -> String {
+    let found = trees.sockets(service, instance, &mut BTreeSet::new());
+    let mut names: Vec<String> = Vec::new();
+    for reached in &found.listening {
+        let held = PidFd::open(reached.pid);
+        let Ok(copy) = held.and_then(|held| held.copy_of(reached.fd)) else {
+            continue; // closed, or nothing could have been attached to it either
+        };
+        let is_ours = filter::attached(copy.as_fd()).is_ok_and(|a| a == Attached::Ours);
+        if is_ours && filter::detach(copy.as_fd()).is_ok() {
+            let name = reached.listener.to_string();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names.join(", ")
 }
 
 /// What could not be held back, and why.

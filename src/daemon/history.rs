@@ -163,6 +163,8 @@ fn weight(what: &Happening) -> usize {
         | Happening::Ready { .. }
         | Happening::SaysReloading { .. }
         | Happening::MainProcess { .. }
+        | Happening::Draining { .. }
+        | Happening::Undrained { .. }
         | Happening::Reloading { .. } => 0,
     };
     std::mem::size_of::<Entry>() + texts
@@ -272,6 +274,8 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             (severity, text)
         }
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
+        Happening::Draining { by } => (Notice, format!("draining: {by} asked")),
+        Happening::Undrained { by } => (Notice, format!("no longer draining: {by} asked")),
         Happening::Reloading { by } => (Notice, format!("reloading: {by} asked")),
         Happening::ActionFailed { error } => (Warn, format!("action failed: {error}")),
         Happening::Ready { .. } => (Info, "says that it is ready".to_owned()),

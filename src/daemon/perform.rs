@@ -8,6 +8,7 @@ use mio::unix::SourceFd;
 use mio::Interest;
 use syslog::Severity;
 
+use super::drain;
 use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
 use super::token::Source;
@@ -98,7 +99,15 @@ impl Reactor {
             Effect::Drain(service, instance, action, what) => {
                 self.drain(service, instance, action, &what);
             }
-            Effect::LetGo(service, instance) => self.drains.let_go(service, instance),
+            Effect::LetGo(service, instance) => {
+                // Of a tree that is dead nothing is found, and its sockets are superd's alone.
+                let names = drain::remove_filters(&mut self.trees, service, instance);
+                if !names.is_empty() {
+                    let text = format!("new connections to {names} are let in again");
+                    self.say_of(service, Severity::LOG_NOTICE, &text);
+                }
+                self.drains.let_go(service, instance);
+            }
             Effect::EndAction(service, instance, action) => {
                 self.end_action(service, instance, action);
             }

@@ -11,7 +11,9 @@
 
 use std::rc::Rc;
 
-use super::event::{ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Verb};
+use super::event::{
+    ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Target, Verb, Wait,
+};
 use super::report::{Exit, Origin, SpawnError, Stage};
 use super::rig::{schedule, signal, step, Rig, A, B};
 use super::service::Want;
@@ -19,7 +21,7 @@ use super::signal::Signal;
 use super::spec::{Action, Policy, Reload, Spec, Until};
 use super::testing::spec;
 
-const EVENTS: [&str; 34] = [
+const EVENTS: [&str; 36] = [
     "start",
     "stop",
     "stop-now",
@@ -28,6 +30,8 @@ const EVENTS: [&str; 34] = [
     "reload",
     "hup",
     "winch",
+    "drain",
+    "undrain",
     "gone",
     "program",
     "policy",
@@ -58,6 +62,8 @@ const EVENTS: [&str; 34] = [
 
 const TABLE: &str = "
 # down down: it was never started
+drain -> down down: reply refused
+undrain -> down down: reply already
 start, restart, restart-now -> starting up: spawn a1
 stop, stop-now -> down down: reply already
 reload, hup, winch -> down down: reply refused
@@ -68,6 +74,8 @@ spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure ->
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # down up: it has failed and its policy is never
+drain -> down up: reply refused
+undrain -> down up: reply already
 start, restart, restart-now, program -> starting up: spawn a2
 stop, stop-now -> down down: reply already
 reload, hup, winch -> down up: reply refused
@@ -78,6 +86,8 @@ spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure ->
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # waiting up: it requires b, which is down
+drain -> waiting up: reply refused
+undrain -> waiting up: reply already
 start, restart, restart-now -> waiting up: spawn b1
 stop, stop-now -> down down: reply done
 reload, hup, winch -> waiting up: reply refused
@@ -88,6 +98,8 @@ spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure ->
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # starting up: ordered, not forked yet
+drain -> starting up: reply refused
+undrain -> starting up: reply already
 start, restart, restart-now, program, policy, client-gone -> -
 stop, stop-now, gone -> starting down:
 reload, hup, winch -> starting up: reply refused
@@ -103,6 +115,8 @@ looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended,
 main -> -
 
 # forked up: forked, not executing yet
+drain -> starting up: reply refused
+undrain -> starting up: reply already
 start, policy, client-gone -> -
 stop, gone -> stopping down: look notify a1
 restart, program, shutdown -> stopping up: look notify a1
@@ -118,6 +132,8 @@ looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended,
 main -> starting up 8:
 
 # starting down: a stop came before the fork
+drain -> starting down: reply refused
+undrain -> starting down: reply already
 start -> starting up: reply failed
 restart, restart-now -> starting up:
 stop, stop-now, gone, program, policy, client-gone, shutdown, shutdown-now -> -
@@ -133,6 +149,8 @@ looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended,
 main -> -
 
 # up up
+drain -> up up: drain a1
+undrain -> up up: reply already
 start -> up up: reply already
 stop, gone -> stopping down: look notify a1
 restart, program, shutdown -> stopping up: look notify a1
@@ -147,7 +165,26 @@ exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> up up 8:
 
+# drained up: new connections are held back, outside of a stop
+drain -> -
+undrain -> up up: end action a1, let go a1, reply done
+start -> up up: reply already
+stop, gone -> stopping down: end action a1, look notify a1
+restart, program, shutdown -> stopping up: end action a1, look notify a1
+stop-now -> killing down: end action a1, kill a1
+restart-now, shutdown-now -> killing up: end action a1, kill a1
+reload, hup -> up up: HUP a1, reply done
+winch -> up up: WINCH a1, reply done
+policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: end action a1, let go a1, release a1, spawn a2
+exited-left -> sweeping up: end action a1, TERM to tree of a1
+exited-unsure -> sweeping up: end action a1, look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
+main -> up up 8:
+
 # up down: its stop waits for b, which requires it and goes first
+drain -> up down: reply refused
+undrain -> up down: reply already
 start -> up up: reply failed, reply done
 restart -> up up:
 stop, gone, program, policy, client-gone, shutdown -> -
@@ -165,6 +202,7 @@ timeout -> up down: kill b1
 main -> up down 8:
 
 # stopping down: TERM was sent
+drain, undrain -> stopping down: reply refused
 start, restart -> stopping up:
 stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now, timeout -> killing down: kill a1
@@ -179,6 +217,7 @@ looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended,
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
+drain, undrain -> stopping up: reply refused
 stop, gone -> stopping down: reply failed
 stop-now -> killing down: reply failed, kill a1
 shutdown -> stopping up: reply failed
@@ -195,6 +234,7 @@ looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended,
 main -> stopping up 8:
 
 # draining down: new connections are held back, in the first step of a stop
+drain, undrain -> stopping down: reply refused
 start, restart -> stopping up:
 stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> killing down: end action a1, kill a1
@@ -210,6 +250,7 @@ looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended,
 main -> stopping down 8:
 
 # killing down
+drain, undrain -> killing down: reply refused
 start, restart, restart-now -> killing up:
 stop, stop-now, gone, program, policy, client-gone, shutdown, shutdown-now -> -
 reload, hup, winch -> killing down: reply refused
@@ -222,6 +263,7 @@ timeout -> killing down: kill a1
 main -> killing down 8:
 
 # killing up: for a restart
+drain, undrain -> killing up: reply refused
 stop, stop-now, gone -> killing down: reply failed
 shutdown, shutdown-now -> killing up: reply failed
 start, restart, restart-now, program, policy, client-gone -> -
@@ -235,6 +277,7 @@ timeout -> killing up: kill a1
 main -> killing up 8:
 
 # sweeping down: stopped, and one process is left, which had its TERM
+drain, undrain -> sweeping down: reply refused
 start, restart -> sweeping up:
 restart-now -> sweeping up: kill a1, look tree a1
 stop, gone, program, policy, client-gone, shutdown -> -
@@ -246,6 +289,7 @@ tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
 # sweeping up: it ended by itself and left a process, which had its TERM
+drain, undrain -> sweeping up: reply refused
 start, restart, program, policy, client-gone, shutdown -> -
 stop, gone -> sweeping down:
 stop-now -> sweeping down: kill a1, look tree a1
@@ -257,6 +301,8 @@ tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
 # backoff up: the second failure in a row
+drain -> backoff up: reply refused
+undrain -> backoff up: reply already
 start, restart, restart-now, program, policy, timeout -> starting up: spawn a3
 stop, stop-now -> down down: reply done
 gone -> none none: forget a
@@ -323,6 +369,15 @@ fn reach(heading: &str) -> Rig {
             r.ask(A, Verb::Stop);
         }),
         "up up" => up(),
+        "drained up" => after(up(), |r| {
+            r.hear(Event::Request {
+                ticket: None,
+                target: Target::One(A),
+                verb: Verb::Drain,
+                wait: Wait::No,
+                by: Origin::Config,
+            });
+        }),
         "up down" => after(Rig::new(vec![plain(), needs_a]), |r| {
             r.ask(A, Verb::Stop);
         }),
@@ -399,6 +454,8 @@ fn happen(rig: &mut Rig, event: &str) {
         "reload" => Some(Verb::Reload),
         "hup" => Some(Verb::Signal(Signal::HUP)),
         "winch" => Some(Verb::Signal(Signal(libc::SIGWINCH))),
+        "drain" => Some(Verb::Drain),
+        "undrain" => Some(Verb::Undrain),
         _ => None,
     };
     if let Some(verb) = verb {
@@ -490,6 +547,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 16 * EVENTS.len());
+    assert_eq!(cells, 17 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

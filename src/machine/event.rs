@@ -89,6 +89,10 @@ pub enum Verb {
     Reload,
     /// Send this signal to the main process and change nothing else.
     Signal(Signal),
+    /// Hold back new connections of the present instance, and go on running.
+    Drain,
+    /// Hold them back no longer.
+    Undrain,
 }
 
 /// Whether the asker wants the answer now or when it is done.
@@ -278,8 +282,8 @@ pub enum Effect {
     /// or with the reason why this cannot be done here; until then by `Connections` whenever
     /// their number has changed. May come again for the same action, from the next superd.
     Drain(ServiceId, Instance, ActionId, Rc<Drain>),
-    /// What held back new connections goes: filters off, superd's copies of the sockets
-    /// closed. Comes before ports are looked at in the end.
+    /// What held back new connections goes: filters off, also those of an earlier superd, and
+    /// superd's copies of the sockets closed. In the end it comes before ports are looked at.
     LetGo(ServiceId, Instance),
     /// It is no longer needed: end the command or request if it still runs; a drain goes on
     /// to hold back, and counts no more.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{ActionId, Check, Effect, Instance, Presence};
 use super::report::{Exit, Happening, Origin, Verdict};
 use super::restart::Record;
-use super::service::{Context, Kill, Moved, ReloadRun, Rest, Service, State, Want};
+use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State, Want};
 use super::spec::{Schedule, Spec};
 use super::stop::{Order, Scene};
 use super::time::Tick;
@@ -125,7 +125,10 @@ impl Memory {
     pub fn of_stranger(now: Tick) -> Memory {
         Memory {
             want: Want::Up,
-            state: State::Up(super::service::Run::new(Instance(1), now)),
+            state: State::Up(Run {
+                filtered: true, // nobody knows
+                ..Run::new(Instance(1), now)
+            }),
             since: now,
             instance: Instance(1),
             cycle: false,
@@ -272,6 +275,14 @@ impl Service {
             (State::Starting(run) | State::Up(run), Presence::Running(pid)) => {
                 run.pid = Some(pid);
                 run.adopted = true;
+                if let Some(hold) = &mut run.drain {
+                    // The filter is still there. Counted is again: what has come since?
+                    let action = *hold.action.get_or_insert_with(|| cx.next_action());
+                    let what = hold.what.clone();
+                    cx.effects.push(Effect::Drain(id, instance, action, what));
+                } else if run.filtered {
+                    cx.effects.push(Effect::LetGo(id, instance));
+                }
                 let (run, since) = (run.clone(), self.since);
                 let ran = now - run.began;
                 cx.publish(id, Happening::Adopted { instance, pid, ran });

@@ -517,6 +517,16 @@ pub enum Happening {
         /// Who asked.
         by: Origin,
     },
+    /// New connections are held back, outside of a stop.
+    Draining {
+        /// Who asked.
+        by: Origin,
+    },
+    /// They are held back no longer.
+    Undrained {
+        /// Who asked.
+        by: Origin,
+    },
     /// It was asked to reload.
     Reloading {
         /// Who asked.

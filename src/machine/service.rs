@@ -43,7 +43,7 @@ use super::event::{
 };
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
-use super::spec::{Schedule, Spec};
+use super::spec::{Drain, Schedule, Spec};
 use super::stop::{Course, Order, Scene, Stop};
 use super::time::{Span, Tick};
 
@@ -117,6 +117,24 @@ pub struct Run {
     /// An earlier superd has started it.
     #[serde(default)]
     pub adopted: bool,
+    /// New connections are held back, outside of a stop.
+    #[serde(default)]
+    pub drain: Option<Hold>,
+    /// They have been at some time, by this superd or, perhaps, an earlier one. Never taken
+    /// back: a superd that is killed while it lets go leaves that to the next.
+    #[serde(default)]
+    pub filtered: bool,
+}
+
+/// New connections are held back because somebody asked for that.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Hold {
+    /// What counts the open ones; none: there are none any more.
+    pub action: Option<ActionId>,
+    /// What is held back.
+    pub what: Rc<Drain>,
+    /// Open connections at the last look.
+    pub connections: Option<u32>,
 }
 
 impl Run {
@@ -131,6 +149,8 @@ impl Run {
             reloading: false,
             refused: None,
             adopted: false,
+            drain: None,
+            filtered: false,
         }
     }
 }
@@ -258,6 +278,8 @@ pub struct Moved {
     pub over: Option<(Verdict, How)>,
     /// The reload action ended.
     pub reloaded: Option<Result<(), String>>,
+    /// No connection is open any more, outside of a stop; or that cannot be seen.
+    pub drained: Option<Result<(), String>>,
 }
 
 /// A reload command that runs.
@@ -286,6 +308,11 @@ impl Waiter {
         matches!(self.goal, Goal::UpAfter(_))
     }
 
+    /// It waits for the last connection.
+    pub fn wants_it_drained(&self) -> bool {
+        matches!(self.goal, Goal::Drained)
+    }
+
     /// It waits for the end of an instance.
     pub fn wants_it_over(&self) -> bool {
         matches!(self.goal, Goal::Over(_))
@@ -301,6 +328,8 @@ pub enum Goal {
     UpAfter(Instance),
     /// The reload action ended.
     Reloaded,
+    /// No connection is open any more.
+    Drained,
 }
 
 /// One service.
@@ -582,8 +611,11 @@ impl Service {
                 Input::Notified(_),
             ) => Moved::default(),
 
-            (State::Up(_), Input::ActionEnded(action, outcome)) => {
-                self.reload_ended(action, outcome, cx)
+            (State::Up(run), Input::ActionEnded(action, outcome)) => {
+                match run.drain.as_ref().and_then(|hold| hold.action) {
+                    Some(own) if own == action => self.drain_ended(outcome, cx),
+                    Some(_) | None => self.reload_ended(action, outcome, cx),
+                }
             }
             (State::Stopping(..), Input::ActionEnded(action, outcome)) => {
                 self.in_stop(now, cx, |stop, scene| {
@@ -604,11 +636,16 @@ impl Service {
                 stop.counted(n);
                 Moved::default()
             }
+            (State::Up(run), Input::Connections(n)) => {
+                if let Some(hold) = &mut run.drain {
+                    hold.connections = Some(n);
+                }
+                Moved::default()
+            }
             (
                 State::Down(_)
                 | State::Waiting
                 | State::Starting(_)
-                | State::Up(_)
                 | State::Killing(..)
                 | State::Sweeping(_)
                 | State::Backoff { .. },
@@ -758,7 +795,7 @@ impl Service {
             // `config` refuses that; should one reach this place, it must not hang.
             return self.begin_kill(order, now, cx);
         }
-        self.end_reload(cx);
+        self.end_actions(cx);
         let schedule = self.spec.stop.clone();
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
@@ -775,7 +812,7 @@ impl Service {
     }
 
     fn begin_kill(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
-        self.end_reload(cx);
+        self.end_actions(cx);
         let grace = self.spec.stop.leftover_grace;
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
@@ -968,6 +1005,35 @@ impl Service {
         }
     }
 
+    fn drain_ended(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Moved {
+        let State::Up(run) = &mut self.state else {
+            return Moved::default();
+        };
+        let result = match outcome {
+            Outcome::Done => {
+                if let Some(hold) = &mut run.drain {
+                    hold.action = None;
+                    hold.connections = Some(0);
+                }
+                Ok(())
+            }
+            Outcome::Unhappy(error) | Outcome::Impossible(error) => {
+                run.drain = None;
+                cx.publish(
+                    self.id,
+                    Happening::ActionFailed {
+                        error: error.clone(),
+                    },
+                );
+                Err(error)
+            }
+        };
+        Moved {
+            drained: Some(result),
+            ..Moved::default()
+        }
+    }
+
     /// The reload command does not come to an end: it is killed, and those who wait are told.
     fn reload_timeout(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
         let Some(reload) = self.reload.filter(|r| now >= r.until) else {
@@ -988,6 +1054,25 @@ impl Service {
         }
     }
 
+    /// What was under way outside of a stop ends. What is held back stays so.
+    fn end_actions(&mut self, cx: &mut Context<'_>) {
+        let hold = match &mut self.state {
+            State::Up(run) => run.drain.as_mut(),
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_)
+            | State::Backoff { .. } => None,
+        };
+        if let Some(action) = hold.and_then(|hold| hold.action.take()) {
+            cx.effects
+                .push(Effect::EndAction(self.id, self.instance, action));
+        }
+        self.end_reload(cx);
+    }
+
     fn end_reload(&mut self, cx: &mut Context<'_>) {
         if let Some(reload) = self.reload.take() {
             cx.effects
@@ -1004,7 +1089,7 @@ impl Service {
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {
-        self.end_reload(cx);
+        self.end_actions(cx);
         let Some((run, stop, killing)) = self.take_run() else {
             return Moved::default();
         };

@@ -63,6 +63,33 @@ impl Schedule {
         })
     }
 
+    /// The TCP ports to which superd's own requests go.
+    pub fn own_ports(steps: &[Step]) -> Vec<u16> {
+        let port = |step: &Step| match &step.action {
+            Action::Http(http) => match &http.to {
+                HttpAddress::Tcp(to) => Some(to.port()),
+                HttpAddress::Unix(_) => None,
+            },
+            Action::Signal(..) | Action::Run(_) | Action::Drain(_) => None,
+        };
+        steps.iter().filter_map(port).collect()
+    }
+
+    /// What is held back when somebody asks for a drain outside of a stop: what the first
+    /// drain of the schedule would hold back, or everything.
+    pub fn drain(&self) -> Rc<Drain> {
+        let drain = |step: &Step| match &step.action {
+            Action::Drain(what) => Some(what.clone()),
+            Action::Signal(..) | Action::Run(_) | Action::Http(_) => None,
+        };
+        let all = || Drain {
+            ports: Vec::new(),
+            except: Schedule::own_ports(&self.steps),
+        };
+        let first = self.steps.iter().find_map(drain);
+        first.unwrap_or_else(|| Rc::new(all()))
+    }
+
     /// The longest the whole schedule can take, up to the KILL of the last leftover.
     pub fn longest(&self) -> Duration {
         self.steps

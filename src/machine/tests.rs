@@ -291,6 +291,47 @@ fn a_drain_ends_with_its_last_connection_and_holds_back_until_the_ports_are_free
 }
 
 #[test]
+fn a_drain_without_a_stop_holds_back_until_it_is_taken_back() {
+    let mut rig = Rig::new(vec![drained()]);
+    let first = rig.ask(A, Verb::Drain);
+    let second = rig.ask(A, Verb::Drain);
+    assert_eq!(rig.did(), ["spawn a1", "drain a1"], "once, and both wait");
+    rig.action_ends(A, 1, Outcome::Done);
+    let answers = rig.did();
+    for ticket in [first, second] {
+        assert!(
+            answers.contains(&format!("reply {ticket}: done")),
+            "{answers:?}"
+        );
+    }
+    let third = rig.ask(A, Verb::Drain);
+    assert_eq!(rig.did(), [format!("reply {third}: already")]);
+    let back = rig.ask(A, Verb::Undrain);
+    assert_eq!(
+        rig.did(),
+        ["let go a1".to_owned(), format!("reply {back}: done")]
+    );
+    // Who waits is told when somebody takes it back, or stops it.
+    let fourth = rig.ask(A, Verb::Drain);
+    rig.ask(A, Verb::Undrain);
+    assert_eq!(rig.count(&format!("reply {fourth}: failed")), 1);
+    let fifth = rig.ask(A, Verb::Drain);
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.count(&format!("reply {fifth}: failed")), 1);
+    assert_eq!(rig.count("drain a1"), 3, "the last is the stop's own");
+}
+
+#[test]
+fn a_drain_without_a_stop_that_cannot_be_is_told_and_is_none() {
+    let mut rig = Rig::new(vec![drained()]);
+    let asked = rig.ask(A, Verb::Drain);
+    rig.action_ends(A, 1, Outcome::Impossible("no pidfd_getfd".to_owned()));
+    assert_eq!(rig.count(&format!("reply {asked}: failed")), 1);
+    let back = rig.ask(A, Verb::Undrain);
+    assert_eq!(rig.count(&format!("reply {back}: already")), 1);
+}
+
+#[test]
 fn a_drain_that_takes_too_long_says_who_was_left() {
     let mut rig = Rig::new(vec![drained()]);
     rig.ask(A, Verb::Stop);

@@ -179,6 +179,65 @@ in_both_flavours! {
     }
 }
 
+/// The twin's connections come and go with a client, so whether a new one is let in is tried.
+fn wait_let_in(at: &str) {
+    wait_until("new connections are let in", || {
+        Client::connect(at).ask("begin") == "begun"
+    });
+}
+
+in_both_flavours! {
+    fn a_drain_without_a_stop_is_for_maintenance(flavour: Flavour) {
+        let name = "a_drain_without_a_stop_is_for_maintenance";
+        let Some((s, at)) = start(name, flavour, PAGES) else { return };
+        let mut client = Client::begin(&at);
+        let mut drain = s.ctl_command(&["drain", "pages"]);
+        let drain = drain.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_connections(&s, 1);
+        assert_eq!(s.status("pages")["drain"], "draining");
+        assert!(s.ok(&["status", "pages"]).contains("drain         draining: 1 connection\n"));
+        assert!(is_held(&at, SHORT));
+        assert_eq!(client.ask("end"), "whole");
+        drop(client);
+        assert_eq!(finish(drain).out, "pages: drained, no connection is open\n");
+        assert_eq!(s.status("pages")["drain"], "drained");
+        assert_eq!(s.state("pages"), "up");
+        assert!(is_held(&at, SHORT), "until it is taken back");
+        assert!(s.ok(&["drain", "pages"]).contains("nothing to do"));
+        assert_eq!(s.ok(&["undrain", "pages"]), "pages: takes connections again\n");
+        assert_eq!(Client::begin(&at).ask("end"), "whole");
+        assert!(s.status("pages")["drain"].is_null());
+        assert_eq!(s.record("pages").count("start"), 1, "the same run");
+        // It ends with the run that it is about.
+        s.ok(&["drain", "--no-wait", "pages"]);
+        assert!(is_held(&at, SHORT));
+        kill(s.pid_of("pages"), libc::SIGKILL);
+        s.wait_record("pages", "start", 2);
+        wait_let_in(&at);
+        s.end();
+    }
+
+    fn a_killed_superd_s_filter_is_kept_or_removed_as_it_was_meant(flavour: Flavour) {
+        let name = "a_killed_superd_s_filter_is_kept_or_removed_as_it_was_meant";
+        let Some((mut s, at)) = start(name, flavour, PAGES) else { return };
+        s.ok(&["drain", "pages"]);
+        s = s.succeed();
+        assert!(is_held(&at, SHORT), "meant to be drained");
+        wait_until("it is drained", || s.status("pages")["drain"] == "drained");
+        s.ok(&["undrain", "pages"]);
+        wait_let_in(&at);
+        // Without a journal nobody knows who wanted what: connections are let in.
+        s.ok(&["drain", "pages"]);
+        let place = s.abandon();
+        std::fs::remove_file(place.file("run/journal")).unwrap();
+        s = place.resume();
+        wait_let_in(&at);
+        assert!(s.place.log().contains("new connections to tcp/8080 are let in again"));
+        assert_eq!(s.record("pages").count("start"), 1);
+        s.end();
+    }
+}
+
 #[test]
 fn a_second_stop_changes_nothing_and_now_is_at_once() {
     let name = "a_second_stop_changes_nothing_and_now_is_at_once";

@@ -112,6 +112,10 @@ struct Live {
     term_to_leftovers: bool,
     /// New connections are held back, and the sockets are not let go yet.
     held: bool,
+    /// They have been at some time.
+    was_held: bool,
+    /// It is so because somebody asked for just that.
+    maintained: bool,
     actions: BTreeSet<ActionId>,
 }
 
@@ -317,7 +321,13 @@ impl Judge {
                     self.force(id);
                 }
             }
-            Verb::Start | Verb::Restart | Verb::RestartNow | Verb::Reload | Verb::Signal(_) => {}
+            Verb::Start
+            | Verb::Restart
+            | Verb::RestartNow
+            | Verb::Reload
+            | Verb::Signal(_)
+            | Verb::Drain
+            | Verb::Undrain => {}
         }
     }
 
@@ -499,6 +509,8 @@ impl Judge {
             adopted_at: None,
             term_to_leftovers: false,
             held: false,
+            was_held: false,
+            maintained: false,
             actions: BTreeSet::new(),
         });
         Ok(())
@@ -540,11 +552,25 @@ impl Judge {
 
     /// A drain is a step like others, but for one thing: the next superd begins it again.
     fn drain(&mut self, now: Tick, key: Key, a: ActionId, what: &Rc<Drain>) -> Ruling {
+        let asked = self.asked;
+        let fresh = !self.actions.contains(&a);
         let live = self.live(key.0, key.1)?;
         live.held = true;
+        live.was_held = true;
+        live.maintained |= live.stop.is_none() && matches!(asked, Some((_, Verb::Drain)));
         let is_open = live.actions.contains(&a);
-        if is_open && live.adopted_at == Some(now) {
+        if live.adopted_at == Some(now) && (is_open || (live.maintained && live.stop.is_none())) {
+            live.actions.insert(a);
+            self.actions.insert(a);
             return Ok(());
+        }
+        if live.stop.is_none() {
+            live.actions.insert(a);
+            self.actions.insert(a);
+            let asked = matches!(asked, Some((_, Verb::Drain)));
+            return require(asked && fresh, "drained when asked, once", || {
+                format!("{key:?}")
+            });
         }
         self.action(now, key.0, key.1, a, &Action::Drain(what.clone()))
     }
@@ -552,9 +578,20 @@ impl Judge {
     fn let_go(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
         let child = world.children.get(&(id, instance));
         let left = child.map_or(0, |c| c.tree());
+        let asked = self.asked;
         let live = self.live(id, instance)?;
         let held = std::mem::take(&mut live.held);
-        require(held, "what is held is let go, once", || format!("{id:?}"))?;
+        let maintained = std::mem::take(&mut live.maintained);
+        if live.exited.is_none() {
+            // By a successor, too: perhaps the one before was killed on the way.
+            let asked = maintained && matches!(asked, Some((_, Verb::Undrain)));
+            let ok = asked || live.adopted_at.is_some();
+            return require(ok && live.stop.is_none(), "let go when asked", || {
+                format!("{id:?}")
+            });
+        }
+        let ok = held || live.was_held;
+        require(ok, "what was held is let go", || format!("{id:?}"))?;
         require(left == 0, "what is held is let go in the end", || {
             format!("{id:?}: {left} left")
         })

@@ -470,7 +470,11 @@ impl World {
                 action,
                 Outcome::Impossible(why),
             )),
-            1 => {}
+            1 => {
+                // Longer than the patience of any schedule.
+                let pause = Duration::from_secs(1000);
+                self.plan(pause, Thing::ActionEnds(key, action, Outcome::Done));
+            }
             _ => {
                 let pause = self.soon();
                 self.plan(pause, Thing::ActionEnds(key, action, Outcome::Done));

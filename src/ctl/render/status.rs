@@ -8,7 +8,7 @@ use crate::control::reply::{Finding, PlanLine, Reply, Status};
 use crate::ctl::act::json_reply;
 use crate::machine::report::waiting_for;
 
-use super::result::step;
+use super::result::{drain, step};
 use super::{count, memory, span, table, Style};
 
 /// All services, one line each.
@@ -50,6 +50,7 @@ fn remarks(s: &Status) -> String {
     if let Some(stop) = &s.stop {
         parts.push(step(stop));
     }
+    parts.extend(drain(s));
     if s.adopted {
         parts.push("adopted".to_owned());
     }
@@ -103,7 +104,9 @@ pub fn one(s: &Status, style: Style) -> String {
         }
         row("stop", &text);
     }
-    if let Some(n) = s.connections {
+    if let Some(text) = drain(s) {
+        row("drain", &text);
+    } else if let Some(n) = s.connections {
         row("connections", &n.to_string());
     }
     if !s.last_exit.is_empty() {

@@ -210,6 +210,10 @@ fn happening(what: &Happening) -> String {
             format!("waiting for {}", waiting_for(on, unwanted))
         }
         Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),
+        Happening::Draining { by } => format!("new connections are held back, asked by {by}"),
+        Happening::Undrained { by } => {
+            format!("new connections are held back no longer, asked by {by}")
+        }
         Happening::Reloading { by } => format!("reloading, asked by {by}"),
         Happening::ActionFailed { error } => format!("failed: {error}"),
         Happening::Ready { .. } => "says that it is ready".to_owned(),
