@@ -11,6 +11,7 @@
 //!
 //! (Past 400 lines because reading, keeping and passing on are done in one go per chunk.)
 
+pub mod carry;
 mod crash_text;
 mod fifo;
 mod ring;
@@ -33,6 +34,8 @@ use crash_text::{long_crash, CrashText};
 pub use ring::Ring;
 use split::Splitter;
 
+use carry::Carry;
+
 use super::rundir::plain;
 use super::token::Source;
 use crate::config::model::Output;
@@ -40,6 +43,7 @@ use crate::machine::crash;
 use crate::machine::event::{Instance, ServiceId};
 use crate::machine::report::{Crash, Exit};
 use crate::machine::time::Tick;
+use crate::sys::shared::waiting_bytes;
 
 /// The longest line; a longer one comes in pieces of this size.
 pub const LINE_CAP: usize = 4096;
@@ -95,6 +99,8 @@ pub struct Logs {
     ring: usize,
     /// Where FIFOs are made; none: pipes without a name.
     home: Option<PathBuf>,
+    /// None: what is read and not yet passed on is lost if superd is killed.
+    carry: Option<Rc<Carry>>,
     /// Why a FIFO could not be made, until it was said. Said once.
     complaint: Option<String>,
     has_complained: bool,
@@ -108,6 +114,8 @@ struct Log {
     /// Where it is, if it has a name.
     fifo: Option<PathBuf>,
     queued: bool,
+    /// So much of a line without its end is in the pipe.
+    begun: usize,
     /// The last turn brought at least [`FLOOD`] bytes.
     flooding: bool,
     splitter: Splitter,
@@ -143,8 +151,24 @@ impl Logs {
     }
 
     /// From now on pipes are FIFOs in this directory, as far as they can be made there.
-    pub fn set_home(&mut self, run_dir: &Path) {
+    /// `log`: see [`Carry::open`].
+    pub fn set_home(&mut self, run_dir: &Path, log: Option<u64>) {
         self.home = Some(run_dir.to_owned());
+        match Carry::open(run_dir, log) {
+            Ok(carry) => self.carry = Some(Rc::new(carry)),
+            Err(e) => {
+                self.complaint = Some(format!(
+                    "{}: {}; a line or more is lost if superd is killed",
+                    run_dir.join(carry::FILE).display(),
+                    plain(&e)
+                ));
+            }
+        }
+    }
+
+    /// To be told before each line is passed on.
+    pub fn carry(&self) -> Option<Rc<Carry>> {
+        self.carry.clone()
     }
 
     /// Why output does not outlive superd: something to be said, once.
@@ -201,6 +225,7 @@ impl Logs {
                 write,
                 fifo,
                 queued: false,
+                begun: 0,
                 flooding: false,
                 splitter: Splitter::default(),
                 kept: Kept {
@@ -284,7 +309,11 @@ impl Logs {
                 Output::Log => (LOGGED_SHARE, LARGE / LOGGED_SHARE),
                 Output::Ring | Output::Null | Output::Inherit => (LARGE, 1),
             };
-            let (n, finished) = log.read(service, &mut self.buf, share, now, hear);
+            let carry = self.carry.as_deref().filter(|_| log.is_carried());
+            let (n, finished) = match carry {
+                Some(carry) => log.pass(service, carry, &mut self.buf, share, false, now, hear),
+                None => log.read(service, &mut self.buf, share, now, hear),
+            };
             budget = budget.saturating_sub(n.saturating_mul(price));
             calm &= n < SMALL;
             log.flooding = n >= FLOOD;
@@ -304,7 +333,10 @@ impl Logs {
         let Some(log) = self.logs.get_mut(&service) else {
             return;
         };
-        log.read(service, &mut self.buf, DRAIN, now, hear);
+        match self.carry.as_deref().filter(|_| log.is_carried()) {
+            Some(carry) => log.pass(service, carry, &mut self.buf, DRAIN, true, now, hear),
+            None => log.read(service, &mut self.buf, DRAIN, now, hear),
+        };
         let Log {
             splitter,
             kept,
@@ -381,6 +413,9 @@ impl Logs {
         if let Some(home) = &self.home {
             fifo::remove_all(home);
         }
+        if let Some(carry) = &self.carry {
+            carry.remove();
+        }
     }
 }
 
@@ -388,6 +423,78 @@ impl Log {
     fn remove_fifo(&self) {
         if let Some(path) = &self.fifo {
             std::fs::remove_file(path).ok(); // somebody else did, or the directory is read-only
+        }
+    }
+
+    /// Whether its output is left in the pipe until it was passed on.
+    fn is_carried(&self) -> bool {
+        self.fifo.is_some() && self.output == Output::Log
+    }
+
+    /// Passes on at most `share` bytes; how many it were, and whether that was all. The
+    /// beginning of a line stays in the pipe, but for what is too long, and the `last` of all.
+    #[allow(clippy::too_many_arguments)]
+    fn pass(
+        &mut self,
+        service: ServiceId,
+        carry: &Carry,
+        buf: &mut Vec<u8>,
+        share: usize,
+        last: bool,
+        now: Tick,
+        hear: Hear<'_>,
+    ) -> (usize, bool) {
+        let mut total = 0;
+        loop {
+            let there = waiting_bytes(self.read.as_fd()).unwrap_or(SMALL);
+            if there == 0 || (there == self.begun && !last) {
+                return (total, true);
+            }
+            let want = there.clamp(SMALL, LARGE).min(share - total);
+            if buf.len() < want {
+                buf.resize(want, 0);
+            }
+            let Some(space) = buf.get_mut(..want) else {
+                return (total, true);
+            };
+            let n = match carry.look(self.read.as_fd(), space) {
+                Ok(n) if n > 0 => n,
+                // Interrupted before anything was copied, or it cannot be copied: the usual way.
+                Ok(_) | Err(_) => return self.read(service, buf, share, now, hear),
+            };
+            let chunk = space.get(..n).unwrap_or_default();
+            let whole = memchr::memrchr(b'\n', chunk).map_or(0, |end| end + 1);
+            // A line that is too long for the pipe or for a line.
+            let is_stuck = || n >= LINE_CAP || n < there || carry::is_full(self.write.as_fd());
+            let end = match whole {
+                _ if last => n,
+                0 if n < there && total > 0 => return (total, false), // the share is used up
+                0 if is_stuck() => n,
+                whole => whole,
+            };
+            self.begun = n - end;
+            if end == 0 {
+                return (total, true);
+            }
+            carry.begin(&self.name, chunk);
+            let (mut passed, name, output) = (0, &self.name, self.output);
+            let lines = chunk.get(..end).unwrap_or_default();
+            for line in lines.split_inclusive(|b| *b == b'\n') {
+                passed += line.len();
+                carry.due(passed);
+                let kept = &mut self.kept;
+                let mut take = |line: &[u8]| kept.take(line, service, name, output, now, hear);
+                self.splitter.push(line, &mut take);
+                if last && passed == n && n == there {
+                    self.splitter.finish(&mut take);
+                }
+                carry.pass(); // whoever did not write it
+            }
+            let taken = carry.take(self.read.as_fd(), end, space);
+            total += end;
+            if taken.is_err() || total >= share {
+                return (total, taken.is_err());
+            }
         }
     }
 

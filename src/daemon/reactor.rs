@@ -227,9 +227,11 @@ impl Reactor {
             Interest::READABLE,
         )?;
         let mut logs = Logs::new(parts.ring);
+        let mut sink = parts.sink;
         if let Some(run_dir) = &parts.run_dir {
-            logs.set_home(run_dir.path());
+            logs.set_home(run_dir.path(), sink.file_was());
         }
+        sink.set_carry(logs.carry());
         Ok(Reactor {
             options: parts.options,
             poll: parts.poll,
@@ -248,7 +250,7 @@ impl Reactor {
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),
-            sink: parts.sink,
+            sink,
             trees: parts.trees,
             children: BTreeMap::new(),
             starts: BTreeMap::new(),

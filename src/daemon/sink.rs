@@ -17,6 +17,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -26,6 +27,7 @@ use syslog::{Facility, LogFormat, Logger};
 
 pub use syslog::Severity;
 
+use super::logs::carry::Carry;
 use crate::config::model::LogTo;
 use crate::machine::time::Tick;
 
@@ -110,6 +112,8 @@ struct Datagram {
     paths: Vec<PathBuf>,
     socket: Option<UnixDatagram>,
     message: Vec<u8>,
+    /// Told when a line goes out.
+    carry: Option<Rc<Carry>>,
     /// No attempt to connect before this.
     not_before: Tick,
 }
@@ -138,6 +142,9 @@ impl Write for Datagram {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if let Some(carry) = &self.carry {
+            carry.pass();
+        }
         let sent = match &self.socket {
             Some(socket) => socket.send(&self.message).map(drop),
             None => Err(io::ErrorKind::NotConnected.into()),
@@ -163,8 +170,9 @@ enum Stderr {
     Own(File),
     /// A socket: MSG_DONTWAIT does it per message.
     Socket,
-    /// A regular file: writing to it does not wait for a reader.
-    Plain,
+    /// A regular file: writing to it does not wait for a reader. And how long it is, if
+    /// nobody else writes to it.
+    Plain(u64),
     /// A pipe or terminal that could not be opened again: written to only when poll(2)
     /// says there is room. Another writer of the same pipe could take that room between
     /// the two calls; there is no better way without /proc.
@@ -179,7 +187,7 @@ impl Stderr {
         let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
         match kind {
             SFlag::S_IFSOCK => Stderr::Socket,
-            SFlag::S_IFREG => Stderr::Plain,
+            SFlag::S_IFREG => Stderr::Plain(u64::try_from(stat.st_size).unwrap_or(0)),
             _ => OpenOptions::new()
                 .write(true)
                 .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
@@ -197,7 +205,11 @@ impl Stderr {
                 bytes,
                 MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
             )?,
-            Stderr::Plain => nix::unistd::write(&stderr, bytes)?,
+            Stderr::Plain(length) => {
+                let n = nix::unistd::write(&stderr, bytes)?;
+                *length = length.wrapping_add(n as u64);
+                n
+            }
             Stderr::Polled => {
                 let fd = std::os::fd::AsFd::as_fd(&stderr);
                 let mut room = [PollFd::new(fd, PollFlags::POLLOUT)];
@@ -221,6 +233,9 @@ pub struct Sink {
     stderr: Option<Stderr>,
     /// Standard error only serves until the log daemon answers.
     stderr_is_fallback: bool,
+    /// How long the file was that standard error is, if it is one.
+    file_was: Option<u64>,
+    carry: Option<Rc<Carry>>,
     local: LocalTime,
     pid: i32,
     /// Lines dropped since that was last said.
@@ -247,10 +262,16 @@ impl Sink {
             LogTo::Stderr => (false, true),
             LogTo::None => (false, false),
         };
+        let stderr = stderr.then(Stderr::new);
+        let file_was = match &stderr {
+            Some(Stderr::Plain(length)) => Some(*length),
+            Some(Stderr::Own(_) | Stderr::Socket | Stderr::Polled) | None => None,
+        };
         let backend = Datagram {
             paths,
             socket: None,
             message: Vec::new(),
+            carry: None,
             not_before: Tick(0),
         };
         let format = Classic {
@@ -258,8 +279,10 @@ impl Sink {
         };
         Sink {
             syslog: syslog.then(|| Logger::new(backend, format)),
-            stderr: stderr.then(Stderr::new),
-            stderr_is_fallback: syslog && stderr,
+            stderr_is_fallback: syslog && stderr.is_some(),
+            stderr,
+            file_was,
+            carry: None,
             local,
             pid: i32::try_from(std::process::id()).unwrap_or(0),
             dropped: 0,
@@ -275,6 +298,7 @@ impl Sink {
         self.syslog = new.syslog;
         self.stderr = new.stderr;
         self.stderr_is_fallback = new.stderr_is_fallback;
+        self.set_carry(self.carry.clone());
     }
 
     /// A message of superd's own.
@@ -285,6 +309,25 @@ impl Sink {
     /// A line of a service's output (without its newline).
     pub fn line(&mut self, now: Tick, service: &str, pid: Option<i32>, text: &[u8]) {
         self.put(now, Severity::LOG_INFO, Some((service, pid)), text);
+    }
+
+    /// How long the file was that the log goes to, before anything was written, if it is one.
+    pub fn file_was(&self) -> Option<u64> {
+        self.file_was
+    }
+
+    /// Tells this page when a line goes out. Gives the last line of an earlier superd its end.
+    pub fn set_carry(&mut self, carry: Option<Rc<Carry>>) {
+        if let (Some(stderr), true) = (
+            &mut self.stderr,
+            carry.as_ref().is_some_and(|c| c.take_cut()),
+        ) {
+            stderr.write(b"\n").ok(); // looks, not more
+        }
+        if let Some(logger) = &mut self.syslog {
+            logger.backend.carry.clone_from(&carry);
+        }
+        self.carry = carry;
     }
 
     /// Lines that were dropped since the beginning.
@@ -355,7 +398,10 @@ impl Sink {
             }
         }
         match &mut self.stderr {
-            Some(stderr) => to_stderr(stderr, service.map(|s| s.0), text),
+            Some(stderr) => {
+                let carry = self.carry.as_deref();
+                to_stderr(stderr, carry, service.map(|s| s.0), text)
+            }
             None => true,
         }
     }
@@ -394,20 +440,36 @@ fn to_syslog(
 }
 
 /// `superd: text` for superd's own messages, `service | text` for output.
-fn to_stderr(stderr: &mut Stderr, service: Option<&str>, text: &[u8]) -> bool {
-    pieces(text, STDERR_CAP).all(|piece| {
-        let mut line = Vec::with_capacity(piece.len() + 40);
-        match service {
-            Some(name) => {
-                line.extend_from_slice(name.as_bytes());
-                line.extend_from_slice(b" | ");
-            }
-            None => line.extend_from_slice(b"superd: "),
+fn to_stderr(
+    stderr: &mut Stderr,
+    carry: Option<&Carry>,
+    service: Option<&str>,
+    text: &[u8],
+) -> bool {
+    let prefix = match service {
+        Some(name) => [name.as_bytes(), b" | "],
+        None => [b"superd", b": " as &[u8]],
+    };
+    let mut lines = Vec::with_capacity(text.len().min(STDERR_CAP) + 40);
+    // A pipe takes each piece whole or not at all.
+    let at_once = matches!(stderr, Stderr::Plain(_));
+    let mut put = |lines: &mut Vec<u8>| {
+        match (&stderr, carry) {
+            (Stderr::Plain(length), Some(carry)) => carry.attempt(*length, lines.len()),
+            (_, Some(carry)) => carry.pass(),
+            (_, None) => {}
         }
-        line.extend_from_slice(piece);
-        line.push(b'\n');
-        stderr.write(&line).is_ok()
-    })
+        let done = stderr.write(lines).is_ok();
+        lines.clear();
+        done
+    };
+    let all = pieces(text, STDERR_CAP).all(|piece| {
+        lines.extend_from_slice(&prefix.concat());
+        lines.extend_from_slice(piece);
+        lines.push(b'\n');
+        at_once || put(&mut lines)
+    });
+    all && (!at_once || put(&mut lines))
 }
 
 /// Cuts at `room` bytes, before a UTF-8 character rather than inside one. At least one

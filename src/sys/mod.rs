@@ -31,6 +31,8 @@
 //! | `signals.rs` | `sigaction` | valid or null pointers |
 //! | `signals.rs` | `rt_sigaction` | room for any kernel's sigaction |
 //! | `memory.rs` | `madvise`, `malloc_trim` | stack below all that is in use |
+//! | `shared.rs` | `mmap`, `munmap` | a new mapping, nobody shortens its file |
+//! | `shared.rs` | `readv`, `ioctl(FIONREAD)` | writable ranges of the lengths given |
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
 //! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
 //! | `timer.rs` | `localtime_r` | valid pointers |
@@ -49,6 +51,7 @@ pub mod memory;
 pub mod peer;
 pub mod pidfd;
 pub mod proc;
+pub mod shared;
 pub mod signals;
 mod sock_diag;
 pub mod spawn;

@@ -479,6 +479,8 @@ RECIPES = {
     "air": (air_round, 40, 6, "panicked, hung or left the application", {"application left": 3}),
     "go2rtc": (go2rtc_round, 10, 10, "left the child", {}),
 }
+# So many times these rounds at most.
+MORE = 8
 TWINS_ONLY = ("air", "go2rtc")
 
 
@@ -519,7 +521,11 @@ class Series:
             self.least = options.min
         self.bad, self.tally, self.times, self.faults = 0, {}, [], set()
         chance = random.Random(options.seed)
-        for number in range(1, self.rounds + 1):
+        # Races are lost less often on a busy machine: then it takes more rounds to see enough.
+        most = self.rounds * (MORE if options.n is None else 1)
+        number = 0
+        while number < self.rounds or (number < most and not self.enough()):
+            number += 1
             options.round = number
             with tempfile.TemporaryDirectory(prefix="superd-baseline.") as directory:
                 os.mkdir(f"{directory}/rival")
@@ -535,6 +541,7 @@ class Series:
                 self.tally[fact] = self.tally.get(fact, 0) + 1
             if options.v:
                 print(f"  {number:3}  {took:6.3f} s  status {status}  {panic or '-'}  {' '.join(notes)}")
+        self.rounds = number
 
     def tell(self):
         details = ", ".join(f"{count} x {fact}" for fact, count in sorted(self.tally.items()))

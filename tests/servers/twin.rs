@@ -55,7 +55,7 @@ victims:
   slow-stop MS [--gate FILE] [--say TEXT]          ends MS after TERM, and when FILE is there
   exit CODE [--after MS] [--text T] [--first N]    crash SIGNAL [--after MS]
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
-  flood [--bytes N]    lines N     close-stdout    exec-other   bind --listen WHERE
+  flood [--bytes N]    lines N     chat BYTES-PER-SECOND     close-stdout    exec-other   bind --listen WHERE   echo --listen WHERE
   fork-bomb N          hop N [--every-us US]   show    pause
   pages --listen WHERE[,WHERE] [--also WHERE] [--udp WHERE]
                        cuts what is open when it gets TERM
@@ -87,9 +87,11 @@ fn main() {
         "forker" => forker(twin),
         "flood" => flood(twin),
         "lines" => lines(twin),
+        "chat" => chat(twin),
         "close-stdout" => close_stdout(twin),
         "exec-other" => exec_other(twin),
         "bind" => bind(twin),
+        "echo" => echo(twin),
         "fork-bomb" => fork_bomb(twin),
         "hop" => hop(twin),
         "show" => show(twin),
@@ -593,6 +595,32 @@ fn lines(twin: &Twin) {
     obey(twin)
 }
 
+/// Numbered lines of about a hundred bytes, so many bytes in a second, in writes that end
+/// anywhere. On TERM it finishes its line and notes how many there were.
+fn chat(twin: &Twin) {
+    hold_signals();
+    twin.note("start");
+    let (mut text, mut lines, mut owed) = (Vec::new(), 0_u64, 0);
+    let mut out = std::io::stdout();
+    while twin.heed(Some(Duration::from_millis(10))) != Some(libc::SIGTERM) {
+        owed += twin.first_number() / 100;
+        while (text.len() as u64) < owed {
+            lines += 1;
+            let pad = "x".repeat((lines % 160) as usize);
+            writeln!(text, "chat {lines} {pad}").unwrap();
+        }
+        let some = usize::try_from(owed).unwrap();
+        out.write_all(text.get(..some).unwrap()).ok(); // nobody may be reading
+        out.flush().ok(); // as above
+        text.drain(..some);
+        owed = 0;
+    }
+    out.write_all(&text).ok(); // as above
+    out.flush().ok(); // as above
+    twin.note(&format!("lines {lines}"));
+    twin.end(0)
+}
+
 fn close_stdout(twin: &Twin) {
     for fd in 0..3 {
         // SAFETY: nothing of this program uses them after this line.
@@ -609,6 +637,20 @@ fn exec_other(twin: &Twin) {
 
 fn bind(twin: &Twin) {
     let _open = Listener::at(twin);
+    obey(twin)
+}
+
+/// Answers each byte with the same byte, on any number of connections.
+fn echo(twin: &'static Twin) {
+    hold_signals();
+    let listener = Listener::at(twin);
+    thread::spawn(move || loop {
+        let mut stream = listener.accept();
+        thread::spawn(move || {
+            let mut byte = [0];
+            while matches!(stream.read(&mut byte), Ok(1)) && stream.write_all(&byte).is_ok() {}
+        });
+    });
     obey(twin)
 }
 

@@ -16,7 +16,7 @@ use nix::sys::stat::Mode;
 
 /// What a pipe may hold while nobody reads, in bytes. The kernel takes the memory only as it
 /// is filled, and users other than root get no more than `pipe-user-pages-soft` in all.
-const SIZE: i32 = 256 * 1024;
+pub(super) const SIZE: i32 = 256 * 1024;
 
 /// Where the FIFO of a service is.
 pub fn path(run_dir: &Path, service: &str) -> PathBuf {
@@ -40,6 +40,13 @@ pub fn open(path: &Path) -> io::Result<(File, OwnedFd)> {
     let write = open_as(path, 0)?;
     fcntl(&read, FcntlArg::F_SETPIPE_SZ(SIZE)).ok(); // the usual size has to do
     Ok((read, write.into()))
+}
+
+/// One that is there, for reading without waiting.
+pub fn find(path: &Path) -> Option<File> {
+    let file = open_as(path, libc::O_NONBLOCK).ok()?;
+    let is_fifo = file.metadata().ok()?.file_type().is_fifo();
+    is_fifo.then_some(file)
 }
 
 /// Removes every FIFO of a service.

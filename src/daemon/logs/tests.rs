@@ -305,3 +305,71 @@ fn thread_cpu() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
+
+/// A run directory.
+struct Home(PathBuf);
+
+impl Home {
+    fn new(name: &str) -> Home {
+        let dir = std::env::temp_dir().join(format!("superd-logs-{}-{name}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        Home(dir)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// With a run directory output stays in the pipe until it was passed on: the same lines come,
+/// however they are written.
+#[test]
+fn what_is_passed_on_from_a_fifo_is_what_was_written() {
+    let home = Home::new("passed");
+    let mut b = Bench::new();
+    b.logs.set_home(&home.0, None);
+    assert!(b.logs.carry().is_some() && b.logs.take_complaint().is_none());
+    let mut out = b.start(1, Output::Log);
+    let mut seed = 7_u32;
+    let mut roll = |n: usize| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as usize % n
+    };
+    let mut written = Vec::new();
+    for n in 0..400 {
+        let length = [0, 1, 30, 200, LINE_CAP, 9000, 40_000][roll(7)];
+        written.extend_from_slice(n.to_string().as_bytes());
+        written.extend(std::iter::repeat_n(b'x', length));
+        written.push(b'\n');
+    }
+    let (mut lines, mut rest) = (Vec::new(), written.as_slice());
+    while !rest.is_empty() {
+        let n = [1, 3, 100, 5000, 60_000][roll(5)].min(rest.len());
+        out.write_all(&rest[..n]).unwrap();
+        rest = &rest[n..];
+        lines.extend(b.lines().into_iter().map(|(_, l)| l));
+    }
+    let (mut splitter, mut all) = (Splitter::default(), Vec::new());
+    splitter.push(&written, &mut |l| all.push(shown(l)));
+    assert_eq!(lines.len(), all.len());
+    assert_eq!(lines, all);
+    // A beginning stays in the pipe, and is a line when nothing can follow.
+    out.write_all(b"the beg").unwrap();
+    assert_eq!(b.lines(), []);
+    let in_pipe = |b: &Bench| waiting_bytes(b.logs.logs[&ServiceId(1)].read.as_fd()).unwrap();
+    assert_eq!(in_pipe(&b), 7);
+    out.write_all(b"inning\nand the end").unwrap();
+    assert_eq!(b.lines(), [(1, "the beginning".to_owned())]);
+    let mut last = Vec::new();
+    b.logs
+        .drain(ServiceId(1), Tick(2), &mut |s| last.push(shown(s.line)));
+    assert_eq!(last, ["and the end"]);
+    assert_eq!(in_pipe(&b), 0);
+    // A writer that fills the pipe in drops is not left waiting.
+    let small = fcntl(&out, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    out.write_all(&vec![b'y'; small as usize]).unwrap();
+    assert_eq!(b.lines(), []);
+    assert_eq!(in_pipe(&b), 0);
+}
