@@ -385,7 +385,8 @@ impl Hold {
             let path = if path.is_empty() { "(no name)" } else { path };
             format!("unix:{path} cannot be held back: unix sockets have no such filter")
         });
-        let lines: Vec<String> = sockets.chain(unix).collect();
+        let blind = found.is_partial.then(|| BLIND.to_owned());
+        let lines: Vec<String> = sockets.chain(unix).chain(blind).collect();
         let told = &mut self.told;
         let new = |line: &String| told.len() < SOCKETS && told.insert(line.clone());
         lines.into_iter().filter(new).collect()
@@ -453,12 +454,17 @@ fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
     }))
 }
 
+/// What is said where superd is not privileged enough.
+const BLIND: &str =
+    "superd may not look at the sockets of all its processes (that needs CAP_SYS_PTRACE)";
+
 /// What is said where the kernel is too old, or superd has been forbidden to ask it.
 pub const NO_GETFD: &str = "the kernel has no pidfd_getfd (Linux 5.6), or superd may not use it";
 
 fn why_none(untaken: &[Untaken], found: &Reachable) -> String {
     match untaken.first() {
         Some(first) => format!("{}: {}", first.listener, first.why),
+        None if found.is_partial => BLIND.to_owned(),
         None if !found.listening.is_empty() => {
             "it takes no connections on the ports that are to be drained".to_owned()
         }

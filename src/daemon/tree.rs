@@ -56,6 +56,8 @@ pub struct Reachable {
     pub listening: Vec<Reached>,
     /// The paths of unix stream sockets; empty for one without.
     pub unix: Vec<String>,
+    /// Some process may not be looked at.
+    pub is_partial: bool,
 }
 
 /// A listening socket, and who holds it under which number.
@@ -741,17 +743,22 @@ impl Tree {
         let own = proc::network_of("self");
         let mut networks: Vec<(Option<PathBuf>, String)> = Vec::new();
         let mut holders: BTreeMap<u64, (i32, i32)> = BTreeMap::new();
+        let mut found = Reachable::default();
         for member in self.members(forest) {
             let pid = member.pid.to_string();
             let network = proc::network_of(&pid).or_else(|| own.clone());
             if !networks.iter().any(|(n, _)| *n == network) {
                 networks.push((network, pid));
             }
-            for (fd, inode) in proc::sockets(member.pid) {
-                holders.entry(inode).or_insert((member.pid, fd));
+            match proc::sockets(member.pid) {
+                Ok(sockets) => {
+                    for (fd, inode) in sockets {
+                        holders.entry(inode).or_insert((member.pid, fd));
+                    }
+                }
+                Err(_) => found.is_partial = true,
             }
         }
-        let mut found = Reachable::default();
         for (network, pid) in networks {
             let is_own = network == own;
             let pid = if is_own { "self" } else { &pid };

@@ -346,17 +346,27 @@ pub fn some_socket_inodes(pid: i32, most: usize, inodes: &mut Vec<u64>) {
 }
 
 /// The sockets that a process holds open: descriptor and inode. As [`socket_inodes`].
-pub fn sockets(pid: i32) -> Vec<(i32, u64)> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return Vec::new();
+///
+/// # Errors
+/// EACCES, when it may not be looked at: that needs CAP_SYS_PTRACE. None when it is gone.
+pub fn sockets(pid: i32) -> io::Result<Vec<(i32, u64)>> {
+    let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
+        Err(_) => return Ok(Vec::new()),
     };
-    let socket = |entry: fs::DirEntry| {
-        let fd = entry.file_name().to_str()?.parse().ok()?;
-        let link = fs::read_link(entry.path()).ok()?;
-        Some((fd, parse_socket(link.to_str()?)?))
-    };
-    let entries = entries.take(65_536).filter_map(Result::ok);
-    entries.filter_map(socket).collect()
+    let mut found = Vec::new();
+    for entry in entries.take(65_536).filter_map(Result::ok) {
+        let link = match fs::read_link(entry.path()) {
+            Ok(link) => link,
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
+            Err(_) => continue, // closed meanwhile
+        };
+        let fd = entry.file_name().to_str().and_then(|n| n.parse().ok());
+        let inode = link.to_str().and_then(parse_socket);
+        found.extend(fd.zip(inode));
+    }
+    Ok(found)
 }
 
 /// `socket:[12345]`

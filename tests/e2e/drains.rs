@@ -5,6 +5,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -383,6 +385,96 @@ fn what_cannot_be_drained_is_skipped_with_one_line() {
         assert_eq!(end["verdict"], "clean", "{end}");
         assert_eq!(s.place.log().matches(why).count(), 1, "{why}");
     }
+    s.end();
+}
+
+/// Makes a system call fail with ENOSYS in this process and all that it starts (seccomp(2)).
+fn forbid(call: libc::c_long) -> std::io::Result<()> {
+    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // Load the number of the call; is it this one? Fail, else allow.
+    let mut ops = [
+        op(0x20, 0, 0, 0),
+        op(0x15, 0, 1, call as u32),
+        op(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        op(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: ops.len() as u16,
+        filter: ops.as_mut_ptr(),
+    };
+    // SAFETY: prctl(2) with numbers, and with a program that lives until it returns.
+    let r = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
+    };
+    match r {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// A superd that is hindered like that before it begins: its drains are skipped with one line,
+/// the stop goes on, and doctor has said so before.
+fn hindered(
+    toml: &str,
+    hinder: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
+    why: &str,
+) -> Superd {
+    let place = Place::new();
+    place.configure(Flavour::NoCgroups, toml);
+    // For a service of another user.
+    std::fs::write(place.file("pages.record"), "").unwrap();
+    let mode = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(place.file("pages.record"), mode).unwrap();
+    let mut command = place.command(&place.superd_args());
+    // SAFETY: it makes system calls only.
+    unsafe { command.pre_exec(hinder) };
+    let s = Superd::launch(place, command);
+    s.wait_record("pages", "start", 1);
+    let at = format!("{}:8080", s.place.host);
+    let mut client = Client::begin(&at);
+    let said = s.ctl(&["drain", "pages"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains(why), "{said:?}");
+    assert!(s.status("pages")["drain"].is_null());
+    let before = s.place.log().matches(why).count();
+    s.ok(&["stop", "pages"]);
+    assert!(client.is_cut());
+    let end = s.last_end("pages");
+    assert_eq!(end["verdict"], "clean", "{end}");
+    assert_eq!(s.place.log().matches(why).count(), before + 1);
+    s
+}
+
+#[test]
+fn without_pidfd_getfd_it_is_skipped_and_doctor_says_so() {
+    let why = "the kernel has no pidfd_getfd (Linux 5.6), or superd may not use it";
+    let s = hindered(PAGES, || forbid(libc::SYS_pidfd_getfd), why);
+    let doctor = s.ok(&["doctor"]);
+    let line = format!("no  drain  {why}: steps that drain are skipped");
+    let words = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(doctor.lines().any(|l| words(l) == words(&line)), "{doctor}");
+    s.end();
+}
+
+#[test]
+fn without_the_privilege_to_look_at_others_it_is_skipped() {
+    let name = "drains::without_the_privilege_to_look_at_others_it_is_skipped";
+    if !root_or_skip(name) {
+        return;
+    }
+    const CAP_SYS_PTRACE: libc::c_ulong = 19;
+    let toml = PAGES.replace("stop = ", "user = \"65534\"\ngroup = \"65534\"\nstop = ");
+    let drop = || {
+        // SAFETY: prctl(2) with numbers.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    let why = "superd may not look at the sockets of all its processes";
+    let s = hindered(&toml, drop, why);
+    assert!(s.ok(&["doctor"]).contains("needs CAP_SYS_PTRACE"));
     s.end();
 }
 
