@@ -7,8 +7,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -636,4 +637,223 @@ fn a_drain_of_a_thousand_connections_takes_a_hundredth_of_a_processor() {
         assert!(share <= 0.02, "{share}");
         s.end();
     });
+}
+
+/// What became of clients that come at a steady rate.
+#[derive(Default, Debug)]
+struct Storm {
+    whole: usize,
+    /// Refused at first; whole when they had tried again, for 3 s at most.
+    late: usize,
+    /// Everything else.
+    lost: Vec<String>,
+    longest: Duration,
+}
+
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// One client: a request, two steps long. Tries to connect for so long; true if it was refused
+/// in between.
+fn come(at: SocketAddr) -> Result<bool, String> {
+    let until = Instant::now() + PATIENCE;
+    let mut refused = false;
+    let stream = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match TcpStream::connect_timeout(&at, left.max(Duration::from_millis(1))) {
+            Ok(stream) => break stream,
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused && !left.is_zero() => {
+                refused = true;
+                std::thread::sleep(Duration::from_millis(20)); // as a patient client does
+            }
+            Err(e) => return Err(format!("connect: {e}")),
+        }
+    };
+    stream
+        .set_read_timeout(Some(LIMIT))
+        .map_err(|e| e.to_string())?;
+    let mut client = Client(BufReader::new(stream));
+    for (asked, wanted) in [("begin", "begun"), ("end", "whole")] {
+        let line = format!("{asked}\n");
+        let mut answer = String::new();
+        let sent = client.0.get_mut().write_all(line.as_bytes());
+        let read = sent.and_then(|()| client.0.read_line(&mut answer));
+        if read.is_err() || answer.trim_end() != wanted {
+            return Err(format!("{asked}: {read:?} {answer:?}"));
+        }
+    }
+    Ok(refused)
+}
+
+/// 200 clients a second, until `is_over`.
+fn storm(at: SocketAddr, is_over: &AtomicBool) -> Storm {
+    let clients = std::thread::scope(|scope| {
+        let mut clients = Vec::new();
+        let began = monotonic();
+        while !is_over.load(Ordering::SeqCst) && clients.len() < 4000 {
+            sleep_until(began + clients.len() as u64 * 5_000_000);
+            clients.push(scope.spawn(move || {
+                let began = Instant::now();
+                (come(at), began.elapsed())
+            }));
+        }
+        clients
+            .into_iter()
+            .map(|c| c.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    let mut storm = Storm::default();
+    for (result, took) in clients {
+        storm.longest = storm.longest.max(took);
+        match result {
+            Ok(false) => storm.whole += 1,
+            Ok(true) => storm.late += 1,
+            Err(e) => storm.lost.push(e),
+        }
+    }
+    storm
+}
+
+/// Restarts in the middle of a storm, with requests open at their beginning.
+fn restarts_in_a_storm(s: &Superd, at: &str, restarts: usize) -> Storm {
+    let address: SocketAddr = at.parse().unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let storm = scope.spawn(|| storm(address, &is_over));
+        for n in 0..restarts {
+            let mut open = Client::begin(at);
+            let mut keep_alive = Client::begin(at);
+            assert_eq!(keep_alive.ask("end"), "whole");
+            let mut download = Client::begin(at);
+            download.say("send 20000000");
+            s.ok(&["restart", "--no-wait", "pages"]);
+            wait_until("it drains", || connections(s).is_some_and(|n| n > 0));
+            assert_eq!(keep_alive.ask("end"), "whole");
+            let mut got = String::new();
+            download.0.read_line(&mut got).unwrap();
+            assert_eq!(got.len(), 20_000_001, "a download in the middle is whole");
+            assert_eq!(open.ask("end"), "whole");
+            drop((open, keep_alive, download));
+            s.wait_record("pages", "start", n + 2);
+            wait_until("it takes connections", || TcpStream::connect(at).is_ok());
+        }
+        is_over.store(true, Ordering::SeqCst);
+        storm.join().unwrap()
+    })
+}
+
+#[test]
+fn in_a_storm_of_clients_a_restart_with_a_drain_loses_none_that_tries_again() {
+    let name = "in_a_storm_of_clients_a_restart_with_a_drain_loses_none_that_tries_again";
+    alone(|| {
+        let Some((s, at)) = start(name, Flavour::NoCgroups, PAGES) else {
+            return;
+        };
+        let storm = restarts_in_a_storm(&s, &at, 5);
+        tell(&format!(
+            "drain: 5 restarts among 200 new connections a second: {} whole, {} refused in the \
+             moment between two instances and whole when they tried again, {} lost; the longest took {:?}",
+            storm.whole,
+            storm.late,
+            storm.lost.len(),
+            storm.longest
+        ));
+        assert_eq!(storm.lost, Vec::<String>::new());
+        assert!(
+            storm.whole > 100 && storm.late * 10 < storm.whole,
+            "{storm:?}"
+        );
+        s.end();
+    });
+}
+
+/// A network namespace of the test's own, with a link to it; both go with this.
+struct Network {
+    name: String,
+    /// The service's address there.
+    inner: String,
+}
+
+impl Network {
+    /// None, with the reason, where such things cannot be made.
+    fn make() -> Result<Network, String> {
+        let pid = std::process::id();
+        let name = format!("superd-e2e-{pid}");
+        let (link, peer) = (format!("sde{pid}a"), format!("sde{pid}b"));
+        let net = format!("10.{}.{}", 128 + (pid >> 8 & 127), pid & 255);
+        let (outer, inner) = (format!("{net}.1"), format!("{net}.2"));
+        let ip = |args: &str| {
+            let args: Vec<&str> = args.split(' ').collect();
+            let said = run(Command::new("ip").args(&args));
+            match said.code {
+                0 => Ok(()),
+                _ => Err(format!("ip {}: {}", args.join(" "), said.err.trim())),
+            }
+        };
+        ip(&format!("netns add {name}"))?;
+        let network = Network {
+            name: name.clone(),
+            inner: inner.clone(),
+        };
+        for args in [
+            format!("link add {link} type veth peer name {peer} netns {name}"),
+            format!("addr add {outer}/30 dev {link}"),
+            format!("link set {link} up"),
+            format!("-n {name} addr add {inner}/30 dev {peer}"),
+            format!("-n {name} link set {peer} up"),
+            format!("-n {name} link set lo up"),
+        ] {
+            ip(&args)?;
+        }
+        Ok(network)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // The link goes with it.
+        run(Command::new("ip").args(["netns", "del", &self.name]));
+    }
+}
+
+#[test]
+fn between_two_hosts_a_service_in_a_network_namespace_is_drained() {
+    let name = "between_two_hosts_a_service_in_a_network_namespace_is_drained";
+    let name = format!("drains::{name}");
+    if !root_or_skip(&name) || !program_or_skip(&name, "ip") {
+        return;
+    }
+    let network = match Network::make() {
+        Ok(network) => network,
+        Err(why) => return skip(&name, &why),
+    };
+    let at = format!("{}:8080", network.inner);
+    let toml = format!(
+        r#"
+        [service.pages]
+        command = ["ip", "netns", "exec", "{}", $TWIN:pages, "pages", "--listen", "{at},127.0.0.1:8081"]
+        environment = {{ PATH = "/usr/sbin:/usr/bin:/sbin:/bin" }}
+        stop = [{{ drain = "10m" }}, {{ signal = "TERM", wait = "10m" }}]
+        "#,
+        network.name
+    );
+    let Some((s, _)) = start(&name, Flavour::NoCgroups, &toml) else {
+        return;
+    };
+    // The same port in superd's own namespace is somebody else's.
+    let other = std::net::TcpListener::bind((s.place.host.as_str(), 8080)).unwrap();
+    let _stranger = TcpStream::connect(other.local_addr().unwrap()).unwrap();
+    let mut client = Client::begin(&at);
+    let stop = stop(&s);
+    wait_connections(&s, 1);
+    assert!(is_held(&at, SHORT));
+    assert!(!is_held(&other.local_addr().unwrap().to_string(), LIMIT));
+    let s = s.succeed();
+    wait_connections(&s, 1);
+    assert!(is_held(&at, SHORT));
+    assert_eq!(client.ask("end"), "whole");
+    drop(client);
+    finish(stop);
+    s.wait_state("pages", "down");
+    assert_eq!(s.verdict("pages"), "clean");
+    s.end();
 }
