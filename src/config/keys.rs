@@ -49,6 +49,7 @@ pub const SERVICE: &[&str] = &[
     "crash-loop",
     "success-exit",
     "reload",
+    "max-connections",
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
@@ -61,6 +62,9 @@ pub const STEP: &[&str] = &[
 
 /// `crash-loop`.
 pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
+
+/// `max-connections`.
+pub const MAX_CONNECTIONS: &[&str] = &["high", "low"];
 
 /// `reload`.
 pub const RELOAD: &[&str] = &["signal", "run", "wait"];

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::event::ServiceId;
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Reload, Restart, Schedule, Spec};
+use crate::machine::spec::{MaxConnections, Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
 #[derive(Clone, PartialEq, Debug)]
@@ -190,6 +190,9 @@ pub struct PolicyDef {
     pub success_signal: Vec<Signal>,
     /// How it re-reads its configuration.
     pub reload: Option<Reload>,
+    /// How many connections it may have.
+    #[serde(default)]
+    pub max_connections: Option<MaxConnections>,
 }
 
 impl ServiceDef {
@@ -207,6 +210,7 @@ impl ServiceDef {
             success_exit: p.success_exit.clone(),
             success_signal: p.success_signal.clone(),
             reload: p.reload.clone(),
+            max_connections: p.max_connections,
         }
     }
 }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::machine::signal::Signal;
-use crate::machine::spec::{CrashLoop, Policy, Reload, Restart, Schedule, Step, Until};
+use crate::machine::spec::{
+    CrashLoop, MaxConnections, Policy, Reload, Restart, Schedule, Step, Until,
+};
 
 use super::keys;
 use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
@@ -49,6 +51,7 @@ pub(super) struct Said {
     crash_loop: Option<Option<CrashLoop>>,
     success: Option<(Vec<i32>, Vec<Signal>)>,
     reload: Option<Option<Reload>>,
+    max_connections: Option<Option<MaxConnections>>,
     /// Names in `after` and `requires`, with their places: they are checked at the end.
     pub after: Vec<(String, Place)>,
     pub requires: Vec<(String, Place)>,
@@ -121,6 +124,7 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "crash-loop" => said.crash_loop = read_crash_loop(r, key, v),
         "success-exit" => said.success = read_success(r, key, v),
         "reload" => said.reload = read_reload(r, key, v),
+        "max-connections" => said.max_connections = read_max_connections(r, key, v),
         // A key that is in the list and not here would be accepted and ignored.
         _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
     }
@@ -235,6 +239,43 @@ fn read_crash_loop(r: &mut Reader, key: &str, v: &Value) -> Option<Option<CrashL
         }
     }
     Some(Some(crash_loop))
+}
+
+/// `{ high = 200, low = 180 }`, or false.
+fn read_max_connections(r: &mut Reader, key: &str, v: &Value) -> Option<Option<MaxConnections>> {
+    if let DeValue::Boolean(false) = v.get_ref() {
+        return Some(None);
+    }
+    let (mut high, mut low) = (None, None);
+    for (name, value) in r.table(key, v)?.iter() {
+        if !r.known(name, keys::MAX_CONNECTIONS) {
+            continue;
+        }
+        match name.get_ref().as_ref() {
+            "high" => high = Some(r.integer("high", value, 1..1_000_001)?),
+            _ => low = Some(r.integer("low", value, 1..1_000_001)?),
+        }
+    }
+    match (high, low) {
+        (Some(high), Some(low)) if low < high => Some(Some(MaxConnections {
+            high: u32::try_from(high).ok()?,
+            low: u32::try_from(low).ok()?,
+        })),
+        (Some(_), Some(_)) => {
+            r.problem(
+                v.span(),
+                format_args!("`{key}`: `low` must be less than `high`"),
+            );
+            None
+        }
+        _ => {
+            r.problem(
+                v.span(),
+                format_args!("`{key}` has two limits: write {{ high = 200, low = 180 }}"),
+            );
+            None
+        }
+    }
 }
 
 /// `[1, 143, "HUP"]`: statuses and signals.
@@ -433,6 +474,7 @@ pub(super) fn define(
             success_exit,
             success_signal,
             reload,
+            max_connections: said.max_connections.or(defaults.max_connections).flatten(),
         },
     })
 }

@@ -405,6 +405,26 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "restart-delay = \"0s\"\ncrash-loop = false",
             "without any pause",
         ),
+        (
+            "max-connections = 200",
+            "3:19: service \"x\": `max-connections` must be a table, not a whole number",
+        ),
+        (
+            "max-connections = { high = 200 }",
+            "3:19: service \"x\": `max-connections` has two limits: write { high = 200, low = 180 }",
+        ),
+        (
+            "max-connections = { high = 20, low = 20 }",
+            "3:19: service \"x\": `max-connections`: `low` must be less than `high`",
+        ),
+        (
+            "max-connections = { high = 0, low = 20 }",
+            "3:28: service \"x\": `high` must be from 1 to 1000000, not 0",
+        ),
+        (
+            "max-connections = { hi = 0 }",
+            "3:21: service \"x\": unknown key `hi`",
+        ),
         ("crash-loop = { burst = 0 }", "must be from 1 to 1000"),
         ("crash-loop = { within = \"0s\" }", "must be longer than 0"),
         ("success-exit = 1", "write [1, \"HUP\"]"),
@@ -912,6 +932,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
         keys::SERVICE,
         keys::STEP,
         keys::CRASH_LOOP,
+        keys::MAX_CONNECTIONS,
         keys::RELOAD,
     ];
     for key in lists.iter().copied().flatten() {

@@ -235,7 +235,11 @@ impl Reactor {
         now: Tick,
     ) -> Option<crate::control::reply::Status> {
         let Reactor { machine, trees, .. } = self;
-        status::status(machine, id, now, || trees.usage(id))
+        let mut status = status::status(machine, id, now, || trees.usage(id))?;
+        if status.connections.is_none() {
+            status.connections = self.drains.watched(&mut self.trees, id);
+        }
+        Some(status)
     }
 
     /// Every service, by name.

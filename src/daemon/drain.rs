@@ -22,7 +22,7 @@ use super::rundir::plain;
 use super::tree::{Reachable, Reached};
 use super::trees::Trees;
 use crate::machine::event::{ActionId, Event, Instance, Outcome, ServiceId};
-use crate::machine::spec::{self, Drain};
+use crate::machine::spec::{self, Drain, MaxConnections};
 use crate::machine::time::Tick;
 use crate::sys::filter::{self, Attached};
 use crate::sys::pidfd::PidFd;
@@ -37,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SHARE: u32 = 100;
 /// ... but the end of a drain is not found out later than this.
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// Between two looks at a limit that is far away.
+const FAR: Duration = Duration::from_millis(500);
 /// So long a handshake that was under way counts: it ends in a connection soon, or it is one
 /// of those that never end.
 const HANDSHAKE: Duration = Duration::from_secs(3);
@@ -50,6 +52,8 @@ const SOCKETS: usize = 256;
 #[derive(Default)]
 pub struct Drains {
     holds: BTreeMap<ServiceId, Hold>,
+    /// Running instances with a limit on their connections.
+    watches: BTreeMap<ServiceId, Watch>,
     next: Option<Tick>,
     /// Listening sockets that are no news.
     seen: BTreeSet<u64>,
@@ -69,13 +73,32 @@ struct Hold {
     open: Option<u32>,
 }
 
+/// A running instance whose connections are counted when there may be too many.
+struct Watch {
+    instance: Instance,
+    max: MaxConnections,
+    what: Rc<Drain>,
+    next: Tick,
+    /// The side of the limits that was told last.
+    above: bool,
+    /// Its sockets, and the listening sockets of everybody when they were looked for.
+    sockets: Vec<Bound>,
+    seen: BTreeSet<u64>,
+}
+
+/// A TCP socket that takes connections, and where.
+#[derive(Clone, PartialEq, Eq)]
+struct Bound {
+    local: SocketAddr,
+    /// None: superd's own.
+    network: Option<PathBuf>,
+}
+
 /// A socket with a filter of ours.
 struct Held {
     copy: OwnedFd,
     listener: Listener,
-    local: SocketAddr,
-    /// None: superd's own.
-    network: Option<PathBuf>,
+    bound: Bound,
     /// UDP: the last packet, and when it was seen.
     packet: ([u64; 2], Tick),
 }
@@ -90,7 +113,7 @@ impl Drains {
         &mut self,
         trees: &mut Trees,
         key: (ServiceId, Instance),
-        action: ActionId,
+        action: Option<ActionId>,
         what: &Rc<Drain>,
         now: Tick,
     ) -> Result<Vec<String>, String> {
@@ -117,13 +140,15 @@ impl Drains {
         if hold.sockets.is_empty() {
             return Err(why_none(&taken, &found));
         }
-        hold.action = Some(action);
+        hold.action = action;
         hold.open = None;
         let mut lines = vec![format!("new connections to {} are held back", hold.names())];
         lines.extend(hold.complaints(&taken, &found));
         self.holds.insert(service, hold);
-        let first = now + FIRST;
-        self.next = Some(self.next.map_or(first, |at| at.min(first)));
+        if action.is_some() {
+            let first = now + FIRST;
+            self.next = Some(self.next.map_or(first, |at| at.min(first)));
+        }
         Ok(lines)
     }
 
@@ -152,6 +177,13 @@ impl Drains {
         self.rest();
     }
 
+    /// The instance is over.
+    pub fn forget(&mut self, service: ServiceId, instance: Instance) {
+        self.let_go(service, instance);
+        self.watches
+            .retain(|id, w| *id != service || w.instance != instance);
+    }
+
     /// The sockets of which superd has a copy.
     pub fn held(&self, service: ServiceId, instance: Instance) -> Vec<u64> {
         let hold = self.holds.get(&service).filter(|h| h.instance == instance);
@@ -161,7 +193,76 @@ impl Drains {
 
     /// When [`Drains::look`] is due.
     pub fn next_deadline(&self) -> Option<Tick> {
-        self.next
+        let watch = self.watches.values().map(|w| w.next).min();
+        [self.next, watch].into_iter().flatten().min()
+    }
+
+    /// See [`Effect::Watch`](crate::machine::event::Effect::Watch).
+    pub fn watch(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        limits: Option<(MaxConnections, Rc<Drain>)>,
+        now: Tick,
+    ) {
+        self.watches.remove(&service);
+        if let Some((max, what)) = limits {
+            let watch = Watch {
+                instance,
+                max,
+                what,
+                next: now + PAUSE,
+                above: false,
+                sockets: Vec::new(),
+                seen: BTreeSet::new(),
+            };
+            self.watches.insert(service, watch);
+        }
+    }
+
+    /// Of an instance with a limit: its open connections now.
+    pub fn watched(&mut self, trees: &mut Trees, service: ServiceId) -> Option<u32> {
+        let watch = self.watches.get_mut(&service)?;
+        Some(watch.count(trees, service))
+    }
+
+    fn look_at_watches(
+        &mut self,
+        trees: &mut Trees,
+        clock: &impl Fn() -> Tick,
+        events: &mut Vec<Event>,
+    ) {
+        for (service, watch) in &mut self.watches {
+            let began = clock();
+            if watch.next > began {
+                continue;
+            }
+            // With fewer sockets on the whole machine than it may have nothing is to be counted.
+            let is_far = !watch.above
+                && !watch.sockets.is_empty()
+                && watch.sockets.iter().all(|s| s.network.is_none())
+                && proc::tcp_in_use().is_some_and(|n| n <= watch.max.high);
+            if is_far {
+                watch.next = began + FAR;
+                continue;
+            }
+            let n = watch.count(trees, *service);
+            let crossed = match watch.above {
+                false => n > watch.max.high,
+                true => n < watch.max.low,
+            };
+            if crossed {
+                watch.above = !watch.above;
+                events.push(Event::Connections(*service, watch.instance, n));
+            }
+            let now = clock();
+            // A limit that is far away is not reached within the next tenths of a second.
+            let least = match watch.above || n >= watch.max.low / 2 {
+                true => PAUSE,
+                false => FAR,
+            };
+            watch.next = now + ((now - began) * SHARE).clamp(least, PAUSE_LONGEST);
+        }
     }
 
     fn rest(&mut self) {
@@ -179,9 +280,13 @@ impl Drains {
         say: &mut dyn FnMut(ServiceId, String),
     ) -> Vec<Event> {
         let began = clock();
+        let mut events = Vec::new();
+        self.look_at_watches(trees, &clock, &mut events);
+        if self.next.is_none_or(|at| at > began) {
+            return events;
+        }
         self.take_new(trees, began, say);
         let open = self.count(trees, began);
-        let mut events = Vec::new();
         for (service, hold) in &mut self.holds {
             let Some(action) = hold.action else { continue };
             let n = open.get(service).copied().unwrap_or(0);
@@ -248,7 +353,7 @@ impl Drains {
         let mut networks: BTreeMap<Option<PathBuf>, (ServiceId, Instance)> = BTreeMap::new();
         for (service, hold) in active() {
             for held in &hold.sockets {
-                networks.insert(held.network.clone(), (*service, hold.instance));
+                networks.insert(held.bound.network.clone(), (*service, hold.instance));
             }
         }
         for (network, (service, instance)) in networks {
@@ -260,9 +365,11 @@ impl Drains {
                     None => continue,
                 },
             };
-            let of_this = |held: &&Held| held.network == network;
-            let ports = active().flat_map(|(_, h)| h.sockets.iter().filter(of_this));
-            let Some(range) = range(ports) else { continue };
+            let of_this = |bound: &&Bound| bound.network == network;
+            let ports = active().flat_map(|(_, h)| h.sockets.iter().map(|s| &s.bound));
+            let Some(range) = range(ports.filter(of_this)) else {
+                continue;
+            };
             proc::connections(&pid, &range, &mut |connection| {
                 for (service, hold) in active() {
                     if hold.has(&connection, network.as_deref(), now) {
@@ -359,7 +466,7 @@ impl Hold {
     }
 
     fn networks(&self) -> BTreeSet<PathBuf> {
-        let networks = self.sockets.iter().filter_map(|s| s.network.clone());
+        let networks = self.sockets.iter().filter_map(|s| s.bound.network.clone());
         networks.collect()
     }
 
@@ -397,26 +504,81 @@ impl Hold {
         if connection.is_handshake && now >= self.began + HANDSHAKE {
             return false;
         }
-        let local = connection.local;
         self.sockets.iter().any(|held| {
-            held.listener.transport == Transport::Tcp
-                && held.local.port() == local.port()
-                && held.local.is_ipv4() == local.is_ipv4()
-                && (held.local.ip().is_unspecified() || held.local.ip() == local.ip())
-                && held.network.as_deref() == network
+            held.listener.transport == Transport::Tcp && held.bound.has(connection, network)
         })
     }
 }
 
+impl Bound {
+    /// Whether a connection is to this socket.
+    fn has(&self, connection: &Connection, network: Option<&Path>) -> bool {
+        let (own, local) = (self.local, connection.local);
+        own.port() == local.port()
+            && own.is_ipv4() == local.is_ipv4()
+            && (own.ip().is_unspecified() || own.ip() == local.ip())
+            && self.network.as_deref() == network
+    }
+}
+
+impl Watch {
+    /// Its open connections.
+    fn count(&mut self, trees: &mut Trees, service: ServiceId) -> u32 {
+        self.find_sockets(trees, service);
+        let networks: BTreeSet<Option<PathBuf>> =
+            self.sockets.iter().map(|s| s.network.clone()).collect();
+        let mut n = 0_u32;
+        for network in networks {
+            let pid = match &network {
+                None => Some("self".to_owned()),
+                Some(net) => trees
+                    .one_in(service, self.instance, net)
+                    .map(|pid| pid.to_string()),
+            };
+            let own = self.sockets.iter().filter(|s| s.network == network);
+            if let (Some(pid), Some(range)) = (pid, range(own)) {
+                proc::connections(&pid, &range, &mut |c| {
+                    let is_to = |s: &Bound| s.has(&c, network.as_deref());
+                    let counts = !c.is_handshake && self.sockets.iter().any(is_to);
+                    n = n.saturating_add(u32::from(counts));
+                });
+            }
+        }
+        n
+    }
+
+    /// Looks for its sockets, if anybody's have changed since.
+    fn find_sockets(&mut self, trees: &mut Trees, service: ServiceId) {
+        let mut listeners = Vec::new();
+        proc::listeners("self", &mut listeners);
+        let tcp = listeners
+            .iter()
+            .filter(|l| l.transport == Transport::Tcp)
+            .map(|l| l.inode);
+        let seen: BTreeSet<u64> = tcp.collect();
+        let is_own = self.sockets.iter().all(|s| s.network.is_none());
+        if seen == self.seen && is_own && !self.sockets.is_empty() {
+            return;
+        }
+        self.seen = seen;
+        let found = trees.sockets(service, self.instance, &mut BTreeSet::new());
+        let wanted = |r: &&Reached| {
+            let l = r.listener;
+            l.transport == Transport::Tcp && self.what.takes(spec::Transport::Tcp, l.port)
+        };
+        let taken = found.listening.iter().filter(wanted).take(SOCKETS);
+        self.sockets = taken.filter_map(|r| Some(copy(r).ok()??.1)).collect();
+    }
+}
+
 /// The ports of these sockets, from the lowest to the highest.
-fn range<'a>(sockets: impl Iterator<Item = &'a Held>) -> Option<RangeInclusive<u16>> {
-    let ports: Vec<u16> = sockets.map(|held| held.local.port()).collect();
+fn range<'a>(sockets: impl Iterator<Item = &'a Bound>) -> Option<RangeInclusive<u16>> {
+    let ports: Vec<u16> = sockets.map(|bound| bound.local.port()).collect();
     Some(*ports.iter().min()?..=*ports.iter().max()?)
 }
 
-/// Copies the socket out of the process that holds it and attaches the filter. None: it is
-/// no longer there.
-fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
+/// Copies a socket out of the process that holds it. None: it is no longer there.
+fn copy(reached: &Reached) -> Result<Option<(OwnedFd, Bound)>, String> {
     let copy = match PidFd::open(reached.pid).and_then(|held| held.copy_of(reached.fd)) {
         Ok(copy) => copy,
         Err(e) => match e.raw_os_error() {
@@ -434,7 +596,20 @@ fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
     // getsockname(2) is the same for UDP.
     let socket = TcpListener::from(copy);
     let local = socket.local_addr().map_err(failed)?;
-    let copy = OwnedFd::from(socket);
+    let bound = Bound {
+        local,
+        network: reached.network.clone(),
+    };
+    Ok(Some((OwnedFd::from(socket), bound)))
+}
+
+/// Copies the socket and attaches the filter. None: it is no longer there.
+fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
+    let Some((copy, bound)) = copy(reached)? else {
+        return Ok(None);
+    };
+    let failed = |e: io::Error| plain(&e);
+    let listener = reached.listener;
     match filter::attached(copy.as_fd()).map_err(failed)? {
         Attached::Foreign => return Err("it has a filter of its own".to_owned()),
         // Also one of ours: it is of an earlier superd, perhaps of another version.
@@ -449,8 +624,7 @@ fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
         packet: (packet, now),
         copy,
         listener,
-        local,
-        network: reached.network.clone(),
+        bound,
     }))
 }
 

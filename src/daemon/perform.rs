@@ -99,6 +99,19 @@ impl Reactor {
             Effect::Drain(service, instance, action, what) => {
                 self.drain(service, instance, action, &what);
             }
+            Effect::Watch(service, instance, limits) => {
+                let now = self.now();
+                self.drains.watch(service, instance, limits, now);
+            }
+            Effect::Limit(service, instance, what) => {
+                let now = self.now();
+                let key = (service, instance);
+                let begun = self.drains.begin(&mut self.trees, key, None, &what, now);
+                let lines = begun.unwrap_or_else(|why| vec![format!("cannot limit: {why}")]);
+                for line in lines {
+                    self.say_of(service, Severity::LOG_NOTICE, &line);
+                }
+            }
             Effect::LetGo(service, instance) => {
                 // Of a tree that is dead nothing is found, and its sockets are superd's alone.
                 let names = drain::remove_filters(&mut self.trees, service, instance);
@@ -117,7 +130,7 @@ impl Reactor {
             Effect::Check(service, instance, check) => self.check(service, instance, check),
             Effect::Look(service, instance) => self.look(service, instance),
             Effect::Release(service, instance) => {
-                self.drains.let_go(service, instance);
+                self.drains.forget(service, instance);
                 self.trees.release(service, instance);
             }
             Effect::Forget(service) => self.forget(service),
@@ -337,9 +350,13 @@ impl Reactor {
         what: &Rc<Drain>,
     ) {
         let now = self.now();
-        let begun = self
-            .drains
-            .begin(&mut self.trees, (service, instance), action, what, now);
+        let begun = self.drains.begin(
+            &mut self.trees,
+            (service, instance),
+            Some(action),
+            what,
+            now,
+        );
         match begun {
             Ok(lines) => {
                 for line in lines {

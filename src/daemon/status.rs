@@ -53,6 +53,11 @@ pub fn status(
         stop: stop_status(service, now),
         connections: connections(service),
         drain: drain_word(service),
+        max_connections: service
+            .run()
+            .and(service.spec.max_connections)
+            .map(|max| max.high),
+        limited: service.run().is_some_and(|run| run.limited),
         ready: service.run().map(|run| ready_word(run.ready).to_owned()),
         reloading: service.run().is_some_and(|run| run.reloading),
         says: service.says.clone(),

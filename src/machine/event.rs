@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::memory::Memory;
 use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
-use super::spec::{Drain, Spec, To};
+use super::spec::{Drain, MaxConnections, Spec, To};
 
 /// One configured service. Never used again for another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -177,7 +177,7 @@ pub enum Event {
     Notified(ServiceId, Instance, Notice),
     /// The command, HTTP request or drain with this number ended, or could not be begun.
     ActionEnded(ServiceId, Instance, ActionId, Outcome),
-    /// A drain has looked: so many connections are open.
+    /// So many connections are open: a drain has looked, or a limit was crossed.
     Connections(ServiceId, Instance, u32),
     /// The output contained the text of [`Effect::WatchOutput`].
     OutputMatched(ServiceId, Instance),
@@ -282,6 +282,11 @@ pub enum Effect {
     /// or with the reason why this cannot be done here; until then by `Connections` whenever
     /// their number has changed. May come again for the same action, from the next superd.
     Drain(ServiceId, Instance, ActionId, Rc<Drain>),
+    /// From now on report when more connections than `high` are open, and then when there are
+    /// less than `low`, by `Connections`. None: no longer.
+    Watch(ServiceId, Instance, Option<(MaxConnections, Rc<Drain>)>),
+    /// Hold back new connections, and count none: that is watched already.
+    Limit(ServiceId, Instance, Rc<Drain>),
     /// What held back new connections goes: filters off, also those of an earlier superd, and
     /// superd's copies of the sockets closed. In the end it comes before ports are looked at.
     LetGo(ServiceId, Instance),
@@ -318,6 +323,7 @@ impl Effect {
             | Effect::Run(..)
             | Effect::Http(..)
             | Effect::Drain(..)
+            | Effect::Limit(..)
             | Effect::EndAction(..)
             | Effect::Release(..)
             | Effect::Forget(_)
@@ -328,6 +334,7 @@ impl Effect {
             | Effect::Check(..)
             | Effect::Look(..)
             | Effect::LetGo(..)
+            | Effect::Watch(..)
             | Effect::Publish(..)
             | Effect::Finish => false,
         }

@@ -281,6 +281,8 @@ impl Service {
                     let what = hold.what.clone();
                     cx.effects.push(Effect::Drain(id, instance, action, what));
                 } else if run.filtered {
+                    // If there are too many still, that will be noticed anew.
+                    run.limited = false;
                     cx.effects.push(Effect::LetGo(id, instance));
                 }
                 let (run, since) = (run.clone(), self.since);
@@ -288,6 +290,9 @@ impl Service {
                 cx.publish(id, Happening::Adopted { instance, pid, ran });
                 let moved = self.enter(State::Up(run), now);
                 self.since = since;
+                if self.spec.max_connections.is_some() {
+                    self.watch(cx.effects);
+                }
                 moved
             }
             (State::Stopping(run, stop), Presence::Running(pid)) => {

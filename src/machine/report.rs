@@ -517,6 +517,20 @@ pub enum Happening {
         /// Who asked.
         by: Origin,
     },
+    /// New connections are held back: there are too many.
+    Limited {
+        /// So many are open.
+        connections: u32,
+        /// More than this.
+        high: u32,
+    },
+    /// New connections are let in again.
+    Unlimited {
+        /// So many are open.
+        connections: u32,
+        /// Less than this.
+        low: u32,
+    },
     /// New connections are held back, outside of a stop.
     Draining {
         /// Who asked.

@@ -120,7 +120,10 @@ pub struct Run {
     /// New connections are held back, outside of a stop.
     #[serde(default)]
     pub drain: Option<Hold>,
-    /// They have been at some time, by this superd or, perhaps, an earlier one. Never taken
+    /// New connections are held back because there are too many.
+    #[serde(default)]
+    pub limited: bool,
+    /// New connections have been held back at some time, by this superd or, perhaps, an earlier one. Never taken
     /// back: a superd that is killed while it lets go leaves that to the next.
     #[serde(default)]
     pub filtered: bool,
@@ -150,6 +153,7 @@ impl Run {
             refused: None,
             adopted: false,
             drain: None,
+            limited: false,
             filtered: false,
         }
     }
@@ -636,10 +640,8 @@ impl Service {
                 stop.counted(n);
                 Moved::default()
             }
-            (State::Up(run), Input::Connections(n)) => {
-                if let Some(hold) = &mut run.drain {
-                    hold.connections = Some(n);
-                }
+            (State::Up(_), Input::Connections(n)) => {
+                self.connections(n, cx);
                 Moved::default()
             }
             (
@@ -771,6 +773,9 @@ impl Service {
             );
         }
         let mut moved = self.enter(State::Up(run), now);
+        if self.spec.max_connections.is_some() {
+            self.watch(cx.effects);
+        }
         moved.up = true;
         moved
     }
@@ -1054,8 +1059,57 @@ impl Service {
         }
     }
 
+    /// A drain counts, or the number has crossed one of the limits.
+    fn connections(&mut self, n: u32, cx: &mut Context<'_>) {
+        let State::Up(run) = &mut self.state else {
+            return;
+        };
+        if let Some(hold) = &mut run.drain {
+            hold.connections = Some(n);
+            return;
+        }
+        let Some(max) = self.spec.max_connections else {
+            return;
+        };
+        if n > max.high && !run.limited {
+            run.limited = true;
+            run.filtered = true;
+            let what = self.spec.stop.drain();
+            cx.effects.push(Effect::Limit(self.id, run.instance, what));
+            let happening = Happening::Limited {
+                connections: n,
+                high: max.high,
+            };
+            cx.publish(self.id, happening);
+        } else if n < max.low && run.limited {
+            run.limited = false;
+            cx.effects.push(Effect::LetGo(self.id, run.instance));
+            let happening = Happening::Unlimited {
+                connections: n,
+                low: max.low,
+            };
+            cx.publish(self.id, happening);
+        }
+    }
+
+    /// Connections are counted as the definition says it now.
+    pub(super) fn watch(&mut self, effects: &mut Vec<Effect>) {
+        let State::Up(run) = &mut self.state else {
+            return;
+        };
+        let max = self.spec.max_connections;
+        if max.is_none() && std::mem::take(&mut run.limited) && run.drain.is_none() {
+            effects.push(Effect::LetGo(self.id, run.instance));
+        }
+        let watched = max.map(|max| (max, self.spec.stop.drain()));
+        effects.push(Effect::Watch(self.id, run.instance, watched));
+    }
+
     /// What was under way outside of a stop ends. What is held back stays so.
     fn end_actions(&mut self, cx: &mut Context<'_>) {
+        if self.spec.max_connections.is_some() && matches!(self.state, State::Up(_)) {
+            cx.effects.push(Effect::Watch(self.id, self.instance, None));
+        }
         let hold = match &mut self.state {
             State::Up(run) => run.drain.as_mut(),
             State::Down(_)

@@ -33,6 +33,18 @@ pub struct Spec {
     pub success_signal: Vec<Signal>,
     /// How it is told to read its configuration again; none: it cannot.
     pub reload: Option<Reload>,
+    /// How many connections it may have; none: as many as it likes.
+    pub max_connections: Option<MaxConnections>,
+}
+
+/// A limit that superd keeps: new connections are held back with more than `high` open
+/// ones, until there are less than `low`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MaxConnections {
+    /// The most that is let in calmly.
+    pub high: u32,
+    /// Less than `high`, so that the filter does not come and go with each client.
+    pub low: u32,
 }
 
 /// How a service reads its configuration again.

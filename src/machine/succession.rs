@@ -223,6 +223,8 @@ impl World {
             Effect::Http(..)
             | Effect::Drain(..)
             | Effect::LetGo(..)
+            | Effect::Limit(..)
+            | Effect::Watch(..)
             | Effect::Wake(..)
             | Effect::Look(..)
             | Effect::EndAction(..)

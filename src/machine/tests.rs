@@ -9,7 +9,7 @@ use super::report::{Crash, Exit, Happening, SpawnError, Stage, Stuck, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
 use super::service::{State, Want};
 use super::signal::Signal;
-use super::spec::{Action, CrashLoop, Policy, Reload, Spec, To, Until};
+use super::spec::{Action, CrashLoop, MaxConnections, Policy, Reload, Spec, To, Until};
 use super::supervisor::{Ending, Supervisor};
 use super::testing::spec;
 
@@ -329,6 +329,47 @@ fn a_drain_without_a_stop_that_cannot_be_is_told_and_is_none() {
     assert_eq!(rig.count(&format!("reply {asked}: failed")), 1);
     let back = rig.ask(A, Verb::Undrain);
     assert_eq!(rig.count(&format!("reply {back}: already")), 1);
+}
+
+#[test]
+fn too_many_connections_are_held_back_until_there_are_few() {
+    let mut limited = spec("a");
+    limited.max_connections = Some(MaxConnections { high: 20, low: 10 });
+    let mut rig = Rig::new(vec![limited.clone()]);
+    assert_eq!(rig.did(), ["spawn a1", "watch connections of a1"]);
+    let open = |rig: &mut Rig, n| {
+        let instance = rig.at(A).instance;
+        rig.hear(Event::Connections(A, instance, n));
+        rig.did()
+    };
+    assert_eq!(open(&mut rig, 20), [""; 0]);
+    assert_eq!(open(&mut rig, 21), ["limit a1"]);
+    assert_eq!(open(&mut rig, 30), [""; 0], "once");
+    assert_eq!(open(&mut rig, 10), [""; 0], "not yet");
+    assert_eq!(open(&mut rig, 9), ["let go a1"]);
+    assert_eq!(open(&mut rig, 3), [""; 0], "once");
+    // A drain is more: it ends by nothing but an undrain.
+    open(&mut rig, 21);
+    rig.ask(A, Verb::Drain);
+    assert_eq!(rig.did(), ["drain a1"]);
+    assert_eq!(open(&mut rig, 3), [""; 0]);
+    rig.ask(A, Verb::Undrain);
+    let did = rig.did();
+    assert_eq!(
+        did[..3],
+        ["end action a1", "let go a1", "watch connections of a1"]
+    );
+    // Without the key in the configuration there is no limit any more.
+    open(&mut rig, 21);
+    rig.change(A, spec("a"), Change::Policy);
+    assert_eq!(rig.did(), ["let go a1", "watch no connections of a1"]);
+    rig.change(A, limited, Change::Policy);
+    assert_eq!(rig.did(), ["watch connections of a1"]);
+    open(&mut rig, 21);
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.did(), ["watch no connections of a1", "TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did()[..2], ["let go a1", "release a1"]);
 }
 
 #[test]

@@ -639,6 +639,69 @@ fn a_drain_of_a_thousand_connections_takes_a_hundredth_of_a_processor() {
     });
 }
 
+#[test]
+fn too_many_connections_wait_until_there_are_few() {
+    let name = "too_many_connections_wait_until_there_are_few";
+    let toml = PAGES.replace(
+        "stop = ",
+        "max-connections = { high = 5, low = 3 }\nstop = ",
+    );
+    let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
+        return;
+    };
+    let said = |what: &str| s.place.log().matches(what).count();
+    let (on, off) = (
+        "more than 5: new ones are held back",
+        "less than 3: new ones are let in again",
+    );
+    for round in 1..=2 {
+        let mut clients: Vec<Client> = (0..5).map(|_| Client::begin(&at)).collect();
+        assert!(s
+            .ok(&["status", "pages"])
+            .contains("connections   5 of 5\n"));
+        assert!(!is_held(&at, LIMIT), "the limit itself is let in");
+        clients.push(Client::begin(&at));
+        wait_until("they are held back", || said(on) == round);
+        assert!(is_held(&at, SHORT));
+        let status = s.ok(&["status", "pages"]);
+        assert!(
+            status.contains("connections   6 of 5, new ones are held back\n"),
+            "{status}"
+        );
+        for client in &mut clients {
+            assert_eq!(client.ask("end"), "whole");
+        }
+        clients.truncate(3);
+        wait_connections(&s, 3);
+        assert!(is_held(&at, SHORT), "not yet");
+        assert_eq!(said(off), round - 1);
+        drop(clients);
+        wait_until("they are let in", || said(off) == round);
+        assert_eq!(Client::begin(&at).ask("end"), "whole");
+        wait_connections(&s, 0);
+        assert_eq!(
+            (said(on), said(off)),
+            (round, round),
+            "one line for each change"
+        );
+    }
+    // A superd that is killed in the meantime leaves it to the next one.
+    let clients: Vec<Client> = (0..6).map(|_| Client::begin(&at)).collect();
+    wait_until("they are held back", || said(on) == 3);
+    let s = s.succeed();
+    drop(clients);
+    wait_let_in(&at);
+    let clients: Vec<Client> = (0..6).map(|_| Client::begin(&at)).collect();
+    wait_until("they are held back", || is_held(&at, SHORT));
+    // The limit goes with its key, and at once.
+    s.place.configure(Flavour::NoCgroups, PAGES);
+    s.ok(&["reload"]);
+    assert!(!is_held(&at, LIMIT));
+    drop(clients);
+    assert_eq!(s.record("pages").count("start"), 1);
+    s.end();
+}
+
 /// What became of clients that come at a steady rate.
 #[derive(Default, Debug)]
 struct Storm {

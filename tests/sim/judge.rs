@@ -114,6 +114,8 @@ struct Live {
     held: bool,
     /// They have been at some time.
     was_held: bool,
+    /// There are too many.
+    limited: bool,
     /// It is so because somebody asked for just that.
     maintained: bool,
     actions: BTreeSet<ActionId>,
@@ -408,6 +410,14 @@ impl Judge {
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
             Effect::Drain(s, i, a, x) => self.drain(now, (*s, *i), *a, x),
             Effect::LetGo(s, i) => self.let_go(*s, *i, world),
+            Effect::Limit(s, i, _) => {
+                let live = self.live(*s, *i)?;
+                let ok = !live.limited && live.stop.is_none();
+                live.limited = true;
+                live.was_held = true;
+                require(ok, "a limit holds back once", || format!("{s:?}"))
+            }
+            Effect::Watch(s, i, _) => self.live(*s, *i).map(|_| ()),
             Effect::EndAction(s, i, a) => {
                 let open = self.live(*s, *i)?.actions.remove(a);
                 require(open, "an action ends once", || format!("{a:?} of {s:?}"))
@@ -510,6 +520,7 @@ impl Judge {
             term_to_leftovers: false,
             held: false,
             was_held: false,
+            limited: false,
             maintained: false,
             actions: BTreeSet::new(),
         });
@@ -582,9 +593,10 @@ impl Judge {
         let live = self.live(id, instance)?;
         let held = std::mem::take(&mut live.held);
         let maintained = std::mem::take(&mut live.maintained);
+        let limited = std::mem::take(&mut live.limited);
         if live.exited.is_none() {
             // By a successor, too: perhaps the one before was killed on the way.
-            let asked = maintained && matches!(asked, Some((_, Verb::Undrain)));
+            let asked = maintained && matches!(asked, Some((_, Verb::Undrain))) || limited;
             let ok = asked || live.adopted_at.is_some();
             return require(ok && live.stop.is_none(), "let go when asked", || {
                 format!("{id:?}")

@@ -32,6 +32,7 @@ pub enum Thing {
     Says(Key, Notice),
     PortsClose(Key),
     Output(Key),
+    Connections(Key, u32),
     Rival(Key),
 }
 
@@ -231,7 +232,15 @@ impl World {
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
+            Effect::Watch(s, i, Some(_)) => {
+                for _ in 0..self.dice.below(6) {
+                    let (pause, n) = (self.soon(), self.dice.below(40) as u32);
+                    self.plan(pause, Thing::Connections((*s, *i), n));
+                }
+            }
             Effect::EndAction(..)
+            | Effect::Watch(_, _, None)
+            | Effect::Limit(..)
             | Effect::LetGo(..)
             | Effect::Wake(..)
             | Effect::Forget(_)
@@ -543,6 +552,11 @@ impl World {
             Thing::Output(key) => {
                 if self.children.contains_key(&key) {
                     out.push(Event::OutputMatched(key.0, key.1));
+                }
+            }
+            Thing::Connections(key, n) => {
+                if self.children.contains_key(&key) {
+                    out.push(Event::Connections(key.0, key.1, n));
                 }
             }
             Thing::Rival(key) => self.wish(key),

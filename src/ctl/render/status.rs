@@ -51,6 +51,9 @@ fn remarks(s: &Status) -> String {
         parts.push(step(stop));
     }
     parts.extend(drain(s));
+    if let (true, Some(n)) = (s.limited, s.connections) {
+        parts.push(format!("connections {}", connections(n, s)));
+    }
     if s.adopted {
         parts.push("adopted".to_owned());
     }
@@ -69,6 +72,18 @@ fn remarks(s: &Status) -> String {
     match parts.is_empty() {
         true => "-".to_owned(),
         false => parts.join("; "),
+    }
+}
+
+/// `187`, `187 of 200`, `201 of 200, new ones are held back`.
+fn connections(n: u32, s: &Status) -> String {
+    let held = match s.limited {
+        true => ", new ones are held back",
+        false => "",
+    };
+    match s.max_connections {
+        Some(most) => format!("{n} of {most}{held}"),
+        None => n.to_string(),
     }
 }
 
@@ -107,7 +122,7 @@ pub fn one(s: &Status, style: Style) -> String {
     if let Some(text) = drain(s) {
         row("drain", &text);
     } else if let Some(n) = s.connections {
-        row("connections", &n.to_string());
+        row("connections", &connections(n, s));
     }
     if !s.last_exit.is_empty() {
         row("last exit", &s.last_exit);

@@ -40,7 +40,10 @@ impl Supervisor {
                         back.push(id);
                         service.want = if spec.autostart { Want::Up } else { Want::Down };
                     }
-                    service.spec = spec;
+                    let before = std::mem::replace(&mut service.spec, spec);
+                    if before.max_connections != service.spec.max_connections {
+                        service.watch(effects);
+                    }
                     match change {
                         Change::New | Change::Program => cycling.push(id),
                         Change::Policy => retrying.push(id),
@@ -455,7 +458,13 @@ impl Supervisor {
         if let Some(action) = hold.action {
             effects.push(Effect::EndAction(id, instance, action));
         }
+        if let State::Up(run) = &mut service.state {
+            run.limited = false;
+        }
         effects.push(Effect::LetGo(id, instance));
+        if service.spec.max_connections.is_some() {
+            service.watch(effects); // from the beginning
+        }
         effects.push(Effect::Publish(id, Happening::Undrained { by: by.clone() }));
         let why = "somebody has ended the drain meanwhile";
         self.dismiss(id, Waiter::wants_it_drained, why, effects);
