@@ -45,7 +45,8 @@ pub struct Trees {
     root: Option<Root>,
     /// Keeps other superds from the groups.
     _lock: Option<Flock<File>>,
-    live: BTreeMap<ServiceId, Live>,
+    /// In boxes: a node of the map has eleven places, and half of them are empty.
+    live: BTreeMap<ServiceId, Box<Live>>,
     /// Groups that were found empty at a first start. From then on the sweep after each
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
@@ -196,7 +197,7 @@ impl Trees {
                         began,
                         oom_kills,
                     };
-                    self.live.insert(w.service, live);
+                    self.live.insert(w.service, Box::new(live));
                 }
                 // Somebody has removed it: the next try makes it anew.
                 Err(error) if error.stage == Stage::Cgroup => {
@@ -546,7 +547,7 @@ impl Trees {
             // As far as they can be counted from here on.
             oom_kills: oom_kills(place),
         };
-        self.live.insert(service, live);
+        self.live.insert(service, Box::new(live));
         held
     }
 
@@ -638,7 +639,7 @@ impl Trees {
     /// cgroup, its environment) leads to one tree, which is then looked at: the cost does
     /// not grow with the number of services, whoever sends notify messages.
     pub fn owner(&mut self, pid: Pid) -> Option<(ServiceId, Instance)> {
-        let is_main = |l: &&Live| l.tree.main() == Some(pid);
+        let is_main = |l: &Live| l.tree.main() == Some(pid);
         let by_main = self
             .live
             .iter()

@@ -31,35 +31,44 @@ pub enum Ending {
 /// The services, and which of them may have changed since somebody asked for that.
 #[derive(Debug, Default)]
 struct Services {
-    all: BTreeMap<ServiceId, Service>,
+    /// In boxes: a node of the map has eleven places, and half of them are empty.
+    all: BTreeMap<ServiceId, Box<Service>>,
     touched: BTreeSet<ServiceId>,
 }
 
 impl Services {
+    fn get(&self, id: &ServiceId) -> Option<&Service> {
+        self.all.get(id).map(|s| &**s)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &Service> {
+        self.all.values().map(|s| &**s)
+    }
+
     fn get_mut(&mut self, id: &ServiceId) -> Option<&mut Service> {
         let found = self.all.get_mut(id)?;
         self.touched.insert(*id);
-        Some(found)
+        Some(&mut **found)
     }
 
     fn values_mut(&mut self) -> impl Iterator<Item = &mut Service> {
         self.touched.extend(self.all.keys());
-        self.all.values_mut()
+        self.all.values_mut().map(|s| &mut **s)
     }
 
     fn insert(&mut self, id: ServiceId, service: Service) {
         self.touched.insert(id);
-        self.all.insert(id, service);
+        self.all.insert(id, Box::new(service));
     }
 
-    fn remove(&mut self, id: &ServiceId) -> Option<Service> {
+    fn remove(&mut self, id: &ServiceId) -> Option<Box<Service>> {
         self.touched.insert(*id);
         self.all.remove(id)
     }
 }
 
 impl std::ops::Deref for Services {
-    type Target = BTreeMap<ServiceId, Service>;
+    type Target = BTreeMap<ServiceId, Box<Service>>;
 
     fn deref(&self) -> &Self::Target {
         &self.all
