@@ -57,7 +57,7 @@ pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires"];
 
 /// A step of `stop`.
 pub const STEP: &[&str] = &[
-    "signal", "run", "http", "drain", "ports", "to", "until", "wait", "settle",
+    "signal", "run", "http", "drain", "ports", "idle", "to", "until", "wait", "settle",
 ];
 
 /// `crash-loop`.

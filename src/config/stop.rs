@@ -207,6 +207,7 @@ struct Typed {
     wait: Option<(Duration, Range<usize>)>,
     drain: Option<Duration>,
     ports: Option<(Vec<Port>, Range<usize>)>,
+    idle: Option<(Duration, Range<usize>)>,
     settle: Option<(Duration, Range<usize>)>,
     /// Something was wrong already: what follows from it is not told.
     broken: bool,
@@ -246,6 +247,10 @@ fn read_step(r: &mut Reader, table: &DeTable, span: Range<usize>) -> Option<Step
             "ports" => {
                 t.ports = read_ports(r, value).map(|ports| (ports, at));
                 t.ports.is_some()
+            }
+            "idle" => {
+                t.idle = positive(r, "idle", value).map(|idle| (idle, at));
+                t.idle.is_some()
             }
             "to" => {
                 t.to = r.choice("to", value, TO).map(|to| (to, at));
@@ -292,6 +297,10 @@ fn make_step(r: &mut Reader, t: Typed, span: Range<usize>) -> Option<Step> {
     }
     if let [("drain", _)] = t.actions.as_slice() {
         return make_drain(r, t);
+    }
+    if let (Some((_, at)), false) = (&t.idle, t.actions.is_empty()) {
+        r.problem(at.clone(), "`idle` is only for a step with `drain`");
+        return None;
     }
     if let (Some((_, at)), false) = (&t.ports, t.actions.is_empty()) {
         r.problem(at.clone(), "`ports` is only for a step with `drain`");
@@ -355,6 +364,7 @@ fn make_drain(r: &mut Reader, t: Typed) -> Option<Step> {
     let drain = Drain {
         ports: t.ports.map_or_else(Vec::new, |(ports, _)| ports),
         except: Vec::new(),
+        idle: t.idle.map(|(idle, _)| idle),
     };
     Some(Step {
         action: Action::Drain(Rc::new(drain)),

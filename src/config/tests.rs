@@ -302,6 +302,14 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "3:34: service \"x\": `ports` must be from 1 to 65535, not 65536",
         ),
         (
+            "stop = [{ signal = \"TERM\", idle = \"5s\" }]",
+            "3:28: service \"x\": `idle` is only for a step with `drain`",
+        ),
+        (
+            "stop = [{ drain = \"5s\", idle = \"0s\" }, { signal = \"TERM\" }]",
+            "3:32: service \"x\": `idle` must be longer than 0",
+        ),
+        (
             "stop = [{ signal = \"TERM\", ports = [80] }]",
             "3:28: service \"x\": `ports` is only for a step with `drain`",
         ),
@@ -422,8 +430,8 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "3:28: service \"x\": `high` must be from 1 to 1000000, not 0",
         ),
         (
-            "max-connections = { hi = 0 }",
-            "3:21: service \"x\": unknown key `hi`",
+            "max-connections = { high = 9, low = 8, hi = 0 }",
+            "3:40: service \"x\": unknown key `hi`",
         ),
         ("crash-loop = { burst = 0 }", "must be from 1 to 1000"),
         ("crash-loop = { within = \"0s\" }", "must be longer than 0"),

@@ -23,10 +23,11 @@ use super::tree::{Reachable, Reached};
 use super::trees::Trees;
 use crate::machine::event::{ActionId, Event, Instance, Outcome, ServiceId};
 use crate::machine::spec::{self, Drain, MaxConnections};
-use crate::machine::time::Tick;
+use crate::machine::time::{Span, Tick};
 use crate::sys::filter::{self, Attached};
 use crate::sys::pidfd::PidFd;
 use crate::sys::proc::{self, Connection, Listener, Transport};
+use crate::sys::tcp;
 
 /// The first look. A packet that another processor was working on when the filter came has
 /// become a connection by then.
@@ -37,6 +38,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const SHARE: u32 = 100;
 /// ... but the end of a drain is not found out later than this.
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// Between two looks for idle connections, which cost some system calls each.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Between two looks at a limit that is far away.
 const FAR: Duration = Duration::from_millis(500);
 /// So long a handshake that was under way counts: it ends in a connection soon, or it is one
@@ -71,6 +74,8 @@ struct Hold {
     told: BTreeSet<String>,
     /// Open connections, as they were told last.
     open: Option<u32>,
+    /// When idle connections are looked for.
+    sweep: Tick,
 }
 
 /// A running instance whose connections are counted when there may be too many.
@@ -128,6 +133,7 @@ impl Drains {
                 sockets: Vec::new(),
                 told: BTreeSet::new(),
                 open: None,
+                sweep: now,
             },
         };
         hold.what = what.clone();
@@ -286,6 +292,7 @@ impl Drains {
             return events;
         }
         self.take_new(trees, began, say);
+        self.close_idle(trees, began, say);
         let open = self.count(trees, began);
         for (service, hold) in &mut self.holds {
             let Some(action) = hold.action else { continue };
@@ -345,6 +352,22 @@ impl Drains {
             }
         }
         self.seen.extend(all);
+    }
+
+    /// Half-closes what has been answered and then silent for longer than the drain says.
+    fn close_idle(&mut self, trees: &mut Trees, now: Tick, say: &mut dyn FnMut(ServiceId, String)) {
+        for (service, hold) in &mut self.holds {
+            let due = hold.action.is_some() && now >= hold.sweep;
+            let Some(idle) = hold.what.idle.filter(|_| due) else {
+                continue;
+            };
+            hold.sweep = now + SWEEP;
+            let n = hold.close_idle(trees, *service, idle);
+            if n > 0 {
+                let text = format!("closed {n} connections without data for {}", Span(idle));
+                say(*service, text);
+            }
+        }
     }
 
     fn count(&self, trees: &mut Trees, now: Tick) -> BTreeMap<ServiceId, u32> {
@@ -499,6 +522,37 @@ impl Hold {
         lines.into_iter().filter(new).collect()
     }
 
+    fn close_idle(&self, trees: &mut Trees, service: ServiceId, idle: Duration) -> usize {
+        let networks: BTreeSet<Option<PathBuf>> = self
+            .sockets
+            .iter()
+            .map(|s| s.bound.network.clone())
+            .collect();
+        let mut inodes = BTreeSet::new();
+        for network in networks {
+            let pid = match &network {
+                None => Some("self".to_owned()),
+                Some(net) => trees
+                    .one_in(service, self.instance, net)
+                    .map(|pid| pid.to_string()),
+            };
+            let own = self.sockets.iter().map(|s| &s.bound);
+            if let (Some(pid), Some(range)) = (pid, range(own)) {
+                proc::connections(&pid, &range, &mut |c| {
+                    if c.inode > 0 && self.has(&c, network.as_deref(), Tick::NEVER) {
+                        inodes.insert(c.inode);
+                    }
+                });
+            }
+        }
+        if inodes.is_empty() {
+            return 0;
+        }
+        let found = trees.holders(service, self.instance, &inodes);
+        let closed = found.into_iter().filter(|h| is_closed(h, idle));
+        closed.count()
+    }
+
     /// Whether a connection is to one of its sockets, and is to be waited for.
     fn has(&self, connection: &Connection, network: Option<&Path>, now: Tick) -> bool {
         if connection.is_handshake && now >= self.began + HANDSHAKE {
@@ -626,6 +680,17 @@ fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
         listener,
         bound,
     }))
+}
+
+/// Half-closes a connection if it is the one that was found, and idle. The copy that superd
+/// makes for that is closed at once.
+fn is_closed((inode, pid, fd): &(u64, i32, i32), idle: Duration) -> bool {
+    let Ok(copy) = PidFd::open(*pid).and_then(|held| held.copy_of(*fd)) else {
+        return false; // closed meanwhile
+    };
+    let is_it = filter::identity(copy.as_fd()).is_ok_and(|(i, _)| i == *inode);
+    let silent = || tcp::idle(copy.as_fd()).ok().flatten();
+    is_it && silent().is_some_and(|d| d >= idle) && tcp::half_close(copy.as_fd()).is_ok()
 }
 
 /// What is said where superd is not privileged enough.

@@ -784,6 +784,20 @@ impl Tree {
         found
     }
 
+    /// Who holds these sockets: inode, process, descriptor; each once.
+    pub fn holders(&mut self, forest: &mut Forest, inodes: &BTreeSet<u64>) -> Vec<(u64, i32, i32)> {
+        let mut found = BTreeMap::new();
+        for member in self.members(forest) {
+            for (fd, inode) in proc::sockets(member.pid).unwrap_or_default() {
+                if inodes.contains(&inode) {
+                    found.entry(inode).or_insert((member.pid, fd));
+                }
+            }
+        }
+        let flat = found.into_iter().map(|(inode, (pid, fd))| (inode, pid, fd));
+        flat.collect()
+    }
+
     /// Some process of the tree in this network namespace.
     pub fn one_in(&mut self, forest: &mut Forest, network: &Path) -> Option<i32> {
         let is_in = |pid: i32| proc::network_of(&pid.to_string()).is_some_and(|n| n == network);

@@ -344,6 +344,17 @@ impl Trees {
             .map_or_else(Reachable::default, |(t, f)| t.sockets(f, seen))
     }
 
+    /// Who of an instance holds these sockets: inode, process, descriptor; each once.
+    pub fn holders(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        inodes: &BTreeSet<u64>,
+    ) -> Vec<(u64, i32, i32)> {
+        self.tree(service, instance)
+            .map_or_else(Vec::new, |(t, f)| t.holders(f, inodes))
+    }
+
     /// Some process of an instance in this network namespace.
     pub fn one_in(
         &mut self,

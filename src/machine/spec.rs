@@ -97,6 +97,7 @@ impl Schedule {
         let all = || Drain {
             ports: Vec::new(),
             except: Schedule::own_ports(&self.steps),
+            idle: None,
         };
         let first = self.steps.iter().find_map(drain);
         first.unwrap_or_else(|| Rc::new(all()))
@@ -147,6 +148,10 @@ pub struct Drain {
     /// Never on these: superd's own requests of later steps go there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<u16>,
+    /// Connections that have been answered and then silent for so long are closed; none:
+    /// they are waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Duration>,
 }
 
 impl Drain {

@@ -35,6 +35,7 @@
 //! | `shared.rs` | `readv`, `ioctl(FIONREAD)` | writable ranges of the lengths given |
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
 //! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
+//! | `tcp.rs` | `getsockopt`, `ioctl` | values of the lengths given |
 //! | `timer.rs` | `localtime_r` | valid pointers |
 //! | `wait.rs` | `waitid` | writable siginfo |
 //! | `wait.rs` | `siginfo_t::si_pid`, `si_status` | waitid filled it in |
@@ -56,6 +57,7 @@ pub mod signals;
 mod sock_diag;
 pub mod spawn;
 pub mod subreaper;
+pub mod tcp;
 pub mod timer;
 pub mod wait;
 pub mod wake;

@@ -432,6 +432,8 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The three-way handshake is not complete yet.
     pub is_handshake: bool,
+    /// The server's socket; 0: it is not accepted yet.
+    pub inode: u64,
 }
 
 /// TCP_SYN_RECV: the first half of a handshake. TCP_ESTABLISHED, also what waits to be
@@ -480,9 +482,12 @@ fn parse_connection(line: &[u8]) -> Option<Connection> {
     let local = parse_address(fields.nth(1)?)?;
     let state = std::str::from_utf8(fields.nth(1)?).ok()?;
     let is_handshake = connection_state(u8::from_str_radix(state, 16).ok()?)?;
+    // Queues, timer, retransmits, uid and timeout come between.
+    let inode = number(fields.nth(5)?)?;
     Some(Connection {
         local,
         is_handshake,
+        inode,
     })
 }
 
@@ -724,12 +729,13 @@ mod tests {
     #[test]
     fn connections_are_told_from_what_the_server_has_closed() {
         let line = |local: &str, state: &str| {
-            format!("  1: {local} 0100007F:9999 {state} 00000000:00000000 00:00000000 00000000 0 0 1 1\n")
+            format!("  1: {local} 0100007F:9999 {state} 00000000:00000000 00:00000000 00000000 0 0 12345 1\n")
         };
         let parsed = |local, state| parse_connection(line(local, state).as_bytes());
         let v4 = Connection {
             local: "127.0.0.1:8080".parse().unwrap(),
             is_handshake: false,
+            inode: 12_345,
         };
         let word = |ip: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(ip));
         let own = format!("{}:1F90", word([127, 0, 0, 1]));

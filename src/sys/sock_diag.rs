@@ -197,6 +197,7 @@ fn connection(message: &[u8]) -> Option<Connection> {
     Some(Connection {
         local: SocketAddr::new(ip, u16::from_be_bytes(port)),
         is_handshake: connection_state(state)?,
+        inode: u64::from(u32_at(message, HEADER + 68)?),
     })
 }
 

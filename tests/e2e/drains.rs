@@ -640,6 +640,45 @@ fn a_drain_of_a_thousand_connections_takes_a_hundredth_of_a_processor() {
 }
 
 #[test]
+fn who_was_answered_and_is_silent_is_closed_and_who_waits_is_not() {
+    let name = "who_was_answered_and_is_silent_is_closed_and_who_waits_is_not";
+    let toml = PAGES.replace("drain = \"10m\"", "drain = \"10m\", idle = \"300ms\"");
+    let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
+        return;
+    };
+    let mut answered: Vec<Client> = (0..3).map(|_| Client::begin(&at)).collect();
+    // Its request is half there, so it has no answer.
+    let mut waiting = Client::begin(&at);
+    std::thread::sleep(SHORT); // the kernel's clock for this is coarse
+    waiting.0.get_mut().write_all(b"en").unwrap();
+    // And one that has most of its answer on the way, and does not read.
+    let mut slow = Client::begin(&at);
+    slow.say("send 20000000");
+    let stop = stop(&s);
+    for client in &mut answered {
+        assert!(client.is_cut(), "half-closed");
+    }
+    drop(answered);
+    wait_connections(&s, 2);
+    assert!(s
+        .place
+        .log()
+        .contains(" connections without data for 300 ms"));
+    waiting.0.get_mut().write_all(b"d\n").unwrap();
+    let mut answer = String::new();
+    waiting.0.read_line(&mut answer).unwrap();
+    assert_eq!(answer, "whole\n");
+    let mut got = String::new();
+    slow.0.read_line(&mut got).unwrap();
+    assert_eq!(got.len(), 20_000_001);
+    // Now these are idle, too.
+    assert!(waiting.is_cut() && slow.is_cut());
+    assert_eq!(finish(stop).code, 0);
+    assert_eq!(s.verdict("pages"), "clean");
+    s.end();
+}
+
+#[test]
 fn too_many_connections_wait_until_there_are_few() {
     let name = "too_many_connections_wait_until_there_are_few";
     let toml = PAGES.replace(
