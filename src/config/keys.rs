@@ -50,10 +50,11 @@ pub const SERVICE: &[&str] = &[
     "success-exit",
     "reload",
     "max-connections",
+    "sockets",
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
-pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires"];
+pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires", "sockets"];
 
 /// A step of `stop`.
 pub const STEP: &[&str] = &[

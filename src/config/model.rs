@@ -3,6 +3,7 @@
 //! Nothing here reads a file; `raw` does, `check` turns that into this.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -139,6 +140,9 @@ pub struct Program {
     pub notify: bool,
     /// What happens to standard output and error.
     pub output: Output,
+    /// Listening TCP sockets that superd opens for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<SocketAddr>,
 }
 
 /// Of `limits::LIMITS`.

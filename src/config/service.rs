@@ -6,6 +6,7 @@
 //! said, how it is read, what it is by default, what is made of it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -52,6 +53,7 @@ pub(super) struct Said {
     success: Option<(Vec<i32>, Vec<Signal>)>,
     reload: Option<Option<Reload>>,
     max_connections: Option<Option<MaxConnections>>,
+    sockets: Vec<SocketAddr>,
     /// Names in `after` and `requires`, with their places: they are checked at the end.
     pub after: Vec<(String, Place)>,
     pub requires: Vec<(String, Place)>,
@@ -124,6 +126,7 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "crash-loop" => said.crash_loop = read_crash_loop(r, key, v),
         "success-exit" => said.success = read_success(r, key, v),
         "reload" => said.reload = read_reload(r, key, v),
+        "sockets" => said.sockets = read_sockets(r, key, v),
         "max-connections" => said.max_connections = read_max_connections(r, key, v),
         // A key that is in the list and not here would be accepted and ignored.
         _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
@@ -240,6 +243,41 @@ fn read_crash_loop(r: &mut Reader, key: &str, v: &Value) -> Option<Option<CrashL
     }
     Some(Some(crash_loop))
 }
+
+/// `["tcp://0.0.0.0:443"]`
+fn read_sockets(r: &mut Reader, key: &str, v: &Value) -> Vec<SocketAddr> {
+    let texts = r.strings(key, v).unwrap_or_default();
+    if texts.len() > SOCKETS {
+        r.problem(
+            v.span(),
+            format_args!("`{key}` has more than {SOCKETS} sockets"),
+        );
+        return Vec::new();
+    }
+    let mut sockets = Vec::new();
+    for text in &texts {
+        let address = text
+            .strip_prefix("tcp://")
+            .and_then(|a| a.parse::<SocketAddr>().ok());
+        match address.filter(|a| a.port() > 0 && !a.ip().is_multicast()) {
+            Some(address) if sockets.contains(&address) => {
+                r.problem(v.span(), format_args!("`{key}` has `{}` twice", word(text)));
+            }
+            Some(address) => sockets.push(address),
+            None => r.problem(
+                v.span(),
+                format_args!(
+                    "`{key}`: `{}` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
+                    word(text)
+                ),
+            ),
+        }
+    }
+    sockets
+}
+
+/// The most sockets of a service.
+const SOCKETS: usize = 16;
 
 /// `{ high = 200, low = 180 }`, or false.
 fn read_max_connections(r: &mut Reader, key: &str, v: &Value) -> Option<Option<MaxConnections>> {
@@ -464,6 +502,7 @@ pub(super) fn define(
             limits: limits::merged(said.limits, &defaults.limits),
             notify,
             output,
+            sockets: said.sockets,
         }),
         policy: PolicyDef {
             autostart: said.autostart.or(defaults.autostart).unwrap_or(true),

@@ -414,6 +414,18 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "without any pause",
         ),
         (
+            "sockets = [\"tcp://0.0.0.0:0\"]",
+            "3:11: service \"x\": `sockets`: `tcp://0.0.0.0:0` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
+        ),
+        (
+            "sockets = [\"udp://0.0.0.0:443\"]",
+            "3:11: service \"x\": `sockets`: `udp://0.0.0.0:443` is not a socket",
+        ),
+        (
+            "sockets = [\"tcp://[::]:80\", \"tcp://[::]:80\"]",
+            "3:11: service \"x\": `sockets` has `tcp://[::]:80` twice",
+        ),
+        (
             "max-connections = 200",
             "3:19: service \"x\": `max-connections` must be a table, not a whole number",
         ),

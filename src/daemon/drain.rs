@@ -93,8 +93,9 @@ struct Watch {
 
 /// A TCP socket that takes connections, and where.
 #[derive(Clone, PartialEq, Eq)]
-struct Bound {
-    local: SocketAddr,
+pub(super) struct Bound {
+    /// Its address.
+    pub local: SocketAddr,
     /// None: superd's own.
     network: Option<PathBuf>,
 }
@@ -632,7 +633,7 @@ fn range<'a>(sockets: impl Iterator<Item = &'a Bound>) -> Option<RangeInclusive<
 }
 
 /// Copies a socket out of the process that holds it. None: it is no longer there.
-fn copy(reached: &Reached) -> Result<Option<(OwnedFd, Bound)>, String> {
+pub(super) fn copy(reached: &Reached) -> Result<Option<(OwnedFd, Bound)>, String> {
     let copy = match PidFd::open(reached.pid).and_then(|held| held.copy_of(reached.fd)) {
         Ok(copy) => copy,
         Err(e) => match e.raw_os_error() {

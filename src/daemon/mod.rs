@@ -21,6 +21,7 @@ pub mod registry;
 pub mod rundir;
 pub mod signals;
 pub mod sink;
+mod sockets;
 pub mod spawn;
 pub mod start;
 pub mod status;

@@ -18,6 +18,7 @@ use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
 use crate::machine::report::{SpawnError, Stage};
+use crate::machine::service::{Service, State};
 use crate::machine::spec::{Drain, Http};
 use crate::machine::time::Tick;
 use crate::sys;
@@ -72,6 +73,7 @@ impl Reactor {
                 break;
             }
         }
+        self.close_sockets();
         let now = self.now();
         if let Some(clients) = &mut self.clients {
             clients.flush(now, self.poll.registry());
@@ -132,9 +134,13 @@ impl Reactor {
             Effect::Release(service, instance) => {
                 self.drains.forget(service, instance);
                 self.trees.release(service, instance);
+                self.close_sockets();
             }
             Effect::Forget(service) => self.forget(service),
-            Effect::Reply(ticket, answer) => self.answer(ticket, answer),
+            Effect::Reply(ticket, answer) => {
+                self.close_sockets();
+                self.answer(ticket, answer);
+            }
             Effect::Publish(service, happening) => self.publish(service, happening),
             Effect::Finish => self.finish(),
         }
@@ -149,7 +155,8 @@ impl Reactor {
             Check::Ports => {
                 // The last look before "stopped" is said: dead is not enough, see below.
                 self.reap_all();
-                let held = self.drains.held(service, instance);
+                let mut held = self.drains.held(service, instance);
+                held.extend(self.sockets.inodes(service));
                 self.trees.ports_open(service, instance, &held)
             }
             Check::Descendants => match self.trees.descendants(service, instance) {
@@ -200,6 +207,7 @@ impl Reactor {
         self.remember_starts(&ready);
         let logs = &self.logs;
         let notify = self.notify.as_ref().map(|n| n.path());
+        let sockets = &self.sockets;
         let wanted = ready.iter().map(|r| Wanted {
             service: r.service,
             instance: r.instance,
@@ -211,6 +219,7 @@ impl Reactor {
                 Output::Null | Output::Inherit => None,
             },
             notify: notify.filter(|_| r.program.notify),
+            sockets: sockets.of(r.service),
         });
         let made = self.trees.start_all(wanted.collect());
         for (
@@ -241,6 +250,12 @@ impl Reactor {
             }
             self.logs.begin(service, instance);
         }
+        self.sockets
+            .prepare(service, &program.sockets)
+            .map_err(|(address, e)| SpawnError {
+                thing: format!("tcp://{address}"),
+                ..io_failure(Stage::Socket, &e)
+            })?;
         let group = self.trees.place(service, &name)?;
         self.trees.mark(service, &name);
         self.note_for_journal(service);
@@ -366,6 +381,16 @@ impl Reactor {
             Err(why) => {
                 let outcome = Outcome::Impossible(format!("cannot drain: {why}"));
                 self.feed(Event::ActionEnded(service, instance, action, outcome));
+            }
+        }
+    }
+
+    /// The sockets of services that are down: before that is said, and at the end of a turn.
+    fn close_sockets(&mut self) {
+        for service in self.sockets.services() {
+            let is_down = |s: &Service| matches!(s.state, State::Down(_));
+            if self.machine.service(service).is_none_or(is_down) {
+                self.sockets.close(service);
             }
         }
     }

@@ -44,6 +44,7 @@ use super::registry::Registry;
 use super::rundir::RunDir;
 use super::signals::{self, Wakeup, LATCH};
 use super::sink::Sink;
+use super::sockets::Sockets;
 use super::token::Source;
 use super::trees::Trees;
 use crate::config::faults::Fault;
@@ -141,6 +142,7 @@ pub struct Reactor {
     pub(super) notify: Option<Notify>,
     pub(super) actions: Actions,
     pub(super) drains: Drains,
+    pub(super) sockets: Sockets,
     pub(super) history: History,
     pub(super) crashes: Crashes,
     /// From the file of known faults, as it was when it could be read last.
@@ -247,6 +249,7 @@ impl Reactor {
             notify: parts.notify,
             actions: Actions::default(),
             drains: Drains::default(),
+            sockets: Sockets::default(),
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),

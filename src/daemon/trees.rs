@@ -88,6 +88,8 @@ pub struct Wanted<'a> {
     pub out: Option<BorrowedFd<'a>>,
     /// The address of the notify socket, if it gets one.
     pub notify: Option<&'a Path>,
+    /// Listening sockets that it gets.
+    pub sockets: Vec<BorrowedFd<'a>>,
 }
 
 impl Trees {
@@ -177,6 +179,7 @@ impl Trees {
                 stderr: w.out.or(err),
                 is_pipe: w.out.is_some(),
                 notify_socket: w.notify,
+                sockets: &w.sockets,
                 until_exec,
                 cgroup: w.group.as_ref(),
             };
@@ -231,6 +234,7 @@ impl Trees {
             stderr: out,
             is_pipe: out.is_some(),
             notify_socket: None,
+            sockets: &[],
             until_exec: self.until_exec.as_ref().map(|f| f.as_fd()),
             cgroup: group.as_ref(),
         };

@@ -389,6 +389,92 @@ fn what_cannot_be_drained_is_skipped_with_one_line() {
     s.end();
 }
 
+/// The sockets are superd's; the first one is the second descriptor of the service.
+const PASSED: &str = r#"
+    [service.pages]
+    command = [$TWIN:pages, "pages", "--listen", "fd/4,fd/3"]
+    sockets = ["tcp://$HOST:8081", "tcp://$HOST:8080"]
+    restart-delay = "3s"
+    stop = [{ drain = "10m" }, { signal = "TERM", wait = "10m" }]
+"#;
+
+#[test]
+fn with_sockets_of_superd_a_restart_in_a_storm_refuses_and_loses_nobody() {
+    let name = "with_sockets_of_superd_a_restart_in_a_storm_refuses_and_loses_nobody";
+    alone(|| {
+        let Some((s, at)) = start(name, Flavour::NoCgroups, PASSED) else {
+            return;
+        };
+        let storm = restarts_in_a_storm(&s, &at, 5);
+        tell(&format!(
+            "sockets and drain: 5 restarts among 200 new connections a second: {} whole, {} \
+             refused, {} lost; the longest took {:?}",
+            storm.whole,
+            storm.late,
+            storm.lost.len(),
+            storm.longest
+        ));
+        assert_eq!(storm.lost, Vec::<String>::new());
+        assert_eq!(storm.late, 0, "refused");
+        s.end();
+    });
+}
+
+in_both_flavours! {
+    fn sockets_of_superd_outlive_the_service_and_superd(flavour: Flavour) {
+        let name = "sockets_of_superd_outlive_the_service_and_superd";
+        let Some((mut s, at)) = start(name, flavour, PASSED) else { return };
+        assert_eq!(Client::begin(&at).ask("end"), "whole");
+        // Twice, so that there is a pause: who comes in it waits.
+        for n in 2..=3 {
+            kill(s.pid_of("pages"), libc::SIGKILL);
+            if n == 3 {
+                s.wait_state("pages", "backoff");
+                let mut early = Client::connect(&at);
+                early.say("begin");
+                let mut answer = String::new();
+                early.0.read_line(&mut answer).unwrap();
+                assert_eq!(answer, "begun\n");
+            }
+            s.wait_record("pages", "start", n);
+        }
+        s = s.succeed();
+        let address: SocketAddr = at.parse().unwrap();
+        let is_over = AtomicBool::new(false);
+        let storm = std::thread::scope(|scope| {
+            let storm = scope.spawn(|| storm(address, &is_over));
+            s.ok(&["restart", "pages"]);
+            is_over.store(true, Ordering::SeqCst);
+            storm.join().unwrap()
+        });
+        assert_eq!((storm.late, storm.lost), (0, Vec::new()), "after an adoption");
+        s.ok(&["stop", "pages"]);
+        assert_eq!(s.verdict("pages"), "clean");
+        assert!(TcpStream::connect(&at).is_err(), "stopped means that its ports are free");
+        std::net::TcpListener::bind(&at).unwrap();
+        s.ok(&["start", "pages"]);
+        assert_eq!(Client::begin(&at).ask("end"), "whole");
+        s.end();
+    }
+}
+
+#[test]
+fn a_socket_that_cannot_be_opened_is_told_and_tried_again() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind((place.host.as_str(), 8080)).unwrap();
+    place.configure(Flavour::NoCgroups, &PASSED.replace("3s", "20ms"));
+    let command = place.command(&place.superd_args());
+    let s = Superd::launch(place, command);
+    let why = format!(
+        "opening socket \"tcp://{}:8080\": Address already in use",
+        s.place.host
+    );
+    wait_until("it is told", || s.place.log().contains(&why));
+    drop(taken);
+    s.wait_record("pages", "start", 1);
+    s.end();
+}
+
 /// Makes a system call fail with ENOSYS in this process and all that it starts (seccomp(2)).
 fn forbid(call: libc::c_long) -> std::io::Result<()> {
     let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };

@@ -3,10 +3,11 @@
 //! A client says what the server is to do, a line each, on one connection as often as it
 //! likes: `begin` is answered by `begun`, `end` by `whole`, `send N` by a line of N bytes, and
 //! `crash` by a panic. USR1 opens the port of --also. On the UDP port of --udp it sends back
-//! what comes.
+//! what comes. An address may be `fd/3`, of a socket that was passed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::FromRawFd;
 use std::thread;
 
 use super::{hold_signals, usage, Twin};
@@ -39,8 +40,21 @@ fn accept(twin: &'static Twin, listener: TcpListener) {
     });
 }
 
+/// `fd/3`: a socket that was passed (sd_listen_fds(3)).
+fn passed(at: &str) -> Option<std::io::Result<TcpListener>> {
+    let fd: i32 = at.strip_prefix("fd/")?.parse().unwrap();
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u32>().ok());
+    let is_ours = number("LISTEN_PID") == Some(std::process::id());
+    let n = number("LISTEN_FDS").filter(|_| is_ours).unwrap_or(0);
+    Some(match (3..3 + n as i32).contains(&fd) {
+        // SAFETY: it was passed to us, and is taken once.
+        true => Ok(unsafe { TcpListener::from_raw_fd(fd) }),
+        false => Err(std::io::Error::other("not passed")),
+    })
+}
+
 fn bind(twin: &'static Twin, at: &str) {
-    match TcpListener::bind(at) {
+    match passed(at).unwrap_or_else(|| TcpListener::bind(at)) {
         Ok(listener) => {
             accept(twin, listener);
             twin.note(&format!("listening {at}"));
