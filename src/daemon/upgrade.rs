@@ -35,6 +35,7 @@ use super::journal::{self, Journal};
 use super::reactor::{Command, Followed, Reactor, Role, Start};
 use super::rundir::plain;
 use super::signals;
+use super::sockets::Sockets;
 use super::token::Source;
 use crate::control::reply::{Code, Reply};
 use crate::machine::event::Ticket;
@@ -369,6 +370,7 @@ impl Reactor {
             followed,
             unheld: &self.unheld,
             commands,
+            sockets: self.sockets.keep(fds),
             absorbed: self.absorbed,
             wish: state::Wish {
                 by: self.upgrade.by().cloned(),
@@ -454,6 +456,7 @@ impl Reactor {
             };
             self.adopted_commands.insert(c.slot, command);
         }
+        self.sockets = Sockets::kept(work.sockets, left)?;
         if let (Some(own), Some(run_dir)) = (journal::Head::of_this_process(), &self.run_dir) {
             let mut journal = Journal::new(run_dir.file("journal"), own);
             journal.inherit();
