@@ -24,6 +24,7 @@ use nix::sys::socket::{
 pub use access::{Access, Peer, Rights};
 use connection::{Connection, Heard};
 
+use super::rundir::plain;
 use super::token::Source;
 use crate::control::codec::encode_reply;
 use crate::control::reply::{Code, Reply};
@@ -443,7 +444,10 @@ impl Clients {
 
 /// Binds and listens. A file of that name is removed first.
 fn listen_at(path: &Path, access: &Access, registry: &Registry) -> io::Result<UnixListener> {
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let named = |e: io::Error| {
+        let text = format!("{}: {}", path.display(), plain(&e));
+        io::Error::new(e.kind(), text)
+    };
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
         _ => {}

@@ -184,6 +184,9 @@ pub fn read(path: &Path, head: &Head) -> Found {
     });
     match got {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+            return Found::Bad("it is a symbolic link".to_owned());
+        }
         Err(e) => return Found::Bad(plain(&e)),
         Ok(0) => return Found::Lost,
         Ok(_) => {}

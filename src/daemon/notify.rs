@@ -23,6 +23,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::sys::socket::{recvmsg, setsockopt, sockopt, MsgFlags};
 
+use super::rundir::plain;
 use super::token::Source;
 use crate::machine::event::{Notice, Pid};
 
@@ -53,7 +54,10 @@ impl Notify {
     /// # Errors
     /// Of bind(2) and chmod(2); the text names the path.
     pub fn bind(path: &Path, registry: &Registry) -> io::Result<Notify> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        let named = |e: io::Error| {
+            let text = format!("{}: {}", path.display(), plain(&e));
+            io::Error::new(e.kind(), text)
+        };
         match std::fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
             _ => {}

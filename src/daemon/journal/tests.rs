@@ -335,6 +335,10 @@ fn what_is_of_another_boot_or_version_or_damaged_is_refused_in_words() {
     assert_eq!(aside, scratch.0.join("journal.bad"));
     fs::create_dir(scratch.file()).unwrap();
     assert!(matches!(read(&scratch.file(), &head()), Found::Bad(_)));
+    fs::remove_dir(scratch.file()).unwrap();
+    std::os::unix::fs::symlink(&aside, scratch.file()).unwrap();
+    let found = read(&scratch.file(), &head());
+    assert!(matches!(found, Found::Bad(why) if why == "it is a symbolic link"));
 }
 
 #[test]
