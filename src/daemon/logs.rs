@@ -431,6 +431,13 @@ impl Log {
         self.fifo.is_some() && self.output == Output::Log
     }
 
+    /// Whether the service has set O_DIRECT (pipe(2)): then the rest of what it wrote at once
+    /// is thrown away when a part is read.
+    fn is_of_packets(&self) -> bool {
+        let flags = fcntl(&self.write, FcntlArg::F_GETFL).unwrap_or(0);
+        OFlag::from_bits_truncate(flags).contains(OFlag::O_DIRECT)
+    }
+
     /// Passes on at most `share` bytes; how many it were, and whether that was all. The
     /// beginning of a line stays in the pipe, but for what is too long, and the `last` of all.
     #[allow(clippy::too_many_arguments)]
@@ -472,6 +479,9 @@ impl Log {
                 0 if is_stuck() => n,
                 whole => whole,
             };
+            if end < n && self.is_of_packets() {
+                return self.read(service, buf, share, now, hear);
+            }
             self.begun = n - end;
             if end == 0 {
                 return (total, true);
@@ -508,6 +518,7 @@ impl Log {
         hear: Hear<'_>,
     ) -> (usize, bool) {
         let mut total = 0;
+        self.begun = 0;
         loop {
             if buf.is_empty() {
                 buf.resize(SMALL, 0);
@@ -525,7 +536,8 @@ impl Log {
             total += n;
             let chunk = space.get(..n).unwrap_or_default();
             self.take(service, chunk, now, hear);
-            if total >= share {
+            // A packet is read whole or its rest is lost; none is longer than this.
+            if share - total < SMALL {
                 return (total, false);
             }
             if n == SMALL && buf.len() == SMALL {
