@@ -172,8 +172,10 @@ impl Reactor {
         let Some(run_dir) = &self.run_dir else { return };
         let stale = run_dir.is_stale();
         let path = run_dir.file("journal");
+        self.say_of_output();
         let Some(head) = Head::of_this_process() else {
-            let text = "no journal is kept: /proc does not tell the boot id";
+            let text = "no journal is kept, because /proc does not tell the boot id: if superd is \
+                        killed, the next one may start a second instance of a service";
             return self.say(Severity::LOG_WARNING, text);
         };
         let found = journal::read(&path, &head);
@@ -282,7 +284,6 @@ impl Reactor {
         if !entry.memory.is_of_instance() {
             return gone(None, Some(0));
         }
-        self.open_output(id, &entry.name, output, instance);
         let Some(place) = &entry.place else {
             return gone(None, Some(0));
         };
@@ -291,7 +292,9 @@ impl Reactor {
             (true, false) => Main::ToBeFound,
             (false, false) => Main::Noted,
         };
-        if let Some(pid) = self.hold_adopted(id, &entry.name, instance, place, main) {
+        let main = self.hold_adopted(id, &entry.name, instance, place, main);
+        self.open_output(id, &entry.name, output, instance, main);
+        if let Some(pid) = main {
             return Presence::Running(pid);
         }
         self.drain_output(id);
@@ -300,17 +303,29 @@ impl Reactor {
     }
 
     /// The FIFO as it was left: what is in it is read on.
-    fn open_output(&mut self, id: ServiceId, name: &str, output: Output, instance: Instance) {
+    fn open_output(
+        &mut self,
+        id: ServiceId,
+        name: &str,
+        output: Output,
+        instance: Instance,
+        main: Option<Pid>,
+    ) {
         if let Output::Log | Output::Ring = output {
-            let name = name.into();
+            let (name, registry) = (name.into(), self.poll.registry());
+            let opened = self.logs.adopt(registry, id, &name, output, main);
             // The next start tries again and says why.
-            if self
-                .logs
-                .open(self.poll.registry(), id, &name, output)
-                .is_ok()
-            {
+            if opened.is_ok() {
                 self.logs.begin(id, instance);
             }
+            self.say_of_output();
+        }
+    }
+
+    /// Why output does not outlive superd, if it does not.
+    pub(super) fn say_of_output(&mut self) {
+        if let Some(text) = self.logs.take_complaint() {
+            self.say(Severity::LOG_WARNING, &text);
         }
     }
 

@@ -377,6 +377,11 @@ impl Journal {
         file.is_some_and(|m| m.nlink() > 0)
     }
 
+    /// Whether somebody has removed it, so that it has to be written anew.
+    pub fn is_lost(&self) -> bool {
+        self.file.is_some() && !self.is_there()
+    }
+
     /// Forgets a service with the next write.
     pub fn forget(&mut self, id: ServiceId, name: &str) {
         self.undefined.remove(&id);

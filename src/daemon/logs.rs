@@ -40,7 +40,7 @@ use super::rundir::plain;
 use super::token::Source;
 use crate::config::model::Output;
 use crate::machine::crash;
-use crate::machine::event::{Instance, ServiceId};
+use crate::machine::event::{Instance, Pid, ServiceId};
 use crate::machine::report::{Crash, Exit};
 use crate::machine::time::Tick;
 use crate::sys::shared::waiting_bytes;
@@ -177,9 +177,16 @@ impl Logs {
     }
 
     /// Both ends of a service's pipe; with its place, if it has one.
-    fn pipe(&mut self, name: &str) -> io::Result<(File, OwnedFd, Option<PathBuf>)> {
+    fn pipe(
+        &mut self,
+        name: &str,
+        main: Option<Pid>,
+    ) -> io::Result<(File, OwnedFd, Option<PathBuf>)> {
         if let Some(home) = &self.home {
             let path = fifo::path(home, name);
+            if let Some((read, write)) = main.and_then(|main| fifo::held(&path, main)) {
+                return Ok((read, write, Some(path)));
+            }
             match fifo::open(&path) {
                 Ok((read, write)) => return Ok((read, write, Some(path))),
                 Err(e) if !self.has_complained => {
@@ -211,8 +218,28 @@ impl Logs {
         name: &Rc<str>,
         output: Output,
     ) -> io::Result<BorrowedFd<'_>> {
+        if let Some(log) = self.logs.get(&service) {
+            // The instance before may have set O_NONBLOCK: it belongs to the open file.
+            fcntl(&log.write, FcntlArg::F_SETFL(OFlag::empty()))?;
+        }
+        self.adopt(registry, service, name, output, None)
+    }
+
+    /// The same for an instance of an earlier superd, whose main process this is. Its pipe is
+    /// found there, too, if somebody has removed the FIFO from the run directory.
+    ///
+    /// # Errors
+    /// As [`Logs::open`].
+    pub fn adopt(
+        &mut self,
+        registry: &Registry,
+        service: ServiceId,
+        name: &Rc<str>,
+        output: Output,
+        main: Option<Pid>,
+    ) -> io::Result<BorrowedFd<'_>> {
         if !self.logs.contains_key(&service) {
-            let (read, write, fifo) = self.pipe(name)?;
+            let (read, write, fifo) = self.pipe(name, main)?;
             registry.register(
                 &mut SourceFd(&read.as_raw_fd()),
                 Source::Log(service.0).token(),

@@ -209,9 +209,7 @@ impl Reactor {
             let registry = self.poll.registry();
             let pipe = self.logs.open(registry, service, &name, program.output);
             pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
-            if let Some(text) = self.logs.take_complaint() {
-                self.say(syslog::Severity::LOG_WARNING, &text);
-            }
+            self.say_of_output();
             self.logs.begin(service, instance);
         }
         let group = self.trees.place(service, &name)?;

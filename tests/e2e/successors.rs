@@ -231,6 +231,56 @@ in_both_flavours! {
     }
 }
 
+in_both_flavours! {
+    // Issue 4: nobody read it any more, and the service waited in write(2) for ever.
+    fn output_is_read_on_after_the_run_dir_was_emptied(flavour: Flavour) {
+        let toml = "[service.w]\ncommand = [$TWIN:w, \"chat\", \"20000\"]\n";
+        let superd = Superd::start_in(flavour, toml);
+        superd.wait_record("w", "start", 1);
+        let run_dir = superd.place.file("run");
+        wait_until("it writes", || superd.place.log().contains("w | chat"));
+        fs::remove_dir_all(&run_dir).unwrap();
+        wait_until("made again", || superd.place.log().contains("made again"));
+        wait_until("also the journal", || run_dir.join("journal").exists());
+        let mut superd = superd;
+        for _ in 0..2 {
+            superd = superd.succeed();
+            assert_eq!(superd.status("w")["adopted"], true);
+            wait_until("it is read on", || {
+                let log = superd.place.log();
+                let next = log.rfind("going on from an earlier superd");
+                log[next.unwrap()..].contains("w | chat")
+            });
+        }
+        superd.ok(&["stop", "w"]);
+        let (log, _) = mend(&superd.place.log());
+        let got = chat(&log, "w");
+        assert!(got.windows(2).all(|pair| pair[1] <= pair[0] + 1), "{got:?}");
+        once(&superd, "w", "start");
+        superd.end();
+    }
+
+    // Issue 4: of the first nothing was said when there was nothing to be started.
+    fn what_is_in_the_way_of_a_successor_is_told(flavour: Flavour) {
+        let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
+        superd.wait_record("web", "start", 1);
+        let place = superd.abandon();
+        for name in ["carry", "notify"] {
+            let path = place.file("run").join(name);
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+        }
+        let superd = place.resume();
+        superd.wait_state("web", "up");
+        let log = superd.place.log();
+        assert!(log.contains("run/carry: Is a directory; a line"), "{log}");
+        let socket = "no notify socket: ";
+        assert!(log.contains(socket) && log.contains("run/notify: Is a directory\n"), "{log}");
+        once(&superd, "web", "start");
+        superd.end();
+    }
+}
+
 #[test]
 fn a_foreign_process_of_that_number_is_never_signalled() {
     let superd = Superd::start(&scribe("web", "TERM"));
