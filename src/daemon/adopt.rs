@@ -78,8 +78,12 @@ impl Reactor {
             let (Some(begun), Some(place)) = (begun, place) else {
                 return self.remember();
             };
-            let name = Rc::clone(&one.name);
-            starts.push(Begin { name, begun, place });
+            starts.push(Begin {
+                name: Rc::clone(&one.name),
+                begun,
+                place,
+                program: Some(journal::fingerprint(&one.program)),
+            });
         }
         let Some(journal) = &mut self.journal else {
             return;
@@ -199,13 +203,14 @@ impl Reactor {
             }
             Found::Left(mut left) => {
                 self.trees.note_reapers(left.reapers.iter().copied());
-                for entry in std::mem::take(&mut left.begun) {
+                for (entry, program) in std::mem::take(&mut left.begun) {
                     let is_sound =
                         |d: &&ServiceDef| entry.memory.fault(&d.spec(|_| None)).is_none();
                     match configured.get(&entry.name).filter(is_sound) {
                         Some(def) => {
                             let name = entry.name.clone();
-                            left.services.insert(name, (def.clone(), entry));
+                            let def = as_begun(def, program);
+                            left.services.insert(name, (def, entry));
                         }
                         None => self.leave_alone(&entry.name),
                     }
@@ -481,6 +486,16 @@ impl Reactor {
         );
         self.say(Severity::LOG_WARNING, &text);
     }
+}
+
+/// The definition of a service that was started by it, or by another one, of which no more
+/// is known than that it is another: so the configuration changes it.
+fn as_begun(now: &ServiceDef, program: Option<u64>) -> ServiceDef {
+    let mut def = now.clone();
+    if program.is_some_and(|was| was != journal::fingerprint(&now.program)) {
+        Rc::make_mut(&mut def.program).command = vec!["(as it was configured)".to_owned()];
+    }
+    def
 }
 
 fn entry(

@@ -35,7 +35,7 @@ pub(super) struct Ready {
     pub(super) service: ServiceId,
     pub(super) instance: Instance,
     pub(super) name: Rc<str>,
-    program: Rc<Program>,
+    pub(super) program: Rc<Program>,
     group: Option<Group>,
 }
 

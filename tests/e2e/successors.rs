@@ -260,6 +260,38 @@ in_both_flavours! {
         superd.end();
     }
 
+    // Issue 4: it was taken for what the file says now, and ran on as it was.
+    fn what_was_just_started_and_is_configured_otherwise_now_is_replaced(flavour: Flavour) {
+        for (program, starts) in [(json!(null), 1), (json!(1), 2)] {
+            let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
+            superd.wait_record("web", "start", 1);
+            superd.wait_state("web", "up");
+            let place = superd.abandon();
+            // As if it had been killed before it could write more than that of the start.
+            let journal = place.file("run/journal");
+            let text = fs::read_to_string(&journal).unwrap();
+            let all = text.lines().map(|l| serde_json::from_str(l).unwrap());
+            let lines: Vec<serde_json::Value> = all.collect();
+            let entry = &lines.iter().rfind(|l| l["is"]["name"] == "web").unwrap()["is"];
+            let (memory, place_of) = (&entry["memory"], &entry["place"]);
+            let begin = json!({"begin": {
+                "name": "web",
+                "begun": {"instance": memory["instance"], "at": memory["since"],
+                    "by": memory["start_by"], "restarts": 0},
+                "place": {"cookie": place_of["cookie"], "group": place_of["group"]},
+                "program": program,
+            }});
+            fs::write(&journal, format!("{}\n{begin}\n", lines[0])).unwrap();
+            let superd = place.resume();
+            superd.wait_record("web", "start", starts);
+            superd.wait_state("web", "up");
+            let record = superd.record("web");
+            let told = (record.count("start"), record.count("TERM"), record.count("two"));
+            assert_eq!(told, (starts, starts - 1, 0), "{record:?}");
+            superd.end();
+        }
+    }
+
     // Issue 4: of the first nothing was said when there was nothing to be started.
     fn what_is_in_the_way_of_a_successor_is_told(flavour: Flavour) {
         let superd = Superd::start_in(flavour, &scribe("web", "TERM"));

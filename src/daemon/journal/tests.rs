@@ -212,6 +212,7 @@ fn begin() -> Begin {
             group: None,
             ports: Vec::new(),
         },
+        program: Some(5),
     }
 }
 
@@ -232,7 +233,8 @@ fn a_start_is_one_short_line() {
     assert!(length < 400, "{length}");
     let found = left(&scratch.file());
     assert!(found.services.is_empty());
-    started(&found.begun[0]);
+    started(&found.begun[0].0);
+    assert_eq!(found.begun[0].1, Some(5));
     assert!(journal.begin(&[begin()], ids()), "a second batch");
     // What runs is written whole, with all the others.
     assert!(journal.is_unsaved() && journal.wants_all());
