@@ -15,6 +15,8 @@ mod support;
 mod crashes;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
+#[path = "e2e/drains.rs"]
+mod drains;
 #[path = "e2e/five_twins.rs"]
 mod five_twins;
 #[path = "e2e/health.rs"]

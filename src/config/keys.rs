@@ -58,6 +58,8 @@ pub const SERVICE: &[&str] = &[
     "crash-loop",
     "success-exit",
     "reload",
+    "max-connections",
+    "sockets",
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
@@ -69,11 +71,12 @@ pub const NOT_IN_DEFAULTS: &[&str] = &[
     "requires",
     "wants",
     "conflicts",
+    "sockets",
 ];
 
 /// A step of `stop`.
 pub const STEP: &[&str] = &[
-    "signal", "run", "http", "drain", "to", "until", "wait", "settle",
+    "signal", "run", "http", "drain", "ports", "idle", "to", "until", "wait", "settle",
 ];
 
 /// `ready`.
@@ -97,6 +100,9 @@ pub const HEALTH: &[&str] = &[
 
 /// `crash-loop`.
 pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
+
+/// `max-connections`.
+pub const MAX_CONNECTIONS: &[&str] = &["high", "low"];
 
 /// `reload`.
 pub const RELOAD: &[&str] = &["signal", "run", "wait"];

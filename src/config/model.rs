@@ -3,6 +3,7 @@
 //! Nothing here reads a file; `raw` does, `check` turns that into this.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::machine::event::ServiceId;
 use crate::machine::health::Health;
 use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Oneshot, Reload, Restart, Schedule, Spec};
+use crate::machine::spec::{MaxConnections, Oneshot, Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -115,7 +116,7 @@ pub struct ServiceDef {
 }
 
 /// What is executed and how.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Program {
     /// Program and arguments; a program without a slash is searched in the service's PATH.
     pub command: Vec<String>,
@@ -146,13 +147,16 @@ pub struct Program {
     pub watchdog: Option<Duration>,
     /// What happens to standard output and error.
     pub output: Output,
+    /// Listening TCP sockets that superd opens for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<SocketAddr>,
 }
 
 /// Of `limits::LIMITS`.
 pub type LimitName = &'static str;
 
 /// One resource limit (setrlimit(2)); `u64::MAX` is "unlimited".
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Limit {
     /// Name as in the configuration: `nofile`.
     #[serde(deserialize_with = "super::limits::known")]
@@ -166,7 +170,7 @@ pub struct Limit {
 }
 
 /// What happens to a service's standard output and error.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Output {
     /// Ring, and the log.
     Log,
@@ -212,6 +216,9 @@ pub struct PolicyDef {
     pub success_signal: Vec<Signal>,
     /// How it re-reads its configuration.
     pub reload: Option<Reload>,
+    /// How many connections it may have.
+    #[serde(default)]
+    pub max_connections: Option<MaxConnections>,
 }
 
 impl ServiceDef {
@@ -234,6 +241,7 @@ impl ServiceDef {
             success_exit: p.success_exit.clone(),
             success_signal: p.success_signal.clone(),
             reload: p.reload.clone(),
+            max_connections: p.max_connections,
         }
     }
 }

@@ -100,6 +100,8 @@ pub struct Context<'a> {
     pub notify_socket: Option<&'a Path>,
     /// The descriptor by which it says that it is ready, and its number there.
     pub ready: Option<(BorrowedFd<'a>, i32)>,
+    /// Listening sockets that it gets as 3, 4 ...
+    pub sockets: &'a [BorrowedFd<'a>],
     /// Stays open until it executes the program.
     pub until_exec: Option<BorrowedFd<'a>>,
     /// Its cgroup, if it has one.
@@ -177,6 +179,7 @@ fn plan<'a>(
     plan.stderr = ctx.stderr;
     plan.give_output = ctx.is_pipe;
     plan.extra = ctx.ready;
+    plan.sockets = ctx.sockets.to_vec();
     plan.until_exec = ctx.until_exec;
     plan.cgroup = ctx.cgroup;
     plan.umask = program.umask;
@@ -495,6 +498,7 @@ mod tests {
             notify: false,
             watchdog: None,
             output: Output::Null,
+            sockets: Vec::new(),
         }
     }
 
@@ -515,6 +519,7 @@ mod tests {
         is_pipe: false,
         notify_socket: None,
         ready: None,
+        sockets: &[],
         until_exec: None,
         cgroup: None,
     };

@@ -36,6 +36,7 @@ use super::probes::Probes;
 use super::reactor::{Command, Followed, Reactor, Role, Start};
 use super::rundir::plain;
 use super::signals;
+use super::sockets::Sockets;
 use super::token::Source;
 use crate::control::reply::{Code, Reply};
 use crate::machine::event::Ticket;
@@ -371,6 +372,7 @@ impl Reactor {
             followed,
             unheld: &self.unheld,
             commands,
+            sockets: self.sockets.keep(fds),
             absorbed: self.absorbed,
             wish: state::Wish {
                 by: self.upgrade.by().cloned(),
@@ -457,6 +459,7 @@ impl Reactor {
             };
             self.adopted_commands.insert(c.slot, command);
         }
+        self.sockets = Sockets::kept(work.sockets, left)?;
         if let (Some(own), Some(run_dir)) = (journal::Head::of_this_process(), &self.run_dir) {
             let mut journal = Journal::new(run_dir.file("journal"), own);
             journal.inherit();

@@ -56,7 +56,7 @@ use super::memory::LONGEST;
 use super::ready::{self, About, Await};
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
-use super::spec::{Schedule, Spec};
+use super::spec::{Drain, Schedule, Spec};
 use super::stop::{Course, Order, Scene, Stop};
 use super::time::{Span, Tick};
 
@@ -135,6 +135,27 @@ pub struct Run {
     /// An earlier superd has started it.
     #[serde(default)]
     pub adopted: bool,
+    /// New connections are held back, outside of a stop.
+    #[serde(default)]
+    pub drain: Option<Hold>,
+    /// New connections are held back because there are too many.
+    #[serde(default)]
+    pub limited: bool,
+    /// New connections have been held back at some time, by this superd or, perhaps, an earlier one. Never taken
+    /// back: a superd that is killed while it lets go leaves that to the next.
+    #[serde(default)]
+    pub filtered: bool,
+}
+
+/// New connections are held back because somebody asked for that.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Hold {
+    /// What counts the open ones; none: there are none any more.
+    pub action: Option<ActionId>,
+    /// What is held back.
+    pub what: Rc<Drain>,
+    /// Open connections at the last look.
+    pub connections: Option<u32>,
 }
 
 impl Run {
@@ -150,6 +171,9 @@ impl Run {
             reloading: false,
             refused: None,
             adopted: false,
+            drain: None,
+            limited: false,
+            filtered: false,
         }
     }
 }
@@ -252,6 +276,8 @@ pub enum Input {
     Notified(Notice),
     /// An action ended.
     ActionEnded(ActionId, Outcome),
+    /// So many connections are open.
+    Connections(u32),
     /// The awaited text was in the output.
     OutputMatched,
     /// What is stuck.
@@ -275,6 +301,8 @@ pub struct Moved {
     pub over: Option<(Verdict, How)>,
     /// The reload action ended.
     pub reloaded: Option<Result<(), String>>,
+    /// No connection is open any more, outside of a stop; or that cannot be seen.
+    pub drained: Option<Result<(), String>>,
 }
 
 /// A reload command that runs.
@@ -303,6 +331,11 @@ impl Waiter {
         matches!(self.goal, Goal::UpAfter(_))
     }
 
+    /// It waits for the last connection.
+    pub fn wants_it_drained(&self) -> bool {
+        matches!(self.goal, Goal::Drained)
+    }
+
     /// It waits for the end of an instance.
     pub fn wants_it_over(&self) -> bool {
         matches!(self.goal, Goal::Over(_))
@@ -318,6 +351,8 @@ pub enum Goal {
     UpAfter(Instance),
     /// The reload action ended.
     Reloaded,
+    /// No connection is open any more.
+    Drained,
 }
 
 /// One service.
@@ -613,12 +648,17 @@ impl Service {
                     wait.action_ended(action, outcome, about)
                 })
             }
-            (State::Up(_), Input::ActionEnded(action, outcome)) => {
-                match self.reload.is_some_and(|r| r.action == action) {
-                    true => self.reload_ended(action, outcome, cx),
-                    false => self.in_watch(now, cx, |watch, about| {
+            (State::Up(run), Input::ActionEnded(action, outcome)) => {
+                let drain = run.drain.as_ref().and_then(|hold| hold.action);
+                let reload = self.reload.map(|r| r.action);
+                if drain == Some(action) {
+                    self.drain_ended(outcome, cx)
+                } else if reload == Some(action) {
+                    self.reload_ended(action, outcome, cx)
+                } else {
+                    self.in_watch(now, cx, |watch, about| {
                         watch.action_ended(action, outcome, about)
-                    }),
+                    })
                 }
             }
             (State::Stopping(..), Input::ActionEnded(action, outcome)) => {
@@ -633,6 +673,24 @@ impl Service {
                 | State::Sweeping(_)
                 | State::Backoff { .. },
                 Input::ActionEnded(..),
+            ) => Moved::default(),
+
+            (State::Stopping(_, stop), Input::Connections(n)) => {
+                stop.counted(n);
+                Moved::default()
+            }
+            (State::Up(_), Input::Connections(n)) => {
+                self.connections(n, cx);
+                Moved::default()
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::Connections(_),
             ) => Moved::default(),
 
             (State::Starting(_), Input::OutputMatched) => {
@@ -833,6 +891,9 @@ impl Service {
         }
         self.watch = Watch::begin(&self.spec, now);
         let mut moved = self.enter(State::Up(run), now);
+        if self.spec.max_connections.is_some() {
+            self.watch(cx.effects);
+        }
         moved.up = true;
         moved
     }
@@ -1129,6 +1190,35 @@ impl Service {
         }
     }
 
+    fn drain_ended(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Moved {
+        let State::Up(run) = &mut self.state else {
+            return Moved::default();
+        };
+        let result = match outcome {
+            Outcome::Done => {
+                if let Some(hold) = &mut run.drain {
+                    hold.action = None;
+                    hold.connections = Some(0);
+                }
+                Ok(())
+            }
+            Outcome::Unhappy(error) | Outcome::Impossible(error) => {
+                run.drain = None;
+                cx.publish(
+                    self.id,
+                    Happening::ActionFailed {
+                        error: error.clone(),
+                    },
+                );
+                Err(error)
+            }
+        };
+        Moved {
+            drained: Some(result),
+            ..Moved::default()
+        }
+    }
+
     /// The reload command does not come to an end: it is killed, and those who wait are told.
     fn reload_timeout(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
         let Some(reload) = self.reload.filter(|r| now >= r.until) else {
@@ -1149,6 +1239,74 @@ impl Service {
         }
     }
 
+    /// A drain counts, or the number has crossed one of the limits.
+    fn connections(&mut self, n: u32, cx: &mut Context<'_>) {
+        let State::Up(run) = &mut self.state else {
+            return;
+        };
+        if let Some(hold) = &mut run.drain {
+            hold.connections = Some(n);
+            return;
+        }
+        let Some(max) = self.spec.max_connections else {
+            return;
+        };
+        if n > max.high && !run.limited {
+            run.limited = true;
+            run.filtered = true;
+            let what = self.spec.stop.drain();
+            cx.effects.push(Effect::Limit(self.id, run.instance, what));
+            let happening = Happening::Limited {
+                connections: n,
+                high: max.high,
+            };
+            cx.publish(self.id, happening);
+        } else if n < max.low && run.limited {
+            run.limited = false;
+            cx.effects.push(Effect::LetGo(self.id, run.instance));
+            let happening = Happening::Unlimited {
+                connections: n,
+                low: max.low,
+            };
+            cx.publish(self.id, happening);
+        }
+    }
+
+    /// Connections are counted as the definition says it now.
+    pub(super) fn watch(&mut self, effects: &mut Vec<Effect>) {
+        let State::Up(run) = &mut self.state else {
+            return;
+        };
+        let max = self.spec.max_connections;
+        if max.is_none() && std::mem::take(&mut run.limited) && run.drain.is_none() {
+            effects.push(Effect::LetGo(self.id, run.instance));
+        }
+        let watched = max.map(|max| (max, self.spec.stop.drain()));
+        effects.push(Effect::Watch(self.id, run.instance, watched));
+    }
+
+    /// What was under way outside of a stop ends. What is held back stays so.
+    fn end_actions(&mut self, cx: &mut Context<'_>) {
+        if self.spec.max_connections.is_some() && matches!(self.state, State::Up(_)) {
+            cx.effects.push(Effect::Watch(self.id, self.instance, None));
+        }
+        let hold = match &mut self.state {
+            State::Up(run) => run.drain.as_mut(),
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_)
+            | State::Backoff { .. } => None,
+        };
+        if let Some(action) = hold.and_then(|hold| hold.action.take()) {
+            cx.effects
+                .push(Effect::EndAction(self.id, self.instance, action));
+        }
+        self.end_reload(cx);
+    }
+
     fn end_reload(&mut self, cx: &mut Context<'_>) {
         if let Some(reload) = self.reload.take() {
             cx.effects
@@ -1158,7 +1316,7 @@ impl Service {
 
     /// The instance is going, or gone: what superd does with it besides ends.
     fn end_own_actions(&mut self, now: Tick, cx: &mut Context<'_>) {
-        self.end_reload(cx);
+        self.end_actions(cx);
         self.end_watch(now, cx);
         let (id, instance) = (self.id, self.instance);
         if let State::Starting(run) = &mut self.state {

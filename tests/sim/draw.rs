@@ -8,8 +8,8 @@ use superd::machine::health::{Health, Remedy};
 use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
-    Action, CrashLoop, Http, HttpAddress, Oneshot, Policy, Reload, Restart, Schedule, Spec, Step,
-    To, Until,
+    Action, CrashLoop, Http, HttpAddress, MaxConnections, Oneshot, Policy, Reload, Restart,
+    Schedule, Spec, Step, To, Until,
 };
 
 use crate::dice::Dice;
@@ -39,13 +39,13 @@ fn action(dice: &mut Dice) -> Action {
             host: "localhost".to_owned(),
             path: format!("/stop{}", dice.below(3)),
         })),
-        _ => Action::Drain,
+        _ => Action::Drain(Rc::default()),
     }
 }
 
 fn until(dice: &mut Dice, action: &Action) -> Until {
     match (action, dice.below(8)) {
-        (Action::Drain, 0..=6) => Until::NoConnections,
+        (Action::Drain(_), 0..=6) => Until::NoConnections,
         (Action::Run(_) | Action::Http(_), 0..=2) => Until::ActionEnded,
         (_, 0) => Until::PortsClosed,
         (_, 1) => Until::DescendantsGone,
@@ -207,5 +207,8 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
             1 => Some(Reload::Signal(Signal::HUP)),
             _ => Some(Reload::Run(argv(dice), pause(dice))),
         },
+        max_connections: dice
+            .chance(30)
+            .then_some(MaxConnections { high: 20, low: 10 }),
     }
 }

@@ -34,6 +34,7 @@ pub enum Thing {
     Output(Key),
     /// The output of one that has become ready.
     Opens(Key),
+    Connections(Key, u32),
     Rival(Key),
 }
 
@@ -213,7 +214,7 @@ impl World {
             Effect::KillTree(s, i) => self.kill((*s, *i)),
             Effect::Run(s, i, a, _) | Effect::Http(s, i, a, _) => self.act((*s, *i), *a, out),
             Effect::Probe(s, i, a, _) => self.probe((*s, *i), *a, out),
-            Effect::Drain(s, i, a) => self.drain((*s, *i), *a, out),
+            Effect::Drain(s, i, a, _) => self.drain((*s, *i), *a, out),
             Effect::WatchOutput(s, i, _) => {
                 if let Some(child) = self.children.get_mut(&(*s, *i)) {
                     child.watched = true;
@@ -237,8 +238,17 @@ impl World {
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
+            Effect::Watch(s, i, Some(_)) => {
+                for _ in 0..self.dice.below(6) {
+                    let (pause, n) = (self.soon(), self.dice.below(40) as u32);
+                    self.plan(pause, Thing::Connections((*s, *i), n));
+                }
+            }
             Effect::EndAction(..)
             | Effect::NoteFile(..)
+            | Effect::Watch(_, _, None)
+            | Effect::Limit(..)
+            | Effect::LetGo(..)
             | Effect::Wake(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
@@ -514,6 +524,10 @@ impl World {
 
     fn drain(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
         let why = "no pidfd_getfd".to_owned();
+        if self.dice.chance(50) {
+            let n = self.dice.below(3) as u32;
+            out.push(Event::Connections(key.0, key.1, n));
+        }
         match self.dice.below(4) {
             0 => out.push(Event::ActionEnded(
                 key.0,
@@ -521,7 +535,11 @@ impl World {
                 action,
                 Outcome::Impossible(why),
             )),
-            1 => {}
+            1 => {
+                // Longer than the patience of any schedule.
+                let pause = Duration::from_secs(1000);
+                self.plan(pause, Thing::ActionEnds(key, action, Outcome::Done));
+            }
             _ => {
                 let pause = self.soon();
                 self.plan(pause, Thing::ActionEnds(key, action, Outcome::Done));
@@ -596,6 +614,11 @@ impl World {
                 let hears = |c: &Child| c.watched && !c.stopping && c.stage == Life::Running;
                 if self.children.get(&key).is_some_and(hears) {
                     out.push(Event::OutputMatched(key.0, key.1));
+                }
+            }
+            Thing::Connections(key, n) => {
+                if self.children.contains_key(&key) {
+                    out.push(Event::Connections(key.0, key.1, n));
                 }
             }
             Thing::Rival(key) => self.wish(key),
