@@ -31,6 +31,7 @@ use nix::unistd::pipe2;
 use syslog::Severity;
 
 use super::adopt::AdoptedCommand;
+use super::history::History;
 use super::journal::{self, Journal};
 use super::reactor::{Command, Followed, Reactor, Role, Start};
 use super::rundir::plain;
@@ -52,6 +53,9 @@ const STATE: &str = "SUPERD_STATE";
 
 /// What the new program says when it understands the state, after `superd VERSION`.
 const UNDERSTOOD: &str = " understands this state";
+
+/// The new program is asked with so many lines of output of each service: they are alike.
+const SOME_LINES: u64 = 8;
 
 /// Of what the new program says, so much is read.
 const ANSWER: usize = 4096;
@@ -185,7 +189,8 @@ impl Reactor {
 
     fn ask_new_one(&mut self) -> Result<(), String> {
         let words = |e: io::Error| plain(&e);
-        let state = self.state_in_memory(&mut Fds::default()).map_err(words)?;
+        let state = self.state_in_memory(SOME_LINES, &mut Fds::default());
+        let state = state.map_err(words)?;
         let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| words(e.into()))?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|e| words(e.into()))?;
         let program = self.options.program.as_os_str().as_bytes();
@@ -291,7 +296,7 @@ impl Reactor {
 
     fn execute_new_one(&mut self) -> io::Error {
         let mut fds = Fds::default();
-        let state = match self.state_in_memory(&mut fds) {
+        let state = match self.state_in_memory(u64::MAX, &mut fds) {
             Ok(state) => state,
             Err(e) => return e,
         };
@@ -301,7 +306,8 @@ impl Reactor {
         handover::execute(&self.options.program, args, environment, fds.numbers())
     }
 
-    fn state_in_memory(&self, fds: &mut Fds) -> io::Result<File> {
+    /// `lines`: of the output of each service, at most.
+    fn state_in_memory(&self, lines: u64, fds: &mut Fds) -> io::Result<File> {
         let no = |what: &str| io::Error::other(what.to_owned());
         let own = journal::Head::of_this_process();
         let own = own.ok_or_else(|| no("/proc does not tell the boot id"))?;
@@ -358,9 +364,9 @@ impl Reactor {
         let work = WritingWork {
             registry: &self.registry,
             machine: self.machine.keep(),
-            logs: self.logs.keep(fds),
+            logs: self.logs.keep(lines, fds),
             actions: self.actions.keep(fds),
-            history: &self.history,
+            history: self.history.keep(),
             crashes: &self.crashes,
             lost_lines: self.sink.lost(),
             starts,
@@ -397,7 +403,7 @@ impl Reactor {
         self.registry = work.registry;
         self.logs.take_up(work.logs, left, self.poll.registry())?;
         self.actions = super::actions::Actions::kept(work.actions, left, self.poll.registry())?;
-        self.history = work.history;
+        self.history = History::kept(work.history);
         self.crashes = work.crashes;
         self.sink.set_lost(work.lost_lines);
         self.absorbed = work.absorbed;

@@ -15,8 +15,8 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::control::reply::EventLine;
 use crate::daemon::crashes::Crashes;
-use crate::daemon::history::History;
 use crate::daemon::journal;
 use crate::daemon::logs::KeptLog;
 use crate::daemon::registry::Registry;
@@ -24,6 +24,7 @@ use crate::daemon::{actions, clients, notify, signals, trees};
 use crate::machine::event::{ActionId, Instance, ServiceId, Ticket};
 use crate::machine::keep::Whole;
 use crate::machine::report::Origin;
+use crate::machine::time::Tick;
 
 /// Of the format. Another one is not read.
 pub const VERSION: u32 = 1;
@@ -206,7 +207,7 @@ pub struct WritingWork<'a> {
     pub machine: Whole,
     pub logs: Vec<KeptLog>,
     pub actions: Vec<actions::Kept>,
-    pub history: &'a History,
+    pub history: Vec<(ServiceId, Tick, EventLine)>,
     pub crashes: &'a Crashes,
     pub lost_lines: u64,
     pub starts: Vec<Starting>,
@@ -259,7 +260,7 @@ pub struct Work {
     /// HTTP requests under way.
     pub actions: Vec<actions::Kept>,
     /// For `why`.
-    pub history: History,
+    pub history: Vec<(ServiceId, Tick, EventLine)>,
     /// For `crashes`, and reports that are not written yet.
     pub crashes: Crashes,
     /// Lines of log that nobody took.
