@@ -5,6 +5,8 @@
 //!
 //! Keys that are not known are ignored, those that are new have a default. What a superd of
 //! another version cannot go on from by that gets another version number.
+//!
+//! (Past 400 lines because it is a list of everything that superd has.)
 
 use std::collections::BTreeMap;
 use std::fmt;
