@@ -13,6 +13,8 @@ mod support;
 
 #[path = "e2e/crashes.rs"]
 mod crashes;
+#[path = "e2e/drains.rs"]
+mod drains;
 #[path = "e2e/five_twins.rs"]
 mod five_twins;
 #[path = "e2e/hostile.rs"]

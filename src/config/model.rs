@@ -3,6 +3,7 @@
 //! Nothing here reads a file; `raw` does, `check` turns that into this.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::event::ServiceId;
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Reload, Restart, Schedule, Spec};
+use crate::machine::spec::{MaxConnections, Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -141,6 +142,9 @@ pub struct Program {
     pub notify: bool,
     /// What happens to standard output and error.
     pub output: Output,
+    /// Listening TCP sockets that superd opens for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<SocketAddr>,
 }
 
 /// Of `limits::LIMITS`.
@@ -192,6 +196,9 @@ pub struct PolicyDef {
     pub success_signal: Vec<Signal>,
     /// How it re-reads its configuration.
     pub reload: Option<Reload>,
+    /// How many connections it may have.
+    #[serde(default)]
+    pub max_connections: Option<MaxConnections>,
 }
 
 impl ServiceDef {
@@ -209,6 +216,7 @@ impl ServiceDef {
             success_exit: p.success_exit.clone(),
             success_signal: p.success_signal.clone(),
             reload: p.reload.clone(),
+            max_connections: p.max_connections,
         }
     }
 }

@@ -65,6 +65,10 @@ pub enum Command {
         #[arg(value_name = "SIGNAL")]
         signal: Signal,
     },
+    /// Hold back new connections, and wait until none is open; the services run on
+    Drain(Which),
+    /// End a drain: new connections are let in again
+    Undrain(Which),
     /// Show what a service printed
     Logs {
         /// Go on with what comes

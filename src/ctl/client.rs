@@ -85,6 +85,8 @@ impl<'a> Client<'a> {
             Command::Restart(WhichNow { which, now }) => {
                 self.act(action(Verb::Restart, which, *now))
             }
+            Command::Drain(which) => self.act(action(Verb::Drain, which, false)),
+            Command::Undrain(which) => self.act(action(Verb::Undrain, which, false)),
             Command::Reload { name } => self.act(vec![Request {
                 service: name.clone(),
                 wait: true,

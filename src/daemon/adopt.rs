@@ -292,6 +292,10 @@ impl Reactor {
             (false, false) => Main::Noted,
         };
         if let Some(pid) = self.hold_adopted(id, &entry.name, instance, place, main) {
+            if let Some(program) = self.registry.program(id) {
+                self.sockets
+                    .adopt(&mut self.trees, id, instance, &program.sockets);
+            }
             return Presence::Running(pid);
         }
         self.drain_output(id);

@@ -57,7 +57,12 @@ impl Reactor {
 
     fn hear_request(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
         match request.verb {
-            Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+            Verb::Start
+            | Verb::Stop
+            | Verb::Restart
+            | Verb::Signal
+            | Verb::Drain
+            | Verb::Undrain => {
                 self.act(ticket, request, peer);
             }
             Verb::Reload if request.service.is_some() => self.act(ticket, request, peer),
@@ -94,6 +99,8 @@ impl Reactor {
             (Verb::Restart, false) => event::Verb::Restart,
             (Verb::Restart, true) => event::Verb::RestartNow,
             (Verb::Reload, _) => event::Verb::Reload,
+            (Verb::Drain, _) => event::Verb::Drain,
+            (Verb::Undrain, _) => event::Verb::Undrain,
             (Verb::Signal, _) => {
                 let parsed = request.signal.as_deref().unwrap_or("").parse();
                 match parsed {
@@ -231,7 +238,11 @@ impl Reactor {
         now: Tick,
     ) -> Option<crate::control::reply::Status> {
         let Reactor { machine, trees, .. } = self;
-        status::status(machine, id, now, || trees.usage(id))
+        let mut status = status::status(machine, id, now, || trees.usage(id))?;
+        if status.connections.is_none() {
+            status.connections = self.drains.watched(&mut self.trees, id);
+        }
+        Some(status)
     }
 
     /// Every service, by name.
@@ -490,6 +501,8 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Restart => "restart",
         Verb::Reload => "reload",
         Verb::Signal => "signal",
+        Verb::Drain => "drain",
+        Verb::Undrain => "undrain",
         Verb::Logs => "logs",
         Verb::Why => "why",
         Verb::Crashes => "crashes",

@@ -189,6 +189,10 @@ fn weight(what: &Happening) -> usize {
         | Happening::Ready { .. }
         | Happening::SaysReloading { .. }
         | Happening::MainProcess { .. }
+        | Happening::Limited { .. }
+        | Happening::Unlimited { .. }
+        | Happening::Draining { .. }
+        | Happening::Undrained { .. }
         | Happening::Reloading { .. } => 0,
     };
     std::mem::size_of::<Entry>() + texts
@@ -298,6 +302,16 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             (severity, text)
         }
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
+        Happening::Limited { connections, high } => (
+            Warn,
+            format!("{connections} connections, more than {high}: new ones are held back"),
+        ),
+        Happening::Unlimited { connections, low } => (
+            Notice,
+            format!("{connections} connections, less than {low}: new ones are let in again"),
+        ),
+        Happening::Draining { by } => (Notice, format!("draining: {by} asked")),
+        Happening::Undrained { by } => (Notice, format!("no longer draining: {by} asked")),
         Happening::Reloading { by } => (Notice, format!("reloading: {by} asked")),
         Happening::ActionFailed { error } => (Warn, format!("action failed: {error}")),
         Happening::Ready { .. } => (Info, "says that it is ready".to_owned()),

@@ -35,6 +35,7 @@ use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
 use super::clients::{ClientEvent, Clients, Stream};
 use super::crashes::Crashes;
+use super::drain::Drains;
 use super::history::History;
 use super::journal::Journal;
 use super::keep::Again;
@@ -44,6 +45,7 @@ use super::registry::Registry;
 use super::rundir::RunDir;
 use super::signals::{self, Wakeup, LATCH};
 use super::sink::Sink;
+use super::sockets::Sockets;
 use super::token::Source;
 use super::trees::Trees;
 use super::upgrade::Asked;
@@ -146,6 +148,8 @@ pub struct Reactor {
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
     pub(super) actions: Actions,
+    pub(super) drains: Drains,
+    pub(super) sockets: Sockets,
     pub(super) history: History,
     pub(super) crashes: Crashes,
     /// From the file of known faults, as it was when it could be read last.
@@ -252,6 +256,8 @@ impl Reactor {
             logs,
             notify: parts.notify,
             actions: Actions::default(),
+            drains: Drains::default(),
+            sockets: Sockets::default(),
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),
@@ -348,6 +354,7 @@ impl Reactor {
             self.remember_at,
             self.look_at_unheld,
             self.upgrade.next_deadline(),
+            self.drains.next_deadline(),
         ];
         let next = soonest
             .into_iter()
@@ -625,6 +632,9 @@ impl Reactor {
             if clients.next_deadline().is_some_and(|at| at <= now) {
                 clients.expire(now, self.poll.registry());
             }
+        }
+        if self.drains.next_deadline().is_some_and(|at| at <= now) {
+            self.look_at_drains();
         }
         if self.look_at_unheld.is_some_and(|at| at <= now) {
             self.look_at_unheld();

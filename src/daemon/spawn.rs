@@ -98,6 +98,8 @@ pub struct Context<'a> {
     pub is_pipe: bool,
     /// The address of the notify socket, if it gets one.
     pub notify_socket: Option<&'a Path>,
+    /// Listening sockets that it gets as 3, 4 ...
+    pub sockets: &'a [BorrowedFd<'a>],
     /// Stays open until it executes the program.
     pub until_exec: Option<BorrowedFd<'a>>,
     /// Its cgroup, if it has one.
@@ -174,6 +176,7 @@ fn plan<'a>(
     plan.stdout = ctx.stdout;
     plan.stderr = ctx.stderr;
     plan.give_output = ctx.is_pipe;
+    plan.sockets = ctx.sockets.to_vec();
     plan.until_exec = ctx.until_exec;
     plan.cgroup = ctx.cgroup;
     plan.umask = program.umask;
@@ -487,6 +490,7 @@ mod tests {
             limits: Vec::new(),
             notify: false,
             output: Output::Null,
+            sockets: Vec::new(),
         }
     }
 
@@ -506,6 +510,7 @@ mod tests {
         stderr: None,
         is_pipe: false,
         notify_socket: None,
+        sockets: &[],
         until_exec: None,
         cgroup: None,
     };

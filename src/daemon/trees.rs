@@ -4,7 +4,7 @@
 //! A service's cgroup is made at its first start and kept until the service is forgotten:
 //! a restart must not wait for one to go and another to come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::journal::{Place, Process};
 use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
-use super::tree::{Forest, KeptForest, Tree, Usage};
+use super::tree::{Forest, KeptForest, Reachable, Tree, Usage};
 use super::upgrade::state::Fds;
 use crate::config::model::{Output, Program};
 use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
@@ -93,6 +93,8 @@ pub struct Wanted<'a> {
     pub out: Option<BorrowedFd<'a>>,
     /// The address of the notify socket, if it gets one.
     pub notify: Option<&'a Path>,
+    /// Listening sockets that it gets.
+    pub sockets: Vec<BorrowedFd<'a>>,
 }
 
 impl Trees {
@@ -245,6 +247,7 @@ impl Trees {
                 stderr: w.out.or(err),
                 is_pipe: w.out.is_some(),
                 notify_socket: w.notify,
+                sockets: &w.sockets,
                 until_exec,
                 cgroup: w.group.as_ref(),
             };
@@ -299,6 +302,7 @@ impl Trees {
             stderr: out,
             is_pipe: out.is_some(),
             notify_socket: None,
+            sockets: &[],
             until_exec: self.until_exec.as_ref().map(|f| f.as_fd()),
             cgroup: group.as_ref(),
         };
@@ -387,11 +391,51 @@ impl Trees {
     }
 
     /// How many of those are still open.
-    pub fn ports_open(&mut self, service: ServiceId, instance: Instance) -> u32 {
-        let open = self
-            .tree(service, instance)
-            .map_or(0, |(t, f)| t.open_ports(f).len());
-        u32::try_from(open).unwrap_or(u32::MAX)
+    ///
+    /// Of those that superd has a copy of (`held`) only what the tree itself holds counts.
+    pub fn ports_open(&mut self, service: ServiceId, instance: Instance, held: &[u64]) -> u32 {
+        let Some((tree, forest)) = self.tree(service, instance) else {
+            return 0;
+        };
+        let mut open = tree.open_ports(forest);
+        if open.iter().any(|l| held.contains(&l.inode)) {
+            let own = tree.holds_sockets(forest, held);
+            open.retain(|l| !held.contains(&l.inode) || own.contains(&l.inode));
+        }
+        u32::try_from(open.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The sockets by which an instance can be reached now; see [`Tree::sockets`].
+    pub fn sockets(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        seen: &mut BTreeSet<u64>,
+    ) -> Reachable {
+        self.tree(service, instance)
+            .map_or_else(Reachable::default, |(t, f)| t.sockets(f, seen))
+    }
+
+    /// Who of an instance holds these sockets: inode, process, descriptor; each once.
+    pub fn holders(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        inodes: &BTreeSet<u64>,
+    ) -> Vec<(u64, i32, i32)> {
+        self.tree(service, instance)
+            .map_or_else(Vec::new, |(t, f)| t.holders(f, inodes))
+    }
+
+    /// Some process of an instance in this network namespace.
+    pub fn one_in(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        network: &Path,
+    ) -> Option<i32> {
+        let (tree, forest) = self.tree(service, instance)?;
+        tree.one_in(forest, network)
     }
 
     /// How many processes are alive besides the main one; none: it cannot be told yet.

@@ -337,6 +337,7 @@ impl Reactor {
             followed: self.keep_followed(fds),
             unheld: &self.unheld,
             commands: self.keep_adopted_commands(fds),
+            sockets: self.sockets.keep(fds),
             absorbed: self.absorbed,
             wish: state::Wish {
                 by: self.upgrade.by().cloned(),

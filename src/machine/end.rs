@@ -164,6 +164,10 @@ impl End {
     /// Ports were noted only when a stop began; a crash leaves none to look at, and the
     /// kernel has closed what the tree had.
     fn look_at_ports(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) -> Swept {
+        let drained = self.stop.as_ref().is_some_and(|s| s.drained);
+        if drained || self.run.filtered {
+            cx.effects.push(Effect::LetGo(id, self.run.instance));
+        }
         if self.stop.is_none() {
             return Swept::Clean;
         }

@@ -101,16 +101,18 @@ impl Service {
         self.waiters = waiters;
     }
 
-    /// Looks again at what was being looked at.
+    /// Looks again at what was being looked at, and counts connections again.
     pub(super) fn look_again(&mut self, now: Tick, cx: &mut Context<'_>) {
         let id = self.id;
         match &mut self.state {
-            State::Down(_)
-            | State::Waiting
-            | State::Starting(_)
-            | State::Up(_)
-            | State::Killing(..)
-            | State::Backoff { .. } => {}
+            State::Down(_) | State::Waiting | State::Killing(..) | State::Backoff { .. } => {}
+            State::Starting(run) => run.hold_again(id, cx),
+            State::Up(run) => {
+                run.hold_again(id, cx);
+                if self.spec.max_connections.is_some() {
+                    self.watch(cx.effects);
+                }
+            }
             State::Stopping(run, stop) => {
                 let mut scene = Scene {
                     now,

@@ -267,6 +267,9 @@ impl World {
             Effect::NotePorts(s, i) => self.events.push_back(Event::PortsNoted(s, i, 1)),
             Effect::Http(..)
             | Effect::Drain(..)
+            | Effect::LetGo(..)
+            | Effect::Limit(..)
+            | Effect::Watch(..)
             | Effect::Wake(..)
             | Effect::Look(..)
             | Effect::EndAction(..)

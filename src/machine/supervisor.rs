@@ -246,6 +246,9 @@ impl Supervisor {
                     effects,
                 );
             }
+            Event::Connections(id, instance, n) => {
+                self.fact(id, instance, Input::Connections(n), now, effects);
+            }
             Event::OutputMatched(id, instance) => {
                 self.fact(id, instance, Input::OutputMatched, now, effects);
             }

@@ -67,7 +67,7 @@ impl Inherited {
 /// Closes every descriptor from 3 on, when what was left cannot be used. To be called before
 /// this program has opened anything by itself.
 pub fn close_what_was_left() {
-    super::child::close_others(&[]);
+    super::child::close_others(3, &[]);
 }
 
 fn set_close_on_exec(fd: RawFd, on: bool) -> io::Result<()> {

@@ -154,6 +154,8 @@ pub struct Plan<'a> {
     /// Both are a pipe of superd's, which is given to `user`: else it could not be opened as
     /// /dev/stdout or /dev/stderr.
     pub give_output: bool,
+    /// Become 3, 4 ...; LISTEN_FDS and LISTEN_PID tell of them (sd_listen_fds(3)).
+    pub sockets: Vec<BorrowedFd<'a>>,
     /// Stays open until execve(2), and is closed by that: a lock which tells that a start is
     /// under way.
     pub until_exec: Option<BorrowedFd<'a>>,
@@ -193,6 +195,7 @@ impl Plan<'_> {
             stdout: None,
             stderr: None,
             give_output: false,
+            sockets: Vec::new(),
             until_exec: None,
             cgroup: None,
             umask: 0o022,
@@ -360,7 +363,8 @@ fn prepare<'a>(
 /// that ran in the child would write to superd's self-pipe.
 fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     let plan = prepared.plan;
-    let (read, write) = status_pipe().map_err(SpawnFault::io(Step::Pipe))?;
+    let low = above_sockets(plan);
+    let (read, write) = status_pipe(low).map_err(SpawnFault::io(Step::Pipe))?;
     let status = StatusPipe(read);
     let mut ends = Ends {
         report: write,
@@ -383,14 +387,19 @@ fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     Ok(Child { pid, pidfd, status })
 }
 
+/// The first descriptor that is none of the program's.
+pub(super) fn above_sockets(plan: &Plan<'_>) -> RawFd {
+    3 + RawFd::try_from(plan.sockets.len()).unwrap_or(0)
+}
+
 /// Both ends close-on-exec and non-blocking (the one record fits), the writing one above 2
-/// so that standard input, output and error do not land on it.
-fn status_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+/// so that standard input, output, error and sockets that are passed do not land on it.
+fn status_pipe(low: RawFd) -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    if write.as_raw_fd() > 2 {
+    if write.as_raw_fd() >= low {
         return Ok((read, write));
     }
-    let high = fcntl(&write, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    let high = fcntl(&write, FcntlArg::F_DUPFD_CLOEXEC(low))?;
     // SAFETY: fcntl(2) has just made this descriptor; nobody else owns it.
     Ok((read, unsafe { OwnedFd::from_raw_fd(high) }))
 }

@@ -512,7 +512,7 @@ impl Sim {
             8 => Verb::StopNow,
             9..=11 => Verb::Restart,
             12 => Verb::RestartNow,
-            13 => Verb::Reload,
+            13 => *self.dice.pick(&[Verb::Reload, Verb::Drain, Verb::Undrain]),
             _ => {
                 let any = [Signal::HUP, Signal::TERM, Signal(libc::SIGWINCH)];
                 Verb::Signal(*self.dice.pick(&any))

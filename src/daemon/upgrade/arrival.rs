@@ -20,6 +20,7 @@ use crate::daemon::history::History;
 use crate::daemon::journal::{self, Journal};
 use crate::daemon::reactor::{Command, Followed, Reactor, Role, Start};
 use crate::daemon::rundir::plain;
+use crate::daemon::sockets::Sockets;
 use crate::daemon::token::Source;
 use crate::machine::report::Origin;
 use crate::sys::handover::{self, Inherited};
@@ -99,6 +100,7 @@ impl Reactor {
         self.take_up_children(work.children, left)?;
         self.take_up_watched(work.followed, work.commands, left)?;
         self.registry = work.registry;
+        self.sockets = Sockets::kept(work.sockets, left)?;
         self.logs.take_up(work.logs, left, self.poll.registry())?;
         self.actions = Actions::kept(work.actions, left, self.poll.registry())?;
         self.history = History::kept(work.history);

@@ -22,6 +22,7 @@ use crate::daemon::crashes::Crashes;
 use crate::daemon::journal;
 use crate::daemon::logs::KeptLog;
 use crate::daemon::registry::Registry;
+use crate::daemon::sockets;
 use crate::daemon::{actions, clients, notify, signals, trees};
 use crate::machine::event::{ActionId, Instance, ServiceId, Ticket};
 use crate::machine::keep::Whole;
@@ -218,6 +219,7 @@ pub struct WritingWork<'a> {
     pub followed: Vec<Watched>,
     pub unheld: &'a BTreeMap<ServiceId, Instance>,
     pub commands: Vec<Adopted>,
+    pub sockets: Vec<sockets::Kept>,
     pub absorbed: u32,
     pub wish: Wish,
 }
@@ -279,6 +281,9 @@ pub struct Work {
     pub unheld: BTreeMap<ServiceId, Instance>,
     /// Commands of an earlier superd.
     pub commands: Vec<Adopted>,
+    /// Sockets that services get from superd.
+    #[serde(default)]
+    pub sockets: Vec<sockets::Kept>,
     /// Absorbed requests that the machine knows of.
     pub absorbed: u32,
     /// Who asked for the upgrade.
