@@ -13,6 +13,8 @@ mod support;
 
 #[path = "e2e/crashes.rs"]
 mod crashes;
+#[path = "e2e/drains.rs"]
+mod drains;
 #[path = "e2e/five_twins.rs"]
 mod five_twins;
 #[path = "e2e/hostile.rs"]
@@ -35,6 +37,8 @@ mod stops;
 mod successors;
 #[path = "e2e/trees.rs"]
 mod trees;
+#[path = "e2e/upgrades.rs"]
+mod upgrades;
 #[path = "e2e/verbs.rs"]
 mod verbs;
 #[path = "e2e/wraps.rs"]

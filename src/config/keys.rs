@@ -49,18 +49,23 @@ pub const SERVICE: &[&str] = &[
     "crash-loop",
     "success-exit",
     "reload",
+    "max-connections",
+    "sockets",
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
-pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires"];
+pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires", "sockets"];
 
 /// A step of `stop`.
 pub const STEP: &[&str] = &[
-    "signal", "run", "http", "drain", "to", "until", "wait", "settle",
+    "signal", "run", "http", "drain", "ports", "idle", "to", "until", "wait", "settle",
 ];
 
 /// `crash-loop`.
 pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
+
+/// `max-connections`.
+pub const MAX_CONNECTIONS: &[&str] = &["high", "low"];
 
 /// `reload`.
 pub const RELOAD: &[&str] = &["signal", "run", "wait"];

@@ -3,6 +3,7 @@
 //! Nothing here reads a file; `raw` does, `check` turns that into this.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::event::ServiceId;
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Reload, Restart, Schedule, Spec};
+use crate::machine::spec::{MaxConnections, Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// What concerns superd itself.
     pub daemon: Daemon,
@@ -25,7 +26,8 @@ pub struct Config {
 }
 
 /// `[daemon]`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Daemon {
     /// Lock and sockets. Default `/var/run/superd`.
     pub run_dir: PathBuf,
@@ -49,7 +51,8 @@ pub struct Daemon {
 }
 
 /// Crash reports: files that outlive superd and a power cut.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CrashReports {
     /// Whether any are written.
     pub written: bool,
@@ -62,7 +65,7 @@ pub struct CrashReports {
 }
 
 /// Where messages go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LogTo {
     /// syslog, and standard error until the log daemon answers; standard error in the foreground.
     Auto,
@@ -87,7 +90,7 @@ impl LogTo {
 }
 
 /// Whether services get cgroups of their own.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CgroupUse {
     /// Where cgroup v2 is mounted and writable.
     Auto,
@@ -139,6 +142,9 @@ pub struct Program {
     pub notify: bool,
     /// What happens to standard output and error.
     pub output: Output,
+    /// Listening TCP sockets that superd opens for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<SocketAddr>,
 }
 
 /// Of `limits::LIMITS`.
@@ -190,6 +196,9 @@ pub struct PolicyDef {
     pub success_signal: Vec<Signal>,
     /// How it re-reads its configuration.
     pub reload: Option<Reload>,
+    /// How many connections it may have.
+    #[serde(default)]
+    pub max_connections: Option<MaxConnections>,
 }
 
 impl ServiceDef {
@@ -207,6 +216,7 @@ impl ServiceDef {
             success_exit: p.success_exit.clone(),
             success_signal: p.success_signal.clone(),
             reload: p.reload.clone(),
+            max_connections: p.max_connections,
         }
     }
 }

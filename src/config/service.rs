@@ -6,6 +6,7 @@
 //! said, how it is read, what it is by default, what is made of it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,12 +14,15 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::machine::signal::Signal;
-use crate::machine::spec::{CrashLoop, Policy, Reload, Restart, Schedule, Step, Until};
+use crate::machine::spec::{
+    CrashLoop, MaxConnections, Policy, Reload, Restart, Schedule, Step, Until,
+};
 
 use super::keys;
 use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
+use super::stop::positive;
 use super::{limits, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
@@ -48,6 +52,8 @@ pub(super) struct Said {
     crash_loop: Option<Option<CrashLoop>>,
     success: Option<(Vec<i32>, Vec<Signal>)>,
     reload: Option<Option<Reload>>,
+    max_connections: Option<Option<MaxConnections>>,
+    sockets: Vec<SocketAddr>,
     /// Names in `after` and `requires`, with their places: they are checked at the end.
     pub after: Vec<(String, Place)>,
     pub requires: Vec<(String, Place)>,
@@ -120,6 +126,8 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "crash-loop" => said.crash_loop = read_crash_loop(r, key, v),
         "success-exit" => said.success = read_success(r, key, v),
         "reload" => said.reload = read_reload(r, key, v),
+        "sockets" => said.sockets = read_sockets(r, key, v),
+        "max-connections" => said.max_connections = read_max_connections(r, key, v),
         // A key that is in the list and not here would be accepted and ignored.
         _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
     }
@@ -236,13 +244,76 @@ fn read_crash_loop(r: &mut Reader, key: &str, v: &Value) -> Option<Option<CrashL
     Some(Some(crash_loop))
 }
 
-fn positive(r: &mut Reader, key: &str, v: &Value) -> Option<Duration> {
-    let duration = r.duration(key, v)?;
-    if duration.is_zero() {
-        r.problem(v.span(), format_args!("`{key}` must be longer than 0"));
-        return None;
+/// `["tcp://0.0.0.0:443"]`
+fn read_sockets(r: &mut Reader, key: &str, v: &Value) -> Vec<SocketAddr> {
+    let texts = r.strings(key, v).unwrap_or_default();
+    if texts.len() > SOCKETS {
+        r.problem(
+            v.span(),
+            format_args!("`{key}` has more than {SOCKETS} sockets"),
+        );
+        return Vec::new();
     }
-    Some(duration)
+    let mut sockets = Vec::new();
+    for text in &texts {
+        let address = text
+            .strip_prefix("tcp://")
+            .and_then(|a| a.parse::<SocketAddr>().ok());
+        match address.filter(|a| a.port() > 0 && !a.ip().is_multicast()) {
+            Some(address) if sockets.contains(&address) => {
+                r.problem(v.span(), format_args!("`{key}` has `{}` twice", word(text)));
+            }
+            Some(address) => sockets.push(address),
+            None => r.problem(
+                v.span(),
+                format_args!(
+                    "`{key}`: `{}` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
+                    word(text)
+                ),
+            ),
+        }
+    }
+    sockets
+}
+
+/// The most sockets of a service.
+const SOCKETS: usize = 16;
+
+/// `{ high = 200, low = 180 }`, or false.
+fn read_max_connections(r: &mut Reader, key: &str, v: &Value) -> Option<Option<MaxConnections>> {
+    if let DeValue::Boolean(false) = v.get_ref() {
+        return Some(None);
+    }
+    let (mut high, mut low) = (None, None);
+    for (name, value) in r.table(key, v)?.iter() {
+        if !r.known(name, keys::MAX_CONNECTIONS) {
+            continue;
+        }
+        match name.get_ref().as_ref() {
+            "high" => high = Some(r.integer("high", value, 1..1_000_001)?),
+            _ => low = Some(r.integer("low", value, 1..1_000_001)?),
+        }
+    }
+    match (high, low) {
+        (Some(high), Some(low)) if low < high => Some(Some(MaxConnections {
+            high: u32::try_from(high).ok()?,
+            low: u32::try_from(low).ok()?,
+        })),
+        (Some(_), Some(_)) => {
+            r.problem(
+                v.span(),
+                format_args!("`{key}`: `low` must be less than `high`"),
+            );
+            None
+        }
+        _ => {
+            r.problem(
+                v.span(),
+                format_args!("`{key}` has two limits: write {{ high = 200, low = 180 }}"),
+            );
+            None
+        }
+    }
 }
 
 /// `[1, 143, "HUP"]`: statuses and signals.
@@ -431,6 +502,7 @@ pub(super) fn define(
             limits: limits::merged(said.limits, &defaults.limits),
             notify,
             output,
+            sockets: said.sockets,
         }),
         policy: PolicyDef {
             autostart: said.autostart.or(defaults.autostart).unwrap_or(true),
@@ -441,6 +513,7 @@ pub(super) fn define(
             success_exit,
             success_signal,
             reload,
+            max_connections: said.max_connections.or(defaults.max_connections).flatten(),
         },
     })
 }

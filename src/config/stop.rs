@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Action, Step, To, Until};
+use crate::machine::spec::{Action, Drain, Port, Schedule, Step, To, Transport, Until};
 
 use super::keys;
 use super::problem::{did_you_mean, word};
@@ -22,6 +22,9 @@ pub const WAIT: Duration = Duration::from_secs(15);
 
 /// The most steps of a schedule.
 const STEPS: usize = 16;
+
+/// The most ports that a drain names.
+const PORTS: usize = 64;
 
 /// The schedules we ship, and for whom.
 pub const PRESETS: &[&str] = &[
@@ -125,7 +128,8 @@ pub(super) fn read(r: &mut Reader, value: &Value) -> Option<Vec<Step>> {
                     }
                 })
                 .collect();
-            read.into_iter().collect()
+            let steps = read.into_iter().collect::<Option<Vec<Step>>>()?;
+            finish(r, value, steps)
         }
         DeValue::Table(_) => {
             r.problem(
@@ -200,7 +204,10 @@ struct Typed {
     action: Option<Action>,
     to: Option<(To, Range<usize>)>,
     until: Option<(Until, Range<usize>)>,
-    wait: Option<Duration>,
+    wait: Option<(Duration, Range<usize>)>,
+    drain: Option<Duration>,
+    ports: Option<(Vec<Port>, Range<usize>)>,
+    idle: Option<(Duration, Range<usize>)>,
     settle: Option<(Duration, Range<usize>)>,
     /// Something was wrong already: what follows from it is not told.
     broken: bool,
@@ -232,8 +239,18 @@ fn read_step(r: &mut Reader, table: &DeTable, span: Range<usize>) -> Option<Step
                 t.action.is_some()
             }
             "drain" => {
-                r.problem(at, "`drain` is not in this version of superd yet");
-                false
+                t.actions.push(("drain", at));
+                t.action = Some(Action::Drain(Rc::default()));
+                t.drain = positive(r, "drain", value);
+                t.drain.is_some()
+            }
+            "ports" => {
+                t.ports = read_ports(r, value).map(|ports| (ports, at));
+                t.ports.is_some()
+            }
+            "idle" => {
+                t.idle = positive(r, "idle", value).map(|idle| (idle, at));
+                t.idle.is_some()
             }
             "to" => {
                 t.to = r.choice("to", value, TO).map(|to| (to, at));
@@ -244,7 +261,7 @@ fn read_step(r: &mut Reader, table: &DeTable, span: Range<usize>) -> Option<Step
                 t.until.is_some()
             }
             "wait" => {
-                t.wait = r.duration("wait", value);
+                t.wait = r.duration("wait", value).map(|wait| (wait, at));
                 t.wait.is_some()
             }
             "settle" => {
@@ -278,6 +295,24 @@ fn make_step(r: &mut Reader, t: Typed, span: Range<usize>) -> Option<Step> {
         );
         return None;
     }
+    if let [("drain", _)] = t.actions.as_slice() {
+        return make_drain(r, t);
+    }
+    if let (Some((_, at)), false) = (&t.idle, t.actions.is_empty()) {
+        r.problem(at.clone(), "`idle` is only for a step with `drain`");
+        return None;
+    }
+    if let (Some((_, at)), false) = (&t.ports, t.actions.is_empty()) {
+        r.problem(at.clone(), "`ports` is only for a step with `drain`");
+        return None;
+    }
+    if let Some((Until::NoConnections, at)) = &t.until {
+        r.problem(
+            at.clone(),
+            "until = \"connections=0\" is only for a step with `drain`",
+        );
+        return None;
+    }
     let gone = matches!(t.until, None | Some((Until::Gone, _)));
     if let (Some((_, at)), true, false) = (&t.settle, gone, t.broken) {
         r.problem(
@@ -290,7 +325,10 @@ fn make_step(r: &mut Reader, t: Typed, span: Range<usize>) -> Option<Step> {
         return None;
     }
     let Some(action) = t.action else {
-        r.problem(span, "a step needs one of `signal`, `run` and `http`");
+        r.problem(
+            span,
+            "a step needs one of `signal`, `run`, `http` and `drain`",
+        );
         return None;
     };
     let action = match (action, t.to) {
@@ -300,9 +338,126 @@ fn make_step(r: &mut Reader, t: Typed, span: Range<usize>) -> Option<Step> {
     Some(Step {
         action,
         until: t.until.map_or(Until::Gone, |(until, _)| until),
-        wait: t.wait.unwrap_or(WAIT),
+        wait: t.wait.map_or(WAIT, |(wait, _)| wait),
         settle: t.settle.map_or(Duration::ZERO, |(settle, _)| settle),
     })
+}
+
+/// A drain has its longest wait as its value, and one condition.
+fn make_drain(r: &mut Reader, t: Typed) -> Option<Step> {
+    if let Some((_, at)) = t.wait {
+        let said = "`drain` is itself the longest wait: leave `wait` out";
+        r.problem(at, said);
+        return None;
+    }
+    match t.until {
+        None | Some((Until::NoConnections, _)) => {}
+        Some((_, at)) => {
+            let said = "a step with `drain` ends when no connection is open: leave `until` out";
+            r.problem(at, said);
+            return None;
+        }
+    }
+    if t.broken {
+        return None;
+    }
+    let drain = Drain {
+        ports: t.ports.map_or_else(Vec::new, |(ports, _)| ports),
+        except: Vec::new(),
+        idle: t.idle.map(|(idle, _)| idle),
+    };
+    Some(Step {
+        action: Action::Drain(Rc::new(drain)),
+        until: Until::NoConnections,
+        wait: t.drain?,
+        settle: t.settle.map_or(Duration::ZERO, |(settle, _)| settle),
+    })
+}
+
+/// What follows from the steps together: a drain must not hold back superd's own requests,
+/// and does not end a service.
+fn finish(r: &mut Reader, value: &Value, mut steps: Vec<Step>) -> Option<Vec<Step>> {
+    let is_drain = |s: &Step| matches!(s.action, Action::Drain(_));
+    if steps.last().is_some_and(is_drain) {
+        r.problem(
+            value.span(),
+            "`stop` ends with `drain`, which does not end the service: add a step like \
+             { signal = \"TERM\" }",
+        );
+        return None;
+    }
+    let except = Schedule::own_ports(&steps);
+    for step in &mut steps {
+        if let Action::Drain(drain) = &step.action {
+            let drain = Drain {
+                except: except.clone(),
+                ..(**drain).clone()
+            };
+            step.action = Action::Drain(Rc::new(drain));
+        }
+    }
+    Some(steps)
+}
+
+/// A duration that is not 0.
+pub(super) fn positive(r: &mut Reader, key: &str, value: &Value) -> Option<Duration> {
+    let duration = r.duration(key, value)?;
+    if duration.is_zero() {
+        r.problem(value.span(), format_args!("`{key}` must be longer than 0"));
+        return None;
+    }
+    Some(duration)
+}
+
+/// `[443, "tcp/80", "udp/443"]`
+fn read_ports(r: &mut Reader, value: &Value) -> Option<Vec<Port>> {
+    let items = match value.get_ref() {
+        DeValue::Array(items) if !items.is_empty() && items.len() <= PORTS => items,
+        DeValue::Array(items) if items.is_empty() => {
+            r.problem(
+                value.span(),
+                "`ports` is empty: leave it out for all ports of the service",
+            );
+            return None;
+        }
+        _ => {
+            r.problem(
+                value.span(),
+                format_args!("`ports` is an array of up to {PORTS} ports: write [443, \"tcp/80\"]"),
+            );
+            return None;
+        }
+    };
+    let read: Vec<Option<Port>> = items.iter().map(|item| read_port(r, item)).collect();
+    read.into_iter().collect()
+}
+
+fn read_port(r: &mut Reader, item: &Value) -> Option<Port> {
+    if let DeValue::Integer(_) = item.get_ref() {
+        let port = u16::try_from(r.integer("ports", item, 1..65_536)?).ok()?;
+        let transport = None;
+        return Some(Port { transport, port });
+    }
+    let text = r.text("ports", item)?;
+    let (transport, port) = match text.split_once('/') {
+        Some(("tcp", port)) => (Some(Transport::Tcp), port),
+        Some(("udp", port)) => (Some(Transport::Udp), port),
+        _ => (None, ""),
+    };
+    let is_number = port.bytes().all(|b| b.is_ascii_digit());
+    match port.parse() {
+        Ok(port) if is_number && port > 0 => Some(Port { transport, port }),
+        _ => {
+            r.problem(
+                item.span(),
+                format_args!(
+                    "`ports`: `{}` is not a port: write 443, \"tcp/443\" or \"udp/443\"",
+                    word(&text)
+                ),
+            );
+            None
+        }
+    }
 }
 
 const TO: &[(&str, To)] = &[
@@ -318,6 +473,7 @@ pub const UNTIL: &[(&str, Until)] = &[
     ("ports-closed", Until::PortsClosed),
     ("descendants-gone", Until::DescendantsGone),
     ("stopping", Until::Stopping),
+    ("connections=0", Until::NoConnections),
     ("done", Until::ActionEnded),
 ];
 
@@ -338,13 +494,6 @@ fn read_until(r: &mut Reader, value: &Value) -> Option<Until> {
             return None;
         }
         return Some(Until::Log(line.into()));
-    }
-    if text.starts_with("connections=") {
-        r.problem(
-            value.span(),
-            "until = \"connections=0\" needs `drain`, which is not in this version of superd yet",
-        );
-        return None;
     }
     if let Some((_, until)) = UNTIL.iter().find(|(w, _)| *w == text) {
         return Some(until.clone());

@@ -271,15 +271,59 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ("stop = \"nats-lameduck\"", "did you mean `nats-lame-duck`?"),
         (
             "stop = [{ drain = \"30s\" }]",
-            "3:11: service \"x\": `drain` is not in this version of superd yet",
+            "3:8: service \"x\": `stop` ends with `drain`, which does not end the service: add a step like { signal = \"TERM\" }",
+        ),
+        (
+            "stop = [{ drain = \"30s\", wait = \"30s\" }, { signal = \"TERM\" }]",
+            "3:26: service \"x\": `drain` is itself the longest wait: leave `wait` out",
+        ),
+        (
+            "stop = [{ drain = \"30s\", until = \"gone\" }, { signal = \"TERM\" }]",
+            "3:26: service \"x\": a step with `drain` ends when no connection is open: leave `until` out",
+        ),
+        (
+            "stop = [{ drain = \"0s\" }, { signal = \"TERM\" }]",
+            "3:19: service \"x\": `drain` must be longer than 0",
+        ),
+        (
+            "stop = [{ drain = \"5s\", ports = [] }, { signal = \"TERM\" }]",
+            "3:33: service \"x\": `ports` is empty: leave it out for all ports of the service",
+        ),
+        (
+            "stop = [{ drain = \"5s\", ports = [80, \"sctp/80\"] }, { signal = \"TERM\" }]",
+            "3:38: service \"x\": `ports`: `sctp/80` is not a port: write 443, \"tcp/443\" or \"udp/443\"",
+        ),
+        (
+            "stop = [{ drain = \"5s\", ports = [\"tcp/+80\"] }, { signal = \"TERM\" }]",
+            "3:34: service \"x\": `ports`: `tcp/+80` is not a port",
+        ),
+        (
+            "stop = [{ drain = \"5s\", ports = [65536] }, { signal = \"TERM\" }]",
+            "3:34: service \"x\": `ports` must be from 1 to 65535, not 65536",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", idle = \"5s\" }]",
+            "3:28: service \"x\": `idle` is only for a step with `drain`",
+        ),
+        (
+            "stop = [{ drain = \"5s\", idle = \"0s\" }, { signal = \"TERM\" }]",
+            "3:32: service \"x\": `idle` must be longer than 0",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", ports = [80] }]",
+            "3:28: service \"x\": `ports` is only for a step with `drain`",
+        ),
+        (
+            "stop = [{ signal = \"TERM\", drain = \"5s\" }]",
+            "a step does one thing: `drain` or `signal`, not both",
         ),
         (
             "stop = [{ signal = \"TERM\", until = \"connections=0\" }]",
-            "not in this version of superd yet",
+            "3:28: service \"x\": until = \"connections=0\" is only for a step with `drain`",
         ),
         (
             "stop = [{ wait = \"1s\" }]",
-            "a step needs one of `signal`, `run` and `http`",
+            "a step needs one of `signal`, `run`, `http` and `drain`",
         ),
         (
             "stop = [{ signal = \"TERM\", run = [\"/x\"] }]",
@@ -368,6 +412,38 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         (
             "restart-delay = \"0s\"\ncrash-loop = false",
             "without any pause",
+        ),
+        (
+            "sockets = [\"tcp://0.0.0.0:0\"]",
+            "3:11: service \"x\": `sockets`: `tcp://0.0.0.0:0` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
+        ),
+        (
+            "sockets = [\"udp://0.0.0.0:443\"]",
+            "3:11: service \"x\": `sockets`: `udp://0.0.0.0:443` is not a socket",
+        ),
+        (
+            "sockets = [\"tcp://[::]:80\", \"tcp://[::]:80\"]",
+            "3:11: service \"x\": `sockets` has `tcp://[::]:80` twice",
+        ),
+        (
+            "max-connections = 200",
+            "3:19: service \"x\": `max-connections` must be a table, not a whole number",
+        ),
+        (
+            "max-connections = { high = 200 }",
+            "3:19: service \"x\": `max-connections` has two limits: write { high = 200, low = 180 }",
+        ),
+        (
+            "max-connections = { high = 20, low = 20 }",
+            "3:19: service \"x\": `max-connections`: `low` must be less than `high`",
+        ),
+        (
+            "max-connections = { high = 0, low = 20 }",
+            "3:28: service \"x\": `high` must be from 1 to 1000000, not 0",
+        ),
+        (
+            "max-connections = { high = 9, low = 8, hi = 0 }",
+            "3:40: service \"x\": unknown key `hi`",
         ),
         ("crash-loop = { burst = 0 }", "must be from 1 to 1000"),
         ("crash-loop = { within = \"0s\" }", "must be longer than 0"),
@@ -771,7 +847,7 @@ fn in_short(steps: &[crate::machine::spec::Step]) -> Vec<String> {
             Action::Signal(signal, to) => format!("{signal} to {to:?}"),
             Action::Http(_) => "http".to_owned(),
             Action::Run(_) => "run".to_owned(),
-            Action::Drain => "drain".to_owned(),
+            Action::Drain(_) => "drain".to_owned(),
         };
         let settle = if s.settle.is_zero() { "" } else { ", settle" };
         format!("{what}, {:?} {} s{settle}", s.until, s.wait.as_secs())
@@ -793,7 +869,13 @@ fn the_shipped_schedules_are_those_that_were_measured() {
     let air = ["TERM to Descendants, DescendantsGone 5 s"];
     assert_eq!(steps("air"), air);
     assert_eq!(steps("go2rtc"), ["TERM, Gone 5 s"]);
-    assert_eq!(steps("http3"), ["TERM, Gone 15 s", "QUIT, Gone 2 s"]);
+    // It waits for nobody itself.
+    let http3 = [
+        "drain, NoConnections 30 s",
+        "TERM, Gone 15 s",
+        "QUIT, Gone 2 s",
+    ];
+    assert_eq!(steps("http3"), http3);
     // Each crash is answered within half a second, ten percent of jitter and the start included.
     let restart = &config.services["http3"].policy.restart;
     assert!(restart.max_delay <= Duration::from_millis(200));
@@ -870,6 +952,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
         keys::SERVICE,
         keys::STEP,
         keys::CRASH_LOOP,
+        keys::MAX_CONNECTIONS,
         keys::RELOAD,
     ];
     for key in lists.iter().copied().flatten() {
@@ -880,7 +963,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
             "superd.toml(5) lacks {key}"
         );
         assert!(
-            *key == "drain" || reference.contains(&format!("{key} = ")),
+            reference.contains(&format!("{key} = ")),
             "etc/superd.toml lacks {key}"
         );
     }

@@ -120,6 +120,20 @@ pub struct Status {
     /// A stop under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopStatus>,
+    /// Open connections, while new ones are held back and these are waited for, and of a
+    /// service with a limit on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// With a limit on connections: so many are let in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// New connections are held back because there are too many.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub limited: bool,
+    /// New connections are held back without a stop: `draining` while some are open, then
+    /// `drained`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<String>,
     /// What the running instance has said of its readiness (sd_notify(3)): `yes` (READY=1),
     /// `no` (it has sent messages, but not that one), `not-told` (it has sent none).
     #[serde(default, skip_serializing_if = "Option::is_none")]

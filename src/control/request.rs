@@ -21,7 +21,7 @@ pub struct Request {
     /// The service; absent where the verb allows "all".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// `start`, `stop`, `restart`: every service. `why`: everything, with the crash reports.
+    /// `start`, `stop`, `restart`, `drain`, `undrain`: every service. `why`: everything, with the crash reports.
     #[serde(default, skip_serializing_if = "is_false")]
     pub all: bool,
     /// `stop`, `restart`, `shutdown`: KILL instead of the schedule.
@@ -30,7 +30,7 @@ pub struct Request {
     /// `shutdown`: the services stay, for the next superd to adopt.
     #[serde(default, skip_serializing_if = "is_false")]
     pub leave_running: bool,
-    /// `start`, `stop`, `restart`, `reload`: reply when it is done.
+    /// `start`, `stop`, `restart`, `reload`, `drain`: reply when it is done.
     #[serde(default, skip_serializing_if = "is_false")]
     pub wait: bool,
     /// `signal`: which.
@@ -65,6 +65,10 @@ pub enum Verb {
     Reload,
     /// Send a signal.
     Signal,
+    /// Hold back new connections, and go on running.
+    Drain,
+    /// Hold them back no longer.
+    Undrain,
     /// Its output.
     Logs,
     /// Its last stops, crashes and restarts.
@@ -79,6 +83,8 @@ pub enum Verb {
     Doctor,
     /// Stop everything and end.
     Shutdown,
+    /// Become the program that superd was started as, as it is now.
+    Upgrade,
 }
 
 impl Verb {
@@ -97,7 +103,10 @@ impl Verb {
             | Verb::Restart
             | Verb::Reload
             | Verb::Signal
-            | Verb::Shutdown => false,
+            | Verb::Drain
+            | Verb::Undrain
+            | Verb::Shutdown
+            | Verb::Upgrade => false,
         }
     }
 }

@@ -65,6 +65,10 @@ pub enum Command {
         #[arg(value_name = "SIGNAL")]
         signal: Signal,
     },
+    /// Hold back new connections, and wait until none is open; the services run on
+    Drain(Which),
+    /// End a drain: new connections are let in again
+    Undrain(Which),
     /// Show what a service printed
     Logs {
         /// Go on with what comes
@@ -125,6 +129,8 @@ pub enum Command {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Replace superd by its new binary in place; services and clients notice nothing
+    Upgrade,
     /// Show the version
     Version,
 }
@@ -189,6 +195,9 @@ pub struct Superd {
     /// Log to standard error (superd never goes into the background)
     #[arg(long)]
     pub foreground: bool,
+    /// Only say whether this superd can go on from the state on standard input (see `superctl upgrade`)
+    #[arg(long)]
+    pub check_state: bool,
     /// What to do instead of supervising the configured services.
     #[command(subcommand)]
     pub command: Option<SuperdCommand>,

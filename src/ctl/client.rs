@@ -85,6 +85,8 @@ impl<'a> Client<'a> {
             Command::Restart(WhichNow { which, now }) => {
                 self.act(action(Verb::Restart, which, *now))
             }
+            Command::Drain(which) => self.act(action(Verb::Drain, which, false)),
+            Command::Undrain(which) => self.act(action(Verb::Undrain, which, false)),
             Command::Reload { name } => self.act(vec![Request {
                 service: name.clone(),
                 wait: true,
@@ -103,6 +105,10 @@ impl<'a> Client<'a> {
                 leave_running: *leave_running,
                 wait: !no_wait,
                 ..Request::new(1, Verb::Shutdown)
+            }]),
+            Command::Upgrade => self.act(vec![Request {
+                wait: true,
+                ..Request::new(1, Verb::Upgrade)
             }]),
             Command::Logs {
                 follow,

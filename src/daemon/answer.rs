@@ -37,6 +37,7 @@ impl Reactor {
             }
             ClientEvent::Gone(client) => {
                 self.awaiting_end.retain(|ticket| ticket.client != client);
+                self.upgrade.client_gone(client);
                 self.feed(Event::ClientGone(client));
             }
             ClientEvent::Refused { peer, verb, more } => {
@@ -56,12 +57,18 @@ impl Reactor {
 
     fn hear_request(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
         match request.verb {
-            Verb::Start | Verb::Stop | Verb::Restart | Verb::Signal => {
+            Verb::Start
+            | Verb::Stop
+            | Verb::Restart
+            | Verb::Signal
+            | Verb::Drain
+            | Verb::Undrain => {
                 self.act(ticket, request, peer);
             }
             Verb::Reload if request.service.is_some() => self.act(ticket, request, peer),
             Verb::Reload => self.reload_by(ticket, peer),
             Verb::Shutdown => self.shutdown_by(ticket, request, peer),
+            Verb::Upgrade => self.upgrade_by(ticket, peer.origin()),
             Verb::Status => self.tell_status(ticket, request),
             Verb::Logs => self.tell_logs(ticket, request),
             Verb::Why => self.tell_why(ticket, request),
@@ -92,6 +99,8 @@ impl Reactor {
             (Verb::Restart, false) => event::Verb::Restart,
             (Verb::Restart, true) => event::Verb::RestartNow,
             (Verb::Reload, _) => event::Verb::Reload,
+            (Verb::Drain, _) => event::Verb::Drain,
+            (Verb::Undrain, _) => event::Verb::Undrain,
             (Verb::Signal, _) => {
                 let parsed = request.signal.as_deref().unwrap_or("").parse();
                 match parsed {
@@ -110,7 +119,8 @@ impl Reactor {
                 | Verb::Events
                 | Verb::Plan
                 | Verb::Doctor
-                | Verb::Shutdown,
+                | Verb::Shutdown
+                | Verb::Upgrade,
                 _,
             ) => return,
         };
@@ -228,7 +238,11 @@ impl Reactor {
         now: Tick,
     ) -> Option<crate::control::reply::Status> {
         let Reactor { machine, trees, .. } = self;
-        status::status(machine, id, now, || trees.usage(id))
+        let mut status = status::status(machine, id, now, || trees.usage(id))?;
+        if status.connections.is_none() {
+            status.connections = self.drains.watched(&mut self.trees, id);
+        }
+        Some(status)
     }
 
     /// Every service, by name.
@@ -487,6 +501,8 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Restart => "restart",
         Verb::Reload => "reload",
         Verb::Signal => "signal",
+        Verb::Drain => "drain",
+        Verb::Undrain => "undrain",
         Verb::Logs => "logs",
         Verb::Why => "why",
         Verb::Crashes => "crashes",
@@ -494,5 +510,6 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Plan => "plan",
         Verb::Doctor => "doctor",
         Verb::Shutdown => "shutdown",
+        Verb::Upgrade => "upgrade",
     }
 }

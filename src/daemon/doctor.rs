@@ -34,6 +34,7 @@ impl Reactor {
             })
             .collect();
         all.push(self.containment());
+        all.push(drain());
         all.push(log_daemon());
         all.push(self.dropped_lines());
         all.push(self.shutdown_time());
@@ -90,6 +91,25 @@ impl Reactor {
         );
         finding("shutdown", true, text)
     }
+}
+
+fn drain() -> Finding {
+    let text = match (
+        sys::proc::is_mounted(),
+        sys::features::may_copy_descriptors(),
+        sys::features::may_trace(),
+    ) {
+        (false, ..) => "without /proc no socket is found",
+        (true, false, _) => super::drain::NO_GETFD,
+        (true, true, true) => return finding("drain", true, "works".to_owned()),
+        (true, true, false) => {
+            let text = "works for services of superd's own user; for others superd needs \
+                        CAP_SYS_PTRACE, and steps that drain are skipped";
+            return finding("drain", true, text.to_owned());
+        }
+    };
+    let text = format!("{text}: steps that drain are skipped");
+    finding("drain", false, text)
 }
 
 fn log_daemon() -> Finding {

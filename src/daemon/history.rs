@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
@@ -23,19 +25,20 @@ const OUTPUT: usize = 4 * 1024;
 const BYTES: usize = 32 * 1024;
 
 /// Everybody's history.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct History {
     services: BTreeMap<ServiceId, One>,
     /// Numbers entries, so that those of one tick stay in order.
     next: u64,
 }
 
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct One {
     small: VecDeque<Entry>,
     ends: VecDeque<Entry>,
 }
 
+#[derive(Serialize, Deserialize)]
 struct Entry {
     number: u64,
     at: Tick,
@@ -44,7 +47,7 @@ struct Entry {
 }
 
 /// What else is told with the end of an instance.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct About {
     /// The last lines it wrote, oldest first.
     pub output: Vec<String>,
@@ -163,6 +166,10 @@ fn weight(what: &Happening) -> usize {
         | Happening::Ready { .. }
         | Happening::SaysReloading { .. }
         | Happening::MainProcess { .. }
+        | Happening::Limited { .. }
+        | Happening::Unlimited { .. }
+        | Happening::Draining { .. }
+        | Happening::Undrained { .. }
         | Happening::Reloading { .. } => 0,
     };
     std::mem::size_of::<Entry>() + texts
@@ -272,6 +279,16 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             (severity, text)
         }
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
+        Happening::Limited { connections, high } => (
+            Warn,
+            format!("{connections} connections, more than {high}: new ones are held back"),
+        ),
+        Happening::Unlimited { connections, low } => (
+            Notice,
+            format!("{connections} connections, less than {low}: new ones are let in again"),
+        ),
+        Happening::Draining { by } => (Notice, format!("draining: {by} asked")),
+        Happening::Undrained { by } => (Notice, format!("no longer draining: {by} asked")),
         Happening::Reloading { by } => (Notice, format!("reloading: {by} asked")),
         Happening::ActionFailed { error } => (Warn, format!("action failed: {error}")),
         Happening::Ready { .. } => (Info, "says that it is ready".to_owned()),

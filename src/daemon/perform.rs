@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use mio::unix::SourceFd;
 use mio::Interest;
+use syslog::Severity;
 
+use super::drain;
 use super::reactor::{Command, Reactor, Role, Start};
 use super::spawn;
 use super::token::Source;
@@ -16,7 +18,9 @@ use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
 use crate::machine::report::{SpawnError, Stage};
-use crate::machine::spec::Http;
+use crate::machine::service::{Service, State};
+use crate::machine::spec::{Drain, Http};
+use crate::machine::time::Tick;
 use crate::sys;
 use crate::sys::cgroup::Group;
 use crate::sys::spawn::Child;
@@ -69,6 +73,7 @@ impl Reactor {
                 break;
             }
         }
+        self.close_sockets();
         let now = self.now();
         if let Some(clients) = &mut self.clients {
             clients.flush(now, self.poll.registry());
@@ -93,10 +98,30 @@ impl Reactor {
             Effect::Http(service, instance, action, http) => {
                 self.request(service, instance, action, &http);
             }
-            Effect::Drain(service, instance, action) => {
-                let why = "this version of superd cannot drain".to_owned();
-                let outcome = Outcome::Impossible(why);
-                self.feed(Event::ActionEnded(service, instance, action, outcome));
+            Effect::Drain(service, instance, action, what) => {
+                self.drain(service, instance, action, &what);
+            }
+            Effect::Watch(service, instance, limits) => {
+                let now = self.now();
+                self.drains.watch(service, instance, limits, now);
+            }
+            Effect::Limit(service, instance, what) => {
+                let now = self.now();
+                let key = (service, instance);
+                let begun = self.drains.begin(&mut self.trees, key, None, &what, now);
+                let lines = begun.unwrap_or_else(|why| vec![format!("cannot limit: {why}")]);
+                for line in lines {
+                    self.say_of(service, Severity::LOG_NOTICE, &line);
+                }
+            }
+            Effect::LetGo(service, instance) => {
+                // Of a tree that is dead nothing is found, and its sockets are superd's alone.
+                let names = drain::remove_filters(&mut self.trees, service, instance);
+                if !names.is_empty() {
+                    let text = format!("new connections to {names} are let in again");
+                    self.say_of(service, Severity::LOG_NOTICE, &text);
+                }
+                self.drains.let_go(service, instance);
             }
             Effect::EndAction(service, instance, action) => {
                 self.end_action(service, instance, action);
@@ -106,9 +131,16 @@ impl Reactor {
             }
             Effect::Check(service, instance, check) => self.check(service, instance, check),
             Effect::Look(service, instance) => self.look(service, instance),
-            Effect::Release(service, instance) => self.trees.release(service, instance),
+            Effect::Release(service, instance) => {
+                self.drains.forget(service, instance);
+                self.trees.release(service, instance);
+                self.close_sockets();
+            }
             Effect::Forget(service) => self.forget(service),
-            Effect::Reply(ticket, answer) => self.answer(ticket, answer),
+            Effect::Reply(ticket, answer) => {
+                self.close_sockets();
+                self.answer(ticket, answer);
+            }
             Effect::Publish(service, happening) => self.publish(service, happening),
             Effect::Finish => self.finish(),
         }
@@ -123,7 +155,9 @@ impl Reactor {
             Check::Ports => {
                 // The last look before "stopped" is said: dead is not enough, see below.
                 self.reap_all();
-                self.trees.ports_open(service, instance)
+                let mut held = self.drains.held(service, instance);
+                held.extend(self.sockets.inodes(service));
+                self.trees.ports_open(service, instance, &held)
             }
             Check::Descendants => match self.trees.descendants(service, instance) {
                 Some(left) => left,
@@ -173,6 +207,7 @@ impl Reactor {
         self.remember_starts(&ready);
         let logs = &self.logs;
         let notify = self.notify.as_ref().map(|n| n.path());
+        let sockets = &self.sockets;
         let wanted = ready.iter().map(|r| Wanted {
             service: r.service,
             instance: r.instance,
@@ -184,6 +219,7 @@ impl Reactor {
                 Output::Null | Output::Inherit => None,
             },
             notify: notify.filter(|_| r.program.notify),
+            sockets: sockets.of(r.service),
         });
         let made = self.trees.start_all(wanted.collect());
         for (
@@ -212,6 +248,12 @@ impl Reactor {
             self.say_of_output();
             self.logs.begin(service, instance);
         }
+        self.sockets
+            .prepare(service, &program.sockets)
+            .map_err(|(address, e)| SpawnError {
+                thing: format!("tcp://{address}"),
+                ..io_failure(Stage::Socket, &e)
+            })?;
         let group = self.trees.place(service, &name)?;
         self.trees.mark(service, &name);
         self.note_for_journal(service);
@@ -313,8 +355,67 @@ impl Reactor {
         }
     }
 
+    fn drain(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        what: &Rc<Drain>,
+    ) {
+        let now = self.now();
+        let begun = self.drains.begin(
+            &mut self.trees,
+            (service, instance),
+            Some(action),
+            what,
+            now,
+        );
+        match begun {
+            Ok(lines) => {
+                for line in lines {
+                    self.say_of(service, Severity::LOG_NOTICE, &line);
+                }
+            }
+            Err(why) => {
+                let outcome = Outcome::Impossible(format!("cannot drain: {why}"));
+                self.feed(Event::ActionEnded(service, instance, action, outcome));
+            }
+        }
+    }
+
+    /// The sockets of services that are down: before that is said, and at the end of a turn.
+    fn close_sockets(&mut self) {
+        for service in self.sockets.services() {
+            let is_down = |s: &Service| matches!(s.state, State::Down(_));
+            if self.machine.service(service).is_none_or(is_down) {
+                self.sockets.close(service);
+            }
+        }
+    }
+
+    /// A line about one service.
+    pub(super) fn say_of(&mut self, service: ServiceId, severity: Severity, text: &str) {
+        let line = format!("{}: {text}", self.registry.name(service));
+        self.say(severity, &line);
+    }
+
+    /// Counts the open connections of what is drained.
+    pub(super) fn look_at_drains(&mut self) {
+        let clock = || Tick(sys::timer::monotonic());
+        let mut said = Vec::new();
+        let mut say = |service, line| said.push((service, line));
+        let events = self.drains.look(&mut self.trees, clock, &mut say);
+        for (service, line) in said {
+            self.say_of(service, Severity::LOG_NOTICE, &line);
+        }
+        for event in events {
+            self.feed(event);
+        }
+    }
+
     fn end_action(&mut self, service: ServiceId, instance: Instance, action: ActionId) {
         self.actions.cancel(action);
+        self.drains.end_action(action);
         self.trees.kill_command(action);
         self.logs.unwatch(service, instance);
     }
@@ -335,6 +436,7 @@ impl Reactor {
     pub fn clear_up(&mut self) {
         // First: what follows needs a descriptor, and this may be the last one.
         self.notify = None;
+        self.dismiss_new_one();
         let now = self.now();
         self.crashes.flush(now);
         self.say_of_reports();

@@ -7,6 +7,7 @@
 //! 5. output, notify socket, starts, actions
 //! 6. timers
 //! 7. effects
+//! 8. an upgrade, if one is agreed and nothing is left to be done
 //!
 //! Nothing in here blocks, and each step has a budget; what is left over makes the next
 //! poll return at once. What is to be done the machine decides: the daemon performs
@@ -34,6 +35,7 @@ use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
 use super::clients::{ClientEvent, Clients, Stream};
 use super::crashes::Crashes;
+use super::drain::Drains;
 use super::history::History;
 use super::journal::Journal;
 use super::keep::Again;
@@ -43,8 +45,10 @@ use super::registry::Registry;
 use super::rundir::RunDir;
 use super::signals::{self, Wakeup, LATCH};
 use super::sink::Sink;
+use super::sockets::Sockets;
 use super::token::Source;
 use super::trees::Trees;
+use super::upgrade::Asked;
 use crate::config::faults::Fault;
 use crate::config::model::Output;
 use crate::control::reply::Reply;
@@ -55,6 +59,7 @@ use crate::machine::service::Service;
 use crate::machine::signal::Signal;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
+use crate::machine::upgrade::Upgrade;
 use crate::sys;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::StatusPipe;
@@ -90,6 +95,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// `log = "auto"` means standard error.
     pub foreground: bool,
+    /// What is executed by an upgrade; empty in wrap mode.
+    pub program: PathBuf,
 }
 
 /// A start whose execve(2) has not been reported yet.
@@ -105,6 +112,8 @@ pub(super) enum Role {
     Main(ServiceId, Instance),
     /// The command of a stop step or a reload. Its status pipe is read at its exit.
     Command(Command, StatusPipe),
+    /// The new program of an upgrade, which is asked; none: nobody waits for its answer.
+    NewOne(Option<Asked>),
 }
 
 /// A main process that was named by MAINPID=. It need not be superd's child, and then no
@@ -139,6 +148,8 @@ pub struct Reactor {
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
     pub(super) actions: Actions,
+    pub(super) drains: Drains,
+    pub(super) sockets: Sockets,
     pub(super) history: History,
     pub(super) crashes: Crashes,
     /// From the file of known faults, as it was when it could be read last.
@@ -159,7 +170,7 @@ pub struct Reactor {
     /// Children were left unreaped when the budget of a turn was used up.
     pub(super) reap_again: bool,
     /// Of the requests that the latch has absorbed, those that the machine knows of.
-    absorbed: u32,
+    pub(super) absorbed: u32,
     /// Processes that may still be looked at in this turn before they are killed.
     pub(super) looks_left: usize,
     /// Main processes that were named by MAINPID=.
@@ -176,6 +187,7 @@ pub struct Reactor {
     pub(super) adopted_commands: BTreeMap<u32, AdoptedCommand>,
     /// What is to be told of adopted services after the configuration.
     pub(super) resumed: Vec<Event>,
+    pub(super) upgrade: Upgrade,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
     ended: Vec<Ended>,
@@ -244,6 +256,8 @@ impl Reactor {
             logs,
             notify: parts.notify,
             actions: Actions::default(),
+            drains: Drains::default(),
+            sockets: Sockets::default(),
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),
@@ -265,6 +279,7 @@ impl Reactor {
             remember_at: None,
             adopted_commands: BTreeMap::new(),
             resumed: Vec::new(),
+            upgrade: Upgrade::default(),
             leaving: false,
             heard: Vec::new(),
             asked: Vec::new(),
@@ -312,6 +327,7 @@ impl Reactor {
         self.perform();
         self.remember_soon();
         self.write_reports();
+        self.become_new_one();
         Ok(())
     }
 
@@ -337,6 +353,8 @@ impl Reactor {
             run_dir,
             self.remember_at,
             self.look_at_unheld,
+            self.upgrade.next_deadline(),
+            self.drains.next_deadline(),
         ];
         let next = soonest
             .into_iter()
@@ -423,8 +441,7 @@ impl Reactor {
                     self.dump();
                 }
                 if taken.has(Bit::Upgrade) {
-                    let text = "SIGUSR2: this version cannot upgrade in place; nothing is done";
-                    self.say(Severity::LOG_WARNING, text);
+                    self.upgrade_by_signal(signals::who_sent(Signal::USR2));
                 }
             }
             Mode::Wrap => {
@@ -616,11 +633,17 @@ impl Reactor {
                 clients.expire(now, self.poll.registry());
             }
         }
+        if self.drains.next_deadline().is_some_and(|at| at <= now) {
+            self.look_at_drains();
+        }
         if self.look_at_unheld.is_some_and(|at| at <= now) {
             self.look_at_unheld();
         }
         if self.run_dir_again.is_some_and(|again| again.at <= now) {
             self.keep_run_dir();
+        }
+        if self.upgrade.next_deadline().is_some_and(|at| at <= now) {
+            self.upgrade_timeout();
         }
         if self.machine.next_deadline().is_some_and(|at| at <= now) {
             // What a service has said up to now counts before its time is up.

@@ -57,6 +57,17 @@ impl Base {
         }
     }
 
+    /// In a superd that has become another program: its limit of open files was raised by the
+    /// one before, and this is what it had been.
+    pub fn with_open_files(self, open_files: Option<Limit>) -> Base {
+        Base { open_files, ..self }
+    }
+
+    /// Open files as they were before superd raised its own limit.
+    pub fn open_files(&self) -> Option<Limit> {
+        self.open_files
+    }
+
     /// A mark that no other instance has, of this superd or another: `SCOPE:NAME:NONCE-N`.
     /// The scope is superd's run directory, by which the next superd finds what is its own.
     pub fn new_cookie(&mut self, scope: &str, name: &str) -> String {
@@ -87,6 +98,8 @@ pub struct Context<'a> {
     pub is_pipe: bool,
     /// The address of the notify socket, if it gets one.
     pub notify_socket: Option<&'a Path>,
+    /// Listening sockets that it gets as 3, 4 ...
+    pub sockets: &'a [BorrowedFd<'a>],
     /// Stays open until it executes the program.
     pub until_exec: Option<BorrowedFd<'a>>,
     /// Its cgroup, if it has one.
@@ -163,6 +176,7 @@ fn plan<'a>(
     plan.stdout = ctx.stdout;
     plan.stderr = ctx.stderr;
     plan.give_output = ctx.is_pipe;
+    plan.sockets = ctx.sockets.to_vec();
     plan.until_exec = ctx.until_exec;
     plan.cgroup = ctx.cgroup;
     plan.umask = program.umask;
@@ -476,6 +490,7 @@ mod tests {
             limits: Vec::new(),
             notify: false,
             output: Output::Null,
+            sockets: Vec::new(),
         }
     }
 
@@ -495,6 +510,7 @@ mod tests {
         stderr: None,
         is_pipe: false,
         notify_socket: None,
+        sockets: &[],
         until_exec: None,
         cgroup: None,
     };

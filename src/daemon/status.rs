@@ -51,6 +51,13 @@ pub fn status(
         waiting_on: names(is_waiting, || machine.waits_for(id)),
         unwanted: names(is_waiting, || machine.unwanted(id)),
         stop: stop_status(service, now),
+        connections: connections(service),
+        drain: drain_word(service),
+        max_connections: service
+            .run()
+            .and(service.spec.max_connections)
+            .map(|max| max.high),
+        limited: service.run().is_some_and(|run| run.limited),
         ready: service.run().map(|run| ready_word(run.ready).to_owned()),
         reloading: service.run().is_some_and(|run| run.reloading),
         says: service.says.clone(),
@@ -147,6 +154,40 @@ fn stop_status(service: &Service, now: Tick) -> Option<StopStatus> {
         | State::Waiting
         | State::Starting(_)
         | State::Up(_)
+        | State::Backoff { .. } => None,
+    }
+}
+
+fn drain_word(service: &Service) -> Option<String> {
+    let hold = match &service.state {
+        State::Up(run) => run.drain.as_ref(),
+        State::Down(_)
+        | State::Waiting
+        | State::Starting(_)
+        | State::Stopping(..)
+        | State::Killing(..)
+        | State::Sweeping(_)
+        | State::Backoff { .. } => None,
+    };
+    let word = |action: Option<_>| {
+        if action.is_some() {
+            "draining"
+        } else {
+            "drained"
+        }
+    };
+    hold.map(|hold| word(hold.action).to_owned())
+}
+
+fn connections(service: &Service) -> Option<u32> {
+    match &service.state {
+        State::Stopping(_, stop) => stop.connections(),
+        State::Up(run) => run.drain.as_ref().and_then(|hold| hold.connections),
+        State::Down(_)
+        | State::Waiting
+        | State::Starting(_)
+        | State::Killing(..)
+        | State::Sweeping(_)
         | State::Backoff { .. } => None,
     }
 }

@@ -26,7 +26,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::machine::event::Pid;
 use crate::machine::report::Stuck;
@@ -48,6 +50,30 @@ const BATCH: usize = 64;
 const STUCK_FDS: usize = 128;
 /// So many of its listening sockets are told.
 const STUCK_PORTS: usize = 8;
+
+/// By which sockets a tree can be reached.
+#[derive(Debug, Default)]
+pub struct Reachable {
+    /// TCP and UDP.
+    pub listening: Vec<Reached>,
+    /// The paths of unix stream sockets; empty for one without.
+    pub unix: Vec<String>,
+    /// Some process may not be looked at.
+    pub is_partial: bool,
+}
+
+/// A listening socket, and who holds it under which number.
+#[derive(Debug)]
+pub struct Reached {
+    /// What it is.
+    pub listener: Listener,
+    /// Its network namespace; none: superd's own.
+    pub network: Option<PathBuf>,
+    /// A process that holds it.
+    pub pid: i32,
+    /// The descriptor there.
+    pub fd: i32,
+}
 
 /// All processes, as superd sees them: shared by all trees.
 #[derive(Debug)]
@@ -77,30 +103,62 @@ pub struct Forest {
     marks: BTreeMap<(i32, u64), Option<Vec<u8>>>,
 }
 
+/// What outlives a change of the program.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptForest {
+    claimed: BTreeSet<i32>,
+    inherited: Vec<(i32, u64)>,
+    reapers: BTreeSet<i32>,
+}
+
 impl Forest {
-    /// Looks around once. Without /proc, containment needs cgroups.
-    pub fn new() -> Forest {
-        let own = nix::unistd::getpid().as_raw();
-        let mut forest = Forest {
+    /// Nothing was looked at yet.
+    fn empty() -> Forest {
+        Forest {
             scanner: Scanner::new().ok(),
             all: Vec::new(),
             died: Vec::new(),
             is_whole: true,
             is_held: false,
             peeked: None,
-            own,
+            own: nix::unistd::getpid().as_raw(),
             own_session: nix::unistd::getsid(None).map_or(0, |s| s.as_raw()),
             claimed: BTreeSet::new(),
             inherited: Vec::new(),
             reapers: BTreeSet::new(),
             marks: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Looks around once. Without /proc, containment needs cgroups.
+    pub fn new() -> Forest {
+        let mut forest = Forest::empty();
         if crate::sys::wait::has_children() {
             forest.scan();
+            let own = forest.own;
             let ours = forest.all.iter().filter(|s| s.ppid == own);
             forest.inherited = ours.map(|s| (s.pid, s.start)).collect();
         }
         forest
+    }
+
+    /// For a superd that becomes another program.
+    pub fn keep(&self) -> KeptForest {
+        KeptForest {
+            claimed: self.claimed.clone(),
+            inherited: self.inherited.clone(),
+            reapers: self.reapers.clone(),
+        }
+    }
+
+    /// What [`Forest::keep`] said, in the new one. All zombies are new to it.
+    pub fn kept(kept: KeptForest) -> Forest {
+        Forest {
+            claimed: kept.claimed,
+            inherited: kept.inherited,
+            reapers: kept.reapers,
+            ..Forest::empty()
+        }
     }
 
     /// This child is a command of superd's own and no orphan of a service.
@@ -297,7 +355,7 @@ pub struct Usage {
 }
 
 /// The main process, as long as it is not reaped.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Main {
     pid: i32,
     /// None: it is our child, so its pid cannot be another process's before we reap it.
@@ -305,7 +363,7 @@ struct Main {
 }
 
 /// The processes of one instance.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Tree {
     main: Option<Main>,
     /// The process group of the main process: its own session's, unless MAINPID= named
@@ -348,6 +406,15 @@ impl Tree {
             ports: Vec::new(),
             blurred: 0,
             noted_start: None,
+        }
+    }
+
+    /// In a superd that has become another program: its cgroup is the one that the next
+    /// instance will get, if it is the same.
+    pub fn share_group(&mut self, group: &Group) {
+        let is_it = |g: &Group| g.path() == group.path();
+        if self.group.as_ref().is_some_and(is_it) {
+            self.group = Some(group.clone());
         }
     }
 
@@ -711,6 +778,84 @@ impl Tree {
                 .extend(found.into_iter().map(|l| (network.clone(), l)));
         }
         count(self.ports.len())
+    }
+
+    /// The sockets by which the tree can be reached now. The inodes of all listening sockets
+    /// that were seen on the way, also those of others, are added to `seen`.
+    pub fn sockets(&mut self, forest: &mut Forest, seen: &mut BTreeSet<u64>) -> Reachable {
+        let own = proc::network_of("self");
+        let mut networks: Vec<(Option<PathBuf>, String)> = Vec::new();
+        let mut holders: BTreeMap<u64, (i32, i32)> = BTreeMap::new();
+        let mut found = Reachable::default();
+        for member in self.members(forest) {
+            let pid = member.pid.to_string();
+            let network = proc::network_of(&pid).or_else(|| own.clone());
+            if !networks.iter().any(|(n, _)| *n == network) {
+                networks.push((network, pid));
+            }
+            match proc::sockets(member.pid) {
+                Ok(sockets) => {
+                    for (fd, inode) in sockets {
+                        holders.entry(inode).or_insert((member.pid, fd));
+                    }
+                }
+                Err(_) => found.is_partial = true,
+            }
+        }
+        for (network, pid) in networks {
+            let is_own = network == own;
+            let pid = if is_own { "self" } else { &pid };
+            let mut listeners = Vec::new();
+            proc::listeners(pid, &mut listeners);
+            seen.extend(listeners.iter().map(|l| l.inode));
+            let network = network.filter(|_| !is_own);
+            for listener in listeners {
+                if let Some((pid, fd)) = holders.get(&listener.inode) {
+                    found.listening.push(Reached {
+                        listener,
+                        network: network.clone(),
+                        pid: *pid,
+                        fd: *fd,
+                    });
+                }
+            }
+            let mut unix = Vec::new();
+            proc::unix_listeners(pid, &mut unix);
+            unix.retain(|(inode, _)| holders.contains_key(inode));
+            found.unix.extend(unix.into_iter().map(|(_, path)| path));
+        }
+        found
+    }
+
+    /// Who holds these sockets: inode, process, descriptor; each once.
+    pub fn holders(&mut self, forest: &mut Forest, inodes: &BTreeSet<u64>) -> Vec<(u64, i32, i32)> {
+        let mut found = BTreeMap::new();
+        for member in self.members(forest) {
+            for (fd, inode) in proc::sockets(member.pid).unwrap_or_default() {
+                if inodes.contains(&inode) {
+                    found.entry(inode).or_insert((member.pid, fd));
+                }
+            }
+        }
+        let flat = found.into_iter().map(|(inode, (pid, fd))| (inode, pid, fd));
+        flat.collect()
+    }
+
+    /// Some process of the tree in this network namespace.
+    pub fn one_in(&mut self, forest: &mut Forest, network: &Path) -> Option<i32> {
+        let is_in = |pid: i32| proc::network_of(&pid.to_string()).is_some_and(|n| n == network);
+        let mut pids = self.members(forest).into_iter().map(|m| m.pid);
+        pids.find(|pid| is_in(*pid))
+    }
+
+    /// Of these sockets, those that some process of the tree holds.
+    pub fn holds_sockets(&mut self, forest: &mut Forest, inodes: &[u64]) -> Vec<u64> {
+        let mut held = Vec::new();
+        for member in self.members(forest) {
+            proc::socket_inodes(member.pid, &mut held);
+        }
+        held.retain(|inode| inodes.contains(inode));
+        held
     }
 
     /// The sockets noted by [`Tree::note_ports`] that are still open, whoever holds them.

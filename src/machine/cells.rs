@@ -11,15 +11,17 @@
 
 use std::rc::Rc;
 
-use super::event::{ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Verb};
+use super::event::{
+    ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Target, Verb, Wait,
+};
 use super::report::{Exit, Origin, SpawnError, Stage};
-use super::rig::{Rig, A, B};
+use super::rig::{schedule, signal, step, Rig, A, B};
 use super::service::Want;
 use super::signal::Signal;
-use super::spec::{Policy, Reload, Spec};
+use super::spec::{Action, Policy, Reload, Spec, Until};
 use super::testing::spec;
 
-const EVENTS: [&str; 33] = [
+const EVENTS: [&str; 36] = [
     "start",
     "stop",
     "stop-now",
@@ -28,6 +30,8 @@ const EVENTS: [&str; 33] = [
     "reload",
     "hup",
     "winch",
+    "drain",
+    "undrain",
     "gone",
     "program",
     "policy",
@@ -50,6 +54,7 @@ const EVENTS: [&str; 33] = [
     "reloading",
     "main",
     "action-ended",
+    "connections",
     "output",
     "orphan",
     "timeout",
@@ -57,6 +62,8 @@ const EVENTS: [&str; 33] = [
 
 const TABLE: &str = "
 # down down: it was never started
+drain -> down down: reply refused
+undrain -> down down: reply already
 start, restart, restart-now -> starting up: spawn a1
 stop, stop-now -> down down: reply already
 reload, hup, winch -> down down: reply refused
@@ -64,9 +71,11 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # down up: it has failed and its policy is never
+drain -> down up: reply refused
+undrain -> down up: reply already
 start, restart, restart-now, program -> starting up: spawn a2
 stop, stop-now -> down down: reply already
 reload, hup, winch -> down up: reply refused
@@ -74,9 +83,11 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # waiting up: it requires b, which is down
+drain -> waiting up: reply refused
+undrain -> waiting up: reply already
 start, restart, restart-now -> waiting up: spawn b1
 stop, stop-now -> down down: reply done
 reload, hup, winch -> waiting up: reply refused
@@ -84,9 +95,11 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
 
 # starting up: ordered, not forked yet
+drain -> starting up: reply refused
+undrain -> starting up: reply already
 start, restart, restart-now, program, policy, client-gone -> -
 stop, stop-now, gone -> starting down:
 reload, hup, winch -> starting up: reply refused
@@ -98,10 +111,12 @@ exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> -
 
 # forked up: forked, not executing yet
+drain -> starting up: reply refused
+undrain -> starting up: reply already
 start, policy, client-gone -> -
 stop, gone -> stopping down: look notify a1
 restart, program, shutdown -> stopping up: look notify a1
@@ -113,10 +128,12 @@ execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> starting up 8:
 
 # starting down: a stop came before the fork
+drain -> starting down: reply refused
+undrain -> starting down: reply already
 start -> starting up: reply failed
 restart, restart-now -> starting up:
 stop, stop-now, gone, program, policy, client-gone, shutdown, shutdown-now -> -
@@ -128,10 +145,12 @@ exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> -
 
 # up up
+drain -> up up: drain a1
+undrain -> up up: reply already
 start -> up up: reply already
 stop, gone -> stopping down: look notify a1
 restart, program, shutdown -> stopping up: look notify a1
@@ -143,10 +162,29 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
+main -> up up 8:
+
+# drained up: new connections are held back, outside of a stop
+drain -> -
+undrain -> up up: end action a1, let go a1, reply done
+start -> up up: reply already
+stop, gone -> stopping down: end action a1, look notify a1
+restart, program, shutdown -> stopping up: end action a1, look notify a1
+stop-now -> killing down: end action a1, kill a1
+restart-now, shutdown-now -> killing up: end action a1, kill a1
+reload, hup -> up up: HUP a1, reply done
+winch -> up up: WINCH a1, reply done
+policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: end action a1, let go a1, release a1, spawn a2
+exited-left -> sweeping up: end action a1, TERM to tree of a1
+exited-unsure -> sweeping up: end action a1, look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> up up 8:
 
 # up down: its stop waits for b, which requires it and goes first
+drain -> up down: reply refused
+undrain -> up down: reply already
 start -> up up: reply failed, reply done
 restart -> up up:
 stop, gone, program, policy, client-gone, shutdown -> -
@@ -159,11 +197,12 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
 # stopping down: TERM was sent
+drain, undrain -> stopping down: reply refused
 start, restart -> stopping up:
 stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now, timeout -> killing down: kill a1
@@ -174,10 +213,11 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
+drain, undrain -> stopping up: reply refused
 stop, gone -> stopping down: reply failed
 stop-now -> killing down: reply failed, kill a1
 shutdown -> stopping up: reply failed
@@ -190,10 +230,27 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 main -> stopping up 8:
 
+# draining down: new connections are held back, in the first step of a stop
+drain, undrain -> stopping down: reply refused
+start, restart -> stopping up:
+stop, gone, program, policy, client-gone, shutdown -> -
+stop-now, shutdown-now -> killing down: end action a1, kill a1
+restart-now -> killing up: end action a1, kill a1
+timeout -> stopping down: end action a1, look notify a1
+reload, hup -> stopping down: reply refused
+winch -> stopping down: WINCH a1, reply done
+spawned, not-spawned, execed, exec-failed -> -
+exited -> sweeping down: end action a1, let go a1, look ports a1
+exited-left -> sweeping down: end action a1, TERM to tree of a1
+exited-unsure -> sweeping down: end action a1, look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+main -> stopping down 8:
+
 # killing down
+drain, undrain -> killing down: reply refused
 start, restart, restart-now -> killing up:
 stop, stop-now, gone, program, policy, client-gone, shutdown, shutdown-now -> -
 reload, hup, winch -> killing down: reply refused
@@ -201,11 +258,12 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
 # killing up: for a restart
+drain, undrain -> killing up: reply refused
 stop, stop-now, gone -> killing down: reply failed
 shutdown, shutdown-now -> killing up: reply failed
 start, restart, restart-now, program, policy, client-gone -> -
@@ -214,33 +272,37 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
 # sweeping down: stopped, and one process is left, which had its TERM
+drain, undrain -> sweeping down: reply refused
 start, restart -> sweeping up:
 restart-now -> sweeping up: kill a1, look tree a1
 stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
 # sweeping up: it ended by itself and left a process, which had its TERM
+drain, undrain -> sweeping up: reply refused
 start, restart, program, policy, client-gone, shutdown -> -
 stop, gone -> sweeping down:
 stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, output -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
 # backoff up: the second failure in a row
+drain -> backoff up: reply refused
+undrain -> backoff up: reply already
 start, restart, restart-now, program, policy, timeout -> starting up: spawn a3
 stop, stop-now -> down down: reply done
 gone -> none none: forget a
@@ -248,7 +310,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan -> -
 ";
 
 fn plain() -> Spec {
@@ -307,12 +369,31 @@ fn reach(heading: &str) -> Rig {
             r.ask(A, Verb::Stop);
         }),
         "up up" => up(),
+        "drained up" => after(up(), |r| {
+            r.hear(Event::Request {
+                ticket: None,
+                target: Target::One(A),
+                verb: Verb::Drain,
+                wait: Wait::No,
+                by: Origin::Config,
+            });
+        }),
         "up down" => after(Rig::new(vec![plain(), needs_a]), |r| {
             r.ask(A, Verb::Stop);
         }),
         "stopping down" => after(up(), |r| {
             r.ask(A, Verb::Stop);
         }),
+        "draining down" => {
+            let mut spec = plain();
+            spec.stop = schedule(vec![
+                step(Action::Drain(Rc::default()), Until::NoConnections, 5_000),
+                step(signal(Signal::TERM), Until::Gone, 10_000),
+            ]);
+            after(Rig::new(vec![spec]), |r| {
+                r.ask(A, Verb::Stop);
+            })
+        }
         "stopping up" => after(up(), |r| {
             r.ask(A, Verb::Restart);
         }),
@@ -373,6 +454,8 @@ fn happen(rig: &mut Rig, event: &str) {
         "reload" => Some(Verb::Reload),
         "hup" => Some(Verb::Signal(Signal::HUP)),
         "winch" => Some(Verb::Signal(Signal(libc::SIGWINCH))),
+        "drain" => Some(Verb::Drain),
+        "undrain" => Some(Verb::Undrain),
         _ => None,
     };
     if let Some(verb) = verb {
@@ -402,6 +485,7 @@ fn happen(rig: &mut Rig, event: &str) {
         "reloading" => Event::Notified(A, i, Notice::Reloading),
         "main" => Event::Notified(A, i, Notice::MainPid(Pid(8))),
         "action-ended" => Event::ActionEnded(A, i, ActionId(99), Outcome::Done),
+        "connections" => Event::Connections(A, i, 7),
         "output" => Event::OutputMatched(A, i),
         "orphan" => Event::OrphanReaped,
         "timeout" => return rig.wake(),
@@ -463,6 +547,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 15 * EVENTS.len());
+    assert_eq!(cells, 17 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

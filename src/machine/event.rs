@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::memory::Memory;
 use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
-use super::spec::{Spec, To};
+use super::spec::{Drain, MaxConnections, Spec, To};
 
 /// One configured service. Never used again for another one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ServiceId(pub u32);
 
 /// One run of a service, counted from 1 over the life of this superd. Events about an
@@ -38,7 +39,7 @@ impl Instance {
 pub struct Pid(pub i32);
 
 /// Who waits for an answer: a client connection and the number of its request there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Ticket {
     /// Connection, never used again for another one.
     pub client: u64,
@@ -89,6 +90,10 @@ pub enum Verb {
     Reload,
     /// Send this signal to the main process and change nothing else.
     Signal(Signal),
+    /// Hold back new connections of the present instance, and go on running.
+    Drain,
+    /// Hold them back no longer.
+    Undrain,
 }
 
 /// Whether the asker wants the answer now or when it is done.
@@ -173,6 +178,8 @@ pub enum Event {
     Notified(ServiceId, Instance, Notice),
     /// The command, HTTP request or drain with this number ended, or could not be begun.
     ActionEnded(ServiceId, Instance, ActionId, Outcome),
+    /// So many connections are open: a drain has looked, or a limit was crossed.
+    Connections(ServiceId, Instance, u32),
     /// The output contained the text of [`Effect::WatchOutput`].
     OutputMatched(ServiceId, Instance),
     /// Answer to [`Effect::Look`].
@@ -273,9 +280,19 @@ pub enum Effect {
     /// Make the HTTP request of a stop step. Answered by `ActionEnded`.
     Http(ServiceId, Instance, ActionId, Rc<super::spec::Http>),
     /// Hold back new connections. Answered by `ActionEnded` when none is open any more,
-    /// or with the reason why this cannot be done here.
-    Drain(ServiceId, Instance, ActionId),
-    /// It is no longer needed: end the command or request if it still runs, remove the filters.
+    /// or with the reason why this cannot be done here; until then by `Connections` whenever
+    /// their number has changed. May come again for the same action, from the next superd.
+    Drain(ServiceId, Instance, ActionId, Rc<Drain>),
+    /// From now on report when more connections than `high` are open, and then when there are
+    /// less than `low`, by `Connections`. None: no longer.
+    Watch(ServiceId, Instance, Option<(MaxConnections, Rc<Drain>)>),
+    /// Hold back new connections, and count none: that is watched already.
+    Limit(ServiceId, Instance, Rc<Drain>),
+    /// What held back new connections goes: filters off, also those of an earlier superd, and
+    /// superd's copies of the sockets closed. In the end it comes before ports are looked at.
+    LetGo(ServiceId, Instance),
+    /// It is no longer needed: end the command or request if it still runs; a drain goes on
+    /// to hold back, and counts no more.
     EndAction(ServiceId, Instance, ActionId),
     /// Report the first output line from now on that contains this text.
     WatchOutput(ServiceId, Instance, Rc<str>),
@@ -307,6 +324,7 @@ impl Effect {
             | Effect::Run(..)
             | Effect::Http(..)
             | Effect::Drain(..)
+            | Effect::Limit(..)
             | Effect::EndAction(..)
             | Effect::Release(..)
             | Effect::Forget(_)
@@ -316,6 +334,8 @@ impl Effect {
             | Effect::WatchOutput(..)
             | Effect::Check(..)
             | Effect::Look(..)
+            | Effect::LetGo(..)
+            | Effect::Watch(..)
             | Effect::Publish(..)
             | Effect::Finish => false,
         }
@@ -323,7 +343,7 @@ impl Effect {
 }
 
 /// The answer to a request.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// Done: it is as it was asked for. A stop carries its verdict.
     Done(Option<Verdict>),

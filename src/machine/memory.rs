@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{ActionId, Check, Effect, Instance, Presence};
+use super::event::{ActionId, Check, Effect, Instance, Presence, ServiceId};
 use super::report::{Exit, Happening, Origin, Verdict};
 use super::restart::Record;
-use super::service::{Context, Kill, Moved, ReloadRun, Rest, Service, State, Want};
+use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State, Want};
 use super::spec::{Schedule, Spec};
 use super::stop::{Order, Scene};
 use super::time::Tick;
@@ -92,7 +92,7 @@ impl Memory {
         } = begun;
         self.restarts = restarts;
         self.want = Want::Up;
-        self.state = State::Starting(super::service::Run::new(instance, at));
+        self.state = State::Starting(Run::new(instance, at));
         self.since = at;
         self.instance = instance;
         self.cycle = false;
@@ -125,7 +125,10 @@ impl Memory {
     pub fn of_stranger(now: Tick) -> Memory {
         Memory {
             want: Want::Up,
-            state: State::Up(super::service::Run::new(Instance(1), now)),
+            state: State::Up(Run {
+                filtered: true, // nobody knows
+                ..Run::new(Instance(1), now)
+            }),
             since: now,
             instance: Instance(1),
             cycle: false,
@@ -138,6 +141,16 @@ impl Memory {
             says: String::new(),
             reload: None,
         }
+    }
+
+    /// What the operator had asked for.
+    pub fn want(&self) -> Want {
+        self.want
+    }
+
+    /// Whether the service was no longer configured.
+    pub fn is_gone(&self) -> bool {
+        self.gone
     }
 
     /// The run it was about.
@@ -272,11 +285,15 @@ impl Service {
             (State::Starting(run) | State::Up(run), Presence::Running(pid)) => {
                 run.pid = Some(pid);
                 run.adopted = true;
+                run.hold_again(id, cx);
                 let (run, since) = (run.clone(), self.since);
                 let ran = now - run.began;
                 cx.publish(id, Happening::Adopted { instance, pid, ran });
                 let moved = self.enter(State::Up(run), now);
                 self.since = since;
+                if self.spec.max_connections.is_some() {
+                    self.watch(cx.effects);
+                }
                 moved
             }
             (State::Stopping(run, stop), Presence::Running(pid)) => {
@@ -332,6 +349,23 @@ impl Service {
                 end.resume(id, left, now, cx);
                 Moved::default()
             }
+        }
+    }
+}
+
+impl Run {
+    /// Another program has held back connections, and what it attached is still there.
+    pub(super) fn hold_again(&mut self, id: ServiceId, cx: &mut Context<'_>) {
+        if let Some(hold) = &mut self.drain {
+            // Counted is again: what has come since?
+            let action = *hold.action.get_or_insert_with(|| cx.next_action());
+            let what = hold.what.clone();
+            cx.effects
+                .push(Effect::Drain(id, self.instance, action, what));
+        } else if self.filtered {
+            // If there are too many still, that will be noticed anew.
+            self.limited = false;
+            cx.effects.push(Effect::LetGo(id, self.instance));
         }
     }
 }

@@ -147,6 +147,8 @@ impl fmt::Display for Crash {
 pub enum Stage {
     /// Reading the `environment-file`.
     EnvironmentFile,
+    /// Opening a socket that is passed to it.
+    Socket,
     /// Making the output pipe or the status pipe.
     Pipe,
     /// Making the service's cgroup or moving into it.
@@ -177,6 +179,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Stage::EnvironmentFile => "reading the environment file",
+            Stage::Socket => "opening socket",
             Stage::Pipe => "making a pipe",
             Stage::Cgroup => "entering the cgroup",
             Stage::Fork => "forking",
@@ -222,6 +225,8 @@ impl SpawnError {
                 | libc::EINTR
                 | libc::ENOSPC
                 | libc::EBUSY
+                | libc::EADDRINUSE
+                | libc::EADDRNOTAVAIL
         )
     }
 }
@@ -514,6 +519,30 @@ pub enum Happening {
     Signalled {
         /// Which.
         signal: Signal,
+        /// Who asked.
+        by: Origin,
+    },
+    /// New connections are held back: there are too many.
+    Limited {
+        /// So many are open.
+        connections: u32,
+        /// More than this.
+        high: u32,
+    },
+    /// New connections are let in again.
+    Unlimited {
+        /// So many are open.
+        connections: u32,
+        /// Less than this.
+        low: u32,
+    },
+    /// New connections are held back, outside of a stop.
+    Draining {
+        /// Who asked.
+        by: Origin,
+    },
+    /// They are held back no longer.
+    Undrained {
         /// Who asked.
         by: Origin,
     },

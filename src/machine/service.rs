@@ -43,7 +43,7 @@ use super::event::{
 };
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
-use super::spec::{Schedule, Spec};
+use super::spec::{Drain, Schedule, Spec};
 use super::stop::{Course, Order, Scene, Stop};
 use super::time::{Span, Tick};
 
@@ -117,6 +117,27 @@ pub struct Run {
     /// An earlier superd has started it.
     #[serde(default)]
     pub adopted: bool,
+    /// New connections are held back, outside of a stop.
+    #[serde(default)]
+    pub drain: Option<Hold>,
+    /// New connections are held back because there are too many.
+    #[serde(default)]
+    pub limited: bool,
+    /// New connections have been held back at some time, by this superd or, perhaps, an earlier one. Never taken
+    /// back: a superd that is killed while it lets go leaves that to the next.
+    #[serde(default)]
+    pub filtered: bool,
+}
+
+/// New connections are held back because somebody asked for that.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Hold {
+    /// What counts the open ones; none: there are none any more.
+    pub action: Option<ActionId>,
+    /// What is held back.
+    pub what: Rc<Drain>,
+    /// Open connections at the last look.
+    pub connections: Option<u32>,
 }
 
 impl Run {
@@ -131,6 +152,9 @@ impl Run {
             reloading: false,
             refused: None,
             adopted: false,
+            drain: None,
+            limited: false,
+            filtered: false,
         }
     }
 }
@@ -233,6 +257,8 @@ pub enum Input {
     Notified(Notice),
     /// An action ended.
     ActionEnded(ActionId, Outcome),
+    /// So many connections are open.
+    Connections(u32),
     /// The awaited text was in the output.
     OutputMatched,
     /// What is stuck.
@@ -256,6 +282,8 @@ pub struct Moved {
     pub over: Option<(Verdict, How)>,
     /// The reload action ended.
     pub reloaded: Option<Result<(), String>>,
+    /// No connection is open any more, outside of a stop; or that cannot be seen.
+    pub drained: Option<Result<(), String>>,
 }
 
 /// A reload command that runs.
@@ -270,7 +298,7 @@ pub struct ReloadRun {
 }
 
 /// Somebody who waits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Waiter {
     /// Where the answer goes.
     pub ticket: Ticket,
@@ -284,6 +312,11 @@ impl Waiter {
         matches!(self.goal, Goal::UpAfter(_))
     }
 
+    /// It waits for the last connection.
+    pub fn wants_it_drained(&self) -> bool {
+        matches!(self.goal, Goal::Drained)
+    }
+
     /// It waits for the end of an instance.
     pub fn wants_it_over(&self) -> bool {
         matches!(self.goal, Goal::Over(_))
@@ -291,7 +324,7 @@ impl Waiter {
 }
 
 /// What is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Goal {
     /// This instance is over.
     Over(Instance),
@@ -299,6 +332,8 @@ pub enum Goal {
     UpAfter(Instance),
     /// The reload action ended.
     Reloaded,
+    /// No connection is open any more.
+    Drained,
 }
 
 /// One service.
@@ -580,8 +615,11 @@ impl Service {
                 Input::Notified(_),
             ) => Moved::default(),
 
-            (State::Up(_), Input::ActionEnded(action, outcome)) => {
-                self.reload_ended(action, outcome, cx)
+            (State::Up(run), Input::ActionEnded(action, outcome)) => {
+                match run.drain.as_ref().and_then(|hold| hold.action) {
+                    Some(own) if own == action => self.drain_ended(outcome, cx),
+                    Some(_) | None => self.reload_ended(action, outcome, cx),
+                }
             }
             (State::Stopping(..), Input::ActionEnded(action, outcome)) => {
                 self.in_stop(now, cx, |stop, scene| {
@@ -596,6 +634,24 @@ impl Service {
                 | State::Sweeping(_)
                 | State::Backoff { .. },
                 Input::ActionEnded(..),
+            ) => Moved::default(),
+
+            (State::Stopping(_, stop), Input::Connections(n)) => {
+                stop.counted(n);
+                Moved::default()
+            }
+            (State::Up(_), Input::Connections(n)) => {
+                self.connections(n, cx);
+                Moved::default()
+            }
+            (
+                State::Down(_)
+                | State::Waiting
+                | State::Starting(_)
+                | State::Killing(..)
+                | State::Sweeping(_)
+                | State::Backoff { .. },
+                Input::Connections(_),
             ) => Moved::default(),
 
             (State::Stopping(..), Input::OutputMatched) => {
@@ -717,6 +773,9 @@ impl Service {
             );
         }
         let mut moved = self.enter(State::Up(run), now);
+        if self.spec.max_connections.is_some() {
+            self.watch(cx.effects);
+        }
         moved.up = true;
         moved
     }
@@ -741,7 +800,7 @@ impl Service {
             // `config` refuses that; should one reach this place, it must not hang.
             return self.begin_kill(order, now, cx);
         }
-        self.end_reload(cx);
+        self.end_actions(cx);
         let schedule = self.spec.stop.clone();
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
@@ -758,7 +817,7 @@ impl Service {
     }
 
     fn begin_kill(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
-        self.end_reload(cx);
+        self.end_actions(cx);
         let grace = self.spec.stop.leftover_grace;
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
@@ -951,6 +1010,35 @@ impl Service {
         }
     }
 
+    fn drain_ended(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Moved {
+        let State::Up(run) = &mut self.state else {
+            return Moved::default();
+        };
+        let result = match outcome {
+            Outcome::Done => {
+                if let Some(hold) = &mut run.drain {
+                    hold.action = None;
+                    hold.connections = Some(0);
+                }
+                Ok(())
+            }
+            Outcome::Unhappy(error) | Outcome::Impossible(error) => {
+                run.drain = None;
+                cx.publish(
+                    self.id,
+                    Happening::ActionFailed {
+                        error: error.clone(),
+                    },
+                );
+                Err(error)
+            }
+        };
+        Moved {
+            drained: Some(result),
+            ..Moved::default()
+        }
+    }
+
     /// The reload command does not come to an end: it is killed, and those who wait are told.
     fn reload_timeout(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
         let Some(reload) = self.reload.filter(|r| now >= r.until) else {
@@ -971,6 +1059,74 @@ impl Service {
         }
     }
 
+    /// A drain counts, or the number has crossed one of the limits.
+    fn connections(&mut self, n: u32, cx: &mut Context<'_>) {
+        let State::Up(run) = &mut self.state else {
+            return;
+        };
+        if let Some(hold) = &mut run.drain {
+            hold.connections = Some(n);
+            return;
+        }
+        let Some(max) = self.spec.max_connections else {
+            return;
+        };
+        if n > max.high && !run.limited {
+            run.limited = true;
+            run.filtered = true;
+            let what = self.spec.stop.drain();
+            cx.effects.push(Effect::Limit(self.id, run.instance, what));
+            let happening = Happening::Limited {
+                connections: n,
+                high: max.high,
+            };
+            cx.publish(self.id, happening);
+        } else if n < max.low && run.limited {
+            run.limited = false;
+            cx.effects.push(Effect::LetGo(self.id, run.instance));
+            let happening = Happening::Unlimited {
+                connections: n,
+                low: max.low,
+            };
+            cx.publish(self.id, happening);
+        }
+    }
+
+    /// Connections are counted as the definition says it now.
+    pub(super) fn watch(&mut self, effects: &mut Vec<Effect>) {
+        let State::Up(run) = &mut self.state else {
+            return;
+        };
+        let max = self.spec.max_connections;
+        if max.is_none() && std::mem::take(&mut run.limited) && run.drain.is_none() {
+            effects.push(Effect::LetGo(self.id, run.instance));
+        }
+        let watched = max.map(|max| (max, self.spec.stop.drain()));
+        effects.push(Effect::Watch(self.id, run.instance, watched));
+    }
+
+    /// What was under way outside of a stop ends. What is held back stays so.
+    fn end_actions(&mut self, cx: &mut Context<'_>) {
+        if self.spec.max_connections.is_some() && matches!(self.state, State::Up(_)) {
+            cx.effects.push(Effect::Watch(self.id, self.instance, None));
+        }
+        let hold = match &mut self.state {
+            State::Up(run) => run.drain.as_mut(),
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Stopping(..)
+            | State::Killing(..)
+            | State::Sweeping(_)
+            | State::Backoff { .. } => None,
+        };
+        if let Some(action) = hold.and_then(|hold| hold.action.take()) {
+            cx.effects
+                .push(Effect::EndAction(self.id, self.instance, action));
+        }
+        self.end_reload(cx);
+    }
+
     fn end_reload(&mut self, cx: &mut Context<'_>) {
         if let Some(reload) = self.reload.take() {
             cx.effects
@@ -987,7 +1143,7 @@ impl Service {
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {
-        self.end_reload(cx);
+        self.end_actions(cx);
         let Some((run, stop, killing)) = self.take_run() else {
             return Moved::default();
         };

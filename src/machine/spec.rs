@@ -33,6 +33,18 @@ pub struct Spec {
     pub success_signal: Vec<Signal>,
     /// How it is told to read its configuration again; none: it cannot.
     pub reload: Option<Reload>,
+    /// How many connections it may have; none: as many as it likes.
+    pub max_connections: Option<MaxConnections>,
+}
+
+/// A limit that superd keeps: new connections are held back with more than `high` open
+/// ones, until there are less than `low`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MaxConnections {
+    /// The most that is let in calmly.
+    pub high: u32,
+    /// Less than `high`, so that the filter does not come and go with each client.
+    pub low: u32,
 }
 
 /// How a service reads its configuration again.
@@ -59,8 +71,36 @@ impl Schedule {
         self.steps.iter().any(|step| match step.action {
             Action::Signal(s, To::Main | To::Group | To::Tree) => s == signal,
             Action::Signal(_, To::Descendants) => false,
-            Action::Run(_) | Action::Http(_) | Action::Drain => false,
+            Action::Run(_) | Action::Http(_) | Action::Drain(_) => false,
         })
+    }
+
+    /// The TCP ports to which superd's own requests go.
+    pub fn own_ports(steps: &[Step]) -> Vec<u16> {
+        let port = |step: &Step| match &step.action {
+            Action::Http(http) => match &http.to {
+                HttpAddress::Tcp(to) => Some(to.port()),
+                HttpAddress::Unix(_) => None,
+            },
+            Action::Signal(..) | Action::Run(_) | Action::Drain(_) => None,
+        };
+        steps.iter().filter_map(port).collect()
+    }
+
+    /// What is held back when somebody asks for a drain outside of a stop: what the first
+    /// drain of the schedule would hold back, or everything.
+    pub fn drain(&self) -> Rc<Drain> {
+        let drain = |step: &Step| match &step.action {
+            Action::Drain(what) => Some(what.clone()),
+            Action::Signal(..) | Action::Run(_) | Action::Http(_) => None,
+        };
+        let all = || Drain {
+            ports: Vec::new(),
+            except: Schedule::own_ports(&self.steps),
+            idle: None,
+        };
+        let first = self.steps.iter().find_map(drain);
+        first.unwrap_or_else(|| Rc::new(all()))
     }
 
     /// The longest the whole schedule can take, up to the KILL of the last leftover.
@@ -96,7 +136,52 @@ pub enum Action {
     /// Make an HTTP request.
     Http(Rc<Http>),
     /// Hold back new connections and let the open ones finish.
-    Drain,
+    Drain(Rc<Drain>),
+}
+
+/// Which new connections a drain holds back.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Drain {
+    /// On these ports; empty: on all that the tree listens on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// Never on these: superd's own requests of later steps go there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<u16>,
+    /// Connections that have been answered and then silent for so long are closed; none:
+    /// they are waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Duration>,
+}
+
+impl Drain {
+    /// Whether new connections to this port are held back.
+    pub fn takes(&self, transport: Transport, port: u16) -> bool {
+        let named = |p: &Port| p.port == port && p.transport.is_none_or(|t| t == transport);
+        let excepted = transport == Transport::Tcp && self.except.contains(&port);
+        match self.ports.as_slice() {
+            [] => !excepted,
+            ports => ports.iter().any(named) && !excepted,
+        }
+    }
+}
+
+/// A port that a drain names: `443`, `tcp/443`, `udp/443`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Port {
+    /// None: both.
+    pub transport: Option<Transport>,
+    /// Its number.
+    pub port: u16,
+}
+
+/// What carries connections.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Transport {
+    /// TCP, over IPv4 or IPv6.
+    Tcp,
+    /// UDP, over IPv4 or IPv6.
+    Udp,
 }
 
 impl fmt::Display for Action {
@@ -106,7 +191,7 @@ impl fmt::Display for Action {
             Action::Signal(s, to) => write!(f, "{s} to {to}"),
             Action::Run(argv) => write!(f, "run {}", argv.join(" ")),
             Action::Http(http) => write!(f, "{http}"),
-            Action::Drain => f.write_str("drain"),
+            Action::Drain(_) => f.write_str("drain"),
         }
     }
 }

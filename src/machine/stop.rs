@@ -4,6 +4,7 @@
 //! promises of DESIGN 1 that are kept here: each step at most once, and a deadline
 //! that only ever moves earlier.
 
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -115,6 +116,18 @@ enum Phase {
     Settling(Tick),
 }
 
+/// So many connections, in words.
+struct Connections(u32);
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 connection"),
+            n => write!(f, "{n} connections"),
+        }
+    }
+}
+
 /// Whether the schedule goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Course {
@@ -166,6 +179,12 @@ pub struct Stop {
     pub ports: Option<u32>,
     /// The step's action that still runs or may still report.
     action: Option<ActionId>,
+    /// Connections that were open when a drain looked last.
+    #[serde(default)]
+    connections: Option<u32>,
+    /// A step has held back new connections: the sockets are to be let go in the end.
+    #[serde(default)]
+    pub drained: bool,
     #[serde(skip)]
     poll: Option<Poll>,
     /// What the command or request of the present step complained of.
@@ -220,6 +239,8 @@ impl Stop {
             told_tree: false,
             ports: None,
             action: None,
+            connections: None,
+            drained: false,
             poll: None,
             unhappy: None,
             what: String::new(),
@@ -269,6 +290,7 @@ impl Stop {
         self.deadline = self.deadline.min(now + self.rest());
         self.poll = None;
         self.action = None;
+        self.connections = None;
         scene.emit(Effect::Check(scene.id, scene.instance, Check::Notify));
         Course::GoesOn
     }
@@ -293,6 +315,9 @@ impl Stop {
             (Some(why), StepOutcome::Held) if self.awaits_action() => StepOutcome::Failed(why),
             (_, outcome) => outcome,
         };
+        if let (StepOutcome::TimedOut, Some(n)) = (&outcome, self.connections) {
+            self.what.push_str(&format!(", {} left", Connections(n)));
+        }
         if self.current().is_some() {
             self.steps.push(StepReport {
                 what: std::mem::take(&mut self.what),
@@ -314,7 +339,7 @@ impl Stop {
             }
             Phase::Doubting(why) => {
                 // A drain only spares the clients; without it the stop is still orderly.
-                self.escalated |= self.current().is_some_and(|s| s.action != Action::Drain);
+                self.escalated |= !self.is_drain();
                 self.end_step(StepOutcome::Skipped(why), scene)
             }
             phase @ (Phase::Acting | Phase::Settling(_)) => {
@@ -371,7 +396,7 @@ impl Stop {
             n
         };
         match action {
-            Action::Drain => {}
+            Action::Drain(_) => self.drained = true,
             Action::Signal(..) | Action::Run(_) | Action::Http(_) => self.reached += 1,
         }
         let effect = match action {
@@ -383,7 +408,7 @@ impl Stop {
             }
             Action::Run(argv) => Effect::Run(id, instance, number(), argv.clone()),
             Action::Http(http) => Effect::Http(id, instance, number(), http.clone()),
-            Action::Drain => Effect::Drain(id, instance, number()),
+            Action::Drain(what) => Effect::Drain(id, instance, number(), what.clone()),
         };
         scene.emit(effect);
         // As systemd does: who stands still would sit out its grace.
@@ -508,8 +533,7 @@ impl Stop {
                     error: error.clone(),
                 };
                 scene.cx.publish(scene.id, happening);
-                let drain = self.current().is_some_and(|s| s.action == Action::Drain);
-                if !drain {
+                if !self.is_drain() {
                     self.reached = self.reached.saturating_sub(1);
                 }
                 if scene.says_stopping && self.reached == 0 {
@@ -526,9 +550,26 @@ impl Stop {
         }
     }
 
-    /// The command or request of the present step.
+    /// A drain has looked: so many connections are open.
+    pub fn counted(&mut self, connections: u32) {
+        if self.is_drain() {
+            self.connections = Some(connections);
+        }
+    }
+
+    fn is_drain(&self) -> bool {
+        self.current()
+            .is_some_and(|s| matches!(s.action, Action::Drain(_)))
+    }
+
+    /// Connections that were open when a drain that is under way looked last.
+    pub fn connections(&self) -> Option<u32> {
+        self.connections
+    }
+
+    /// The command or request of the present step. A drain is none: it is begun again.
     pub fn action(&self) -> Option<ActionId> {
-        self.action
+        self.action.filter(|_| !self.is_drain())
     }
 
     /// Whether it can be what [`Stop::begin`] and time have made.
@@ -565,6 +606,14 @@ impl Stop {
                 Some(Until::Gone | Until::Stopping | Until::NoConnections | Until::ActionEnded)
                 | None => {}
             },
+        }
+        let drain = match self.current().map(|s| &s.action) {
+            Some(Action::Drain(what)) => self.action.map(|n| (n, what.clone())),
+            Some(Action::Signal(..) | Action::Run(_) | Action::Http(_)) | None => None,
+        };
+        if let Some((number, what)) = drain {
+            // What it holds back it still holds back; to count is begun again.
+            scene.emit(Effect::Drain(scene.id, scene.instance, number, what));
         }
     }
 
@@ -668,6 +717,13 @@ impl Stop {
                 now - self.step_began,
                 wait,
             ),
+            Phase::Acting if self.action.is_some() && self.is_drain() => {
+                let what = match self.connections {
+                    Some(n) => format!("draining: {}", Connections(n)),
+                    None => "draining".to_owned(),
+                };
+                (what, now - self.step_began, wait)
+            }
             Phase::Looking | Phase::Acting | Phase::Doubting(_) => {
                 (format!("{} sent", self.what), now - self.step_began, wait)
             }

@@ -37,5 +37,6 @@ pub fn spec(name: &str) -> Spec {
         success_exit: Vec::new(),
         success_signal: Vec::new(),
         reload: None,
+        max_connections: None,
     }
 }

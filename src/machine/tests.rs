@@ -9,7 +9,7 @@ use super::report::{Crash, Exit, Happening, SpawnError, Stage, Stuck, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
 use super::service::{State, Want};
 use super::signal::Signal;
-use super::spec::{Action, CrashLoop, Policy, Reload, Spec, To, Until};
+use super::spec::{Action, CrashLoop, MaxConnections, Policy, Reload, Spec, To, Until};
 use super::supervisor::{Ending, Supervisor};
 use super::testing::spec;
 
@@ -133,7 +133,7 @@ fn a_start_of_a_service_that_is_about_to_go_with_another_one_keeps_both() {
 fn drained() -> Spec {
     let mut s = spec("a");
     s.stop = schedule(vec![
-        step(Action::Drain, Until::NoConnections, 5_000),
+        step(Action::Drain(Rc::default()), Until::NoConnections, 5_000),
         step(signal(Signal::TERM), Until::Gone, 10_000),
     ]);
     s
@@ -154,7 +154,7 @@ fn a_rival_that_comes_during_the_drain_is_left_alone_with_the_service() {
         "TERM is held back as long as it may wait"
     );
     rig.exits(A, Exit::Code(0), 0);
-    assert_eq!(rig.did()[0], "release a1");
+    assert_eq!(rig.did()[..2], ["let go a1", "release a1"]);
 }
 
 #[test]
@@ -266,6 +266,126 @@ fn a_restart_of_a_long_chain_does_not_run_out_of_stack() {
     rig.ask(A, Verb::Restart);
     assert!(rig.at(A).cycle);
     assert!(rig.at(ServiceId(10_000)).cycle);
+}
+
+#[test]
+fn a_drain_ends_with_its_last_connection_and_holds_back_until_the_ports_are_free() {
+    let mut rig = Rig::new(vec![drained()]);
+    rig.ask(A, Verb::Stop);
+    let instance = rig.at(A).instance;
+    let progress = |rig: &Rig| rig.at(A).stop().unwrap().progress(rig.now).0;
+    assert_eq!(progress(&rig), "draining");
+    rig.hear(Event::Connections(A, instance, 2));
+    assert_eq!(progress(&rig), "draining: 2 connections");
+    rig.hear(Event::Connections(A, instance, 1));
+    assert_eq!(progress(&rig), "draining: 1 connection");
+    assert_eq!(rig.did(), ["spawn a1", "drain a1"]);
+    rig.pass(100);
+    rig.action_ends(A, 1, Outcome::Done);
+    assert_eq!(rig.did(), ["TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did()[..2], ["let go a1", "release a1"]);
+    let report = rig.report();
+    assert_eq!(report.verdict, Verdict::Clean);
+    assert_eq!(report.steps[0].what, "drain");
+}
+
+#[test]
+fn a_drain_without_a_stop_holds_back_until_it_is_taken_back() {
+    let mut rig = Rig::new(vec![drained()]);
+    let first = rig.ask(A, Verb::Drain);
+    let second = rig.ask(A, Verb::Drain);
+    assert_eq!(rig.did(), ["spawn a1", "drain a1"], "once, and both wait");
+    rig.action_ends(A, 1, Outcome::Done);
+    let answers = rig.did();
+    for ticket in [first, second] {
+        assert!(
+            answers.contains(&format!("reply {ticket}: done")),
+            "{answers:?}"
+        );
+    }
+    let third = rig.ask(A, Verb::Drain);
+    assert_eq!(rig.did(), [format!("reply {third}: already")]);
+    let back = rig.ask(A, Verb::Undrain);
+    assert_eq!(
+        rig.did(),
+        ["let go a1".to_owned(), format!("reply {back}: done")]
+    );
+    // Who waits is told when somebody takes it back, or stops it.
+    let fourth = rig.ask(A, Verb::Drain);
+    rig.ask(A, Verb::Undrain);
+    assert_eq!(rig.count(&format!("reply {fourth}: failed")), 1);
+    let fifth = rig.ask(A, Verb::Drain);
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.count(&format!("reply {fifth}: failed")), 1);
+    assert_eq!(rig.count("drain a1"), 3, "the last is the stop's own");
+}
+
+#[test]
+fn a_drain_without_a_stop_that_cannot_be_is_told_and_is_none() {
+    let mut rig = Rig::new(vec![drained()]);
+    let asked = rig.ask(A, Verb::Drain);
+    rig.action_ends(A, 1, Outcome::Impossible("no pidfd_getfd".to_owned()));
+    assert_eq!(rig.count(&format!("reply {asked}: failed")), 1);
+    let back = rig.ask(A, Verb::Undrain);
+    assert_eq!(rig.count(&format!("reply {back}: already")), 1);
+}
+
+#[test]
+fn too_many_connections_are_held_back_until_there_are_few() {
+    let mut limited = spec("a");
+    limited.max_connections = Some(MaxConnections { high: 20, low: 10 });
+    let mut rig = Rig::new(vec![limited.clone()]);
+    assert_eq!(rig.did(), ["spawn a1", "watch connections of a1"]);
+    let open = |rig: &mut Rig, n| {
+        let instance = rig.at(A).instance;
+        rig.hear(Event::Connections(A, instance, n));
+        rig.did()
+    };
+    assert_eq!(open(&mut rig, 20), [""; 0]);
+    assert_eq!(open(&mut rig, 21), ["limit a1"]);
+    assert_eq!(open(&mut rig, 30), [""; 0], "once");
+    assert_eq!(open(&mut rig, 10), [""; 0], "not yet");
+    assert_eq!(open(&mut rig, 9), ["let go a1"]);
+    assert_eq!(open(&mut rig, 3), [""; 0], "once");
+    // A drain is more: it ends by nothing but an undrain.
+    open(&mut rig, 21);
+    rig.ask(A, Verb::Drain);
+    assert_eq!(rig.did(), ["drain a1"]);
+    assert_eq!(open(&mut rig, 3), [""; 0]);
+    rig.ask(A, Verb::Undrain);
+    let did = rig.did();
+    assert_eq!(
+        did[..3],
+        ["end action a1", "let go a1", "watch connections of a1"]
+    );
+    // Without the key in the configuration there is no limit any more.
+    open(&mut rig, 21);
+    rig.change(A, spec("a"), Change::Policy);
+    assert_eq!(rig.did(), ["let go a1", "watch no connections of a1"]);
+    rig.change(A, limited, Change::Policy);
+    assert_eq!(rig.did(), ["watch connections of a1"]);
+    open(&mut rig, 21);
+    rig.ask(A, Verb::Stop);
+    assert_eq!(rig.did(), ["watch no connections of a1", "TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did()[..2], ["let go a1", "release a1"]);
+}
+
+#[test]
+fn a_drain_that_takes_too_long_says_who_was_left() {
+    let mut rig = Rig::new(vec![drained()]);
+    rig.ask(A, Verb::Stop);
+    let instance = rig.at(A).instance;
+    rig.hear(Event::Connections(A, instance, 7));
+    rig.pass(5_000);
+    assert_eq!(
+        rig.did(),
+        ["spawn a1", "drain a1", "end action a1", "TERM a1"]
+    );
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.report().steps[0].what, "drain, 7 connections left");
+    assert_eq!(rig.report().verdict, Verdict::CleanAfterEscalation);
 }
 
 #[test]

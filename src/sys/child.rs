@@ -17,7 +17,7 @@ use nix::unistd::{getegid, geteuid, Gid, Group, Uid, User};
 
 use super::limits;
 use super::signals::{Numbers, SIGNALS};
-use super::spawn::{Ends, Prepared, SpawnFault, Step, Why};
+use super::spawn::{above_sockets, Ends, Plan, Prepared, SpawnFault, Step, Why};
 
 /// Becomes the program, or reports why not and exits with status 127.
 pub(super) fn run(prepared: &Prepared<'_>, ends: &Ends) -> ! {
@@ -52,8 +52,13 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     }
     stdio(prepared).map_err(SpawnFault::io(Step::Stdio))?;
     let report = ends.report.as_raw_fd();
-    let lock = plan.until_exec.map_or(report, |fd| fd.as_raw_fd());
-    close_others(&[report.min(lock), report.max(lock)]);
+    let low = above_sockets(plan);
+    let lock = match plan.until_exec {
+        Some(fd) => at_least(fd.as_raw_fd(), low).map_err(SpawnFault::io(Step::Stdio))?,
+        None => report,
+    };
+    pass_sockets(plan, low).map_err(SpawnFault::io(Step::Stdio))?;
+    close_others(low.unsigned_abs(), &[report.min(lock), report.max(lock)]);
     let identity = Identity::look_up(prepared)?;
     if let Some(nice) = plan.nice {
         // SAFETY: setpriority(2) takes three numbers; 0 is ourselves.
@@ -78,11 +83,11 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     }
     identity.assume()?;
     nix::unistd::chdir(plan.directory.as_ref()).map_err(at(Step::Directory))?;
-    Err(match &identity.entry {
+    Err(match (&identity.entry, plan.sockets.as_slice()) {
         // The usual case allocates nothing: each page that is written to is copied first.
-        None => execute(prepared, &prepared.env),
-        Some(entry) => {
-            let env = environment(prepared, entry);
+        (None, []) => execute(prepared, &prepared.env),
+        (entry, _) => {
+            let env = environment(prepared, entry.as_ref());
             let pointers = env.iter().map(|v| v.as_ptr());
             let null = std::iter::once(std::ptr::null());
             execute(prepared, &pointers.chain(null).collect::<Vec<_>>())
@@ -142,7 +147,7 @@ fn own_signals(superd: i32, not_default: Numbers) {
     SigSet::empty().thread_set_mask().ok(); // cannot fail: the set is valid
 }
 
-/// /dev/null as standard input, the plan's descriptors as output and error.
+/// The plan's descriptors, or /dev/null, as standard input, output and error.
 fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
     let plan = prepared.plan;
     let null = std::fs::OpenOptions::new()
@@ -154,7 +159,7 @@ fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
         None => null.as_raw_fd(),
     };
     // Copies above 2 first: a source may itself be 0, 1 or 2.
-    let sources = [null.as_raw_fd(), raw(plan.stdout), raw(plan.stderr)];
+    let sources = [raw(plan.stdin), raw(plan.stdout), raw(plan.stderr)];
     for (target, source) in (0..).zip(sources.map(above_stdio)) {
         dup2(source?, target)?;
     }
@@ -165,31 +170,48 @@ fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
 }
 
 fn above_stdio(fd: RawFd) -> io::Result<RawFd> {
-    match fd {
-        // SAFETY: fcntl(2) makes a new descriptor and touches no other.
-        0..=2 => match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) } {
-            -1 => Err(io::Error::last_os_error()),
-            high => Ok(high),
-        },
-        _ => Ok(fd),
+    at_least(fd, 3)
+}
+
+/// The descriptor, or a copy of it from `low` on.
+fn at_least(fd: RawFd, low: RawFd) -> io::Result<RawFd> {
+    if fd >= low {
+        return Ok(fd);
     }
+    // SAFETY: fcntl(2) makes a new descriptor and touches no other.
+    match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, low) } {
+        -1 => Err(io::Error::last_os_error()),
+        high => Ok(high),
+    }
+}
+
+/// The sockets to 3, 4 and so on. Copies above first: a source may itself be one of those.
+fn pass_sockets(plan: &Plan<'_>, low: RawFd) -> io::Result<()> {
+    let mut sources = Vec::with_capacity(plan.sockets.len());
+    for socket in &plan.sockets {
+        sources.push(at_least(socket.as_raw_fd(), low)?);
+    }
+    for (target, source) in (3..).zip(sources) {
+        dup2(source, target)?;
+    }
+    Ok(())
 }
 
 /// The copy is not close-on-exec.
 fn dup2(from: RawFd, to: RawFd) -> io::Result<()> {
-    // SAFETY: in the child, 0 to 2 belong to the program to be.
+    // SAFETY: in the child, 0 to 2 and the sockets' numbers belong to the program to be.
     match unsafe { libc::dup2(from, to) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
 }
 
-/// Closes every descriptor from 3 on except these, in ascending order. procd's scripts leave
+/// Closes every descriptor from `first` on except these, in ascending order. procd's scripts leave
 /// number 1000 open; a lock that lives on in a server blocks every init script after it.
-fn close_others(keep: &[RawFd]) {
+pub(super) fn close_others(first: u32, keep: &[RawFd]) {
     // Above 2, see status_pipe().
     let kept = || keep.iter().map(|fd| fd.unsigned_abs());
-    let mut from = 3;
+    let mut from = first;
     let mut done = true;
     for fd in kept() {
         done = done && (fd <= from || close_range(from, fd - 1));
@@ -205,11 +227,11 @@ fn close_others(keep: &[RawFd]) {
             .collect(),
         Err(_) => {
             let limit = limits::get(limits::NOFILE).map_or(65_536, |l| l.hard);
-            (3..u32::try_from(limit.clamp(65_536, 1 << 20)).unwrap_or(65_536)).collect()
+            (first..u32::try_from(limit.clamp(65_536, 1 << 20)).unwrap_or(65_536)).collect()
         }
     };
     let is_kept = |fd: &u32| kept().any(|k| k == *fd);
-    for fd in listed.into_iter().filter(|fd| *fd > 2 && !is_kept(fd)) {
+    for fd in listed.into_iter().filter(|fd| *fd >= first && !is_kept(fd)) {
         // SAFETY: in the child nothing else uses superd's descriptors; EBADF is fine.
         unsafe { libc::close(fd as RawFd) };
     }
@@ -301,18 +323,28 @@ impl Identity {
     }
 }
 
-/// The environment: the plan's, then what the user's entry adds, then what is last.
-fn environment<'a>(prepared: &Prepared<'a>, e: &User) -> Vec<Cow<'a, CStr>> {
+/// The environment: the plan's, then what the user's entry adds, then what tells of sockets,
+/// then what is last.
+fn environment<'a>(prepared: &Prepared<'a>, entry: Option<&User>) -> Vec<Cow<'a, CStr>> {
     use std::os::unix::ffi::OsStrExt;
     let plan = prepared.plan;
     let mut env = plan.env.clone();
-    let name = e.name.as_bytes();
-    for (key, value) in [
-        ("HOME=", e.dir.as_os_str().as_bytes()),
-        ("USER=", name),
-        ("LOGNAME=", name),
-        ("SHELL=", e.shell.as_os_str().as_bytes()),
-    ] {
+    if !plan.sockets.is_empty() {
+        let (n, pid) = (plan.sockets.len(), nix::unistd::getpid());
+        for var in [format!("LISTEN_FDS={n}"), format!("LISTEN_PID={pid}")] {
+            env.extend(CString::new(var).ok().map(Cow::Owned)); // digits hold no NUL
+        }
+    }
+    let name = entry.map_or(&b""[..], |e| e.name.as_bytes());
+    let personal = entry.map(|e| {
+        [
+            ("HOME=", e.dir.as_os_str().as_bytes()),
+            ("USER=", name),
+            ("LOGNAME=", name),
+            ("SHELL=", e.shell.as_os_str().as_bytes()),
+        ]
+    });
+    for (key, value) in personal.into_iter().flatten() {
         let is_set = |v: &Cow<'_, CStr>| v.to_bytes().starts_with(key.as_bytes());
         if !plan.env.iter().any(is_set) {
             let var = CString::new([key.as_bytes(), value].concat());

@@ -25,7 +25,7 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
         root.remove().ok(); // an empty directory that nobody else knows
     }
     let pidfd = probe_errno(libc::SYS_pidfd_open, [-1, 0, 0]) != libc::ENOSYS;
-    let getfd = probe_errno(libc::SYS_pidfd_getfd, [-1, -1, 0]) != libc::ENOSYS;
+    let getfd = may_copy_descriptors();
     // An empty range of numbers that no descriptor has: closes nothing.
     let close_range = probe_errno(libc::SYS_close_range, [1, 0, 0]) != libc::ENOSYS;
     vec![
@@ -75,6 +75,20 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
             "orphans go to init and are found by SUPERD_INSTANCE only",
         ),
     ]
+}
+
+/// Whether pidfd_getfd(2) is there and no filter of system calls (seccomp(2)) forbids it.
+pub fn may_copy_descriptors() -> bool {
+    probe_errno(libc::SYS_pidfd_getfd, [-1, -1, 0]) == libc::EBADF
+}
+
+/// Whether superd may look into processes of other users (CAP_SYS_PTRACE, capabilities(7)).
+pub fn may_trace() -> bool {
+    const CAP_SYS_PTRACE: u32 = 19;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> CAP_SYS_PTRACE & 1 == 1)
 }
 
 /// The errno of a call that is made so that it cannot succeed or does nothing.

@@ -15,11 +15,15 @@
 //! | `child.rs` | `execve` | NUL-terminated arrays of C strings |
 //! | `child.rs` | `_exit` | no pointers |
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
+//! | `filter.rs` | `setsockopt`, `getsockopt` | values and instructions of the lengths given |
+//! | `filter.rs` | `ioctl(SIOCGSTAMPNS)` | room for a timespec |
+//! | `handover.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
+//! | `handover.rs` | `BorrowedFd::borrow_raw` | not -1; used for one call |
 //! | `kill.rs` | `kill` | no pointers; guarded against groups, init, superd |
 //! | `klog.rs` | `klogctl` | a writable buffer of the length given |
 //! | `limits.rs` | `prlimit64` | valid pointers to two u64 each |
 //! | `peer.rs` | `getsockopt` | a buffer of the length given |
-//! | `pidfd.rs` | `pidfd_open`, `pidfd_send_signal` | no pointers |
+//! | `pidfd.rs` | `pidfd_open`, `pidfd_send_signal`, `pidfd_getfd` | no pointers |
 //! | `pidfd.rs` | `ioctl(PIDFD_GET_INFO)` | a struct of the size in the request |
 //! | `pidfd.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
 //! | `proc.rs` | `getdents64` | a writable buffer of the length given |
@@ -33,6 +37,7 @@
 //! | `shared.rs` | `readv`, `ioctl(FIONREAD)` | writable ranges of the lengths given |
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
 //! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
+//! | `tcp.rs` | `getsockopt`, `ioctl` | values of the lengths given |
 //! | `timer.rs` | `localtime_r` | valid pointers |
 //! | `wait.rs` | `waitid` | writable siginfo |
 //! | `wait.rs` | `siginfo_t::si_pid`, `si_status` | waitid filled it in |
@@ -41,6 +46,8 @@
 pub mod cgroup;
 mod child;
 pub mod features;
+pub mod filter;
+pub mod handover;
 pub mod kill;
 pub mod klog;
 pub mod limits;
@@ -53,6 +60,7 @@ pub mod signals;
 mod sock_diag;
 pub mod spawn;
 pub mod subreaper;
+pub mod tcp;
 pub mod timer;
 pub mod wait;
 pub mod wake;

@@ -26,6 +26,11 @@ impl PidFd {
         })
     }
 
+    /// Takes a descriptor of this pid that another program has left to this one.
+    pub fn left(fd: OwnedFd, pid: i32) -> PidFd {
+        PidFd { fd, pid }
+    }
+
     /// Takes a descriptor that clone3(2) made for this pid.
     pub(super) fn from_clone(fd: OwnedFd, pid: i32) -> PidFd {
         PidFd { fd, pid }
@@ -55,6 +60,17 @@ impl PidFd {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// A copy of a descriptor of the process (pidfd_getfd(2), Linux 5.6), close-on-exec.
+    ///
+    /// # Errors
+    /// ENOSYS: the kernel is older. EPERM: superd may not look into the process, or a filter
+    /// of system calls says no. EBADF: it has closed it. ESRCH: it is gone.
+    pub fn copy_of(&self, fd: RawFd) -> io::Result<OwnedFd> {
+        // SAFETY: pidfd_getfd(2) takes three numbers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.fd.as_raw_fd(), fd, 0) };
+        owned(fd)
     }
 
     /// Whether the process has ended: it is a zombie, or reaped.
@@ -117,6 +133,31 @@ fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn a_descriptor_of_a_child_is_copied() {
+        let mut child = Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let copied = PidFd::open(child.id() as i32).and_then(|held| {
+            assert_eq!(
+                held.copy_of(9999).unwrap_err().raw_os_error(),
+                Some(libc::EBADF)
+            );
+            held.copy_of(0)
+        });
+        match copied {
+            Ok(fd) => {
+                let own = nix::sys::stat::fstat(&fd).unwrap();
+                let its = std::fs::metadata(format!("/proc/{}/fd/0", child.id())).unwrap();
+                assert_eq!(own.st_ino, std::os::unix::fs::MetadataExt::ino(&its));
+            }
+            Err(e) => println!("skipped: pidfd_getfd: {e}"),
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_pidfd_signals_a_child_and_finds_it_gone_after_the_reaping() {

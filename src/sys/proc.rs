@@ -7,13 +7,15 @@
 
 use std::fs;
 use std::io::{self, BufRead, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 /// What superd wants of `/proc/PID/stat` (proc_pid_stat(5)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stat {
     /// The process.
     pub pid: i32,
@@ -343,6 +345,30 @@ pub fn some_socket_inodes(pid: i32, most: usize, inodes: &mut Vec<u64>) {
     }
 }
 
+/// The sockets that a process holds open: descriptor and inode. As [`socket_inodes`].
+///
+/// # Errors
+/// EACCES, when it may not be looked at: that needs CAP_SYS_PTRACE. None when it is gone.
+pub fn sockets(pid: i32) -> io::Result<Vec<(i32, u64)>> {
+    let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
+        Err(_) => return Ok(Vec::new()),
+    };
+    let mut found = Vec::new();
+    for entry in entries.take(65_536).filter_map(Result::ok) {
+        let link = match fs::read_link(entry.path()) {
+            Ok(link) => link,
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
+            Err(_) => continue, // closed meanwhile
+        };
+        let fd = entry.file_name().to_str().and_then(|n| n.parse().ok());
+        let inode = link.to_str().and_then(parse_socket);
+        found.extend(fd.zip(inode));
+    }
+    Ok(found)
+}
+
 /// `socket:[12345]`
 fn parse_socket(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?
@@ -383,6 +409,129 @@ impl std::fmt::Display for Listener {
             Transport::Udp => write!(f, "udp/{}", self.port),
         }
     }
+}
+
+/// TCP sockets in use in superd's own network namespace, which is at least the number of
+/// connections to any service in it (`/proc/net/sockstat` and `sockstat6`). Cheap.
+pub fn tcp_in_use() -> Option<u32> {
+    let read = |path| fs::read_to_string(path).ok();
+    let v4 = parse_in_use("TCP: inuse ", &read("/proc/net/sockstat")?)?;
+    let v6 = read("/proc/net/sockstat6").and_then(|text| parse_in_use("TCP6: inuse ", &text));
+    Some(v4.saturating_add(v6.unwrap_or(0)))
+}
+
+fn parse_in_use(head: &str, text: &str) -> Option<u32> {
+    let line = text.lines().find_map(|l| l.strip_prefix(head))?;
+    line.split(' ').next()?.parse().ok()
+}
+
+/// The server's end of a TCP connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// The address by which the client has reached it.
+    pub local: SocketAddr,
+    /// The three-way handshake is not complete yet.
+    pub is_handshake: bool,
+    /// The server's socket; 0: it is not accepted yet.
+    pub inode: u64,
+}
+
+/// TCP_SYN_RECV: the first half of a handshake. TCP_ESTABLISHED, also what waits to be
+/// accepted, and TCP_CLOSE_WAIT: the client has sent all, and may want an answer. What the
+/// server has closed is no longer its business (net/tcp_states.h).
+pub(super) fn connection_state(state: u8) -> Option<bool> {
+    match state {
+        3 | 12 => Some(true),
+        1 | 8 => Some(false),
+        _ => None,
+    }
+}
+
+/// Calls `f` for each TCP connection to these ports in the network namespace that `pid` (or
+/// `self`) lives in. Connections that are not accepted yet are among them.
+pub fn connections(pid: &str, ports: &RangeInclusive<u16>, f: &mut dyn FnMut(Connection)) {
+    if pid == "self" {
+        let mut found = Vec::new();
+        if super::sock_diag::connections(ports, &mut found).is_ok() {
+            found.into_iter().for_each(f);
+            return;
+        }
+    }
+    read_connections(pid, ports, f);
+}
+
+/// The same from /proc/net.
+pub(super) fn read_connections(
+    pid: &str,
+    ports: &RangeInclusive<u16>,
+    f: &mut dyn FnMut(Connection),
+) {
+    for file in ["tcp", "tcp6"] {
+        each_line(&format!("/proc/{pid}/net/{file}"), |line| {
+            if let Some(c) = parse_connection(line).filter(|c| ports.contains(&c.local.port())) {
+                f(c);
+            }
+        });
+    }
+}
+
+fn parse_connection(line: &[u8]) -> Option<Connection> {
+    let mut fields = line
+        .split(u8::is_ascii_whitespace)
+        .filter(|f| !f.is_empty());
+    let local = parse_address(fields.nth(1)?)?;
+    let state = std::str::from_utf8(fields.nth(1)?).ok()?;
+    let is_handshake = connection_state(u8::from_str_radix(state, 16).ok()?)?;
+    // Queues, timer, retransmits, uid and timeout come between.
+    let inode = number(fields.nth(5)?)?;
+    Some(Connection {
+        local,
+        is_handshake,
+        inode,
+    })
+}
+
+/// `0100007F:1F90`: words of 32 bits as the machine has them, then the port.
+fn parse_address(text: &[u8]) -> Option<SocketAddr> {
+    let (words, port) = std::str::from_utf8(text).ok()?.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| {
+        let digits = words.get(at * 8..at * 8 + 8)?;
+        Some(u32::from_str_radix(digits, 16).ok()?.to_ne_bytes())
+    };
+    let ip = match words.len() {
+        8 => IpAddr::from(word(0)?),
+        32 => {
+            let mut bytes = [0; 16];
+            for (at, place) in bytes.chunks_exact_mut(4).enumerate() {
+                place.copy_from_slice(&word(at)?);
+            }
+            IpAddr::from(bytes)
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// Adds inode and path of the unix stream sockets that take connections, in the network
+/// namespace that `pid` lives in (proc_pid_net(5)).
+pub fn unix_listeners(pid: &str, found: &mut Vec<(u64, String)>) {
+    each_line(&format!("/proc/{pid}/net/unix"), |line| {
+        found.extend(parse_unix_listener(line));
+    });
+}
+
+/// `0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/x.sock`; the flag is
+/// __SO_ACCEPTCON, the type SOCK_STREAM.
+fn parse_unix_listener(line: &[u8]) -> Option<(u64, String)> {
+    let mut fields = line
+        .split(u8::is_ascii_whitespace)
+        .filter(|f| !f.is_empty());
+    let is_open = fields.nth(3)? == b"00010000";
+    let is_stream = fields.next()? == b"0001";
+    let inode = number(fields.nth(1)?)?;
+    let path = String::from_utf8_lossy(fields.next().unwrap_or_default()).into_owned();
+    (is_open && is_stream).then_some((inode, path))
 }
 
 /// Parses a line of /proc/net/{tcp,tcp6,udp,udp6} (proc_pid_net(5)). None for the heading,
@@ -427,21 +576,25 @@ pub(super) fn read_listeners(pid: &str, found: &mut Vec<Listener>) {
         ("udp", Transport::Udp),
         ("udp6", Transport::Udp),
     ] {
-        // A kernel without IPv6 has no such file.
-        let Ok(file) = fs::File::open(format!("/proc/{pid}/net/{file}")) else {
-            continue;
-        };
-        let mut reader = io::BufReader::with_capacity(16 * 1024, file);
-        let mut line = Vec::with_capacity(256);
-        loop {
-            line.clear();
-            let mut capped = io::Read::take(&mut reader, 1024);
-            match capped.read_until(b'\n', &mut line) {
-                Ok(n) if n > 0 && line.ends_with(b"\n") => {
-                    found.extend(parse_listener(transport, &line));
-                }
-                _ => break,
-            }
+        each_line(&format!("/proc/{pid}/net/{file}"), |line| {
+            found.extend(parse_listener(transport, line));
+        });
+    }
+}
+
+/// Reads a file line by line; none if it is not there (a kernel without IPv6).
+fn each_line(path: &str, mut f: impl FnMut(&[u8])) {
+    let Ok(file) = fs::File::open(path) else {
+        return;
+    };
+    let mut reader = io::BufReader::with_capacity(16 * 1024, file);
+    let mut line = Vec::with_capacity(256);
+    loop {
+        line.clear();
+        let mut capped = io::Read::take(&mut reader, 1024);
+        match capped.read_until(b'\n', &mut line) {
+            Ok(n) if n > 0 && line.ends_with(b"\n") => f(&line),
+            _ => break,
         }
     }
 }
@@ -574,6 +727,40 @@ mod tests {
     }
 
     #[test]
+    fn connections_are_told_from_what_the_server_has_closed() {
+        let line = |local: &str, state: &str| {
+            format!("  1: {local} 0100007F:9999 {state} 00000000:00000000 00:00000000 00000000 0 0 12345 1\n")
+        };
+        let parsed = |local, state| parse_connection(line(local, state).as_bytes());
+        let v4 = Connection {
+            local: "127.0.0.1:8080".parse().unwrap(),
+            is_handshake: false,
+            inode: 12_345,
+        };
+        let word = |ip: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(ip));
+        let own = format!("{}:1F90", word([127, 0, 0, 1]));
+        assert_eq!(parsed(&own, "01"), Some(v4));
+        assert_eq!(parsed(&own, "08"), Some(v4));
+        assert!(parsed(&own, "03").unwrap().is_handshake);
+        for closed in ["02", "04", "05", "06", "07", "09", "0A", "0B", "x"] {
+            assert_eq!(parsed(&own, closed), None);
+        }
+        let zero = word([0; 4]);
+        let mapped = format!(
+            "{zero}{zero}{}{}:0050",
+            word([0, 0, 255, 255]),
+            word([10, 0, 0, 1])
+        );
+        let local: SocketAddr = "[::ffff:10.0.0.1]:80".parse().unwrap();
+        assert_eq!(parsed(&mapped, "01").unwrap().local, local);
+        let unix = b"0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/x.sock\n";
+        let found = Some((12_345, "/run/x.sock".to_owned()));
+        assert_eq!(parse_unix_listener(unix), found);
+        let open = b"0000000000000000: 00000003 00000000 00000000 0001 03 12346 /run/x.sock\n";
+        assert_eq!(parse_unix_listener(open), None);
+    }
+
+    #[test]
     fn our_own_listening_socket_is_found_until_it_is_closed() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -615,6 +802,8 @@ mod tests {
             parse_stat(&bytes);
             parse_listener(Transport::Tcp, &bytes);
             parse_listener(Transport::Udp, &bytes);
+            parse_connection(&bytes);
+            parse_unix_listener(&bytes);
             pids_in(&bytes).for_each(drop);
             parse_wchan(&bytes);
             Search::new(b"A=1").feed(&bytes);

@@ -145,6 +145,8 @@ pub struct Plan<'a> {
     pub env: Vec<Cow<'a, CStr>>,
     /// Put after everything else in the environment.
     pub env_last: Vec<CString>,
+    /// Standard input; none: /dev/null.
+    pub stdin: Option<BorrowedFd<'a>>,
     /// Standard output; none: /dev/null. Its description should be in blocking mode.
     pub stdout: Option<BorrowedFd<'a>>,
     /// Standard error; none: /dev/null.
@@ -152,6 +154,8 @@ pub struct Plan<'a> {
     /// Both are a pipe of superd's, which is given to `user`: else it could not be opened as
     /// /dev/stdout or /dev/stderr.
     pub give_output: bool,
+    /// Become 3, 4 ...; LISTEN_FDS and LISTEN_PID tell of them (sd_listen_fds(3)).
+    pub sockets: Vec<BorrowedFd<'a>>,
     /// Stays open until execve(2), and is closed by that: a lock which tells that a start is
     /// under way.
     pub until_exec: Option<BorrowedFd<'a>>,
@@ -187,9 +191,11 @@ impl Plan<'_> {
             argv,
             env: Vec::new(),
             env_last: Vec::new(),
+            stdin: None,
             stdout: None,
             stderr: None,
             give_output: false,
+            sockets: Vec::new(),
             until_exec: None,
             cgroup: None,
             umask: 0o022,
@@ -233,6 +239,11 @@ pub enum Status {
 }
 
 impl StatusPipe {
+    /// One that another program has left to this one.
+    pub fn left(fd: OwnedFd) -> StatusPipe {
+        StatusPipe(fd)
+    }
+
     /// Reads it. After anything but `Pending` it has nothing more to say.
     pub fn read(&self) -> Status {
         let mut record = [0_u8; RECORD];
@@ -284,6 +295,16 @@ pub(super) struct Ends {
 /// Set once the kernel has refused clone3(2) (older than 5.3, older than 5.7 with a cgroup,
 /// or a seccomp filter): asking again would cost a system call for nothing.
 static NO_CLONE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the kernel has refused clone3(2).
+pub fn is_clone_refused() -> bool {
+    NO_CLONE.load(Ordering::Relaxed)
+}
+
+/// It has refused it to the program that this process was before.
+pub fn refuse_clone(refused: bool) {
+    NO_CLONE.store(refused, Ordering::Relaxed);
+}
 
 /// Makes the process. It runs the program when [`StatusPipe::read`] says so. An error
 /// means that no process came into being.
@@ -342,7 +363,8 @@ fn prepare<'a>(
 /// that ran in the child would write to superd's self-pipe.
 fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     let plan = prepared.plan;
-    let (read, write) = status_pipe().map_err(SpawnFault::io(Step::Pipe))?;
+    let low = above_sockets(plan);
+    let (read, write) = status_pipe(low).map_err(SpawnFault::io(Step::Pipe))?;
     let status = StatusPipe(read);
     let mut ends = Ends {
         report: write,
@@ -365,14 +387,19 @@ fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     Ok(Child { pid, pidfd, status })
 }
 
+/// The first descriptor that is none of the program's.
+pub(super) fn above_sockets(plan: &Plan<'_>) -> RawFd {
+    3 + RawFd::try_from(plan.sockets.len()).unwrap_or(0)
+}
+
 /// Both ends close-on-exec and non-blocking (the one record fits), the writing one above 2
-/// so that standard input, output and error do not land on it.
-fn status_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+/// so that standard input, output, error and sockets that are passed do not land on it.
+fn status_pipe(low: RawFd) -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    if write.as_raw_fd() > 2 {
+    if write.as_raw_fd() >= low {
         return Ok((read, write));
     }
-    let high = fcntl(&write, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    let high = fcntl(&write, FcntlArg::F_DUPFD_CLOEXEC(low))?;
     // SAFETY: fcntl(2) has just made this descriptor; nobody else owns it.
     Ok((read, unsafe { OwnedFd::from_raw_fd(high) }))
 }

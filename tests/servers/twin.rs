@@ -25,6 +25,8 @@ mod caddy;
 mod go2rtc;
 #[path = "twin/nats.rs"]
 mod nats;
+#[path = "twin/pages.rs"]
+mod pages;
 #[path = "twin/quic.rs"]
 mod quic;
 
@@ -55,6 +57,8 @@ victims:
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
   flood [--bytes N]    lines N     chat BYTES-PER-SECOND     close-stdout    exec-other   bind --listen WHERE   echo --listen WHERE
   fork-bomb N          hop N [--every-us US]   show    pause
+  pages --listen WHERE[,WHERE] [--also WHERE] [--udp WHERE]
+                       cuts what is open when it gets TERM
   godump [--stay] [--listen WHERE]   TERM does nothing, QUIT prints goroutines as Go does
   eat MIB --gate FILE  waits for the file, then uses so much memory
   handover [--stay] [--on-term] [--session] [--then MESSAGE] [--slow MS]
@@ -70,6 +74,7 @@ fn main() {
         "twohandlers" => nats::twohandlers(twin),
         "wrapper" => air::wrapper(twin),
         "leaver" => go2rtc::leaver(twin),
+        "pages" => pages::pages(twin),
         "obey" => obey(twin),
         "ignore" => ignore(twin),
         "slow-stop" => slow_stop(twin),

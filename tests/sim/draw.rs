@@ -6,7 +6,8 @@ use std::time::Duration;
 use superd::machine::event::ServiceId;
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
-    Action, CrashLoop, Http, HttpAddress, Policy, Reload, Restart, Schedule, Spec, Step, To, Until,
+    Action, CrashLoop, Http, HttpAddress, MaxConnections, Policy, Reload, Restart, Schedule, Spec,
+    Step, To, Until,
 };
 
 use crate::dice::Dice;
@@ -36,13 +37,13 @@ fn action(dice: &mut Dice) -> Action {
             host: "localhost".to_owned(),
             path: format!("/stop{}", dice.below(3)),
         })),
-        _ => Action::Drain,
+        _ => Action::Drain(Rc::default()),
     }
 }
 
 fn until(dice: &mut Dice, action: &Action) -> Until {
     match (action, dice.below(8)) {
-        (Action::Drain, 0..=6) => Until::NoConnections,
+        (Action::Drain(_), 0..=6) => Until::NoConnections,
         (Action::Run(_) | Action::Http(_), 0..=2) => Until::ActionEnded,
         (_, 0) => Until::PortsClosed,
         (_, 1) => Until::DescendantsGone,
@@ -129,5 +130,8 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
             1 => Some(Reload::Signal(Signal::HUP)),
             _ => Some(Reload::Run(argv(dice), pause(dice))),
         },
+        max_connections: dice
+            .chance(30)
+            .then_some(MaxConnections { high: 20, low: 10 }),
     }
 }

@@ -14,11 +14,11 @@ use superd::machine::event::{
 use superd::machine::report::Happening;
 use superd::machine::service::{State, Want, KILL_AGAIN};
 use superd::machine::signal::Signal;
-use superd::machine::spec::{Action, Policy, Reload, Schedule, Spec, To, Until};
+use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, To, Until};
 use superd::machine::supervisor::Supervisor;
 use superd::machine::time::Tick;
 
-use crate::world::World;
+use crate::world::{Key, World};
 
 /// A promise that was not kept.
 #[derive(Debug)]
@@ -110,6 +110,14 @@ struct Live {
     /// Another superd has taken it over then.
     adopted_at: Option<Tick>,
     term_to_leftovers: bool,
+    /// New connections are held back, and the sockets are not let go yet.
+    held: bool,
+    /// They have been at some time.
+    was_held: bool,
+    /// There are too many.
+    limited: bool,
+    /// It is so because somebody asked for just that.
+    maintained: bool,
     actions: BTreeSet<ActionId>,
 }
 
@@ -270,6 +278,7 @@ impl Judge {
             | Event::Checked(..)
             | Event::Notified(..)
             | Event::Looked(..)
+            | Event::Connections(..)
             | Event::OrphanReaped => {}
         }
     }
@@ -314,7 +323,13 @@ impl Judge {
                     self.force(id);
                 }
             }
-            Verb::Start | Verb::Restart | Verb::RestartNow | Verb::Reload | Verb::Signal(_) => {}
+            Verb::Start
+            | Verb::Restart
+            | Verb::RestartNow
+            | Verb::Reload
+            | Verb::Signal(_)
+            | Verb::Drain
+            | Verb::Undrain => {}
         }
     }
 
@@ -358,7 +373,7 @@ impl Judge {
             Outcome::Impossible(_) => {
                 stop.impossible = true;
                 let step = stop.last.and_then(|n| stop.schedule.steps.get(n));
-                if step.is_some_and(|s| s.action != Action::Drain) {
+                if step.is_some_and(|s| !matches!(s.action, Action::Drain(_))) {
                     stop.reached = stop.reached.saturating_sub(1);
                 }
                 // It stops, and nothing of ours has reached it: a rival.
@@ -393,7 +408,16 @@ impl Judge {
             Effect::KillTree(s, i) => self.kill(now, *s, *i),
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
-            Effect::Drain(s, i, a) => self.action(now, *s, *i, *a, &Action::Drain),
+            Effect::Drain(s, i, a, x) => self.drain(now, (*s, *i), *a, x),
+            Effect::LetGo(s, i) => self.let_go(*s, *i, world),
+            Effect::Limit(s, i, _) => {
+                let live = self.live(*s, *i)?;
+                let ok = !live.limited && live.stop.is_none();
+                live.limited = true;
+                live.was_held = true;
+                require(ok, "a limit holds back once", || format!("{s:?}"))
+            }
+            Effect::Watch(s, i, _) => self.live(*s, *i).map(|_| ()),
             Effect::EndAction(s, i, a) => {
                 let open = self.live(*s, *i)?.actions.remove(a);
                 require(open, "an action ends once", || format!("{a:?} of {s:?}"))
@@ -494,6 +518,10 @@ impl Judge {
             killed_at: None,
             adopted_at: None,
             term_to_leftovers: false,
+            held: false,
+            was_held: false,
+            limited: false,
+            maintained: false,
             actions: BTreeSet::new(),
         });
         Ok(())
@@ -531,6 +559,54 @@ impl Judge {
             true => Ok(()),
             false => self.step(now, id, i, &Action::Signal(signal, to)),
         }
+    }
+
+    /// A drain is a step like others, but for one thing: the next superd begins it again.
+    fn drain(&mut self, now: Tick, key: Key, a: ActionId, what: &Rc<Drain>) -> Ruling {
+        let asked = self.asked;
+        let fresh = !self.actions.contains(&a);
+        let live = self.live(key.0, key.1)?;
+        live.held = true;
+        live.was_held = true;
+        live.maintained |= live.stop.is_none() && matches!(asked, Some((_, Verb::Drain)));
+        let is_open = live.actions.contains(&a);
+        if live.adopted_at == Some(now) && (is_open || (live.maintained && live.stop.is_none())) {
+            live.actions.insert(a);
+            self.actions.insert(a);
+            return Ok(());
+        }
+        if live.stop.is_none() {
+            live.actions.insert(a);
+            self.actions.insert(a);
+            let asked = matches!(asked, Some((_, Verb::Drain)));
+            return require(asked && fresh, "drained when asked, once", || {
+                format!("{key:?}")
+            });
+        }
+        self.action(now, key.0, key.1, a, &Action::Drain(what.clone()))
+    }
+
+    fn let_go(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+        let child = world.children.get(&(id, instance));
+        let left = child.map_or(0, |c| c.tree());
+        let asked = self.asked;
+        let live = self.live(id, instance)?;
+        let held = std::mem::take(&mut live.held);
+        let maintained = std::mem::take(&mut live.maintained);
+        let limited = std::mem::take(&mut live.limited);
+        if live.exited.is_none() {
+            // By a successor, too: perhaps the one before was killed on the way.
+            let asked = maintained && matches!(asked, Some((_, Verb::Undrain))) || limited;
+            let ok = asked || live.adopted_at.is_some();
+            return require(ok && live.stop.is_none(), "let go when asked", || {
+                format!("{id:?}")
+            });
+        }
+        let ok = held || live.was_held;
+        require(ok, "what was held is let go", || format!("{id:?}"))?;
+        require(left == 0, "what is held is let go in the end", || {
+            format!("{id:?}: {left} left")
+        })
     }
 
     fn action(
@@ -580,7 +656,7 @@ impl Judge {
         }
         stop.acted = true;
         match action {
-            Action::Drain => {}
+            Action::Drain(_) => {}
             Action::Signal(Signal::TERM, To::Tree | To::Descendants) => {
                 stop.term_to_tree = true;
                 stop.reached += 1;
@@ -721,6 +797,13 @@ impl Judge {
             format!("{id:?}: {left} left")
         })?;
         let live = self.services.get_mut(&id).and_then(|s| s.live.take());
+        // A successor that finds it ended holds nothing any more.
+        let held = live
+            .as_ref()
+            .is_some_and(|l| l.held && l.adopted_at.is_none());
+        require(!held, "ports are free before it is over", || {
+            format!("{id:?}")
+        })?;
         let open = live.map_or(0, |l| l.actions.len());
         require(open == 0, "no action outlives its instance", || {
             format!("{id:?}: {open}")

@@ -32,6 +32,7 @@ pub enum Thing {
     Says(Key, Notice),
     PortsClose(Key),
     Output(Key),
+    Connections(Key, u32),
     Rival(Key),
 }
 
@@ -207,7 +208,7 @@ impl World {
             Effect::Signal(s, i, signal, to) => self.signal((*s, *i), *signal, *to),
             Effect::KillTree(s, i) => self.kill((*s, *i)),
             Effect::Run(s, i, a, _) | Effect::Http(s, i, a, _) => self.act((*s, *i), *a, out),
-            Effect::Drain(s, i, a) => self.drain((*s, *i), *a, out),
+            Effect::Drain(s, i, a, _) => self.drain((*s, *i), *a, out),
             Effect::WatchOutput(s, i, _) => {
                 if let Some(child) = self.children.get_mut(&(*s, *i)) {
                     child.watched = true;
@@ -231,7 +232,16 @@ impl World {
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
+            Effect::Watch(s, i, Some(_)) => {
+                for _ in 0..self.dice.below(6) {
+                    let (pause, n) = (self.soon(), self.dice.below(40) as u32);
+                    self.plan(pause, Thing::Connections((*s, *i), n));
+                }
+            }
             Effect::EndAction(..)
+            | Effect::Watch(_, _, None)
+            | Effect::Limit(..)
+            | Effect::LetGo(..)
             | Effect::Wake(..)
             | Effect::Forget(_)
             | Effect::Reply(..)
@@ -458,6 +468,10 @@ impl World {
 
     fn drain(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
         let why = "no pidfd_getfd".to_owned();
+        if self.dice.chance(50) {
+            let n = self.dice.below(3) as u32;
+            out.push(Event::Connections(key.0, key.1, n));
+        }
         match self.dice.below(4) {
             0 => out.push(Event::ActionEnded(
                 key.0,
@@ -465,7 +479,11 @@ impl World {
                 action,
                 Outcome::Impossible(why),
             )),
-            1 => {}
+            1 => {
+                // Longer than the patience of any schedule.
+                let pause = Duration::from_secs(1000);
+                self.plan(pause, Thing::ActionEnds(key, action, Outcome::Done));
+            }
             _ => {
                 let pause = self.soon();
                 self.plan(pause, Thing::ActionEnds(key, action, Outcome::Done));
@@ -534,6 +552,11 @@ impl World {
             Thing::Output(key) => {
                 if self.children.contains_key(&key) {
                     out.push(Event::OutputMatched(key.0, key.1));
+                }
+            }
+            Thing::Connections(key, n) => {
+                if self.children.contains_key(&key) {
+                    out.push(Event::Connections(key.0, key.1, n));
                 }
             }
             Thing::Rival(key) => self.wish(key),

@@ -23,7 +23,7 @@ fn subject(asked: &Request) -> Option<&str> {
 pub fn done(asked: &Request, reply: &Reply) -> String {
     let who = match (subject(asked), asked.verb) {
         (Some(name), _) => name,
-        (None, Verb::Shutdown | Verb::Reload) => "superd",
+        (None, Verb::Shutdown | Verb::Reload | Verb::Upgrade) => "superd",
         (None, _) => "all services",
     };
     if !reply.message.is_empty() {
@@ -47,8 +47,12 @@ pub fn done(asked: &Request, reply: &Reply) -> String {
         Verb::Restart if asked.wait => "restarted".to_owned(),
         Verb::Restart => format!("restarting{left}"),
         Verb::Reload => "reloaded".to_owned(),
+        Verb::Drain if asked.wait => "drained, no connection is open".to_owned(),
+        Verb::Drain => "draining".to_owned(),
+        Verb::Undrain => "takes connections again".to_owned(),
         Verb::Signal => format!("{} sent", asked.signal.as_deref().unwrap_or("signal")),
         Verb::Shutdown => format!("ending{left}"),
+        Verb::Upgrade => "upgraded".to_owned(),
         Verb::Status
         | Verb::Logs
         | Verb::Why
@@ -92,7 +96,12 @@ pub fn progress(pending: &[&Request], states: &[Status]) -> String {
             (r.service.is_none() || r.service.as_deref() == Some(&s.service))
                 && matches!(r.verb, Verb::Stop | Verb::Shutdown)
         });
+        let drains = pending.iter().any(|r| {
+            (r.service.is_none() || r.service.as_deref() == Some(&s.service))
+                && r.verb == Verb::Drain
+        });
         let settled = match (s.state.as_str(), stops) {
+            ("up", _) if drains => s.drain.as_deref() == Some("drained"),
             ("down", _) | ("failed", _) => true,
             ("up", false) => about_all,
             _ => false,
@@ -119,6 +128,9 @@ fn one(status: &Status) -> String {
         let left = count(status.processes, "process", "processes");
         return format!("{name}: {}, {left} left", step(stop));
     }
+    if let Some(drain) = drain(status) {
+        return format!("{name}: {drain}");
+    }
     let since = tenths(status.since_ms);
     match status.waiting_on.as_slice() {
         [] => format!("{name}: {}, {since}", status.state),
@@ -127,6 +139,15 @@ fn one(status: &Status) -> String {
             waiting_for(on, &status.unwanted)
         ),
     }
+}
+
+/// `draining: 7 connections`, `drained`; none while new connections are let in.
+pub fn drain(status: &Status) -> Option<String> {
+    let word = status.drain.as_deref()?;
+    Some(match (word, status.connections) {
+        ("draining", Some(n)) => format!("draining: {}", count(n, "connection", "connections")),
+        (word, _) => word.to_owned(),
+    })
 }
 
 /// `TERM sent, 3.2 s of 15 s`.

@@ -8,7 +8,7 @@ use crate::control::reply::{Finding, PlanLine, Reply, Status};
 use crate::ctl::act::json_reply;
 use crate::machine::report::waiting_for;
 
-use super::result::step;
+use super::result::{drain, step};
 use super::{count, memory, span, table, Style};
 
 /// All services, one line each.
@@ -50,6 +50,10 @@ fn remarks(s: &Status) -> String {
     if let Some(stop) = &s.stop {
         parts.push(step(stop));
     }
+    parts.extend(drain(s));
+    if let (true, Some(n)) = (s.limited, s.connections) {
+        parts.push(format!("connections {}", connections(n, s)));
+    }
     if s.adopted {
         parts.push("adopted".to_owned());
     }
@@ -68,6 +72,18 @@ fn remarks(s: &Status) -> String {
     match parts.is_empty() {
         true => "-".to_owned(),
         false => parts.join("; "),
+    }
+}
+
+/// `187`, `187 of 200`, `201 of 200, new ones are held back`.
+fn connections(n: u32, s: &Status) -> String {
+    let held = match s.limited {
+        true => ", new ones are held back",
+        false => "",
+    };
+    match s.max_connections {
+        Some(most) => format!("{n} of {most}{held}"),
+        None => n.to_string(),
     }
 }
 
@@ -102,6 +118,11 @@ pub fn one(s: &Status, style: Style) -> String {
             text.push_str(&format!("; {n} changed nothing"));
         }
         row("stop", &text);
+    }
+    if let Some(text) = drain(s) {
+        row("drain", &text);
+    } else if let Some(n) = s.connections {
+        row("connections", &connections(n, s));
     }
     if !s.last_exit.is_empty() {
         row("last exit", &s.last_exit);
@@ -249,6 +270,7 @@ web            waiting   4 min 10 s  -     -      -         0         waits for 
     #[test]
     fn one_service_is_told_at_length() {
         let mut caddy = three().remove(0);
+        caddy.connections = Some(7);
         caddy.says = "draining\u{1b}[31m".to_owned();
         let expected = "\
 caddy: stopping for 3.2 s, wanted down
@@ -257,6 +279,7 @@ caddy: stopping for 3.2 s, wanted down
   memory        38.2 MiB
   restarts      2
   stop          TERM sent, 3.2 s of 15 s; at most 13.8 s in all; 12 further requests changed nothing
+  connections   7
   last exit     ended by SIGSEGV
   says          draining\\x1b[31m
 ";

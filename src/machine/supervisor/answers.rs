@@ -34,7 +34,8 @@ impl Supervisor {
             },
             Verb::Restart | Verb::RestartNow => Goal::UpAfter(service.instance),
             Verb::Reload => Goal::Reloaded,
-            Verb::Signal(_) => return false,
+            Verb::Drain => Goal::Drained,
+            Verb::Signal(_) | Verb::Undrain => return false,
         };
         service.waiters.push(Waiter { ticket, goal });
         true
@@ -227,6 +228,12 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
             }
         }
         Goal::Reloaded => match (&moved.reloaded, &service.state) {
+            (Some(Ok(())), _) => Some(Answer::Done(None)),
+            (Some(Err(why)), _) => Some(Answer::Failed(why.clone())),
+            (None, State::Up(_)) => None,
+            (None, _) => Some(Answer::Failed("it stopped meanwhile".to_owned())),
+        },
+        Goal::Drained => match (&moved.drained, &service.state) {
             (Some(Ok(())), _) => Some(Answer::Done(None)),
             (Some(Err(why)), _) => Some(Answer::Failed(why.clone())),
             (None, State::Up(_)) => None,

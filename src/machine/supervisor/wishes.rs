@@ -9,7 +9,7 @@ use crate::machine::event::{
     ActionId, Answer, Change, Effect, ServiceId, Target, Ticket, Verb, Wait,
 };
 use crate::machine::report::{Happening, Origin};
-use crate::machine::service::{Input, ReloadRun, Rest, Service, State, Waiter, Want};
+use crate::machine::service::{Hold, Input, ReloadRun, Rest, Service, State, Waiter, Want};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Reload, Spec, To};
 use crate::machine::stop;
@@ -40,7 +40,10 @@ impl Supervisor {
                         back.push(id);
                         service.want = if spec.autostart { Want::Up } else { Want::Down };
                     }
-                    service.spec = spec;
+                    let before = std::mem::replace(&mut service.spec, spec);
+                    if before.max_connections != service.spec.max_connections {
+                        service.watch(effects);
+                    }
                     match change {
                         Change::New | Change::Program => cycling.push(id),
                         Change::Policy => retrying.push(id),
@@ -261,6 +264,8 @@ impl Supervisor {
             }
             Verb::Signal(signal) => Some(self.signal(id, signal, by, effects)),
             Verb::Reload => self.reload(id, by, now, effects),
+            Verb::Drain => self.drain(id, by, effects),
+            Verb::Undrain => Some(self.undrain(id, by, effects)),
         }
     }
 
@@ -398,6 +403,72 @@ impl Supervisor {
                 None
             }
         }
+    }
+
+    fn drain(&mut self, id: ServiceId, by: &Origin, effects: &mut Vec<Effect>) -> Option<Answer> {
+        let service = self.services.get_mut(&id)?;
+        let goes = service.cycle || service.order.is_some();
+        let instance = service.instance;
+        let run = match &mut service.state {
+            State::Up(run) if !goes => run,
+            State::Starting(_) => {
+                return Some(Answer::Refused("it has not started yet".to_owned()));
+            }
+            State::Up(_) | State::Stopping(..) | State::Killing(..) | State::Sweeping(_) => {
+                return Some(Answer::Refused("it is being stopped".to_owned()));
+            }
+            State::Down(_) | State::Waiting | State::Backoff { .. } => {
+                return Some(Answer::Refused("it is not running".to_owned()));
+            }
+        };
+        match &run.drain {
+            Some(hold) if hold.action.is_none() => return Some(Answer::Already),
+            Some(_) => return None, // this request waits with the others
+            None => {}
+        }
+        self.actions += 1;
+        let action = ActionId(self.actions);
+        let what = service.spec.stop.drain();
+        run.filtered = true;
+        run.drain = Some(Hold {
+            action: Some(action),
+            what: what.clone(),
+            connections: None,
+        });
+        effects.push(Effect::Publish(id, Happening::Draining { by: by.clone() }));
+        effects.push(Effect::Drain(id, instance, action, what));
+        None
+    }
+
+    fn undrain(&mut self, id: ServiceId, by: &Origin, effects: &mut Vec<Effect>) -> Answer {
+        let Some(service) = self.services.get_mut(&id) else {
+            return Answer::Refused("it is no longer configured".to_owned());
+        };
+        let instance = service.instance;
+        let hold = match &mut service.state {
+            State::Up(run) => run.drain.take(),
+            State::Stopping(..) | State::Killing(..) | State::Sweeping(_) => {
+                return Answer::Refused("it is being stopped".to_owned());
+            }
+            State::Starting(_) | State::Down(_) | State::Waiting | State::Backoff { .. } => None,
+        };
+        let Some(hold) = hold else {
+            return Answer::Already;
+        };
+        if let Some(action) = hold.action {
+            effects.push(Effect::EndAction(id, instance, action));
+        }
+        if let State::Up(run) = &mut service.state {
+            run.limited = false;
+        }
+        effects.push(Effect::LetGo(id, instance));
+        if service.spec.max_connections.is_some() {
+            service.watch(effects); // from the beginning
+        }
+        effects.push(Effect::Publish(id, Happening::Undrained { by: by.clone() }));
+        let why = "somebody has ended the drain meanwhile";
+        self.dismiss(id, Waiter::wants_it_drained, why, effects);
+        Answer::Done(None)
     }
 
     pub(super) fn client_gone(&mut self, client: u64) {

@@ -30,8 +30,8 @@ impl OpenRequest {
     fn begin(address: &str) -> OpenRequest {
         let mut stream = wait_for("caddy accepts", || TcpStream::connect(address).ok());
         stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let head =
-            "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n";
+        let head = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\
+             Expect: 100-continue\r\nConnection: close\r\n\r\n";
         stream.write_all(head.as_bytes()).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
         let (mut line, mut end) = (String::new(), String::new());
@@ -53,8 +53,20 @@ impl OpenRequest {
     }
 }
 
+/// The schedule is caddy-api (a unit test holds it to that), at an address of the test's own.
+const API: &str = r#"[
+    { http = "POST http://$HOST:2019/stop", wait = "10s" },
+    { signal = "QUIT", wait = "2s" },
+]"#;
+
+/// What a drain makes of a plain TERM.
+const DRAIN: &str = r#"[
+    { drain = "30s", ports = [8080] },
+    { signal = "TERM", wait = "10s" },
+]"#;
+
 /// A place with a Caddy that is not started yet.
-fn place(caddy: &Path, autostart: bool) -> Place {
+fn place(caddy: &Path, autostart: bool, stop: &str) -> Place {
     let place = Place::new();
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/caddy.json.in");
     let config = std::fs::read_to_string(template).unwrap();
@@ -63,7 +75,6 @@ fn place(caddy: &Path, autostart: bool) -> Place {
         .replace("@HTTP@", "8080")
         .replace("@ADMIN@", "2019");
     std::fs::write(place.file("caddy.json"), config).unwrap();
-    // The schedule is caddy-api (a unit test holds it to that), at an address of the test's own.
     place.configure(
         Flavour::NoCgroups,
         &format!(
@@ -71,10 +82,7 @@ fn place(caddy: &Path, autostart: bool) -> Place {
             [service.caddy]
             command = [{caddy:?}, "run", "--config", "$DIR/caddy.json"]
             environment = {{ HOME = "$DIR", XDG_DATA_HOME = "$DIR", XDG_CONFIG_HOME = "$DIR" }}
-            stop = [
-                {{ http = "POST http://$HOST:2019/stop", wait = "10s" }},
-                {{ signal = "QUIT", wait = "2s" }},
-            ]
+            stop = {stop}
             autostart = {autostart}
             "#
         ),
@@ -109,12 +117,13 @@ fn rivals(
     trigger: &str,
     without: &str,
     stopping: u64,
+    schedule: &str,
     rival: impl Fn(&Superd, &Path, Duration) -> Vec<(Child, bool)>,
 ) {
     let Some(caddy) = server_or_skip(name, "caddy") else {
         return;
     };
-    let place = place(&caddy, false);
+    let place = place(&caddy, false, schedule);
     let command = place.command(&place.superd_args());
     let s = Superd::launch(place, command);
     let address = format!("{}:8080", s.place.host);
@@ -154,24 +163,39 @@ fn caddy_is_stopped_without_a_panic_whoever_else_stops_it() {
         "caddy stop, then superctl stop",
         "caddy",
         2,
-        |s, caddy, later| {
-            let admin = format!("{}:2019", s.place.host);
-            let mut rival = Command::new(caddy);
-            let rival = rival
-                .args(["stop", "--address", &admin])
-                .env("HOME", &s.place.dir)
-                .env("XDG_DATA_HOME", &s.place.dir)
-                .env("XDG_CONFIG_HOME", &s.place.dir)
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            // Which of the two stops comes first is left to chance: this offset is the fault's.
-            std::thread::sleep(later);
-            vec![(rival, false), (superctl_stop(s), true)] // its own status is no verdict
-        },
+        API,
+        caddy_stop_and_superctl,
     );
+}
+
+#[test]
+fn with_a_drain_a_plain_term_does_no_harm_either() {
+    let name = "with_a_drain_a_plain_term_does_no_harm_either";
+    let trigger = "caddy stop, then superctl stop: drain, TERM";
+    rivals(name, trigger, "caddy", 2, DRAIN, caddy_stop_and_superctl);
+    let trigger = "superctl stop: drain, TERM";
+    rivals(name, trigger, "-", 1, DRAIN, |s, _, _| {
+        vec![(superctl_stop(s), true)]
+    });
+}
+
+/// The fault: `caddy stop`, and 0 to 80 ms later superd's own stop.
+fn caddy_stop_and_superctl(s: &Superd, caddy: &Path, later: Duration) -> Vec<(Child, bool)> {
+    let admin = format!("{}:2019", s.place.host);
+    let mut rival = Command::new(caddy);
+    let rival = rival
+        .args(["stop", "--address", &admin])
+        .env("HOME", &s.place.dir)
+        .env("XDG_DATA_HOME", &s.place.dir)
+        .env("XDG_CONFIG_HOME", &s.place.dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Which of the two stops comes first is left to chance: this offset is the fault's.
+    std::thread::sleep(later);
+    vec![(rival, false), (superctl_stop(s), true)] // its own status is no verdict
 }
 
 #[test]
@@ -181,6 +205,7 @@ fn a_rival_request_to_the_admin_api_does_no_harm() {
         "POST /stop, then superctl stop",
         "caddy --rival http",
         2,
+        API,
         |s, _, later| {
             let mut admin = TcpStream::connect(format!("{}:2019", s.place.host)).unwrap();
             let request = format!(
@@ -204,6 +229,7 @@ fn five_superctl_at_once_are_one_stop() {
         "five superctl stop at once",
         "-",
         1,
+        API,
         |s, _, _| (0..5).map(|_| (superctl_stop(s), true)).collect(),
     );
 }
@@ -214,7 +240,7 @@ fn int_and_term_to_superd_at_once_are_one_stop() {
     let Some(caddy) = server_or_skip(name, "caddy") else {
         return;
     };
-    let mut place = place(&caddy, true);
+    let mut place = place(&caddy, true, API);
     let (mut bad, mut longest) = (0, Duration::ZERO);
     for _ in 0..ROUNDS {
         let command = place.command(&place.superd_args());

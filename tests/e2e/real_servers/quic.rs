@@ -157,3 +157,77 @@ fn a_crash_during_a_requested_stop_is_never_followed_by_a_start() {
     );
     s.end();
 }
+
+/// In one round: a client that leaves, which is what breaks the server's own wait, then a
+/// request that takes 0.7 s and a stop in its middle. Whether the request is answered whole.
+fn drained_round(s: &Superd, quic: &Path, n: usize, port: u16) -> bool {
+    let service = format!("http3-{n}");
+    let said = |what: &str| {
+        let line = format!("{service} | {what}");
+        s.place.log().lines().any(|l| l.contains(&line))
+    };
+    wait_until("the port is bound", || is_bound(port));
+    assert!(client(quic, port));
+    wait_until("the server has seen the client leave", || {
+        said("client gone")
+    });
+    let url = format!("https://127.0.0.1:{port}/slow");
+    let slow = Command::new(quic)
+        .args(["get", &url])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("the request is served", || said("slow request begun"));
+    s.ctl(&["stop", &service]);
+    let said = finish(slow);
+    let whole = said.code == 0 && said.out == "hello, late\n";
+    if !whole {
+        tell(&format!("{service}: {said:?}"));
+    }
+    whole
+}
+
+#[test]
+fn with_a_drain_no_request_is_cut() {
+    let name = "with_a_drain_no_request_is_cut";
+    let Some(quic) = server_or_skip(name, "quic") else {
+        return;
+    };
+    let ports: Vec<u16> = (0..ROUNDS).map(|_| free_port()).collect();
+    let one = |(n, port): (usize, &u16)| {
+        format!(
+            "[service.http3-{n}]\ncommand = [{quic:?}, \"serve\", \"{port}\"]\nrestart = \"never\"\n\
+             stop = [{{ drain = \"1m\" }}, {{ signal = \"TERM\", wait = \"15s\" }}]\n"
+        )
+    };
+    let toml: String = ports.iter().enumerate().map(one).collect();
+    let s = Superd::start(&toml);
+    // All at once: a drain of a UDP socket takes some seconds.
+    let whole = std::thread::scope(|scope| {
+        let (s, quic) = (&s, &quic);
+        let round = |(n, port): (usize, &u16)| {
+            let port = *port;
+            scope.spawn(move || drained_round(s, quic, n, port))
+        };
+        let rounds: Vec<_> = ports.iter().enumerate().map(round).collect();
+        rounds
+            .into_iter()
+            .map(|r| r.join().unwrap())
+            .collect::<Vec<bool>>()
+    });
+    let cut = whole.iter().filter(|whole| !**whole).count();
+    let took = |n: usize| duration(&s.last_end(&format!("http3-{n}"))["took"]);
+    let longest = (0..ROUNDS).map(took).max().unwrap();
+    row(
+        "quic-go 0.48.0",
+        "a request in flight: drain, TERM: request cut",
+        "quic-cut",
+        cut,
+        ROUNDS,
+        longest,
+    );
+    assert_eq!(cut, 0);
+    s.end();
+}

@@ -1,0 +1,716 @@
+//! Drains: new connections of an instance are held back, and the open ones are counted until
+//! there is none (DESIGN 4.1).
+//!
+//! The filter is attached through a copy of the service's own listening socket, so the
+//! service takes no part in it and is not disturbed. The copies are kept until the instance
+//! is over: who comes while it ends is delayed, and not refused. What is kept is let go
+//! before ports are looked at and before a next instance can bind them.
+//!
+//! Nothing is looked at here while nothing is drained. While something is, all drains are
+//! counted in one look, at most [`PAUSE`] apart, and less often when a look takes long.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::rundir::plain;
+use super::tree::{Reachable, Reached};
+use super::trees::Trees;
+use crate::machine::event::{ActionId, Event, Instance, Outcome, ServiceId};
+use crate::machine::spec::{self, Drain, MaxConnections};
+use crate::machine::time::{Span, Tick};
+use crate::sys::filter::{self, Attached};
+use crate::sys::pidfd::PidFd;
+use crate::sys::proc::{self, Connection, Listener, Transport};
+use crate::sys::tcp;
+
+/// The first look. A packet that another processor was working on when the filter came has
+/// become a connection by then.
+const FIRST: Duration = Duration::from_millis(2);
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Looking may take a hundredth of one processor ...
+const SHARE: u32 = 100;
+/// ... but the end of a drain is not found out later than this.
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+/// Between two looks for idle connections, which cost some system calls each.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Between two looks at a limit that is far away.
+const FAR: Duration = Duration::from_millis(500);
+/// So long a handshake that was under way counts: it ends in a connection soon, or it is one
+/// of those that never end.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+/// A UDP socket counts as one connection until nothing has come for so long: what is open
+/// there only the server knows.
+const QUIET: Duration = Duration::from_secs(5);
+/// Sockets of one instance, at most.
+const SOCKETS: usize = 256;
+
+/// Everything that is drained.
+#[derive(Default)]
+pub struct Drains {
+    holds: BTreeMap<ServiceId, Hold>,
+    /// Running instances with a limit on their connections.
+    watches: BTreeMap<ServiceId, Watch>,
+    next: Option<Tick>,
+    /// Listening sockets that are no news.
+    seen: BTreeSet<u64>,
+}
+
+/// An instance whose new connections are held back.
+struct Hold {
+    instance: Instance,
+    /// Who waits for its last connection.
+    action: Option<ActionId>,
+    what: Rc<Drain>,
+    began: Tick,
+    sockets: Vec<Held>,
+    /// What could not be held back has been told.
+    told: BTreeSet<String>,
+    /// Open connections, as they were told last.
+    open: Option<u32>,
+    /// When idle connections are looked for.
+    sweep: Tick,
+}
+
+/// A running instance whose connections are counted when there may be too many.
+struct Watch {
+    instance: Instance,
+    max: MaxConnections,
+    what: Rc<Drain>,
+    next: Tick,
+    /// The side of the limits that was told last.
+    above: bool,
+    /// Its sockets, and the listening sockets of everybody when they were looked for.
+    sockets: Vec<Bound>,
+    seen: BTreeSet<u64>,
+}
+
+/// A TCP socket that takes connections, and where.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Bound {
+    /// Its address.
+    pub local: SocketAddr,
+    /// None: superd's own.
+    network: Option<PathBuf>,
+}
+
+/// A socket with a filter of ours.
+struct Held {
+    copy: OwnedFd,
+    listener: Listener,
+    bound: Bound,
+    /// UDP: the last packet, and when it was seen.
+    packet: ([u64; 2], Tick),
+}
+
+impl Drains {
+    /// Holds back new connections from now on, and begins to count the open ones. Returns
+    /// what there is to be said about it.
+    ///
+    /// # Errors
+    /// Why nothing can be held back here.
+    pub fn begin(
+        &mut self,
+        trees: &mut Trees,
+        key: (ServiceId, Instance),
+        action: Option<ActionId>,
+        what: &Rc<Drain>,
+        now: Tick,
+    ) -> Result<Vec<String>, String> {
+        let (service, instance) = key;
+        let mut hold = match self.holds.remove(&service) {
+            Some(hold) if hold.instance == instance => hold,
+            Some(_) | None => Hold {
+                instance,
+                action: None,
+                what: what.clone(),
+                began: now,
+                sockets: Vec::new(),
+                told: BTreeSet::new(),
+                open: None,
+                sweep: now,
+            },
+        };
+        hold.what = what.clone();
+        hold.began = now;
+        let found = trees.sockets(service, instance, &mut self.seen);
+        for held in &mut hold.sockets {
+            held.packet.1 = now;
+        }
+        let taken = hold.take(&found, Which::All, now);
+        if hold.sockets.is_empty() {
+            return Err(why_none(&taken, &found));
+        }
+        hold.action = action;
+        hold.open = None;
+        let mut lines = vec![format!("new connections to {} are held back", hold.names())];
+        lines.extend(hold.complaints(&taken, &found));
+        self.holds.insert(service, hold);
+        if action.is_some() {
+            let first = now + FIRST;
+            self.next = Some(self.next.map_or(first, |at| at.min(first)));
+        }
+        Ok(lines)
+    }
+
+    /// It is no longer waited for. What is held back stays so.
+    pub fn end_action(&mut self, action: ActionId) {
+        for hold in self.holds.values_mut() {
+            if hold.action == Some(action) {
+                hold.action = None;
+            }
+        }
+        self.rest();
+    }
+
+    /// The filters go, and superd's copies of the sockets. What it has no copy of:
+    /// [`remove_filters`].
+    pub fn let_go(&mut self, service: ServiceId, instance: Instance) {
+        let is_it = |hold: &Hold| hold.instance == instance;
+        if self.holds.get(&service).is_some_and(is_it) {
+            if let Some(hold) = self.holds.remove(&service) {
+                for held in hold.sockets {
+                    // Whoever else holds the socket is to get connections again.
+                    filter::detach(held.copy.as_fd()).ok(); // gone already: so much the better
+                }
+            }
+        }
+        self.rest();
+    }
+
+    /// The instance is over.
+    pub fn forget(&mut self, service: ServiceId, instance: Instance) {
+        self.let_go(service, instance);
+        self.watches
+            .retain(|id, w| *id != service || w.instance != instance);
+    }
+
+    /// The sockets of which superd has a copy.
+    pub fn held(&self, service: ServiceId, instance: Instance) -> Vec<u64> {
+        let hold = self.holds.get(&service).filter(|h| h.instance == instance);
+        let sockets = hold.map_or(&[][..], |h| &h.sockets);
+        sockets.iter().map(|held| held.listener.inode).collect()
+    }
+
+    /// When [`Drains::look`] is due.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let watch = self.watches.values().map(|w| w.next).min();
+        [self.next, watch].into_iter().flatten().min()
+    }
+
+    /// See [`Effect::Watch`](crate::machine::event::Effect::Watch).
+    pub fn watch(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        limits: Option<(MaxConnections, Rc<Drain>)>,
+        now: Tick,
+    ) {
+        self.watches.remove(&service);
+        if let Some((max, what)) = limits {
+            let watch = Watch {
+                instance,
+                max,
+                what,
+                next: now + PAUSE,
+                above: false,
+                sockets: Vec::new(),
+                seen: BTreeSet::new(),
+            };
+            self.watches.insert(service, watch);
+        }
+    }
+
+    /// Of an instance with a limit: its open connections now.
+    pub fn watched(&mut self, trees: &mut Trees, service: ServiceId) -> Option<u32> {
+        let watch = self.watches.get_mut(&service)?;
+        Some(watch.count(trees, service))
+    }
+
+    fn look_at_watches(
+        &mut self,
+        trees: &mut Trees,
+        clock: &impl Fn() -> Tick,
+        events: &mut Vec<Event>,
+    ) {
+        for (service, watch) in &mut self.watches {
+            let began = clock();
+            if watch.next > began {
+                continue;
+            }
+            // With fewer sockets on the whole machine than it may have nothing is to be counted.
+            let is_far = !watch.above
+                && !watch.sockets.is_empty()
+                && watch.sockets.iter().all(|s| s.network.is_none())
+                && proc::tcp_in_use().is_some_and(|n| n <= watch.max.high);
+            if is_far {
+                watch.next = began + FAR;
+                continue;
+            }
+            let n = watch.count(trees, *service);
+            let crossed = match watch.above {
+                false => n > watch.max.high,
+                true => n < watch.max.low,
+            };
+            if crossed {
+                watch.above = !watch.above;
+                events.push(Event::Connections(*service, watch.instance, n));
+            }
+            let now = clock();
+            // A limit that is far away is not reached within the next tenths of a second.
+            let least = match watch.above || n >= watch.max.low / 2 {
+                true => PAUSE,
+                false => FAR,
+            };
+            watch.next = now + ((now - began) * SHARE).clamp(least, PAUSE_LONGEST);
+        }
+    }
+
+    fn rest(&mut self) {
+        if self.holds.values().all(|h| h.action.is_none()) {
+            self.next = None;
+            self.seen.clear();
+        }
+    }
+
+    /// Counts the open connections of everything that is drained. `clock` tells the time.
+    pub fn look(
+        &mut self,
+        trees: &mut Trees,
+        clock: impl Fn() -> Tick,
+        say: &mut dyn FnMut(ServiceId, String),
+    ) -> Vec<Event> {
+        let began = clock();
+        let mut events = Vec::new();
+        self.look_at_watches(trees, &clock, &mut events);
+        if self.next.is_none_or(|at| at > began) {
+            return events;
+        }
+        self.take_new(trees, began, say);
+        self.close_idle(trees, began, say);
+        let open = self.count(trees, began);
+        for (service, hold) in &mut self.holds {
+            let Some(action) = hold.action else { continue };
+            let n = open.get(service).copied().unwrap_or(0);
+            let n = n.saturating_add(hold.noisy(began));
+            if hold.open != Some(n) {
+                hold.open = Some(n);
+                events.push(Event::Connections(*service, hold.instance, n));
+            }
+            if n == 0 && began >= hold.began + FIRST {
+                hold.action = None;
+                let (instance, outcome) = (hold.instance, Outcome::Done);
+                events.push(Event::ActionEnded(*service, instance, action, outcome));
+            }
+        }
+        let now = clock();
+        let pause = ((now - began) * SHARE).clamp(PAUSE, PAUSE_LONGEST);
+        self.next = Some(now + pause);
+        self.rest();
+        events
+    }
+
+    /// What a service has opened since is held back like the rest.
+    fn take_new(&mut self, trees: &mut Trees, now: Tick, say: &mut dyn FnMut(ServiceId, String)) {
+        let mut listeners = Vec::new();
+        proc::listeners("self", &mut listeners);
+        let mut networks = BTreeSet::new();
+        for (service, hold) in self.holds.iter().filter(|(_, h)| h.action.is_some()) {
+            for network in hold.networks() {
+                if let Some(pid) = trees.one_in(*service, hold.instance, &network) {
+                    if networks.insert(network) {
+                        proc::listeners(&pid.to_string(), &mut listeners);
+                    }
+                }
+            }
+        }
+        let all: BTreeSet<u64> = listeners
+            .iter()
+            .filter(|l| l.transport == Transport::Tcp)
+            .map(|l| l.inode)
+            .collect();
+        let has_news = all.iter().any(|inode| !self.seen.contains(inode));
+        self.seen.retain(|inode| all.contains(inode));
+        if !has_news {
+            return;
+        }
+        for (service, hold) in self.holds.iter_mut().filter(|(_, h)| h.action.is_some()) {
+            let found = trees.sockets(*service, hold.instance, &mut self.seen);
+            let before = hold.sockets.len();
+            let taken = hold.take(&found, Which::Later, now);
+            for held in hold.sockets.iter().skip(before) {
+                let text = format!("new connections to {} are held back, too", held.listener);
+                say(*service, text);
+            }
+            for line in hold.complaints(&taken, &found) {
+                say(*service, line);
+            }
+        }
+        self.seen.extend(all);
+    }
+
+    /// Half-closes what has been answered and then silent for longer than the drain says.
+    fn close_idle(&mut self, trees: &mut Trees, now: Tick, say: &mut dyn FnMut(ServiceId, String)) {
+        for (service, hold) in &mut self.holds {
+            let due = hold.action.is_some() && now >= hold.sweep;
+            let Some(idle) = hold.what.idle.filter(|_| due) else {
+                continue;
+            };
+            hold.sweep = now + SWEEP;
+            let n = hold.close_idle(trees, *service, idle);
+            if n > 0 {
+                let text = format!("closed {n} connections without data for {}", Span(idle));
+                say(*service, text);
+            }
+        }
+    }
+
+    fn count(&self, trees: &mut Trees, now: Tick) -> BTreeMap<ServiceId, u32> {
+        let mut open: BTreeMap<ServiceId, u32> = BTreeMap::new();
+        let active = || self.holds.iter().filter(|(_, h)| h.action.is_some());
+        let mut networks: BTreeMap<Option<PathBuf>, (ServiceId, Instance)> = BTreeMap::new();
+        for (service, hold) in active() {
+            for held in &hold.sockets {
+                networks.insert(held.bound.network.clone(), (*service, hold.instance));
+            }
+        }
+        for (network, (service, instance)) in networks {
+            let pid = match &network {
+                None => "self".to_owned(),
+                // With the last process in it its connections are gone.
+                Some(n) => match trees.one_in(service, instance, n) {
+                    Some(pid) => pid.to_string(),
+                    None => continue,
+                },
+            };
+            let of_this = |bound: &&Bound| bound.network == network;
+            let ports = active().flat_map(|(_, h)| h.sockets.iter().map(|s| &s.bound));
+            let Some(range) = range(ports.filter(of_this)) else {
+                continue;
+            };
+            proc::connections(&pid, &range, &mut |connection| {
+                for (service, hold) in active() {
+                    if hold.has(&connection, network.as_deref(), now) {
+                        let n = open.entry(*service).or_default();
+                        *n = n.saturating_add(1);
+                    }
+                }
+            });
+        }
+        open
+    }
+}
+
+/// Which sockets a drain takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// At its beginning.
+    All,
+    /// What was opened later. A UDP socket is often opened for one question: then a copy
+    /// would only keep its port from being used again.
+    Later,
+}
+
+/// Removes every filter of superd's from the sockets of an instance that runs, also those of
+/// an earlier superd. Returns the names of the sockets that had one.
+pub fn remove_filters(trees: &mut Trees, service: ServiceId, instance: Instance) -> String {
+    let found = trees.sockets(service, instance, &mut BTreeSet::new());
+    let mut names: Vec<String> = Vec::new();
+    for reached in &found.listening {
+        let held = PidFd::open(reached.pid);
+        let Ok(copy) = held.and_then(|held| held.copy_of(reached.fd)) else {
+            continue; // closed, or nothing could have been attached to it either
+        };
+        let is_ours = filter::attached(copy.as_fd()).is_ok_and(|a| a == Attached::Ours);
+        if is_ours && filter::detach(copy.as_fd()).is_ok() {
+            let name = reached.listener.to_string();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names.join(", ")
+}
+
+/// What could not be held back, and why.
+struct Untaken {
+    listener: Listener,
+    why: String,
+}
+
+impl Hold {
+    /// Attaches the filter to what is not held yet. Returns what that is impossible for.
+    fn take(&mut self, found: &Reachable, which: Which, now: Tick) -> Vec<Untaken> {
+        let mut untaken = Vec::new();
+        for reached in &found.listening {
+            let listener = reached.listener;
+            let is_held = |h: &Held| h.listener.inode == listener.inode;
+            let later = which == Which::Later && listener.transport == Transport::Udp;
+            if !self.wants(&listener) || later || self.sockets.iter().any(is_held) {
+                continue;
+            }
+            let taken = match self.sockets.len() < SOCKETS {
+                true => hold_back(reached, now),
+                false => Err(format!("superd holds {SOCKETS} of its sockets already")),
+            };
+            match taken {
+                Ok(Some(held)) => self.sockets.push(held),
+                Ok(None) => {} // closed meanwhile
+                Err(why) => untaken.push(Untaken { listener, why }),
+            }
+        }
+        untaken
+    }
+
+    fn wants(&self, listener: &Listener) -> bool {
+        match listener.transport {
+            Transport::Tcp => self.what.takes(spec::Transport::Tcp, listener.port),
+            Transport::Udp => self.what.takes(spec::Transport::Udp, listener.port),
+        }
+    }
+
+    /// UDP sockets to which something has come not long ago.
+    fn noisy(&mut self, now: Tick) -> u32 {
+        let mut n = 0;
+        let is_udp = |held: &&mut Held| held.listener.transport == Transport::Udp;
+        for held in self.sockets.iter_mut().filter(is_udp) {
+            let packet = filter::last_packet(held.copy.as_fd());
+            if packet != held.packet.0 {
+                held.packet = (packet, now);
+            }
+            n += u32::from(now < held.packet.1 + QUIET);
+        }
+        n
+    }
+
+    fn networks(&self) -> BTreeSet<PathBuf> {
+        let networks = self.sockets.iter().filter_map(|s| s.bound.network.clone());
+        networks.collect()
+    }
+
+    /// `tcp/80, tcp/443`: once for IPv4 and IPv6.
+    fn names(&self) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for held in &self.sockets {
+            let name = held.listener.to_string();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join(", ")
+    }
+
+    /// What is not held back, each once.
+    fn complaints(&mut self, untaken: &[Untaken], found: &Reachable) -> Vec<String> {
+        let sockets = untaken
+            .iter()
+            .map(|u| format!("{} cannot be held back: {}", u.listener, u.why));
+        let unix = found.unix.iter().filter(|_| self.what.ports.is_empty());
+        let unix = unix.map(|path| {
+            let path = if path.is_empty() { "(no name)" } else { path };
+            format!("unix:{path} cannot be held back: unix sockets have no such filter")
+        });
+        let blind = found.is_partial.then(|| BLIND.to_owned());
+        let lines: Vec<String> = sockets.chain(unix).chain(blind).collect();
+        let told = &mut self.told;
+        let new = |line: &String| told.len() < SOCKETS && told.insert(line.clone());
+        lines.into_iter().filter(new).collect()
+    }
+
+    fn close_idle(&self, trees: &mut Trees, service: ServiceId, idle: Duration) -> usize {
+        let networks: BTreeSet<Option<PathBuf>> = self
+            .sockets
+            .iter()
+            .map(|s| s.bound.network.clone())
+            .collect();
+        let mut inodes = BTreeSet::new();
+        for network in networks {
+            let pid = match &network {
+                None => Some("self".to_owned()),
+                Some(net) => trees
+                    .one_in(service, self.instance, net)
+                    .map(|pid| pid.to_string()),
+            };
+            let own = self.sockets.iter().map(|s| &s.bound);
+            if let (Some(pid), Some(range)) = (pid, range(own)) {
+                proc::connections(&pid, &range, &mut |c| {
+                    if c.inode > 0 && self.has(&c, network.as_deref(), Tick::NEVER) {
+                        inodes.insert(c.inode);
+                    }
+                });
+            }
+        }
+        if inodes.is_empty() {
+            return 0;
+        }
+        let found = trees.holders(service, self.instance, &inodes);
+        let closed = found.into_iter().filter(|h| is_closed(h, idle));
+        closed.count()
+    }
+
+    /// Whether a connection is to one of its sockets, and is to be waited for.
+    fn has(&self, connection: &Connection, network: Option<&Path>, now: Tick) -> bool {
+        if connection.is_handshake && now >= self.began + HANDSHAKE {
+            return false;
+        }
+        self.sockets.iter().any(|held| {
+            held.listener.transport == Transport::Tcp && held.bound.has(connection, network)
+        })
+    }
+}
+
+impl Bound {
+    /// Whether a connection is to this socket.
+    fn has(&self, connection: &Connection, network: Option<&Path>) -> bool {
+        let (own, local) = (self.local, connection.local);
+        own.port() == local.port()
+            && own.is_ipv4() == local.is_ipv4()
+            && (own.ip().is_unspecified() || own.ip() == local.ip())
+            && self.network.as_deref() == network
+    }
+}
+
+impl Watch {
+    /// Its open connections.
+    fn count(&mut self, trees: &mut Trees, service: ServiceId) -> u32 {
+        self.find_sockets(trees, service);
+        let networks: BTreeSet<Option<PathBuf>> =
+            self.sockets.iter().map(|s| s.network.clone()).collect();
+        let mut n = 0_u32;
+        for network in networks {
+            let pid = match &network {
+                None => Some("self".to_owned()),
+                Some(net) => trees
+                    .one_in(service, self.instance, net)
+                    .map(|pid| pid.to_string()),
+            };
+            let own = self.sockets.iter().filter(|s| s.network == network);
+            if let (Some(pid), Some(range)) = (pid, range(own)) {
+                proc::connections(&pid, &range, &mut |c| {
+                    let is_to = |s: &Bound| s.has(&c, network.as_deref());
+                    let counts = !c.is_handshake && self.sockets.iter().any(is_to);
+                    n = n.saturating_add(u32::from(counts));
+                });
+            }
+        }
+        n
+    }
+
+    /// Looks for its sockets, if anybody's have changed since.
+    fn find_sockets(&mut self, trees: &mut Trees, service: ServiceId) {
+        let mut listeners = Vec::new();
+        proc::listeners("self", &mut listeners);
+        let tcp = listeners
+            .iter()
+            .filter(|l| l.transport == Transport::Tcp)
+            .map(|l| l.inode);
+        let seen: BTreeSet<u64> = tcp.collect();
+        let is_own = self.sockets.iter().all(|s| s.network.is_none());
+        if seen == self.seen && is_own && !self.sockets.is_empty() {
+            return;
+        }
+        self.seen = seen;
+        let found = trees.sockets(service, self.instance, &mut BTreeSet::new());
+        let wanted = |r: &&Reached| {
+            let l = r.listener;
+            l.transport == Transport::Tcp && self.what.takes(spec::Transport::Tcp, l.port)
+        };
+        let taken = found.listening.iter().filter(wanted).take(SOCKETS);
+        self.sockets = taken.filter_map(|r| Some(copy(r).ok()??.1)).collect();
+    }
+}
+
+/// The ports of these sockets, from the lowest to the highest.
+fn range<'a>(sockets: impl Iterator<Item = &'a Bound>) -> Option<RangeInclusive<u16>> {
+    let ports: Vec<u16> = sockets.map(|bound| bound.local.port()).collect();
+    Some(*ports.iter().min()?..=*ports.iter().max()?)
+}
+
+/// Copies a socket out of the process that holds it. None: it is no longer there.
+pub(super) fn copy(reached: &Reached) -> Result<Option<(OwnedFd, Bound)>, String> {
+    let copy = match PidFd::open(reached.pid).and_then(|held| held.copy_of(reached.fd)) {
+        Ok(copy) => copy,
+        Err(e) => match e.raw_os_error() {
+            Some(libc::ESRCH | libc::EBADF) => return Ok(None),
+            Some(libc::ENOSYS) => return Err(NO_GETFD.to_owned()),
+            _ => return Err(format!("superd may not copy the socket: {}", plain(&e))),
+        },
+    };
+    let failed = |e: io::Error| plain(&e);
+    let (inode, listens) = filter::identity(copy.as_fd()).map_err(failed)?;
+    let listener = reached.listener;
+    if inode != listener.inode || (listener.transport == Transport::Tcp && !listens) {
+        return Ok(None);
+    }
+    // getsockname(2) is the same for UDP.
+    let socket = TcpListener::from(copy);
+    let local = socket.local_addr().map_err(failed)?;
+    let bound = Bound {
+        local,
+        network: reached.network.clone(),
+    };
+    Ok(Some((OwnedFd::from(socket), bound)))
+}
+
+/// Copies the socket and attaches the filter. None: it is no longer there.
+fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
+    let Some((copy, bound)) = copy(reached)? else {
+        return Ok(None);
+    };
+    let failed = |e: io::Error| plain(&e);
+    let listener = reached.listener;
+    match filter::attached(copy.as_fd()).map_err(failed)? {
+        Attached::Foreign => return Err("it has a filter of its own".to_owned()),
+        // Also one of ours: it is of an earlier superd, perhaps of another version.
+        Attached::Nothing | Attached::Ours => {}
+    }
+    filter::attach(copy.as_fd(), listener.transport).map_err(failed)?;
+    let packet = match listener.transport {
+        Transport::Tcp => [0; 2],
+        Transport::Udp => filter::last_packet(copy.as_fd()),
+    };
+    Ok(Some(Held {
+        packet: (packet, now),
+        copy,
+        listener,
+        bound,
+    }))
+}
+
+/// Half-closes a connection if it is the one that was found, and idle. The copy that superd
+/// makes for that is closed at once.
+fn is_closed((inode, pid, fd): &(u64, i32, i32), idle: Duration) -> bool {
+    let Ok(copy) = PidFd::open(*pid).and_then(|held| held.copy_of(*fd)) else {
+        return false; // closed meanwhile
+    };
+    let is_it = filter::identity(copy.as_fd()).is_ok_and(|(i, _)| i == *inode);
+    let silent = || tcp::idle(copy.as_fd()).ok().flatten();
+    is_it && silent().is_some_and(|d| d >= idle) && tcp::half_close(copy.as_fd()).is_ok()
+}
+
+/// What is said where superd is not privileged enough.
+const BLIND: &str =
+    "superd may not look at the sockets of all its processes (that needs CAP_SYS_PTRACE)";
+
+/// What is said where the kernel is too old, or superd has been forbidden to ask it.
+pub const NO_GETFD: &str = "the kernel has no pidfd_getfd (Linux 5.6), or superd may not use it";
+
+fn why_none(untaken: &[Untaken], found: &Reachable) -> String {
+    match untaken.first() {
+        Some(first) => format!("{}: {}", first.listener, first.why),
+        None if found.is_partial => BLIND.to_owned(),
+        None if !found.listening.is_empty() => {
+            "it takes no connections on the ports that are to be drained".to_owned()
+        }
+        None if !found.unix.is_empty() => {
+            "it takes connections on unix sockets only, which cannot be held back".to_owned()
+        }
+        None => "it takes no connections".to_owned(),
+    }
+}

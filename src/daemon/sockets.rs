@@ -1,0 +1,144 @@
+//! Listening sockets that superd owns and passes to a service (`sockets` in its definition).
+//!
+//! They stay open from one instance to the next, so who comes in between waits in the queue of
+//! the kernel instead of being refused. They are closed when the service is down. A superd that
+//! is killed loses its own; the next one gets them back from the instance that runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sys::socket::{listen, Backlog};
+use serde::{Deserialize, Serialize};
+
+use super::drain;
+use super::trees::Trees;
+use super::upgrade::state::Fds;
+use crate::machine::event::{Instance, ServiceId};
+use crate::sys::filter;
+use crate::sys::handover::Inherited;
+
+/// Connections that may wait to be accepted; the kernel's own limit (somaxconn) may be lower.
+const QUEUE: i32 = 4096;
+
+/// The sockets of all services.
+#[derive(Default)]
+pub struct Sockets {
+    open: BTreeMap<ServiceId, Vec<(SocketAddr, OwnedFd)>>,
+}
+
+/// A socket for the next program of this process.
+#[derive(Serialize, Deserialize)]
+pub struct Kept {
+    service: ServiceId,
+    address: SocketAddr,
+    fd: i32,
+}
+
+impl Sockets {
+    /// Opens what is not open yet, and closes what is no longer wanted.
+    ///
+    /// # Errors
+    /// Which address it is about, and the error of bind(2).
+    pub fn prepare(
+        &mut self,
+        service: ServiceId,
+        wanted: &[SocketAddr],
+    ) -> Result<(), (SocketAddr, io::Error)> {
+        let mut had = self.open.remove(&service).unwrap_or_default();
+        let mut have = Vec::with_capacity(wanted.len());
+        for address in wanted {
+            let socket = match had.iter().position(|(a, _)| a == address) {
+                Some(at) => had.swap_remove(at).1,
+                None => bind(*address).map_err(|e| (*address, e))?,
+            };
+            have.push((*address, socket));
+        }
+        if !have.is_empty() {
+            self.open.insert(service, have);
+        }
+        Ok(())
+    }
+
+    /// Takes copies of the sockets that an instance of an earlier superd holds.
+    pub fn adopt(
+        &mut self,
+        trees: &mut Trees,
+        service: ServiceId,
+        instance: Instance,
+        wanted: &[SocketAddr],
+    ) {
+        if wanted.is_empty() {
+            return;
+        }
+        let found = trees.sockets(service, instance, &mut BTreeSet::new());
+        let mut have: Vec<(SocketAddr, OwnedFd)> = Vec::new();
+        for reached in &found.listening {
+            // What cannot be had is opened with the next start.
+            if let Ok(Some((copy, bound))) = drain::copy(reached) {
+                let is_new = have.iter().all(|(a, _)| *a != bound.local);
+                if wanted.contains(&bound.local) && is_new {
+                    have.push((bound.local, copy));
+                }
+            }
+        }
+        if !have.is_empty() {
+            self.open.insert(service, have);
+        }
+    }
+
+    /// To be passed, in the order of the definition.
+    pub fn of(&self, service: ServiceId) -> Vec<BorrowedFd<'_>> {
+        let open = self.open.get(&service).into_iter().flatten();
+        open.map(|(_, socket)| socket.as_fd()).collect()
+    }
+
+    /// Their inodes.
+    pub fn inodes(&self, service: ServiceId) -> Vec<u64> {
+        let inode = |socket| filter::identity(socket).ok().map(|(inode, _)| inode);
+        self.of(service).into_iter().filter_map(inode).collect()
+    }
+
+    /// For the next program of this process.
+    pub fn keep(&self, fds: &mut Fds) -> Vec<Kept> {
+        let open = self.open.iter();
+        let all = open.flat_map(|(id, sockets)| sockets.iter().map(|s| (*id, s)));
+        all.map(|(service, (address, socket))| Kept {
+            service,
+            address: *address,
+            fd: fds.pass(socket),
+        })
+        .collect()
+    }
+
+    /// What [`Sockets::keep`] has passed on.
+    ///
+    /// # Errors
+    /// A descriptor is missing.
+    pub fn kept(all: Vec<Kept>, left: &mut Inherited) -> io::Result<Sockets> {
+        let mut sockets = Sockets::default();
+        for kept in all {
+            let socket = (kept.address, left.take(kept.fd)?);
+            sockets.open.entry(kept.service).or_default().push(socket);
+        }
+        Ok(sockets)
+    }
+
+    /// The service is down.
+    pub fn close(&mut self, service: ServiceId) {
+        self.open.remove(&service);
+    }
+
+    /// Who has any.
+    pub fn services(&self) -> Vec<ServiceId> {
+        self.open.keys().copied().collect()
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
+    let listener = TcpListener::bind(address)?; // with SO_REUSEADDR, close-on-exec
+    let queue = Backlog::new(QUEUE).map_err(io::Error::from)?;
+    listen(&listener, queue)?;
+    Ok(listener.into())
+}
