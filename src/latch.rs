@@ -168,6 +168,16 @@ impl Latch {
         }
     }
 
+    /// The word, for a program that this one becomes. To be called while signals are blocked.
+    pub fn word(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// What [`Latch::word`] said in the program before. To be called while signals are blocked.
+    pub fn restore(&self, word: u32) {
+        self.0.store(word, Ordering::Release);
+    }
+
     /// The phase that holds now.
     pub fn phase(&self) -> Phase {
         phase_of(self.0.load(Ordering::Acquire))

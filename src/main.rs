@@ -32,6 +32,7 @@ fn dispatch(superd: Superd) -> ExitCode {
     let config = superd.config.clone();
     let config = Some(config.as_path());
     match &superd.command {
+        None if superd.check_state => daemon::upgrade::check_state(),
         None => daemon::run(&DaemonOptions {
             config: superd.config,
             foreground: superd.foreground,

@@ -37,6 +37,8 @@ mod stops;
 mod successors;
 #[path = "e2e/trees.rs"]
 mod trees;
+#[path = "e2e/upgrades.rs"]
+mod upgrades;
 #[path = "e2e/verbs.rs"]
 mod verbs;
 #[path = "e2e/wraps.rs"]

@@ -15,7 +15,7 @@ use crate::machine::signal::Signal;
 use crate::machine::spec::{MaxConnections, Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// What concerns superd itself.
     pub daemon: Daemon,
@@ -26,7 +26,8 @@ pub struct Config {
 }
 
 /// `[daemon]`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Daemon {
     /// Lock and sockets. Default `/var/run/superd`.
     pub run_dir: PathBuf,
@@ -50,7 +51,8 @@ pub struct Daemon {
 }
 
 /// Crash reports: files that outlive superd and a power cut.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CrashReports {
     /// Whether any are written.
     pub written: bool,
@@ -63,7 +65,7 @@ pub struct CrashReports {
 }
 
 /// Where messages go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LogTo {
     /// syslog, and standard error until the log daemon answers; standard error in the foreground.
     Auto,
@@ -88,7 +90,7 @@ impl LogTo {
 }
 
 /// Whether services get cgroups of their own.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CgroupUse {
     /// Where cgroup v2 is mounted and writable.
     Auto,

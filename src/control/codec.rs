@@ -54,6 +54,23 @@ impl Lines {
         }
     }
 
+    /// What was pushed and not handed out yet, and whether the rest of an over-long line is
+    /// being thrown away: for a superd that becomes another program.
+    pub fn keep(&self) -> (&[u8], bool) {
+        (
+            self.buf.get(self.start..).unwrap_or_default(),
+            self.discarding,
+        )
+    }
+
+    /// What [`Lines::keep`] said, in the new one.
+    pub fn kept(cap: usize, bytes: &[u8], discarding: bool) -> Lines {
+        let mut lines = Lines::new(cap);
+        lines.push(bytes);
+        lines.discarding = discarding;
+        lines
+    }
+
     /// How many bytes [`Lines::push`] is sure to take now. Never 0 after
     /// [`Lines::next_line`] returned `None`.
     pub fn room(&self) -> usize {

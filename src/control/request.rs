@@ -83,6 +83,8 @@ pub enum Verb {
     Doctor,
     /// Stop everything and end.
     Shutdown,
+    /// Become the program that superd was started as, as it is now.
+    Upgrade,
 }
 
 impl Verb {
@@ -103,7 +105,8 @@ impl Verb {
             | Verb::Signal
             | Verb::Drain
             | Verb::Undrain
-            | Verb::Shutdown => false,
+            | Verb::Shutdown
+            | Verb::Upgrade => false,
         }
     }
 }

@@ -129,6 +129,8 @@ pub enum Command {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Replace superd by its new binary in place; services and clients notice nothing
+    Upgrade,
     /// Show the version
     Version,
 }
@@ -193,6 +195,9 @@ pub struct Superd {
     /// Log to standard error (superd never goes into the background)
     #[arg(long)]
     pub foreground: bool,
+    /// Only say whether this superd can go on from the state on standard input (see `superctl upgrade`)
+    #[arg(long)]
+    pub check_state: bool,
     /// What to do instead of supervising the configured services.
     #[command(subcommand)]
     pub command: Option<SuperdCommand>,

@@ -106,6 +106,10 @@ impl<'a> Client<'a> {
                 wait: !no_wait,
                 ..Request::new(1, Verb::Shutdown)
             }]),
+            Command::Upgrade => self.act(vec![Request {
+                wait: true,
+                ..Request::new(1, Verb::Upgrade)
+            }]),
             Command::Logs {
                 follow,
                 lines,

@@ -11,9 +11,13 @@ use std::rc::Rc;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry};
 
+use serde::{Deserialize, Serialize};
+
 use super::token::Source;
+use super::upgrade::state::Fds;
 use crate::machine::event::{ActionId, Instance, Outcome, ServiceId};
 use crate::machine::spec::{Http, HttpAddress};
+use crate::sys::handover::Inherited;
 
 /// The most of a response that is read, interim ones included.
 const HEAD_CAP: usize = 8 * 1024;
@@ -52,6 +56,7 @@ struct Request {
     ready: bool,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 enum State {
     /// Not connected yet.
     Connecting,
@@ -59,6 +64,18 @@ enum State {
     Sending(Vec<u8>, usize),
     /// The response so far without its interim parts, and how many bytes came in all.
     Reading(Vec<u8>, usize),
+}
+
+/// What outlives a change of the program.
+#[derive(Serialize, Deserialize)]
+pub struct Kept {
+    service: ServiceId,
+    instance: Instance,
+    action: ActionId,
+    what: Rc<Http>,
+    is_tcp: bool,
+    stream: i32,
+    state: State,
 }
 
 enum Stream {
@@ -119,6 +136,59 @@ impl Actions {
             });
         }
         Ok(())
+    }
+
+    /// For a superd that becomes another program.
+    pub fn keep(&self, fds: &mut Fds) -> Vec<Kept> {
+        let mut keep = |r: &Request| Kept {
+            service: r.service,
+            instance: r.instance,
+            action: r.action,
+            what: r.what.clone(),
+            is_tcp: matches!(r.stream, Stream::Tcp(_)),
+            stream: match &r.stream {
+                Stream::Tcp(s) => fds.pass(s),
+                Stream::Unix(s) => fds.pass(s),
+            },
+            state: r.state.clone(),
+        };
+        self.requests.iter().flatten().map(&mut keep).collect()
+    }
+
+    /// What [`Actions::keep`] said, in the new one.
+    ///
+    /// # Errors
+    /// Of epoll_ctl(2).
+    pub fn kept(kept: Vec<Kept>, left: &mut Inherited, registry: &Registry) -> io::Result<Actions> {
+        let mut actions = Actions::new();
+        for (slot, r) in (0..).zip(kept) {
+            let fd = left.take(r.stream)?;
+            let token = Source::Action(slot).token();
+            let both = Interest::READABLE | Interest::WRITABLE;
+            let stream = match r.is_tcp {
+                true => {
+                    let mut s = TcpStream::from_std(fd.into());
+                    registry.register(&mut s, token, both)?;
+                    Stream::Tcp(s)
+                }
+                false => {
+                    let mut s = UnixStream::from_std(fd.into());
+                    registry.register(&mut s, token, both)?;
+                    Stream::Unix(s)
+                }
+            };
+            actions.requests.push(Some(Request {
+                service: r.service,
+                instance: r.instance,
+                action: r.action,
+                what: r.what,
+                stream,
+                state: r.state,
+                ready: true,
+            }));
+            actions.news = true;
+        }
+        Ok(actions)
     }
 
     /// mio says something about the request in this slot ([`Source::Action`]).

@@ -43,11 +43,11 @@ const COMMAND: u32 = 0x0800_0000;
 
 /// A command of an earlier superd that still runs.
 pub(super) struct AdoptedCommand {
-    service: ServiceId,
-    instance: Instance,
-    action: ActionId,
-    program: String,
-    held: PidFd,
+    pub service: ServiceId,
+    pub instance: Instance,
+    pub action: ActionId,
+    pub program: String,
+    pub held: PidFd,
 }
 
 impl Reactor {
@@ -131,7 +131,7 @@ impl Reactor {
         let mut found: BTreeMap<ServiceId, Vec<Running>> = BTreeMap::new();
         let own = self.children.values().filter_map(|role| match role {
             Role::Command(c, _) => Some((c.service, c.action, c.argv.first().cloned())),
-            Role::Main(..) => None,
+            Role::Main(..) | Role::NewOne(_) => None,
         });
         let adopted = self.adopted_commands.values();
         let adopted = adopted.map(|c| (c.service, c.action, Some(c.program.clone())));

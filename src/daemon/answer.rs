@@ -37,6 +37,7 @@ impl Reactor {
             }
             ClientEvent::Gone(client) => {
                 self.awaiting_end.retain(|ticket| ticket.client != client);
+                self.upgrade.client_gone(client);
                 self.feed(Event::ClientGone(client));
             }
             ClientEvent::Refused { peer, verb, more } => {
@@ -67,6 +68,7 @@ impl Reactor {
             Verb::Reload if request.service.is_some() => self.act(ticket, request, peer),
             Verb::Reload => self.reload_by(ticket, peer),
             Verb::Shutdown => self.shutdown_by(ticket, request, peer),
+            Verb::Upgrade => self.upgrade_by(ticket, peer.origin()),
             Verb::Status => self.tell_status(ticket, request),
             Verb::Logs => self.tell_logs(ticket, request),
             Verb::Why => self.tell_why(ticket, request),
@@ -117,7 +119,8 @@ impl Reactor {
                 | Verb::Events
                 | Verb::Plan
                 | Verb::Doctor
-                | Verb::Shutdown,
+                | Verb::Shutdown
+                | Verb::Upgrade,
                 _,
             ) => return,
         };
@@ -507,5 +510,6 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Plan => "plan",
         Verb::Doctor => "doctor",
         Verb::Shutdown => "shutdown",
+        Verb::Upgrade => "upgrade",
     }
 }

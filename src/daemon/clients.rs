@@ -24,12 +24,16 @@ use nix::sys::socket::{
 pub use access::{Access, Peer, Rights};
 use connection::{Connection, Heard};
 
+use serde::{Deserialize, Serialize};
+
 use super::token::Source;
+use super::upgrade::state::Fds;
 use crate::control::codec::encode_reply;
 use crate::control::reply::{Code, Reply};
 use crate::control::request::{Request, Verb};
 use crate::machine::event::{ServiceId, Ticket};
 use crate::machine::time::Tick;
+use crate::sys::handover::Inherited;
 
 /// Connections at a time.
 pub const CLIENTS: usize = 32;
@@ -73,12 +77,24 @@ pub enum ClientEvent {
 }
 
 /// What a subscriber follows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Stream {
     /// `logs -f`
     Logs,
     /// `events -f`
     Events,
+}
+
+/// What outlives a change of the program.
+#[derive(Serialize, Deserialize)]
+pub struct Kept {
+    listener: i32,
+    path: PathBuf,
+    connections: Vec<connection::Kept>,
+    next: u64,
+    gone: Vec<u64>,
+    refused_at: Option<Tick>,
+    refused_more: u64,
 }
 
 /// The listening socket and its connections.
@@ -137,6 +153,52 @@ impl Clients {
         self.listener = new;
         self.acceptable = true;
         Ok(())
+    }
+
+    /// For a superd that becomes another program. Who connects meanwhile waits in the queue of
+    /// the listening socket.
+    pub fn keep(&self, fds: &mut Fds) -> Kept {
+        let open = self.slots.iter().flatten();
+        Kept {
+            listener: fds.pass(&self.listener),
+            path: self.path.clone(),
+            connections: open.map(|c| c.keep(fds)).collect(),
+            next: self.next,
+            gone: self.gone.clone(),
+            refused_at: self.refused_at,
+            refused_more: self.refused_more,
+        }
+    }
+
+    /// What [`Clients::keep`] said, in the new one. Until [`Clients::set_access`] nobody new
+    /// but root and superd's own user may do anything.
+    ///
+    /// # Errors
+    /// Of epoll_ctl(2).
+    pub fn kept(kept: Kept, left: &mut Inherited, registry: &Registry) -> io::Result<Clients> {
+        let mut listener = UnixListener::from_std(left.take(kept.listener)?.into());
+        registry.register(&mut listener, Source::Listener.token(), Interest::READABLE)?;
+        let mut slots = Vec::new();
+        for (slot, c) in (0..).zip(kept.connections) {
+            let mut stream = UnixStream::from_std(left.take(c.stream)?.into());
+            let both = Interest::READABLE | Interest::WRITABLE;
+            registry.register(&mut stream, Source::Client(slot).token(), both)?;
+            slots.push(Some(Connection::kept(c, stream)));
+        }
+        Ok(Clients {
+            listener,
+            path: kept.path,
+            access: Access::private(),
+            slots,
+            next: kept.next,
+            acceptable: true,
+            accept_again: None,
+            reserve: reserve(),
+            gone: kept.gone,
+            first: 0,
+            refused_at: kept.refused_at,
+            refused_more: kept.refused_more,
+        })
     }
 
     /// Other groups, after a reload. Connections that are open keep their rights.

@@ -29,6 +29,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::rundir::plain;
 use crate::config::model::CrashReports;
 use crate::control::crash::{CrashLine, CrashReport, Repeat};
@@ -63,7 +65,7 @@ const TOLD: usize = 8;
 const DAMAGED: &str = "damaged";
 
 /// What is known of crashes.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct Crashes {
     settings: CrashReports,
     loaded: bool,
@@ -75,9 +77,11 @@ pub struct Crashes {
     look_again: Option<Tick>,
     /// Writing fails: not tried again before this time, and so many reports were lost.
     failing: Option<(Tick, u64)>,
+    #[serde(default)]
     lines: Vec<String>,
 }
 
+#[derive(Serialize, Deserialize)]
 struct Known {
     line: CrashLine,
     /// When this superd wrote it last.
@@ -88,6 +92,7 @@ struct Known {
     on_disk: bool,
 }
 
+#[derive(Serialize, Deserialize)]
 struct Waiting {
     report: Box<CrashReport>,
     /// At the latest.

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
@@ -23,19 +25,20 @@ const OUTPUT: usize = 4 * 1024;
 const BYTES: usize = 32 * 1024;
 
 /// Everybody's history.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub struct History {
     services: BTreeMap<ServiceId, One>,
     /// Numbers entries, so that those of one tick stay in order.
     next: u64,
 }
 
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 struct One {
     small: VecDeque<Entry>,
     ends: VecDeque<Entry>,
 }
 
+#[derive(Serialize, Deserialize)]
 struct Entry {
     number: u64,
     at: Tick,
@@ -44,7 +47,7 @@ struct Entry {
 }
 
 /// What else is told with the end of an instance.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct About {
     /// The last lines it wrote, oldest first.
     pub output: Vec<String>,

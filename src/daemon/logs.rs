@@ -29,6 +29,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::pipe2;
+use serde::{Deserialize, Serialize};
 
 use crash_text::{long_crash, CrashText};
 pub use ring::Ring;
@@ -38,11 +39,13 @@ use carry::Carry;
 
 use super::rundir::plain;
 use super::token::Source;
+use super::upgrade::state::{Bytes, Fds};
 use crate::config::model::Output;
 use crate::machine::crash;
 use crate::machine::event::{Instance, ServiceId};
 use crate::machine::report::{Crash, Exit};
 use crate::machine::time::Tick;
+use crate::sys::handover::Inherited;
 use crate::sys::shared::waiting_bytes;
 
 /// The longest line; a longer one comes in pieces of this size.
@@ -122,6 +125,23 @@ struct Log {
     kept: Kept,
 }
 
+/// What outlives a change of the program.
+#[derive(Serialize, Deserialize)]
+pub struct KeptLog {
+    service: ServiceId,
+    name: Rc<str>,
+    output: Output,
+    read: i32,
+    write: i32,
+    fifo: Option<PathBuf>,
+    partial: Bytes,
+    ring: ring::Kept,
+    instance: Instance,
+    began: u64,
+    watch: Option<(Instance, Rc<str>)>,
+    crash: Option<CrashText>,
+}
+
 /// What is remembered of the output.
 struct Kept {
     ring: Ring,
@@ -148,6 +168,66 @@ impl Logs {
         for log in self.logs.values_mut() {
             log.kept.ring.set_bound(bytes);
         }
+    }
+
+    /// For a superd that becomes another program.
+    pub fn keep(&self, fds: &mut Fds) -> Vec<KeptLog> {
+        let mut keep = |(service, log): (&ServiceId, &Log)| KeptLog {
+            service: *service,
+            name: log.name.clone(),
+            output: log.output,
+            read: fds.pass(&log.read),
+            write: fds.pass(&log.write),
+            fifo: log.fifo.clone(),
+            partial: Bytes(log.splitter.partial().to_vec()),
+            ring: log.kept.ring.keep(),
+            instance: log.kept.instance,
+            began: log.kept.began,
+            watch: log.kept.watch.clone(),
+            crash: log.kept.crash.as_deref().cloned(),
+        };
+        let all = self.logs.iter().map(|(service, log)| (service, &**log));
+        all.map(&mut keep).collect()
+    }
+
+    /// What [`Logs::keep`] said, in the new one.
+    ///
+    /// # Errors
+    /// Of epoll_ctl(2).
+    pub fn take_up(
+        &mut self,
+        kept: Vec<KeptLog>,
+        left: &mut Inherited,
+        registry: &Registry,
+    ) -> io::Result<()> {
+        for log in kept {
+            let read = File::from(left.take(log.read)?);
+            registry.register(
+                &mut SourceFd(&read.as_raw_fd()),
+                Source::Log(log.service.0).token(),
+                Interest::READABLE,
+            )?;
+            let taken = Log {
+                name: log.name,
+                output: log.output,
+                read,
+                write: left.take(log.write)?,
+                fifo: log.fifo,
+                queued: false,
+                begun: 0, // it is looked at anew
+                flooding: false,
+                splitter: Splitter::kept(log.partial.0),
+                kept: Kept {
+                    ring: Ring::kept(log.ring, self.ring),
+                    instance: log.instance,
+                    began: log.began,
+                    watch: log.watch,
+                    crash: log.crash.map(Box::new),
+                },
+            };
+            self.logs.insert(log.service, Box::new(taken));
+        }
+        Ok(())
     }
 
     /// From now on pipes are FIFOs in this directory, as far as they can be made there.

@@ -28,5 +28,6 @@ pub mod status;
 pub mod token;
 pub mod tree;
 pub mod trees;
+pub mod upgrade;
 
 pub use start::{run, wrap, DaemonOptions};

@@ -23,8 +23,12 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::sys::socket::{recvmsg, setsockopt, sockopt, MsgFlags};
 
+use serde::{Deserialize, Serialize};
+
 use super::token::Source;
+use super::upgrade::state::Fds;
 use crate::machine::event::{Notice, Pid};
+use crate::sys::handover::Inherited;
 
 /// A longer datagram is dropped (systemd has the same limit).
 const DATAGRAM_CAP: usize = 4096;
@@ -37,6 +41,14 @@ const BUDGET: usize = 64;
 
 /// Datagrams that [`Notify::drain`] reads at most.
 const DRAIN: usize = 1024;
+
+/// What outlives a change of the program.
+#[derive(Serialize, Deserialize)]
+pub struct Kept {
+    socket: i32,
+    path: PathBuf,
+    dropped: u64,
+}
 
 /// The socket.
 pub struct Notify {
@@ -72,6 +84,34 @@ impl Notify {
             path: path.to_owned(),
             readable: true,
             dropped: 0,
+        })
+    }
+
+    /// For a superd that becomes another program. What lies in the socket stays there.
+    pub fn keep(&self, fds: &mut Fds) -> Kept {
+        Kept {
+            socket: fds.pass(&self.socket),
+            path: self.path.clone(),
+            dropped: self.dropped,
+        }
+    }
+
+    /// What [`Notify::keep`] said, in the new one.
+    ///
+    /// # Errors
+    /// Of epoll_ctl(2).
+    pub fn kept(kept: Kept, left: &mut Inherited, registry: &Registry) -> io::Result<Notify> {
+        let socket = UnixDatagram::from(left.take(kept.socket)?);
+        registry.register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            Source::Notify.token(),
+            Interest::READABLE,
+        )?;
+        Ok(Notify {
+            socket,
+            path: kept.path,
+            readable: true,
+            dropped: kept.dropped,
         })
     }
 

@@ -438,6 +438,7 @@ impl Reactor {
     pub fn clear_up(&mut self) {
         // First: what follows needs a descriptor, and this may be the last one.
         self.notify = None;
+        self.dismiss_new_one();
         let now = self.now();
         self.crashes.flush(now);
         self.say_of_reports();

@@ -7,6 +7,7 @@
 //! 5. output, notify socket, starts, actions
 //! 6. timers
 //! 7. effects
+//! 8. an upgrade, if one is agreed and nothing is left to be done
 //!
 //! Nothing in here blocks, and each step has a budget; what is left over makes the next
 //! poll return at once. What is to be done the machine decides: the daemon performs
@@ -47,6 +48,7 @@ use super::sink::Sink;
 use super::sockets::Sockets;
 use super::token::Source;
 use super::trees::Trees;
+use super::upgrade::Asked;
 use crate::config::faults::Fault;
 use crate::config::model::Output;
 use crate::control::reply::Reply;
@@ -57,6 +59,7 @@ use crate::machine::service::Service;
 use crate::machine::signal::Signal;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
+use crate::machine::upgrade::Upgrade;
 use crate::sys;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::StatusPipe;
@@ -92,6 +95,8 @@ pub struct Options {
     pub config: Option<PathBuf>,
     /// `log = "auto"` means standard error.
     pub foreground: bool,
+    /// What is executed by an upgrade; empty in wrap mode.
+    pub program: PathBuf,
 }
 
 /// A start whose execve(2) has not been reported yet.
@@ -107,6 +112,8 @@ pub(super) enum Role {
     Main(ServiceId, Instance),
     /// The command of a stop step or a reload. Its status pipe is read at its exit.
     Command(Command, StatusPipe),
+    /// The new program of an upgrade, which is asked; none: nobody waits for its answer.
+    NewOne(Option<Asked>),
 }
 
 /// A main process that was named by MAINPID=. It need not be superd's child, and then no
@@ -163,7 +170,7 @@ pub struct Reactor {
     /// Children were left unreaped when the budget of a turn was used up.
     pub(super) reap_again: bool,
     /// Of the requests that the latch has absorbed, those that the machine knows of.
-    absorbed: u32,
+    pub(super) absorbed: u32,
     /// Processes that may still be looked at in this turn before they are killed.
     pub(super) looks_left: usize,
     /// Main processes that were named by MAINPID=.
@@ -180,6 +187,7 @@ pub struct Reactor {
     pub(super) adopted_commands: BTreeMap<u32, AdoptedCommand>,
     /// What is to be told of adopted services after the configuration.
     pub(super) resumed: Vec<Event>,
+    pub(super) upgrade: Upgrade,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
     ended: Vec<Ended>,
@@ -271,6 +279,7 @@ impl Reactor {
             remember_at: None,
             adopted_commands: BTreeMap::new(),
             resumed: Vec::new(),
+            upgrade: Upgrade::default(),
             leaving: false,
             heard: Vec::new(),
             asked: Vec::new(),
@@ -318,6 +327,7 @@ impl Reactor {
         self.perform();
         self.remember_soon();
         self.write_reports();
+        self.become_new_one();
         Ok(())
     }
 
@@ -344,6 +354,7 @@ impl Reactor {
             self.remember_at,
             self.look_at_unheld,
             self.drains.next_deadline(),
+            self.upgrade.next_deadline(),
         ];
         let next = soonest
             .into_iter()
@@ -430,8 +441,7 @@ impl Reactor {
                     self.dump();
                 }
                 if taken.has(Bit::Upgrade) {
-                    let text = "SIGUSR2: this version cannot upgrade in place; nothing is done";
-                    self.say(Severity::LOG_WARNING, text);
+                    self.upgrade_by_signal(signals::who_sent(Signal::USR2));
                 }
             }
             Mode::Wrap => {
@@ -631,6 +641,9 @@ impl Reactor {
         }
         if self.run_dir_again.is_some_and(|again| again.at <= now) {
             self.keep_run_dir();
+        }
+        if self.upgrade.next_deadline().is_some_and(|at| at <= now) {
+            self.upgrade_timeout();
         }
         if self.machine.next_deadline().is_some_and(|at| at <= now) {
             // What a service has said up to now counts before its time is up.

@@ -55,6 +55,10 @@ impl Reactor {
                     self.command_ended(&command, &status, ended);
                     orphans = true;
                 }
+                Some(Role::NewOne(asked)) => {
+                    self.bury(pid);
+                    self.new_one_ended(pid, asked, ended);
+                }
                 None => {
                     self.bury(pid);
                     orphans = true;

@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::model::{Config, Daemon, Program, ServiceDef};
 use crate::config::{self, Plan};
 use crate::machine::event::{Change, ServiceId};
 use crate::machine::spec::Spec;
 
 /// Every service that the machine knows.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Registry {
     config: Config,
     ids: BTreeMap<String, ServiceId>,
@@ -130,6 +132,12 @@ impl Registry {
             services,
             ..self.config.clone()
         })
+    }
+
+    /// The machine's part of its definition.
+    pub fn spec(&self, id: ServiceId) -> Option<Spec> {
+        let def = self.def(id)?;
+        Some(def.spec(|n| self.ids.get(n).copied()))
     }
 
     /// What is executed for it, and how.

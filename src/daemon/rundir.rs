@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -103,6 +103,26 @@ impl RunDir {
             }
             Err((_, e)) => Err(format!("run-dir {shown}: locking: {}", e.desc())),
         }
+    }
+
+    /// In a superd that has become another program: the lock was left to it.
+    ///
+    /// # Errors
+    /// Of flock(2).
+    pub fn kept(path: PathBuf, lock: OwnedFd) -> io::Result<RunDir> {
+        // Held already by the same open file: this changes nothing.
+        let held = Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock);
+        Ok(RunDir {
+            watch: watch(&path).ok(), // it must be done without
+            path,
+            lock: held.map_err(|(_, e)| e)?,
+            stale: false,
+        })
+    }
+
+    /// What is locked.
+    pub fn lock(&self) -> &File {
+        &self.lock
     }
 
     /// A file in it.

@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::latch::{Bit, Latch, Seen};
@@ -20,6 +21,7 @@ use crate::sys::signals;
 pub static LATCH: Latch = Latch::new();
 
 static WAKE: AtomicI32 = AtomicI32::new(-1);
+static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 static QUIT_IS_PASSED_ON: AtomicBool = AtomicBool::new(false);
 static FIRST_STOP: Sender = Sender::new();
 static FIRST_FORCE: Sender = Sender::new();
@@ -65,6 +67,12 @@ impl Sender {
         self.signal.store(signal, Ordering::Relaxed);
     }
 
+    fn numbers(&self) -> (i32, i32, u32) {
+        let signal = self.signal.load(Ordering::Relaxed);
+        let pid = self.pid.load(Ordering::Relaxed);
+        (signal, pid, self.uid.load(Ordering::Relaxed))
+    }
+
     fn origin(&self) -> Option<Origin> {
         let signal = self.signal.load(Ordering::Relaxed);
         (signal != 0).then(|| {
@@ -76,6 +84,32 @@ impl Sender {
                 command: crate::sys::proc::comm(pid),
             }
         })
+    }
+}
+
+/// What signals have asked for and nobody has heeded yet, and who has sent them: for a superd
+/// that becomes another program. Only while signals are held.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Kept {
+    word: u32,
+    senders: Vec<(i32, i32, u32)>,
+}
+
+const SENDERS: [&Sender; 6] = [&FIRST_STOP, &FIRST_FORCE, &HUP, &USR1, &USR2, &QUIT];
+
+/// See [`Kept`]. A wish for an upgrade is granted by what follows.
+pub fn keep() -> Kept {
+    Kept {
+        word: LATCH.word() & !(Bit::Upgrade as u32),
+        senders: SENDERS.iter().map(|s| s.numbers()).collect(),
+    }
+}
+
+/// What [`keep`] said, in the new one.
+pub fn take_up(kept: &Kept) {
+    LATCH.restore(kept.word);
+    for (sender, (signal, pid, uid)) in SENDERS.iter().zip(&kept.senders) {
+        sender.renew(*signal, *pid, *uid);
     }
 }
 
@@ -162,6 +196,13 @@ impl Wakeup {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         WAKE.store(write.as_raw_fd(), Ordering::Relaxed);
         QUIT_IS_PASSED_ON.store(pass_quit_on, Ordering::Relaxed);
+        // Once, also when a start after an upgrade has to begin anew.
+        if IS_INSTALLED.swap(true, Ordering::Relaxed) {
+            return Ok(Wakeup {
+                read: File::from(read),
+                _write: write,
+            });
+        }
         for signal in [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGCHLD, SIGUSR1, SIGUSR2] {
             signals::on(signal, handle)?;
         }

@@ -292,6 +292,11 @@ impl Sink {
         }
     }
 
+    /// In a superd that has become another program: so many lines were lost before.
+    pub fn set_lost(&mut self, lost: u64) {
+        self.lost = lost;
+    }
+
     /// After a reload: from now on somewhere else. What was lost stays counted.
     pub fn redirect(&mut self, to: LogTo, foreground: bool) {
         let new = Sink::new(to, foreground, self.local);

@@ -10,14 +10,25 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{listen, Backlog};
+use serde::{Deserialize, Serialize};
 
 use super::drain;
 use super::trees::Trees;
+use super::upgrade::state::Fds;
 use crate::machine::event::{Instance, ServiceId};
 use crate::sys::filter;
+use crate::sys::handover::Inherited;
 
 /// Connections that may wait to be accepted; the kernel's own limit (somaxconn) may be lower.
 const QUEUE: i32 = 4096;
+
+/// One of them, for the program that superd becomes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    service: ServiceId,
+    address: SocketAddr,
+    fd: i32,
+}
 
 /// The sockets of all services.
 #[derive(Default)]
@@ -75,6 +86,33 @@ impl Sockets {
         if !have.is_empty() {
             self.open.insert(service, have);
         }
+    }
+
+    /// For the program that superd becomes.
+    pub fn keep(&self, fds: &mut Fds) -> Vec<Kept> {
+        let mut all = Vec::new();
+        for (service, sockets) in &self.open {
+            all.extend(sockets.iter().map(|(address, socket)| Kept {
+                service: *service,
+                address: *address,
+                fd: fds.pass(socket),
+            }));
+        }
+        all
+    }
+
+    /// What the program before has kept.
+    ///
+    /// # Errors
+    /// EBADF when a descriptor is missing.
+    pub fn kept(all: Vec<Kept>, left: &mut Inherited) -> io::Result<Sockets> {
+        let mut sockets = Sockets::default();
+        for kept in all {
+            let socket = left.take(kept.fd)?;
+            let of_service = sockets.open.entry(kept.service).or_default();
+            of_service.push((kept.address, socket));
+        }
+        Ok(sockets)
     }
 
     /// To be passed, in the order of the definition.

@@ -57,6 +57,17 @@ impl Base {
         }
     }
 
+    /// In a superd that has become another program: its limit of open files was raised by the
+    /// one before, and this is what it had been.
+    pub fn with_open_files(self, open_files: Option<Limit>) -> Base {
+        Base { open_files, ..self }
+    }
+
+    /// Open files as they were before superd raised its own limit.
+    pub fn open_files(&self) -> Option<Limit> {
+        self.open_files
+    }
+
     /// A mark that no other instance has, of this superd or another: `SCOPE:NAME:NONCE-N`.
     /// The scope is superd's run directory, by which the next superd finds what is its own.
     pub fn new_cookie(&mut self, scope: &str, name: &str) -> String {

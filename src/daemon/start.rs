@@ -7,16 +7,20 @@ use std::process::ExitCode;
 use mio::Poll;
 use syslog::Severity;
 
+use super::clients::Clients;
 use super::notify::Notify;
 use super::reactor::{Mode, Options, Parts, Reactor};
 use super::rundir::{in_time, is_taken, plain, RunDir};
-use super::signals::Wakeup;
+use super::signals::{self, Wakeup};
 use super::sink::{Sink, Stamp};
 use super::trees::Trees;
+use super::upgrade::state::{Body, Head};
+use super::upgrade::{self, Received};
 use crate::config::model::{CgroupUse, Config, Daemon, LogTo};
 use crate::machine::report::Origin;
 use crate::machine::supervisor::{Ending, Supervisor};
 use crate::sys;
+use crate::sys::handover::Inherited;
 
 /// What `superd` is told on its command line.
 #[derive(Clone, Debug)]
@@ -37,6 +41,16 @@ fn refuse(text: &str) -> ExitCode {
 
 /// Runs the daemon until it is asked to end.
 pub fn run(options: &DaemonOptions) -> ExitCode {
+    // The signals are still held if there is a state.
+    let mut complaint = None;
+    match upgrade::receive() {
+        Received::Nothing => {}
+        Received::Bad(why) => complaint = Some(why),
+        Received::State(state) => match go_on(options, *state) {
+            Ok(reactor) => return serve(reactor),
+            Err(why) => complaint = Some(why),
+        },
+    }
     if let Err(e) = sys::signals::clean_start() {
         return refuse(&format!("setting up signals: {}", plain(&e)));
     }
@@ -49,9 +63,55 @@ pub fn run(options: &DaemonOptions) -> ExitCode {
         Err(text) => return refuse(&text),
     };
     match build(options, &config.daemon, run_dir) {
-        Ok((reactor, complaints)) => drive(reactor, config, &complaints, Origin::Config),
+        Ok((reactor, mut complaints)) => {
+            let text = |why| {
+                format!(
+                    "the state that the superd before has left cannot be used: {why}; going on \
+                     from the journal"
+                )
+            };
+            complaints.extend(complaint.map(text));
+            drive(reactor, config, &complaints, Origin::Config)
+        }
         Err(text) => refuse(&text),
     }
+}
+
+/// The reactor of a superd that was another program a moment ago.
+fn go_on(options: &DaemonOptions, state: (Head, Body, Inherited)) -> Result<Reactor, String> {
+    let (head, Body { base, work }, mut left) = state;
+    let words = |e: std::io::Error| plain(&e);
+    sys::signals::clean_dispositions().map_err(words)?;
+    let poll = Poll::new().map_err(words)?;
+    let registry = poll.registry();
+    let run_dir = left.take(base.run_dir_lock);
+    let run_dir = run_dir.and_then(|lock| RunDir::kept(base.run_dir, lock));
+    let notify = base.notify.map(|n| Notify::kept(n, &mut left, registry));
+    let clients = base.clients.map(|c| Clients::kept(c, &mut left, registry));
+    let trees = Trees::kept(base.trees, &mut left).map_err(words)?;
+    let daemon = work.registry.daemon();
+    let parts = Parts {
+        options: Options {
+            mode: Mode::Daemon,
+            config: Some(options.config.clone()),
+            foreground: options.foreground,
+            program: base.program,
+        },
+        machine: Supervisor::new(seed(), Ending::WhenAsked),
+        sink: Sink::new(daemon.log, options.foreground, local_time),
+        run_dir: Some(run_dir.map_err(words)?),
+        notify: notify.transpose().map_err(words)?,
+        trees,
+        ring: daemon.ring,
+        poll,
+        wakeup: Wakeup::install(false).map_err(words)?,
+    };
+    let mut reactor = Reactor::new(parts).map_err(words)?;
+    reactor.clients = clients.transpose().map_err(words)?;
+    signals::take_up(&base.signals);
+    reactor.take_up(&head, work, &mut left).map_err(words)?;
+    sys::handover::unblock_signals();
+    Ok(reactor)
 }
 
 /// The reactor, and what could not be had but is no reason not to run the services.
@@ -99,6 +159,7 @@ fn build(
             mode: Mode::Daemon,
             config: Some(options.config.clone()),
             foreground: options.foreground,
+            program: upgrade::own_program(),
         },
         machine,
         sink: Sink::new(daemon.log, options.foreground, local_time),
@@ -164,6 +225,10 @@ fn drive(mut reactor: Reactor, config: Config, complaints: &[String], by: Origin
     reactor.take_over(&config.services);
     let text = reactor.configure(config, by);
     reactor.say(Severity::LOG_INFO, &text);
+    serve(reactor)
+}
+
+fn serve(mut reactor: Reactor) -> ExitCode {
     sys::memory::give_back();
     let ran = reactor.run();
     if let Err(e) = &ran {
@@ -237,6 +302,7 @@ fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
             mode: Mode::Wrap,
             config: None,
             foreground: true,
+            program: PathBuf::new(),
         },
         machine: Supervisor::new(seed(), Ending::WhenIdle),
         sink: Sink::new(LogTo::Stderr, true, local_time),

@@ -28,6 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::machine::event::Pid;
 use crate::machine::report::Stuck;
 use crate::machine::spec::To;
@@ -101,30 +103,62 @@ pub struct Forest {
     marks: BTreeMap<(i32, u64), Option<Vec<u8>>>,
 }
 
+/// What outlives a change of the program.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptForest {
+    claimed: BTreeSet<i32>,
+    inherited: Vec<(i32, u64)>,
+    reapers: BTreeSet<i32>,
+}
+
 impl Forest {
-    /// Looks around once. Without /proc, containment needs cgroups.
-    pub fn new() -> Forest {
-        let own = nix::unistd::getpid().as_raw();
-        let mut forest = Forest {
+    /// Nothing was looked at yet.
+    fn empty() -> Forest {
+        Forest {
             scanner: Scanner::new().ok(),
             all: Vec::new(),
             died: Vec::new(),
             is_whole: true,
             is_held: false,
             peeked: None,
-            own,
+            own: nix::unistd::getpid().as_raw(),
             own_session: nix::unistd::getsid(None).map_or(0, |s| s.as_raw()),
             claimed: BTreeSet::new(),
             inherited: Vec::new(),
             reapers: BTreeSet::new(),
             marks: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// Looks around once. Without /proc, containment needs cgroups.
+    pub fn new() -> Forest {
+        let mut forest = Forest::empty();
         if crate::sys::wait::has_children() {
             forest.scan();
+            let own = forest.own;
             let ours = forest.all.iter().filter(|s| s.ppid == own);
             forest.inherited = ours.map(|s| (s.pid, s.start)).collect();
         }
         forest
+    }
+
+    /// For a superd that becomes another program.
+    pub fn keep(&self) -> KeptForest {
+        KeptForest {
+            claimed: self.claimed.clone(),
+            inherited: self.inherited.clone(),
+            reapers: self.reapers.clone(),
+        }
+    }
+
+    /// What [`Forest::keep`] said, in the new one. All zombies are new to it.
+    pub fn kept(kept: KeptForest) -> Forest {
+        Forest {
+            claimed: kept.claimed,
+            inherited: kept.inherited,
+            reapers: kept.reapers,
+            ..Forest::empty()
+        }
     }
 
     /// This child is a command of superd's own and no orphan of a service.
@@ -321,7 +355,7 @@ pub struct Usage {
 }
 
 /// The main process, as long as it is not reaped.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Main {
     pid: i32,
     /// None: it is our child, so its pid cannot be another process's before we reap it.
@@ -329,7 +363,7 @@ struct Main {
 }
 
 /// The processes of one instance.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Tree {
     main: Option<Main>,
     /// The process group of the main process: its own session's, unless MAINPID= named
@@ -372,6 +406,15 @@ impl Tree {
             ports: Vec::new(),
             blurred: 0,
             noted_start: None,
+        }
+    }
+
+    /// In a superd that has become another program: its cgroup is the one that the next
+    /// instance will get, if it is the same.
+    pub fn share_group(&mut self, group: &Group) {
+        let is_it = |g: &Group| g.path() == group.path();
+        if self.group.as_ref().is_some_and(is_it) {
+            self.group = Some(group.clone());
         }
     }
 

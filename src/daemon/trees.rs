@@ -6,26 +6,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use nix::fcntl::Flock;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 
 use super::journal::{Place, Process};
 use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
-use super::tree::{Forest, Reachable, Tree, Usage};
+use super::tree::{Forest, KeptForest, Reachable, Tree, Usage};
+use super::upgrade::state::Fds;
 use crate::config::model::{Output, Program};
 use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
 use crate::machine::report::{SpawnError, Stage, Stuck};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
 use crate::sys::cgroup::{Group, Root};
+use crate::sys::handover::Inherited;
 use crate::sys::klog::Klog;
+use crate::sys::limits::Limit;
 use crate::sys::pidfd::PidFd;
 use crate::sys::proc::Stat;
-use crate::sys::spawn::Child;
+use crate::sys::spawn::{is_clone_refused, refuse_clone, Child};
 use crate::sys::{errno_of, strerror};
 
 /// The most of an environment that is searched for an instance's mark.
@@ -44,7 +48,7 @@ pub struct Trees {
     base: Base,
     root: Option<Root>,
     /// Keeps other superds from the groups.
-    _lock: Option<Flock<File>>,
+    lock: Option<Flock<File>>,
     /// In boxes: a node of the map has eleven places, and half of them are empty.
     live: BTreeMap<ServiceId, Box<Live>>,
     /// Groups that were found empty at a first start. From then on the sweep after each
@@ -63,6 +67,7 @@ pub struct Trees {
 }
 
 /// The present instance of a service.
+#[derive(Serialize, Deserialize)]
 struct Live {
     instance: Instance,
     tree: Tree,
@@ -99,7 +104,7 @@ impl Trees {
             forest: Forest::new(),
             base: Base::of_this_process(),
             root,
-            _lock: None,
+            lock: None,
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
             commands: BTreeMap::new(),
@@ -114,9 +119,72 @@ impl Trees {
     /// Below this group, which is locked for as long as the trees are there.
     pub fn locked(root: Root, lock: Option<Flock<File>>) -> Trees {
         Trees {
-            _lock: lock,
+            lock,
             ..Trees::new(Some(root))
         }
+    }
+
+    /// For a superd that becomes another program.
+    pub fn keep(&self, fds: &mut Fds) -> Keeping<'_> {
+        Keeping {
+            forest: self.forest.keep(),
+            open_files: self.base.open_files(),
+            clone_is_refused: is_clone_refused(),
+            root: &self.root,
+            lock: self.lock.as_deref().map(|l| fds.pass(l)),
+            live: &self.live,
+            groups: &self.groups,
+            commands: &self.commands,
+            scope: &self.scope,
+            until_exec: self.until_exec.as_deref().map(|l| fds.pass(l)),
+            ending: &self.ending,
+        }
+    }
+
+    /// What [`Trees::keep`] said, in the new one.
+    ///
+    /// # Errors
+    /// Of taking the locks over.
+    pub fn kept(kept: Kept, left: &mut Inherited) -> io::Result<Trees> {
+        let mut lock = |fd: Option<i32>, how| -> io::Result<Option<Flock<File>>> {
+            let Some(fd) = fd else { return Ok(None) };
+            // Held already by the same open file: this changes nothing.
+            let held = Flock::lock(File::from(left.take(fd)?), how);
+            held.map(Some).map_err(|(_, e)| e.into())
+        };
+        let own = lock(kept.lock, FlockArg::LockExclusiveNonblock)?;
+        let until_exec = lock(kept.until_exec, FlockArg::LockSharedNonblock)?;
+        refuse_clone(kept.clone_is_refused);
+        let mut live = kept.live;
+        for (service, group) in &kept.groups {
+            if let Some(live) = live.get_mut(service) {
+                live.tree.share_group(group);
+            }
+        }
+        Ok(Trees {
+            forest: Forest::kept(kept.forest),
+            base: Base::of_this_process().with_open_files(kept.open_files),
+            root: kept.root,
+            lock: own,
+            live,
+            groups: kept.groups,
+            commands: kept.commands,
+            scope: kept.scope,
+            marks: BTreeMap::new(),
+            until_exec,
+            klog: Klog::open(),
+            ending: kept.ending,
+        })
+    }
+
+    /// A child that is superd's own, and of no service.
+    pub fn claim(&mut self, pid: i32) {
+        self.forest.claim(pid);
+    }
+
+    /// It was reaped.
+    pub fn unclaim(&mut self, pid: i32) {
+        self.forest.unclaim(pid);
     }
 
     /// What marks begin with, and a file that each child keeps open until it executes its
@@ -707,6 +775,38 @@ impl Trees {
             root.clear().ok(); // a process that hangs in the kernel keeps it
         }
     }
+}
+
+/// What [`Trees::keep`] says.
+#[derive(Serialize)]
+pub struct Keeping<'a> {
+    forest: KeptForest,
+    open_files: Option<Limit>,
+    clone_is_refused: bool,
+    root: &'a Option<Root>,
+    lock: Option<i32>,
+    live: &'a BTreeMap<ServiceId, Box<Live>>,
+    groups: &'a BTreeMap<ServiceId, Group>,
+    commands: &'a BTreeMap<ActionId, Tree>,
+    scope: &'a str,
+    until_exec: Option<i32>,
+    ending: &'a [Tree],
+}
+
+/// The same, read.
+#[derive(Deserialize)]
+pub struct Kept {
+    forest: KeptForest,
+    open_files: Option<Limit>,
+    clone_is_refused: bool,
+    root: Option<Root>,
+    lock: Option<i32>,
+    live: BTreeMap<ServiceId, Box<Live>>,
+    groups: BTreeMap<ServiceId, Group>,
+    commands: BTreeMap<ActionId, Tree>,
+    scope: String,
+    until_exec: Option<i32>,
+    ending: Vec<Tree>,
 }
 
 /// The main process of an adopted instance.

@@ -14,7 +14,7 @@ use super::report::{Crash, EndReport, Exit, Happening, Origin, Stuck, Verdict};
 use super::service::{Context, Kill, Run};
 use super::signal::Signal;
 use super::spec::{Schedule, Spec, To};
-use super::stop::{look_at, Poll, Stop};
+use super::stop::{look_at, Poll, Stop, POLL_LONGEST};
 use super::time::Tick;
 
 /// How long a port may stay open after its tree is gone (somebody else was handed the
@@ -259,6 +259,17 @@ impl End {
                 cx.effects.push(Effect::Check(id, instance, Check::Ports));
             }
         }
+    }
+
+    /// Looks again, in a superd that has become another program.
+    pub fn look_again(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) {
+        let (check, longest) = match self.phase {
+            Phase::Unsure { .. } | Phase::Grace(..) => (Check::Tree, POLL_LONGEST),
+            Phase::Kill(_) => (Check::Tree, KILLED_POLL_LONGEST),
+            Phase::Ports(_) => (Check::Ports, POLL_LONGEST),
+        };
+        self.poll = Poll::up_to(longest, now);
+        cx.effects.push(Effect::Check(id, self.run.instance, check));
     }
 
     /// `--now`.

@@ -14,7 +14,8 @@ use super::signal::Signal;
 use super::spec::{Drain, MaxConnections, Spec, To};
 
 /// One configured service. Never used again for another one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ServiceId(pub u32);
 
 /// One run of a service, counted from 1 over the life of this superd. Events about an
@@ -38,7 +39,7 @@ impl Instance {
 pub struct Pid(pub i32);
 
 /// Who waits for an answer: a client connection and the number of its request there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Ticket {
     /// Connection, never used again for another one.
     pub client: u64,
@@ -342,7 +343,7 @@ impl Effect {
 }
 
 /// The answer to a request.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// Done: it is as it was asked for. A stop carries its verdict.
     Done(Option<Verdict>),

@@ -143,6 +143,16 @@ impl Memory {
         }
     }
 
+    /// What the operator had asked for.
+    pub fn want(&self) -> Want {
+        self.want
+    }
+
+    /// Whether the service was no longer configured.
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
     /// The run it was about.
     pub fn instance(&self) -> Instance {
         self.instance

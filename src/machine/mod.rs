@@ -9,6 +9,7 @@ mod cells;
 pub mod crash;
 pub mod end;
 pub mod event;
+pub mod keep;
 pub mod memory;
 pub mod order;
 pub mod report;
@@ -27,3 +28,4 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod time;
+pub mod upgrade;

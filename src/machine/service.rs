@@ -298,7 +298,7 @@ pub struct ReloadRun {
 }
 
 /// Somebody who waits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Waiter {
     /// Where the answer goes.
     pub ticket: Ticket,
@@ -324,7 +324,7 @@ impl Waiter {
 }
 
 /// What is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Goal {
     /// This instance is over.
     Over(Instance),

@@ -9,8 +9,9 @@ use std::rc::Rc;
 
 use super::event::{
     ActionId, Adopted, Change, Check, Effect, Event, Found, Instance, Outcome, Pid, Presence,
-    ServiceId, Target, Verb, Wait,
+    ServiceId, Target, Ticket, Verb, Wait,
 };
+use super::keep::Whole;
 use super::memory::{Begun, Memory};
 use super::report::{Exit, Origin};
 use super::rig::{by, ms, schedule, signal, step, A};
@@ -38,7 +39,7 @@ struct Process {
     born: Tick,
 }
 
-#[derive(Default)]
+#[derive(Default, PartialEq, Debug)]
 struct Counts {
     spawns: u32,
     signals: BTreeMap<(i32, Signal), u32>,
@@ -64,6 +65,11 @@ struct World {
     kills: Vec<u32>,
     points: u32,
     dead: bool,
+    /// superd becomes another program after each turn that did something.
+    upgrades: Option<u32>,
+    /// Requests so far, and how often each was answered.
+    asked: u64,
+    answered: BTreeMap<u64, u32>,
 }
 
 impl World {
@@ -86,6 +92,9 @@ impl World {
             kills,
             points: 0,
             dead: false,
+            upgrades: None,
+            asked: 0,
+            answered: BTreeMap::new(),
         }
     }
 
@@ -127,8 +136,41 @@ impl World {
         self.work();
     }
 
+    /// The machine is written down whole, and another one goes on from that.
+    fn become_another(&mut self) {
+        let Some(n) = &mut self.upgrades else { return };
+        *n += 1;
+        let whole = serde_json::to_string(&self.machine.keep()).unwrap();
+        let whole: Whole = serde_json::from_str(&whole).unwrap();
+        let spec = self.spec.clone();
+        assert_eq!(whole.fault(|_| Some(spec.clone())), None);
+        let before = format!("{:?}", self.machine.service(A).map(Memory::of));
+        let shared = Rc::new(self.spec.clone());
+        let mut effects = Vec::new();
+        self.machine = Supervisor::new(u64::from(*n), Ending::WhenAsked);
+        let spec = |_| Some(shared.clone());
+        self.machine.go_on(whole, spec, self.now, &mut effects);
+        for effect in &effects {
+            // Nothing is done, only looked at.
+            let looks = matches!(
+                effect,
+                Effect::Check(..) | Effect::NotePorts(..) | Effect::WatchOutput(..)
+            );
+            assert!(looks, "{effect:?} after {before}");
+        }
+        self.perform(effects);
+    }
+
     /// One turn of the loop; when superd is killed in it, the next one begins.
     fn work(&mut self) {
+        self.turn();
+        if self.upgrades.is_some() {
+            self.become_another();
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
         while let Some(event) = self.events.pop_front() {
             let mut effects = Vec::new();
             self.machine.handle(self.now, event, &mut effects);
@@ -140,7 +182,7 @@ impl World {
         self.write_journal();
         if self.point() {
             self.succeed();
-            self.work();
+            self.turn();
         }
     }
 
@@ -219,6 +261,9 @@ impl World {
                 self.events
                     .push_back(Event::Checked(s, i, check, Found(found)));
             }
+            Effect::Reply(ticket, _) => {
+                *self.answered.entry(ticket.request).or_default() += 1;
+            }
             Effect::NotePorts(s, i) => self.events.push_back(Event::PortsNoted(s, i, 1)),
             Effect::Http(..)
             | Effect::Drain(..)
@@ -231,7 +276,6 @@ impl World {
             | Effect::WatchOutput(..)
             | Effect::Release(..)
             | Effect::Forget(_)
-            | Effect::Reply(..)
             | Effect::Publish(..)
             | Effect::Finish => {}
         }
@@ -339,11 +383,20 @@ impl World {
     }
 
     fn ask(&mut self, verb: Verb) {
+        self.asked += 1;
+        let ticket = self.upgrades.map(|_| Ticket {
+            client: 1,
+            request: self.asked,
+        });
         self.hear(Event::Request {
-            ticket: None,
-            target: Target::One(A),
+            ticket,
+            // One service, or all of them: there is one.
+            target: match self.asked % 2 {
+                0 => Target::One(A),
+                _ => Target::All,
+            },
             verb,
-            wait: Wait::No,
+            wait: Wait::Done,
             by: by(),
         });
     }
@@ -385,6 +438,26 @@ impl World {
             assert!(*n <= 1, "a command runs once");
         }
     }
+}
+
+#[test]
+fn superd_that_becomes_another_program_after_every_turn_does_the_same() {
+    let mut upgrades = 0;
+    for (spec, who, verb) in lives() {
+        let mut plain = World::new(spec.clone(), who, &[]);
+        plain.live(verb);
+        let mut other = World::new(spec, who, &[]);
+        other.upgrades = Some(0);
+        other.live(verb);
+        assert_eq!(other.counts, plain.counts);
+        assert!(other.asked >= 3);
+        for request in 1..=other.asked {
+            assert_eq!(other.answered.get(&request), Some(&1), "request {request}");
+        }
+        upgrades += other.upgrades.unwrap();
+    }
+    assert!(upgrades > 100, "{upgrades}");
+    println!("{upgrades} upgrades");
 }
 
 fn lives() -> Vec<(Spec, Character, Verb)> {

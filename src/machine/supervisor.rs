@@ -11,6 +11,8 @@ mod wishes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{Adopted, Answer, Effect, Event, Instance, ServiceId, Ticket};
 use super::order::Order;
 use super::report::{Happening, Origin};
@@ -85,8 +87,8 @@ struct Shutdown {
 }
 
 /// A request about all services, which is answered once.
-#[derive(Clone, Debug)]
-struct Group {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Group {
     left: usize,
     worst: Answer,
     /// Whose answer that is, if it is one to be told.
@@ -349,6 +351,42 @@ impl Supervisor {
         service.resume(found, now, &mut cx);
         self.services.insert(id, service);
         self.list_deadline(id);
+    }
+
+    // ---- for a superd that becomes another program (`keep.rs`) ----------------
+
+    pub(super) fn last_action(&self) -> u64 {
+        self.actions
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&Ticket, &Group)> {
+        self.groups.iter()
+    }
+
+    /// A service that was there before.
+    pub(super) fn put_back(&mut self, mut service: Service, now: Tick, effects: &mut Vec<Effect>) {
+        let id = service.id;
+        let mut cx = Context {
+            effects,
+            rng: &mut self.rng,
+            actions: &mut self.actions,
+        };
+        service.look_again(now, &mut cx);
+        self.services.insert(id, service);
+        self.list_deadline(id);
+    }
+
+    /// All services are there again: the order, and what of it is derived.
+    pub(super) fn settle_again(
+        &mut self,
+        groups: Vec<(Ticket, Group)>,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.groups = groups.into_iter().collect();
+        self.reorder();
+        self.retarget(effects);
+        self.settle(now, effects);
     }
 
     // ---- facts -------------------------------------------------------------

@@ -14,6 +14,8 @@ use std::rc::Rc;
 
 use nix::fcntl::{Flock, FlockArg};
 
+use serde::{Deserialize, Serialize};
+
 use super::kill::kill;
 
 /// Nested groups that a service makes are followed this deep.
@@ -87,7 +89,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 }
 
 /// The directory below which all services of one superd have their groups.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Root {
     dir: PathBuf,
     /// Whether cgroup.kill exists (Linux 5.14).
@@ -213,7 +215,7 @@ fn escape(name: &str) -> String {
 }
 
 /// The group of one service.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Group {
     dir: Rc<Path>,
     has_kill: bool,

@@ -147,7 +147,7 @@ fn own_signals(superd: i32, not_default: Numbers) {
     SigSet::empty().thread_set_mask().ok(); // cannot fail: the set is valid
 }
 
-/// /dev/null as standard input, the plan's descriptors as output and error.
+/// The plan's descriptors, or /dev/null, as standard input, output and error.
 fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
     let plan = prepared.plan;
     let null = std::fs::OpenOptions::new()
@@ -159,7 +159,7 @@ fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
         None => null.as_raw_fd(),
     };
     // Copies above 2 first: a source may itself be 0, 1 or 2.
-    let sources = [null.as_raw_fd(), raw(plan.stdout), raw(plan.stderr)];
+    let sources = [raw(plan.stdin), raw(plan.stdout), raw(plan.stderr)];
     for (target, source) in (0..).zip(sources.map(above_stdio)) {
         dup2(source?, target)?;
     }
@@ -208,7 +208,7 @@ fn dup2(from: RawFd, to: RawFd) -> io::Result<()> {
 
 /// Closes every descriptor from `first` on except these, in ascending order. procd's scripts leave
 /// number 1000 open; a lock that lives on in a server blocks every init script after it.
-fn close_others(first: u32, keep: &[RawFd]) {
+pub(super) fn close_others(first: u32, keep: &[RawFd]) {
     // Above 2, see status_pipe().
     let kept = || keep.iter().map(|fd| fd.unsigned_abs());
     let mut from = first;

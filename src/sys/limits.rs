@@ -2,6 +2,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 /// No limit. The same number in 64 bits everywhere, which `RLIM_INFINITY` is not.
 pub const UNLIMITED: u64 = u64::MAX;
 
@@ -10,7 +12,7 @@ pub const NOFILE: u32 = libc::RLIMIT_NOFILE as _;
 
 /// One limit.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Limit {
     /// What is in force.
     pub soft: u64,

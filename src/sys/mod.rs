@@ -17,6 +17,8 @@
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
 //! | `filter.rs` | `setsockopt`, `getsockopt` | values and instructions of the lengths given |
 //! | `filter.rs` | `ioctl(SIOCGSTAMPNS)` | room for a timespec |
+//! | `handover.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
+//! | `handover.rs` | `BorrowedFd::borrow_raw` | not -1; used for one call |
 //! | `kill.rs` | `kill` | no pointers; guarded against groups, init, superd |
 //! | `klog.rs` | `klogctl` | a writable buffer of the length given |
 //! | `limits.rs` | `prlimit64` | valid pointers to two u64 each |
@@ -45,6 +47,7 @@ pub mod cgroup;
 mod child;
 pub mod features;
 pub mod filter;
+pub mod handover;
 pub mod kill;
 pub mod klog;
 pub mod limits;

@@ -26,6 +26,11 @@ impl PidFd {
         })
     }
 
+    /// Takes a descriptor of this pid that another program has left to this one.
+    pub fn left(fd: OwnedFd, pid: i32) -> PidFd {
+        PidFd { fd, pid }
+    }
+
     /// Takes a descriptor that clone3(2) made for this pid.
     pub(super) fn from_clone(fd: OwnedFd, pid: i32) -> PidFd {
         PidFd { fd, pid }

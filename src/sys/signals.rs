@@ -44,13 +44,19 @@ fn sender(info: &libc::siginfo_t) -> (i32, u32) {
 /// ignores INT and QUIT for us, init scripts ignore TERM, and an ignored CHLD would reap
 /// our children behind our back. Handlers (Rust's own, for stack overflows) stay.
 pub fn clean_start() -> io::Result<()> {
+    clean_dispositions()?;
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// The same, but what is blocked stays blocked, for a program that is to take over the signals
+/// of the one before.
+pub fn clean_dispositions() -> io::Result<()> {
     for signal in 1..=64 {
         if disposition(signal) == Some(libc::SIG_IGN) && signal != libc::SIGPIPE {
             set_disposition(signal, libc::SIG_DFL).ok(); // KILL and STOP cannot be ignored
         }
     }
-    set_disposition(libc::SIGPIPE, libc::SIG_IGN)?;
-    Ok(SigSet::empty().thread_set_mask()?)
+    set_disposition(libc::SIGPIPE, libc::SIG_IGN)
 }
 
 /// For a plain command like superctl: nothing is blocked, nothing is ignored, SIGPIPE ends it.

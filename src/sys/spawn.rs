@@ -145,6 +145,8 @@ pub struct Plan<'a> {
     pub env: Vec<Cow<'a, CStr>>,
     /// Put after everything else in the environment.
     pub env_last: Vec<CString>,
+    /// Standard input; none: /dev/null.
+    pub stdin: Option<BorrowedFd<'a>>,
     /// Standard output; none: /dev/null. Its description should be in blocking mode.
     pub stdout: Option<BorrowedFd<'a>>,
     /// Standard error; none: /dev/null.
@@ -189,6 +191,7 @@ impl Plan<'_> {
             argv,
             env: Vec::new(),
             env_last: Vec::new(),
+            stdin: None,
             stdout: None,
             stderr: None,
             give_output: false,
@@ -236,6 +239,11 @@ pub enum Status {
 }
 
 impl StatusPipe {
+    /// One that another program has left to this one.
+    pub fn left(fd: OwnedFd) -> StatusPipe {
+        StatusPipe(fd)
+    }
+
     /// Reads it. After anything but `Pending` it has nothing more to say.
     pub fn read(&self) -> Status {
         let mut record = [0_u8; RECORD];
@@ -287,6 +295,16 @@ pub(super) struct Ends {
 /// Set once the kernel has refused clone3(2) (older than 5.3, older than 5.7 with a cgroup,
 /// or a seccomp filter): asking again would cost a system call for nothing.
 static NO_CLONE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the kernel has refused clone3(2).
+pub fn is_clone_refused() -> bool {
+    NO_CLONE.load(Ordering::Relaxed)
+}
+
+/// It has refused it to the program that this process was before.
+pub fn refuse_clone(refused: bool) {
+    NO_CLONE.store(refused, Ordering::Relaxed);
+}
 
 /// Makes the process. It runs the program when [`StatusPipe::read`] says so. An error
 /// means that no process came into being.

@@ -459,6 +459,50 @@ in_both_flavours! {
 }
 
 #[test]
+fn an_upgrade_goes_on_with_drains_limits_and_sockets() {
+    let name = "an_upgrade_goes_on_with_drains_limits_and_sockets";
+    let toml = PASSED.replace(
+        "stop = ",
+        "max-connections = { high = 2, low = 1 }\nstop = ",
+    );
+    let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
+        return;
+    };
+    let clients = [Client::begin(&at), Client::begin(&at), Client::begin(&at)];
+    wait_until("they are held back", || {
+        s.status("pages")["limited"] == true
+    });
+    s.ok(&["upgrade"]);
+    wait_until("and again", || s.status("pages")["limited"] == true);
+    assert!(is_held(&at, SHORT));
+    let [first, mut second, third] = clients;
+    drop((first, third));
+    s.ok(&["drain", "--no-wait", "pages"]);
+    wait_connections(&s, 1);
+    s.ok(&["upgrade"]);
+    assert_eq!(s.status("pages")["drain"], "draining");
+    assert!(is_held(&at, SHORT));
+    assert_eq!(second.ask("end"), "whole");
+    drop(second);
+    wait_until("it is drained", || s.status("pages")["drain"] == "drained");
+    s.ok(&["upgrade"]);
+    assert!(is_held(&at, SHORT));
+    s.ok(&["undrain", "pages"]);
+    let mut client = Client::begin(&at);
+    let stop = stop(&s);
+    wait_connections(&s, 1);
+    s.ok(&["upgrade"]);
+    assert!(is_held(&at, SHORT));
+    assert_eq!(client.ask("end"), "whole");
+    drop(client);
+    assert_eq!(finish(stop).code, 0);
+    assert_eq!(s.record("pages").count("start"), 1);
+    assert_eq!(s.record("pages").count("signal"), 1);
+    assert!(TcpStream::connect(&at).is_err(), "its port is free");
+    s.end();
+}
+
+#[test]
 fn a_socket_that_cannot_be_opened_is_told_and_tried_again() {
     let place = Place::new();
     let taken = std::net::TcpListener::bind((place.host.as_str(), 8080)).unwrap();

@@ -113,7 +113,7 @@ impl Watch {
 }
 
 /// Everything that the service has recorded: at no time two, and no signal twice.
-fn judge(record: &Record, at: &str) {
+pub fn judge(record: &Record, at: &str) {
     let mut running = None;
     let mut signals: BTreeMap<(i32, &str), u32> = BTreeMap::new();
     for n in &record.0 {
@@ -182,7 +182,7 @@ fn is_up(record: &std::path::Path) -> bool {
 
 /// The rest of each story: a successor that brings the service up, or leaves it down, and a
 /// last stop after which nothing is there.
-fn conclude(place: Place, at: &str, is_to_run: bool) {
+fn conclude(place: Place, at: &str, is_to_run: bool) -> Record {
     let superd = place.resume();
     if is_to_run {
         superd.wait_state("web", "up");
@@ -197,7 +197,9 @@ fn conclude(place: Place, at: &str, is_to_run: bool) {
     }
     superd.ok(&["stop", "web"]);
     let place = superd.end();
-    judge(&place.record("web"), at);
+    let record = place.record("web");
+    judge(&record, at);
+    record
 }
 
 fn during_a_start(flavour: Flavour, step: usize) {
@@ -272,7 +274,53 @@ fn during_a_reload(flavour: Flavour, step: usize) {
     });
 }
 
+/// At rest the service is not touched at all, in the midst of a stop that goes on.
+fn during_an_upgrade(flavour: Flavour, in_a_stop: bool, step: usize) {
+    let name = if in_a_stop {
+        "upgrade in a stop"
+    } else {
+        "upgrade"
+    };
+    points(&format!("{name} {flavour:?}"), step, |at| {
+        let superd = Superd::start_in(flavour, &scribe());
+        superd.wait_record("web", "start", 1);
+        superd.wait_state("web", "up");
+        if in_a_stop {
+            superd.ok(&["stop", "--no-wait", "web"]);
+        }
+        attach(superd.pid);
+        superd.signal(libc::SIGUSR2);
+        let (log, record) = (
+            superd.place.file("superd.log"),
+            superd.place.file("web.record"),
+        );
+        let has = |file: &std::path::Path, what: &str| {
+            std::fs::read_to_string(file).is_ok_and(|t| t.contains(what))
+        };
+        let watch = kill_when(superd.pid, move || {
+            has(&log, "superd: upgraded from") && (!in_a_stop || has(&record, "end\n"))
+        });
+        let ended = kill_after(superd.pid, at);
+        watch.end();
+        let record = conclude(superd.killed(), &format!("{name}, call {at}"), !in_a_stop);
+        assert_eq!(record.count("start"), 1, "{name}, call {at}: {record:?}");
+        ended
+    });
+}
+
 in_both_flavours! {
+    fn killed_after_a_system_call_of_an_upgrade(flavour: Flavour) {
+        if is_traceable("killed_after_a_system_call_of_an_upgrade") {
+            during_an_upgrade(flavour, false, 31);
+        }
+    }
+
+    fn killed_after_a_system_call_of_an_upgrade_in_a_stop(flavour: Flavour) {
+        if is_traceable("killed_after_a_system_call_of_an_upgrade_in_a_stop") {
+            during_an_upgrade(flavour, true, 37);
+        }
+    }
+
     fn killed_after_a_system_call_of_a_start(flavour: Flavour) {
         if is_traceable("killed_after_a_system_call_of_a_start") {
             during_a_start(flavour, 37);

@@ -92,6 +92,27 @@ in_both_flavours! {
         }
     }
 
+    fn a_shutdown_is_not_gone_on_with_but_its_stops_are(flavour: Flavour) {
+        let toml = scribe("web", "USR2") + THREE + &scribe("other", "TERM");
+        let superd = Superd::start_in(flavour, &toml);
+        superd.wait_record("web", "start", 1);
+        superd.wait_record("other", "start", 1);
+        superd.signal(libc::SIGTERM);
+        superd.wait_record("other", "end", 1);
+        superd.wait_record("web", "INT", 1);
+        let superd = superd.succeed();
+        for name in ["web", "other"] {
+            superd.wait_record(name, "start", 2);
+            superd.wait_state(name, "up");
+        }
+        for what in ["TERM", "INT", "USR2", "end"] {
+            once(&superd, "web", what);
+        }
+        once(&superd, "other", "TERM");
+        assert_eq!(superd.record("web").count("two"), 0);
+        superd.end();
+    }
+
     fn who_died_meanwhile_is_noticed_and_started_again(flavour: Flavour) {
         let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
         superd.wait_record("web", "start", 1);
@@ -393,14 +414,7 @@ fn chat(log: &str, name: &str) -> Vec<u64> {
 #[test]
 fn no_line_is_lost_or_said_twice_however_often_superd_is_killed() {
     let (services, rate, kills) = writers();
-    let names: Vec<String> = (0..services).map(|n| format!("w{n}")).collect();
-    let one = |n: &String| format!("[service.{n}]\ncommand = [$TWIN:{n}, \"chat\", \"{rate}\"]\n");
-    let toml: String = names.iter().map(one).collect();
-    let mut superd = Superd::start(&toml);
-    for n in &names {
-        superd.wait_record(n, "start", 1);
-        superd.wait_state(n, "up");
-    }
+    let (mut superd, names) = chatting(services, rate);
     let pids: Vec<i32> = names.iter().map(|n| superd.pid_of(n)).collect();
     let log = superd.place.file("superd.log");
     let mut seed = 3_u64;
@@ -414,15 +428,34 @@ fn no_line_is_lost_or_said_twice_however_often_superd_is_killed() {
     }
     let now: Vec<i32> = names.iter().map(|n| superd.pid_of(n)).collect();
     assert_eq!(now, pids, "all of them run on");
+    stop_and_count(&superd, &names, &format!("successors: {kills} kills"));
+    superd.end();
+}
+
+/// Services that write numbered lines, so many bytes in a second each.
+pub fn chatting(services: usize, rate: u64) -> (Superd, Vec<String>) {
+    let names: Vec<String> = (0..services).map(|n| format!("w{n}")).collect();
+    let one = |n: &String| format!("[service.{n}]\ncommand = [$TWIN:{n}, \"chat\", \"{rate}\"]\n");
+    let toml: String = names.iter().map(one).collect();
+    let superd = Superd::start(&toml);
     for n in &names {
+        superd.wait_record(n, "start", 1);
+        superd.wait_state(n, "up");
+    }
+    (superd, names)
+}
+
+/// Stops them: each line that they wrote is in the log, once.
+pub fn stop_and_count(superd: &Superd, names: &[String], what: &str) {
+    for n in names {
         superd.ok(&["stop", "--no-wait", n]);
     }
-    for n in &names {
+    for n in names {
         superd.wait_state(n, "down");
     }
     let (log, torn) = mend(&superd.place.log());
     let (mut lines, mut lost, mut twice) = (0, 0, 0);
-    for n in &names {
+    for n in names {
         let record = superd.record(n);
         assert_eq!(record.count("start"), 1);
         let last = record.0.iter().find_map(|e| e.what.strip_prefix("lines "));
@@ -437,11 +470,10 @@ fn no_line_is_lost_or_said_twice_however_often_superd_is_killed() {
         }
     }
     tell(&format!(
-        "successors: {} bytes of log, {lines} lines, {kills} kills: {lost} lost, {torn} cut, {twice} twice",
+        "{what}: {} bytes of log, {lines} lines: {lost} lost, {torn} cut, {twice} twice",
         log.len()
     ));
     assert_eq!((lost, twice), (0, 0));
-    superd.end();
 }
 
 /// What a client saw of a server.

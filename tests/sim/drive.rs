@@ -3,7 +3,7 @@
 //!
 //! Longer than a file should be: people, time and the daemon take turns in one loop.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use superd::machine::event::{
     Adopted, Change, Check, Effect, Event, Found, Instance, Notice, Presence, ServiceId, Target,
     Ticket, Verb, Wait,
 };
+use superd::machine::keep::Whole;
 use superd::machine::memory::Memory;
 use superd::machine::report::Origin;
 use superd::machine::service::{Service, State};
@@ -399,6 +400,38 @@ impl Sim {
         self.time()
     }
 
+    /// superd becomes another program between two turns. Nobody is to notice, the judge least.
+    fn become_another(&mut self) -> Result<(), Broken> {
+        if self.judge.shutdown {
+            return Ok(());
+        }
+        self.note(|| "** superd becomes another program".to_owned());
+        self.judge.became = Some(self.now);
+        let Ok(text) = serde_json::to_string(&self.machine.keep()) else {
+            panic!("what the machine knows cannot be written");
+        };
+        let Ok(whole) = serde_json::from_str::<Whole>(&text) else {
+            panic!("what the machine knows cannot be read: {text}");
+        };
+        let specs: BTreeMap<ServiceId, Rc<Spec>> = self
+            .machine
+            .services()
+            .map(|s| (s.id, s.spec.clone()))
+            .collect();
+        let spec = |id| specs.get(&id).cloned();
+        assert_eq!(whole.fault(|id| spec(id).map(|s| (*s).clone())), None);
+        self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
+        self.machine.set_shutdown_deadline(self.within);
+        let mut effects = Vec::new();
+        self.machine.go_on(whole, spec, self.now, &mut effects);
+        let mut events = VecDeque::new();
+        self.perform(effects, &mut events)?;
+        for event in events {
+            self.deliver(event)?;
+        }
+        self.time()
+    }
+
     /// What is written down of a service, and what is there of it.
     fn left_of(&self, service: &Service) -> Adopted {
         let child = self.world.children.get(&(service.id, service.instance));
@@ -438,6 +471,7 @@ impl Sim {
             6 => self.turn(Event::OrphanReaped),
             7 => self.stale(),
             8 => self.succeed(),
+            9 => self.become_another(),
             _ => self.ask(),
         }
     }

@@ -141,6 +141,8 @@ pub struct Judge {
     pub finished: bool,
     pub pending: BTreeMap<Ticket, String>,
     asked: Option<(Target, Verb)>,
+    /// When superd became another program last.
+    pub became: Option<Tick>,
     actions: BTreeSet<ActionId>,
     pub spawns: u64,
     pub stops: u64,
@@ -564,12 +566,16 @@ impl Judge {
     /// A drain is a step like others, but for one thing: the next superd begins it again.
     fn drain(&mut self, now: Tick, key: Key, a: ActionId, what: &Rc<Drain>) -> Ruling {
         let asked = self.asked;
+        let became = self.became;
         let fresh = !self.actions.contains(&a);
         let live = self.live(key.0, key.1)?;
         live.held = true;
         live.was_held = true;
         live.maintained |= live.stop.is_none() && matches!(asked, Some((_, Verb::Drain)));
         let is_open = live.actions.contains(&a);
+        if is_open && became == Some(now) {
+            return Ok(()); // what was counted is counted again
+        }
         if live.adopted_at == Some(now) && (is_open || (live.maintained && live.stop.is_none())) {
             live.actions.insert(a);
             self.actions.insert(a);

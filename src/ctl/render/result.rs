@@ -23,7 +23,7 @@ fn subject(asked: &Request) -> Option<&str> {
 pub fn done(asked: &Request, reply: &Reply) -> String {
     let who = match (subject(asked), asked.verb) {
         (Some(name), _) => name,
-        (None, Verb::Shutdown | Verb::Reload) => "superd",
+        (None, Verb::Shutdown | Verb::Reload | Verb::Upgrade) => "superd",
         (None, _) => "all services",
     };
     if !reply.message.is_empty() {
@@ -52,6 +52,7 @@ pub fn done(asked: &Request, reply: &Reply) -> String {
         Verb::Undrain => "takes connections again".to_owned(),
         Verb::Signal => format!("{} sent", asked.signal.as_deref().unwrap_or("signal")),
         Verb::Shutdown => format!("ending{left}"),
+        Verb::Upgrade => "upgraded".to_owned(),
         Verb::Status
         | Verb::Logs
         | Verb::Why

@@ -5,12 +5,14 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use mio::net::UnixStream;
+use serde::{Deserialize, Serialize};
 
 use super::access::{Peer, Rights};
 use super::Stream;
 use crate::control::codec::{decode_line, encode_reply, BadLine, Lines};
 use crate::control::reply::{Code, Reply};
 use crate::control::request::{Request, Verb, LINE_CAP};
+use crate::daemon::upgrade::state::{Bytes, Fds};
 use crate::machine::event::{ServiceId, Ticket};
 use crate::machine::time::Tick;
 
@@ -42,7 +44,28 @@ pub enum Heard {
     Nonsense,
 }
 
+/// What of a connection outlives a change of the program.
+#[derive(Serialize, Deserialize)]
+pub struct Kept {
+    number: u64,
+    pub stream: i32,
+    may_only_look: bool,
+    last: Tick,
+    peer: Peer,
+    requests: u64,
+    open: VecDeque<Open>,
+    lines: Bytes,
+    discarding: bool,
+    half: Option<Tick>,
+    eof: bool,
+    hung_up: bool,
+    closing: bool,
+    output: Bytes,
+    stuck: Option<Tick>,
+}
+
 /// A request that is owed an answer.
+#[derive(Clone, Serialize, Deserialize)]
 struct Open {
     request: u64,
     id: u64,
@@ -98,6 +121,54 @@ impl Connection {
             sent: 0,
             writable: true,
             stuck: None,
+        }
+    }
+
+    /// For a superd that becomes another program.
+    pub fn keep(&self, fds: &mut Fds) -> Kept {
+        let (lines, discarding) = self.lines.keep();
+        Kept {
+            number: self.number,
+            stream: fds.pass(&self.stream),
+            may_only_look: self.rights == Rights::Look,
+            last: self.last,
+            peer: self.peer.clone(),
+            requests: self.requests,
+            open: self.open.clone(),
+            lines: Bytes(lines.to_vec()),
+            discarding,
+            half: self.half,
+            eof: self.eof,
+            hung_up: self.hung_up,
+            closing: self.closing,
+            output: Bytes(self.output.get(self.sent..).unwrap_or_default().to_vec()),
+            stuck: self.stuck,
+        }
+    }
+
+    /// What [`Connection::keep`] said, in the new one.
+    pub fn kept(kept: Kept, stream: UnixStream) -> Connection {
+        Connection {
+            number: kept.number,
+            stream,
+            rights: match kept.may_only_look {
+                true => Rights::Look,
+                false => Rights::All,
+            },
+            last: kept.last,
+            peer: kept.peer,
+            requests: kept.requests,
+            open: kept.open,
+            lines: Lines::kept(LINE_CAP, &kept.lines.0, kept.discarding),
+            half: kept.half,
+            readable: !kept.eof,
+            eof: kept.eof,
+            hung_up: kept.hung_up,
+            closing: kept.closing,
+            output: kept.output.0,
+            sent: 0,
+            writable: true,
+            stuck: kept.stuck,
         }
     }
 

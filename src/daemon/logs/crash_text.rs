@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use memchr::memmem;
+use serde::{Deserialize, Serialize};
 
 use super::{shown, LINE_CAP};
 use crate::machine::crash;
@@ -31,6 +32,7 @@ const CRASH_DUMP: Duration = Duration::from_secs(10);
 pub const CRASH_AGE: Duration = Duration::from_secs(60);
 
 /// The lines from the last beginning of a crash text on.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct CrashText {
     at: Tick,
     /// When the last line came, kept or not.

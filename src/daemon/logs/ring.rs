@@ -1,6 +1,9 @@
 //! The last lines of a service, bounded in bytes: one flat ring, no allocation per line.
 
+use serde::{Deserialize, Serialize};
+
 use super::shown;
+use crate::daemon::upgrade::state::Bytes;
 use crate::machine::time::Tick;
 
 /// Length and time before each line.
@@ -8,6 +11,13 @@ const HEAD: usize = 2 + 8;
 
 /// The first allocation; it doubles up to the bound.
 const FIRST: usize = 512;
+
+/// What outlives a change of the program.
+#[derive(Serialize, Deserialize)]
+pub struct Kept {
+    lines: Vec<(Tick, Bytes)>,
+    next: u64,
+}
 
 /// Lines with their times; the oldest make room for new ones.
 pub struct Ring {
@@ -35,6 +45,37 @@ impl Ring {
             first: 0,
             next: 0,
         }
+    }
+
+    /// For a superd that becomes another program: the lines that are there, and the number of
+    /// the next one.
+    pub fn keep(&self) -> Kept {
+        let mut lines = Vec::new();
+        let mut at = 0;
+        for _ in self.first..self.next {
+            let (tick, length) = self.head(at);
+            at += HEAD;
+            let mut line = vec![0; length];
+            self.copy(at, &mut line);
+            lines.push((tick, Bytes(line)));
+            at += length;
+        }
+        Kept {
+            lines,
+            next: self.next,
+        }
+    }
+
+    /// What [`Ring::keep`] said, in the new one.
+    pub fn kept(kept: Kept, bound: usize) -> Ring {
+        let mut ring = Ring::new(bound);
+        let n = kept.lines.len() as u64;
+        ring.next = kept.next.saturating_sub(n);
+        ring.first = ring.next;
+        for (at, line) in kept.lines {
+            ring.push(at, &line.0);
+        }
+        ring
     }
 
     /// The bound in bytes.

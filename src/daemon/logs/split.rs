@@ -9,6 +9,11 @@ pub struct Splitter {
 }
 
 impl Splitter {
+    /// One that has had the beginning of a line.
+    pub fn kept(partial: Vec<u8>) -> Splitter {
+        Splitter { partial }
+    }
+
     /// Takes a chunk; each complete line goes to `line`, without its newline and without
     /// a carriage return before it. Lines over [`LINE_CAP`] come in pieces.
     pub fn push(&mut self, chunk: &[u8], line: &mut dyn FnMut(&[u8])) {
@@ -36,6 +41,11 @@ impl Splitter {
         if !partial.is_empty() {
             whole(&partial, line);
         }
+    }
+
+    /// What is left, for a superd that becomes another program.
+    pub fn partial(&self) -> &[u8] {
+        &self.partial
     }
 
     /// What is left is thrown away.

@@ -49,12 +49,6 @@ impl Reactor {
             .filter(|(_, _, c)| *c == crate::machine::event::Change::New)
             .count();
         let (gone, unchanged) = (delta.gone.len(), delta.unchanged);
-        self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
-        self.logs.set_ring(daemon.ring);
-        self.crashes.configure(&daemon.crashes);
-        if self.options.mode == Mode::Daemon {
-            self.read_faults(&daemon.known_faults);
-        }
         if by != Origin::Config {
             if daemon.log != log {
                 self.sink.redirect(daemon.log, self.options.foreground);
@@ -64,7 +58,7 @@ impl Reactor {
                 self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
             }
         }
-        self.open_to(&daemon);
+        self.put_in_force(&daemon);
         if let Some(journal) = &mut self.journal {
             let ids = delta.changed.iter().map(|(id, ..)| *id);
             ids.for_each(|id| journal.redefine(id));
@@ -81,6 +75,17 @@ impl Reactor {
             "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
             changed - new
         )
+    }
+
+    /// What concerns superd itself, but for the log.
+    pub(in crate::daemon) fn put_in_force(&mut self, daemon: &Daemon) {
+        self.machine.set_shutdown_deadline(daemon.shutdown_deadline);
+        self.logs.set_ring(daemon.ring);
+        self.crashes.configure(&daemon.crashes);
+        if self.options.mode == Mode::Daemon {
+            self.read_faults(&daemon.known_faults);
+        }
+        self.open_to(daemon);
     }
 
     /// Reads the known faults; with any problem those that are known stay.

@@ -1,0 +1,144 @@
+//! All that the machine knows, for a superd that becomes another program: the memories of the
+//! services, which a killed one would have left as well, and who waits for what.
+//!
+//! Unlike after an adoption nothing has happened meanwhile: the children are the same, and what
+//! they have done since is told by the kernel afterwards. So nothing is told, sent or counted
+//! again; only what was being looked at is looked at again.
+
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Effect, ServiceId, Ticket};
+use super::memory::Memory;
+use super::service::{Context, Service, State, Waiter};
+use super::spec::Spec;
+use super::stop::Scene;
+use super::supervisor::{Group, Supervisor};
+use super::time::Tick;
+
+/// All of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Whole {
+    /// The number of the last command or request.
+    actions: u64,
+    services: Vec<Kept>,
+    /// Requests about all services that are not answered yet.
+    groups: Vec<(Ticket, Group)>,
+}
+
+/// One service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    id: ServiceId,
+    memory: Memory,
+    #[serde(default)]
+    waiters: Vec<Waiter>,
+}
+
+impl Whole {
+    /// Why this cannot be what a superd has written; none: it can.
+    pub fn fault(&self, spec: impl Fn(ServiceId) -> Option<Spec>) -> Option<String> {
+        if self.actions > u64::MAX / 2 {
+            return Some("the number of its commands".to_owned());
+        }
+        self.services.iter().find_map(|s| match spec(s.id) {
+            None => Some("a service without a definition".to_owned()),
+            Some(spec) => {
+                let what = s.memory.fault(&spec)?;
+                Some(format!("service {:?}: {what}", spec.name))
+            }
+        })
+    }
+
+    /// How many services there are.
+    pub fn services(&self) -> usize {
+        self.services.len()
+    }
+}
+
+impl Supervisor {
+    /// To be called between two turns, when all effects are performed.
+    pub fn keep(&self) -> Whole {
+        let kept = |s: &Service| Kept {
+            id: s.id,
+            memory: Memory::of(s),
+            waiters: s.waiters.clone(),
+        };
+        Whole {
+            actions: self.last_action(),
+            services: self.services().map(kept).collect(),
+            groups: self.groups().map(|(t, g)| (*t, g.clone())).collect(),
+        }
+    }
+
+    /// Goes on in a new machine from what [`Supervisor::keep`] said in the old one.
+    pub fn go_on(
+        &mut self,
+        whole: Whole,
+        spec: impl Fn(ServiceId) -> Option<Rc<Spec>>,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.number_actions_after(whole.actions);
+        for kept in whole.services {
+            let Some(spec) = spec(kept.id) else { continue };
+            let mut service = Service::new(kept.id, spec, now);
+            service.take_up(kept.memory, kept.waiters);
+            self.put_back(service, now, effects);
+        }
+        self.settle_again(whole.groups, now, effects);
+    }
+}
+
+impl Service {
+    /// What it was, to the letter.
+    fn take_up(&mut self, memory: Memory, waiters: Vec<Waiter>) {
+        let (gone, want) = (memory.is_gone(), memory.want());
+        self.recall(memory);
+        self.gone = gone;
+        self.want = want;
+        self.waiters = waiters;
+    }
+
+    /// Looks again at what was being looked at.
+    pub(super) fn look_again(&mut self, now: Tick, cx: &mut Context<'_>) {
+        let id = self.id;
+        match &mut self.state {
+            State::Down(_)
+            | State::Waiting
+            | State::Starting(_)
+            | State::Killing(..)
+            | State::Backoff { .. } => {}
+            State::Up(run) => {
+                let instance = run.instance;
+                match &run.drain {
+                    Some(hold) => {
+                        // What is held back stays so; to count is begun again.
+                        let drain = |n| Effect::Drain(id, instance, n, hold.what.clone());
+                        cx.effects.extend(hold.action.map(drain));
+                    }
+                    // If there are too many still, that will be noticed anew.
+                    None if std::mem::take(&mut run.limited) => {
+                        cx.effects.push(Effect::LetGo(id, instance));
+                    }
+                    None => {}
+                }
+                if self.spec.max_connections.is_some() {
+                    self.watch(cx.effects);
+                }
+            }
+            State::Stopping(run, stop) => {
+                let mut scene = Scene {
+                    now,
+                    id,
+                    instance: run.instance,
+                    says_stopping: run.stopping_seen > 0,
+                    cx,
+                };
+                stop.resume(&mut scene);
+            }
+            State::Sweeping(end) => end.look_again(id, now, cx),
+        }
+    }
+}
