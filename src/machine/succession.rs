@@ -528,6 +528,17 @@ fn lives() -> Vec<(Spec, Character, Verb)> {
             Verb::Restart,
         ),
         (
+            base(vec![
+                step(Action::Drain(Rc::default()), Until::NoConnections, 300),
+                step(signal(Signal::TERM), Until::Gone, 1000),
+            ]),
+            Character {
+                ends_by: Some(Signal::TERM),
+                ..who
+            },
+            Verb::Restart,
+        ),
+        (
             crashing,
             Character {
                 crashes: Some((50, 3)),
