@@ -114,7 +114,7 @@ pub struct ServiceDef {
 }
 
 /// What is executed and how.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Program {
     /// Program and arguments; a program without a slash is searched in the service's PATH.
     pub command: Vec<String>,
@@ -151,7 +151,7 @@ pub struct Program {
 pub type LimitName = &'static str;
 
 /// One resource limit (setrlimit(2)); `u64::MAX` is "unlimited".
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Limit {
     /// Name as in the configuration: `nofile`.
     #[serde(deserialize_with = "super::limits::known")]
@@ -165,7 +165,7 @@ pub struct Limit {
 }
 
 /// What happens to a service's standard output and error.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Output {
     /// Ring, and the log.
     Log,

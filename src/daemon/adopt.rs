@@ -78,8 +78,12 @@ impl Reactor {
             let (Some(begun), Some(place)) = (begun, place) else {
                 return self.remember();
             };
-            let name = Rc::clone(&one.name);
-            starts.push(Begin { name, begun, place });
+            starts.push(Begin {
+                name: Rc::clone(&one.name),
+                begun,
+                place,
+                program: Some(journal::fingerprint(&one.program)),
+            });
         }
         let Some(journal) = &mut self.journal else {
             return;
@@ -172,8 +176,10 @@ impl Reactor {
         let Some(run_dir) = &self.run_dir else { return };
         let stale = run_dir.is_stale();
         let path = run_dir.file("journal");
+        self.say_of_output();
         let Some(head) = Head::of_this_process() else {
-            let text = "no journal is kept: /proc does not tell the boot id";
+            let text = "no journal is kept, because /proc does not tell the boot id: if superd is \
+                        killed, the next one may start a second instance of a service";
             return self.say(Severity::LOG_WARNING, text);
         };
         let found = journal::read(&path, &head);
@@ -197,13 +203,14 @@ impl Reactor {
             }
             Found::Left(mut left) => {
                 self.trees.note_reapers(left.reapers.iter().copied());
-                for entry in std::mem::take(&mut left.begun) {
+                for (entry, program) in std::mem::take(&mut left.begun) {
                     let is_sound =
                         |d: &&ServiceDef| entry.memory.fault(&d.spec(|_| None)).is_none();
                     match configured.get(&entry.name).filter(is_sound) {
                         Some(def) => {
                             let name = entry.name.clone();
-                            left.services.insert(name, (def.clone(), entry));
+                            let def = as_begun(def, program);
+                            left.services.insert(name, (def, entry));
                         }
                         None => self.leave_alone(&entry.name),
                     }
@@ -282,7 +289,6 @@ impl Reactor {
         if !entry.memory.is_of_instance() {
             return gone(None, Some(0));
         }
-        self.open_output(id, &entry.name, output, instance);
         let Some(place) = &entry.place else {
             return gone(None, Some(0));
         };
@@ -291,7 +297,9 @@ impl Reactor {
             (true, false) => Main::ToBeFound,
             (false, false) => Main::Noted,
         };
-        if let Some(pid) = self.hold_adopted(id, &entry.name, instance, place, main) {
+        let main = self.hold_adopted(id, &entry.name, instance, place, main);
+        self.open_output(id, &entry.name, output, instance, main);
+        if let Some(pid) = main {
             if let Some(program) = self.registry.program(id) {
                 self.sockets
                     .adopt(&mut self.trees, id, instance, &program.sockets);
@@ -304,17 +312,29 @@ impl Reactor {
     }
 
     /// The FIFO as it was left: what is in it is read on.
-    fn open_output(&mut self, id: ServiceId, name: &str, output: Output, instance: Instance) {
+    fn open_output(
+        &mut self,
+        id: ServiceId,
+        name: &str,
+        output: Output,
+        instance: Instance,
+        main: Option<Pid>,
+    ) {
         if let Output::Log | Output::Ring = output {
-            let name = name.into();
+            let (name, registry) = (name.into(), self.poll.registry());
+            let opened = self.logs.adopt(registry, id, &name, output, main);
             // The next start tries again and says why.
-            if self
-                .logs
-                .open(self.poll.registry(), id, &name, output)
-                .is_ok()
-            {
+            if opened.is_ok() {
                 self.logs.begin(id, instance);
             }
+            self.say_of_output();
+        }
+    }
+
+    /// Why output does not outlive superd, if it does not.
+    pub(super) fn say_of_output(&mut self) {
+        if let Some(text) = self.logs.take_complaint() {
+            self.say(Severity::LOG_WARNING, &text);
         }
     }
 
@@ -470,6 +490,16 @@ impl Reactor {
         );
         self.say(Severity::LOG_WARNING, &text);
     }
+}
+
+/// The definition of a service that was started by it, or by another one, of which no more
+/// is known than that it is another: so the configuration changes it.
+fn as_begun(now: &ServiceDef, program: Option<u64>) -> ServiceDef {
+    let mut def = now.clone();
+    if program.is_some_and(|was| was != journal::fingerprint(&now.program)) {
+        Rc::make_mut(&mut def.program).command = vec!["(as it was configured)".to_owned()];
+    }
+    def
 }
 
 fn entry(

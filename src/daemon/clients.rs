@@ -26,6 +26,7 @@ use connection::{Connection, Heard};
 
 use serde::{Deserialize, Serialize};
 
+use super::rundir::plain;
 use super::token::Source;
 use super::upgrade::state::Fds;
 use crate::control::codec::encode_reply;
@@ -505,7 +506,10 @@ impl Clients {
 
 /// Binds and listens. A file of that name is removed first.
 fn listen_at(path: &Path, access: &Access, registry: &Registry) -> io::Result<UnixListener> {
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let named = |e: io::Error| {
+        let text = format!("{}: {}", path.display(), plain(&e));
+        io::Error::new(e.kind(), text)
+    };
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
         _ => {}

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::rundir::plain;
-use crate::config::model::ServiceDef;
+use crate::config::model::{Program, ServiceDef};
 use crate::machine::event::{ActionId, ServiceId};
 use crate::machine::memory::{Begun, Memory};
 use crate::sys::proc::Listener;
@@ -88,6 +88,17 @@ pub struct Begin {
     pub begun: Begun,
     /// Where its processes will be.
     pub place: Place,
+    /// The [`fingerprint`] of what is executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<u64>,
+}
+
+/// Tells one definition of a program from another one, for the same superd. Another build may
+/// see a difference where there is none, and then starts the program anew.
+pub fn fingerprint(program: &Program) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    program.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A process by number and start time (ticks after boot, `/proc/PID/stat`).
@@ -156,8 +167,8 @@ pub struct Left {
     pub reapers: Vec<i32>,
     /// Its services, by name.
     pub services: BTreeMap<String, (ServiceDef, Entry)>,
-    /// Services that were started and not defined yet.
-    pub begun: Vec<Entry>,
+    /// Services that were started and not defined yet, with [`Begin::program`].
+    pub begun: Vec<(Entry, Option<u64>)>,
 }
 
 /// What was found in the place of the journal.
@@ -184,6 +195,9 @@ pub fn read(path: &Path, head: &Head) -> Found {
     });
     match got {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Found::Nothing,
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+            return Found::Bad("it is a symbolic link".to_owned());
+        }
         Err(e) => return Found::Bad(plain(&e)),
         Ok(0) => return Found::Lost,
         Ok(_) => {}
@@ -220,13 +234,20 @@ pub fn parse(text: &[u8], own: &Head) -> Result<Left, String> {
     }
     let mut defs = BTreeMap::new();
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut programs = BTreeMap::new();
     for (n, line) in lines.enumerate() {
         let fail = |why: String| format!("line {}: {why}", n + 2);
         match serde_json::from_slice(line).map_err(|e| fail(e.to_string()))? {
             Line::Def(def) => drop(defs.insert(def.name.clone(), *def)),
             Line::Is(entry) => drop(entries.insert(entry.name.clone(), *entry)),
             Line::Begin(begin) => {
-                let Begin { name, begun, place } = *begin;
+                let Begin {
+                    name,
+                    begun,
+                    place,
+                    program,
+                } = *begin;
+                programs.insert(name.to_string(), program);
                 let entry = match entries.remove(&*name) {
                     Some(mut entry) => {
                         entry.memory.begin(begun);
@@ -260,7 +281,9 @@ pub fn parse(text: &[u8], own: &Head) -> Result<Left, String> {
                 }
                 services.insert(name, (def, entry));
             }
-            None if entry.memory.is_unborn() => begun.push(entry),
+            None if entry.memory.is_unborn() => {
+                begun.push((entry, programs.remove(&name).flatten()));
+            }
             None => return Err(fail("there is no definition")),
         }
     }
@@ -372,6 +395,11 @@ impl Journal {
         use std::os::unix::fs::MetadataExt;
         let file = self.file.as_ref().and_then(|f| f.metadata().ok());
         file.is_some_and(|m| m.nlink() > 0)
+    }
+
+    /// Whether somebody has removed it, so that it has to be written anew.
+    pub fn is_lost(&self) -> bool {
+        self.file.is_some() && !self.is_there()
     }
 
     /// Forgets a service with the next write.

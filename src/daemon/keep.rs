@@ -41,6 +41,7 @@ impl Reactor {
 
     /// Something in the run directory was removed, or it is time to try again.
     pub(super) fn keep_run_dir(&mut self) {
+        self.keep_journal();
         let Some(run_dir) = &self.run_dir else { return };
         run_dir.drain_watch();
         if self.is_run_dir_whole() {
@@ -66,6 +67,13 @@ impl Reactor {
                 let at = now + pause;
                 self.run_dir_again = Some(Again { at, pause });
             }
+        }
+    }
+
+    /// Sees to it that a journal that was removed is written again at the end of the turn.
+    fn keep_journal(&mut self) {
+        if let Some(journal) = self.journal.as_mut().filter(|j| j.is_lost()) {
+            self.machine.services().for_each(|s| journal.note(s.id));
         }
     }
 

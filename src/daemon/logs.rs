@@ -42,7 +42,7 @@ use super::token::Source;
 use super::upgrade::state::{Bytes, Fds};
 use crate::config::model::Output;
 use crate::machine::crash;
-use crate::machine::event::{Instance, ServiceId};
+use crate::machine::event::{Instance, Pid, ServiceId};
 use crate::machine::report::{Crash, Exit};
 use crate::machine::time::Tick;
 use crate::sys::handover::Inherited;
@@ -257,9 +257,16 @@ impl Logs {
     }
 
     /// Both ends of a service's pipe; with its place, if it has one.
-    fn pipe(&mut self, name: &str) -> io::Result<(File, OwnedFd, Option<PathBuf>)> {
+    fn pipe(
+        &mut self,
+        name: &str,
+        main: Option<Pid>,
+    ) -> io::Result<(File, OwnedFd, Option<PathBuf>)> {
         if let Some(home) = &self.home {
             let path = fifo::path(home, name);
+            if let Some((read, write)) = main.and_then(|main| fifo::held(&path, main)) {
+                return Ok((read, write, Some(path)));
+            }
             match fifo::open(&path) {
                 Ok((read, write)) => return Ok((read, write, Some(path))),
                 Err(e) if !self.has_complained => {
@@ -291,8 +298,28 @@ impl Logs {
         name: &Rc<str>,
         output: Output,
     ) -> io::Result<BorrowedFd<'_>> {
+        if let Some(log) = self.logs.get(&service) {
+            // The instance before may have set O_NONBLOCK: it belongs to the open file.
+            fcntl(&log.write, FcntlArg::F_SETFL(OFlag::empty()))?;
+        }
+        self.adopt(registry, service, name, output, None)
+    }
+
+    /// The same for an instance of an earlier superd, whose main process this is. Its pipe is
+    /// found there, too, if somebody has removed the FIFO from the run directory.
+    ///
+    /// # Errors
+    /// As [`Logs::open`].
+    pub fn adopt(
+        &mut self,
+        registry: &Registry,
+        service: ServiceId,
+        name: &Rc<str>,
+        output: Output,
+        main: Option<Pid>,
+    ) -> io::Result<BorrowedFd<'_>> {
         if !self.logs.contains_key(&service) {
-            let (read, write, fifo) = self.pipe(name)?;
+            let (read, write, fifo) = self.pipe(name, main)?;
             registry.register(
                 &mut SourceFd(&read.as_raw_fd()),
                 Source::Log(service.0).token(),
@@ -511,6 +538,13 @@ impl Log {
         self.fifo.is_some() && self.output == Output::Log
     }
 
+    /// Whether the service has set O_DIRECT (pipe(2)): then the rest of what it wrote at once
+    /// is thrown away when a part is read.
+    fn is_of_packets(&self) -> bool {
+        let flags = fcntl(&self.write, FcntlArg::F_GETFL).unwrap_or(0);
+        OFlag::from_bits_truncate(flags).contains(OFlag::O_DIRECT)
+    }
+
     /// Passes on at most `share` bytes; how many it were, and whether that was all. The
     /// beginning of a line stays in the pipe, but for what is too long, and the `last` of all.
     #[allow(clippy::too_many_arguments)]
@@ -552,6 +586,9 @@ impl Log {
                 0 if is_stuck() => n,
                 whole => whole,
             };
+            if end < n && self.is_of_packets() {
+                return self.read(service, buf, share, now, hear);
+            }
             self.begun = n - end;
             if end == 0 {
                 return (total, true);
@@ -588,6 +625,7 @@ impl Log {
         hear: Hear<'_>,
     ) -> (usize, bool) {
         let mut total = 0;
+        self.begun = 0;
         loop {
             if buf.is_empty() {
                 buf.resize(SMALL, 0);
@@ -605,7 +643,8 @@ impl Log {
             total += n;
             let chunk = space.get(..n).unwrap_or_default();
             self.take(service, chunk, now, hear);
-            if total >= share {
+            // A packet is read whole or its rest is lost; none is longer than this.
+            if share - total < SMALL {
                 return (total, false);
             }
             if n == SMALL && buf.len() == SMALL {

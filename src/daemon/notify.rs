@@ -25,6 +25,7 @@ use nix::sys::socket::{recvmsg, setsockopt, sockopt, MsgFlags};
 
 use serde::{Deserialize, Serialize};
 
+use super::rundir::plain;
 use super::token::Source;
 use super::upgrade::state::Fds;
 use crate::machine::event::{Notice, Pid};
@@ -65,7 +66,10 @@ impl Notify {
     /// # Errors
     /// Of bind(2) and chmod(2); the text names the path.
     pub fn bind(path: &Path, registry: &Registry) -> io::Result<Notify> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        let named = |e: io::Error| {
+            let text = format!("{}: {}", path.display(), plain(&e));
+            io::Error::new(e.kind(), text)
+        };
         match std::fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
             _ => {}

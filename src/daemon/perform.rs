@@ -39,7 +39,7 @@ pub(super) struct Ready {
     pub(super) service: ServiceId,
     pub(super) instance: Instance,
     pub(super) name: Rc<str>,
-    program: Rc<Program>,
+    pub(super) program: Rc<Program>,
     group: Option<Group>,
 }
 
@@ -245,9 +245,7 @@ impl Reactor {
             let registry = self.poll.registry();
             let pipe = self.logs.open(registry, service, &name, program.output);
             pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
-            if let Some(text) = self.logs.take_complaint() {
-                self.say(syslog::Severity::LOG_WARNING, &text);
-            }
+            self.say_of_output();
             self.logs.begin(service, instance);
         }
         self.sockets

@@ -353,8 +353,8 @@ impl Reactor {
             run_dir,
             self.remember_at,
             self.look_at_unheld,
-            self.drains.next_deadline(),
             self.upgrade.next_deadline(),
+            self.drains.next_deadline(),
         ];
         let next = soonest
             .into_iter()

@@ -1,7 +1,7 @@
 //! The run directory: made, checked, locked. One superd per run directory.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub struct RunDir {
 /// children hold its locks until they have closed them, and its starts are under way until
 /// execve(2).
 const HALF_DONE: Duration = Duration::from_secs(2);
+/// The file `pid` is not longer.
+const PID_CAP: u64 = 32;
 /// Between two looks at that.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -94,11 +96,8 @@ impl RunDir {
                 })
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                let holder = fs::read_to_string(&pid_path).unwrap_or_default();
-                let holder = match holder.trim().parse::<u32>() {
-                    Ok(pid) => format!(" (pid {pid})"),
-                    Err(_) => String::new(),
-                };
+                let holder = noted_pid(&pid_path).map(|pid| format!(" (pid {pid})"));
+                let holder = holder.unwrap_or_default();
                 Err(is_taken(path, &holder))
             }
             Err((_, e)) => Err(format!("run-dir {shown}: locking: {}", e.desc())),
@@ -212,9 +211,18 @@ impl RunDir {
 
 /// Whether the process that this file names runs.
 fn is_alive(pid_path: &Path) -> bool {
-    let text = fs::read_to_string(pid_path).unwrap_or_default();
-    let stat = text.trim().parse().ok().and_then(proc::stat);
+    let stat = noted_pid(pid_path).and_then(proc::stat);
     stat.is_some_and(|s| s.is_alive())
+}
+
+/// What the file `pid` says. Does not wait for what is no file.
+fn noted_pid(path: &Path) -> Option<i32> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let mut how = OpenOptions::new();
+    let file = how.read(true).custom_flags(flags).open(path).ok()?;
+    let mut text = String::new();
+    file.take(PID_CAP).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// KILLs who has this file open: copies of a killed superd that never became a program.
@@ -238,8 +246,14 @@ fn kill_holders(path: &Path) -> Vec<i32> {
 }
 
 fn note_pid(path: &Path) {
-    // For people only; on a full disk there is none.
-    fs::write(path.join("pid"), format!("{}\n", std::process::id())).ok();
+    // For people only; on a full disk there is none. Not written into what is there: that
+    // may be a symbolic link, or a FIFO.
+    let path = path.join("pid");
+    fs::remove_file(&path).ok(); // usually there is none
+    let mut how = OpenOptions::new();
+    if let Ok(mut file) = how.write(true).create_new(true).mode(0o644).open(path) {
+        writeln!(file, "{}", std::process::id()).ok(); // as said above
+    }
 }
 
 /// Another superd is there already. `holder`: ` (pid 12)`, or nothing.
@@ -305,6 +319,29 @@ mod tests {
         );
         drop(held);
         assert!(RunDir::take(&dir).is_ok(), "the lock goes with its holder");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// Issue 4: superd hung in the first, and overwrote the target of the second.
+    #[test]
+    fn the_file_pid_is_no_fifo_to_wait_for_and_no_link_to_follow() {
+        let dir = std::env::temp_dir().join(format!("superd-rundir-pid-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let (pid, other) = (dir.join("pid"), dir.join("other"));
+        let mode = nix::sys::stat::Mode::S_IRWXU;
+        nix::unistd::mkfifo(&pid, mode).unwrap();
+        let (told, tell) = std::sync::mpsc::channel();
+        let at = dir.clone();
+        std::thread::spawn(move || told.send(RunDir::take(&at).map(drop)).ok());
+        let limit = Duration::from_secs(40);
+        assert_eq!(tell.recv_timeout(limit).expect("it does not wait"), Ok(()));
+        assert_eq!(noted_pid(&pid), Some(std::process::id().cast_signed()));
+        fs::remove_file(&pid).unwrap();
+        fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, &pid).unwrap();
+        assert_eq!(noted_pid(&pid), None);
+        drop(RunDir::take(&dir).unwrap());
+        assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -22,18 +22,18 @@ use crate::sys::handover::Inherited;
 /// Connections that may wait to be accepted; the kernel's own limit (somaxconn) may be lower.
 const QUEUE: i32 = 4096;
 
-/// One of them, for the program that superd becomes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Kept {
-    service: ServiceId,
-    address: SocketAddr,
-    fd: i32,
-}
-
 /// The sockets of all services.
 #[derive(Default)]
 pub struct Sockets {
     open: BTreeMap<ServiceId, Vec<(SocketAddr, OwnedFd)>>,
+}
+
+/// A socket for the next program of this process.
+#[derive(Serialize, Deserialize)]
+pub struct Kept {
+    service: ServiceId,
+    address: SocketAddr,
+    fd: i32,
 }
 
 impl Sockets {
@@ -88,33 +88,6 @@ impl Sockets {
         }
     }
 
-    /// For the program that superd becomes.
-    pub fn keep(&self, fds: &mut Fds) -> Vec<Kept> {
-        let mut all = Vec::new();
-        for (service, sockets) in &self.open {
-            all.extend(sockets.iter().map(|(address, socket)| Kept {
-                service: *service,
-                address: *address,
-                fd: fds.pass(socket),
-            }));
-        }
-        all
-    }
-
-    /// What the program before has kept.
-    ///
-    /// # Errors
-    /// EBADF when a descriptor is missing.
-    pub fn kept(all: Vec<Kept>, left: &mut Inherited) -> io::Result<Sockets> {
-        let mut sockets = Sockets::default();
-        for kept in all {
-            let socket = left.take(kept.fd)?;
-            let of_service = sockets.open.entry(kept.service).or_default();
-            of_service.push((kept.address, socket));
-        }
-        Ok(sockets)
-    }
-
     /// To be passed, in the order of the definition.
     pub fn of(&self, service: ServiceId) -> Vec<BorrowedFd<'_>> {
         let open = self.open.get(&service).into_iter().flatten();
@@ -125,6 +98,31 @@ impl Sockets {
     pub fn inodes(&self, service: ServiceId) -> Vec<u64> {
         let inode = |socket| filter::identity(socket).ok().map(|(inode, _)| inode);
         self.of(service).into_iter().filter_map(inode).collect()
+    }
+
+    /// For the next program of this process.
+    pub fn keep(&self, fds: &mut Fds) -> Vec<Kept> {
+        let open = self.open.iter();
+        let all = open.flat_map(|(id, sockets)| sockets.iter().map(|s| (*id, s)));
+        all.map(|(service, (address, socket))| Kept {
+            service,
+            address: *address,
+            fd: fds.pass(socket),
+        })
+        .collect()
+    }
+
+    /// What [`Sockets::keep`] has passed on.
+    ///
+    /// # Errors
+    /// A descriptor is missing.
+    pub fn kept(all: Vec<Kept>, left: &mut Inherited) -> io::Result<Sockets> {
+        let mut sockets = Sockets::default();
+        for kept in all {
+            let socket = (kept.address, left.take(kept.fd)?);
+            sockets.open.entry(kept.service).or_default().push(socket);
+        }
+        Ok(sockets)
     }
 
     /// The service is down.

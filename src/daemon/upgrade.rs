@@ -370,8 +370,8 @@ impl Reactor {
             followed,
             unheld: &self.unheld,
             commands,
-            absorbed: self.absorbed,
             sockets: self.sockets.keep(fds),
+            absorbed: self.absorbed,
             wish: state::Wish {
                 by: self.upgrade.by().cloned(),
                 tickets: self.upgrade.tickets().to_vec(),
@@ -403,7 +403,6 @@ impl Reactor {
         self.crashes = work.crashes;
         self.sink.set_lost(work.lost_lines);
         self.absorbed = work.absorbed;
-        self.sockets = Sockets::kept(work.sockets, left)?;
         self.unheld = work.unheld;
         self.look_at_unheld = (!self.unheld.is_empty()).then(|| self.now());
         self.next_start = work.next_start;
@@ -457,6 +456,7 @@ impl Reactor {
             };
             self.adopted_commands.insert(c.slot, command);
         }
+        self.sockets = Sockets::kept(work.sockets, left)?;
         if let (Some(own), Some(run_dir)) = (journal::Head::of_this_process(), &self.run_dir) {
             let mut journal = Journal::new(run_dir.file("journal"), own);
             journal.inherit();

@@ -101,29 +101,14 @@ impl Service {
         self.waiters = waiters;
     }
 
-    /// Looks again at what was being looked at.
+    /// Looks again at what was being looked at, and counts connections again.
     pub(super) fn look_again(&mut self, now: Tick, cx: &mut Context<'_>) {
         let id = self.id;
         match &mut self.state {
-            State::Down(_)
-            | State::Waiting
-            | State::Starting(_)
-            | State::Killing(..)
-            | State::Backoff { .. } => {}
+            State::Down(_) | State::Waiting | State::Killing(..) | State::Backoff { .. } => {}
+            State::Starting(run) => run.hold_again(id, cx),
             State::Up(run) => {
-                let instance = run.instance;
-                match &run.drain {
-                    Some(hold) => {
-                        // What is held back stays so; to count is begun again.
-                        let drain = |n| Effect::Drain(id, instance, n, hold.what.clone());
-                        cx.effects.extend(hold.action.map(drain));
-                    }
-                    // If there are too many still, that will be noticed anew.
-                    None if std::mem::take(&mut run.limited) => {
-                        cx.effects.push(Effect::LetGo(id, instance));
-                    }
-                    None => {}
-                }
+                run.hold_again(id, cx);
                 if self.spec.max_connections.is_some() {
                     self.watch(cx.effects);
                 }

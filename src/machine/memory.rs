@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{ActionId, Check, Effect, Instance, Presence};
+use super::event::{ActionId, Check, Effect, Instance, Presence, ServiceId};
 use super::report::{Exit, Happening, Origin, Verdict};
 use super::restart::Record;
 use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State, Want};
@@ -92,7 +92,7 @@ impl Memory {
         } = begun;
         self.restarts = restarts;
         self.want = Want::Up;
-        self.state = State::Starting(super::service::Run::new(instance, at));
+        self.state = State::Starting(Run::new(instance, at));
         self.since = at;
         self.instance = instance;
         self.cycle = false;
@@ -285,16 +285,7 @@ impl Service {
             (State::Starting(run) | State::Up(run), Presence::Running(pid)) => {
                 run.pid = Some(pid);
                 run.adopted = true;
-                if let Some(hold) = &mut run.drain {
-                    // The filter is still there. Counted is again: what has come since?
-                    let action = *hold.action.get_or_insert_with(|| cx.next_action());
-                    let what = hold.what.clone();
-                    cx.effects.push(Effect::Drain(id, instance, action, what));
-                } else if run.filtered {
-                    // If there are too many still, that will be noticed anew.
-                    run.limited = false;
-                    cx.effects.push(Effect::LetGo(id, instance));
-                }
+                run.hold_again(id, cx);
                 let (run, since) = (run.clone(), self.since);
                 let ran = now - run.began;
                 cx.publish(id, Happening::Adopted { instance, pid, ran });
@@ -358,6 +349,23 @@ impl Service {
                 end.resume(id, left, now, cx);
                 Moved::default()
             }
+        }
+    }
+}
+
+impl Run {
+    /// Another program has held back connections, and what it attached is still there.
+    pub(super) fn hold_again(&mut self, id: ServiceId, cx: &mut Context<'_>) {
+        if let Some(hold) = &mut self.drain {
+            // Counted is again: what has come since?
+            let action = *hold.action.get_or_insert_with(|| cx.next_action());
+            let what = hold.what.clone();
+            cx.effects
+                .push(Effect::Drain(id, self.instance, action, what));
+        } else if self.filtered {
+            // If there are too many still, that will be noticed anew.
+            self.limited = false;
+            cx.effects.push(Effect::LetGo(id, self.instance));
         }
     }
 }

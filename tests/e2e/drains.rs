@@ -241,6 +241,68 @@ in_both_flavours! {
     }
 }
 
+in_both_flavours! {
+    fn an_upgrade_holds_on_to_what_is_held_back(flavour: Flavour) {
+        let name = "an_upgrade_holds_on_to_what_is_held_back";
+        let toml = PAGES.replace("stop = ", "max-connections = { high = 3, low = 2 }\nstop = ");
+        let Some((s, at)) = start(name, flavour, &toml) else { return };
+        let mut clients: Vec<Client> = (0..4).map(|_| Client::begin(&at)).collect();
+        let says = |what: &str| s.place.log().contains(what);
+        wait_until("there are too many", || says("more than 3: new ones are held back"));
+        s.ok(&["upgrade"]);
+        wait_connections(&s, 4);
+        clients.truncate(1);
+        wait_let_in(&at);
+        // For maintenance.
+        s.ok(&["drain", "--no-wait", "pages"]);
+        s.ok(&["upgrade"]);
+        assert!(is_held(&at, SHORT));
+        wait_connections(&s, 1);
+        s.ok(&["undrain", "pages"]);
+        wait_let_in(&at);
+        // In a stop.
+        s.ok(&["stop", "--no-wait", "pages"]);
+        wait_connections(&s, 1);
+        s.ok(&["upgrade"]);
+        assert!(is_held(&at, SHORT));
+        wait_connections(&s, 1);
+        assert_eq!(s.record("pages").count("signal"), 0);
+        assert_eq!(clients[0].ask("end"), "whole");
+        drop(clients);
+        s.wait_state("pages", "down");
+        assert_eq!(s.record("pages").count("signal TERM"), 1);
+        s.ok(&["start", "pages"]);
+        assert_eq!(Client::begin(&at).ask("end"), "whole");
+        s.end();
+    }
+}
+
+#[test]
+fn an_upgrade_passes_on_the_sockets_of_superd() {
+    let name = "an_upgrade_passes_on_the_sockets_of_superd";
+    let Some((s, at)) = start(name, Flavour::NoCgroups, PASSED) else {
+        return;
+    };
+    assert_eq!(Client::begin(&at).ask("end"), "whole");
+    // While nobody else has them.
+    for n in 2..=3 {
+        kill(s.pid_of("pages"), libc::SIGKILL);
+        if n == 3 {
+            s.wait_state("pages", "backoff");
+            let mut early = Client::connect(&at);
+            early.say("begin");
+            s.ok(&["upgrade"]);
+            let mut answer = String::new();
+            early.0.read_line(&mut answer).unwrap();
+            assert_eq!(answer, "begun\n");
+        }
+        s.wait_record("pages", "start", n);
+    }
+    s.ok(&["stop", "pages"]);
+    assert!(TcpStream::connect(&at).is_err());
+    s.end();
+}
+
 #[test]
 fn a_second_stop_changes_nothing_and_now_is_at_once() {
     let name = "a_second_stop_changes_nothing_and_now_is_at_once";
@@ -456,50 +518,6 @@ in_both_flavours! {
         assert_eq!(Client::begin(&at).ask("end"), "whole");
         s.end();
     }
-}
-
-#[test]
-fn an_upgrade_goes_on_with_drains_limits_and_sockets() {
-    let name = "an_upgrade_goes_on_with_drains_limits_and_sockets";
-    let toml = PASSED.replace(
-        "stop = ",
-        "max-connections = { high = 2, low = 1 }\nstop = ",
-    );
-    let Some((s, at)) = start(name, Flavour::NoCgroups, &toml) else {
-        return;
-    };
-    let clients = [Client::begin(&at), Client::begin(&at), Client::begin(&at)];
-    wait_until("they are held back", || {
-        s.status("pages")["limited"] == true
-    });
-    s.ok(&["upgrade"]);
-    wait_until("and again", || s.status("pages")["limited"] == true);
-    assert!(is_held(&at, SHORT));
-    let [first, mut second, third] = clients;
-    drop((first, third));
-    s.ok(&["drain", "--no-wait", "pages"]);
-    wait_connections(&s, 1);
-    s.ok(&["upgrade"]);
-    assert_eq!(s.status("pages")["drain"], "draining");
-    assert!(is_held(&at, SHORT));
-    assert_eq!(second.ask("end"), "whole");
-    drop(second);
-    wait_until("it is drained", || s.status("pages")["drain"] == "drained");
-    s.ok(&["upgrade"]);
-    assert!(is_held(&at, SHORT));
-    s.ok(&["undrain", "pages"]);
-    let mut client = Client::begin(&at);
-    let stop = stop(&s);
-    wait_connections(&s, 1);
-    s.ok(&["upgrade"]);
-    assert!(is_held(&at, SHORT));
-    assert_eq!(client.ask("end"), "whole");
-    drop(client);
-    assert_eq!(finish(stop).code, 0);
-    assert_eq!(s.record("pages").count("start"), 1);
-    assert_eq!(s.record("pages").count("signal"), 1);
-    assert!(TcpStream::connect(&at).is_err(), "its port is free");
-    s.end();
 }
 
 #[test]

@@ -252,6 +252,88 @@ in_both_flavours! {
     }
 }
 
+in_both_flavours! {
+    // Issue 4: nobody read it any more, and the service waited in write(2) for ever.
+    fn output_is_read_on_after_the_run_dir_was_emptied(flavour: Flavour) {
+        let toml = "[service.w]\ncommand = [$TWIN:w, \"chat\", \"20000\"]\n";
+        let superd = Superd::start_in(flavour, toml);
+        superd.wait_record("w", "start", 1);
+        let run_dir = superd.place.file("run");
+        wait_until("it writes", || superd.place.log().contains("w | chat"));
+        fs::remove_dir_all(&run_dir).unwrap();
+        wait_until("made again", || superd.place.log().contains("made again"));
+        wait_until("also the journal", || run_dir.join("journal").exists());
+        let mut superd = superd;
+        for _ in 0..2 {
+            superd = superd.succeed();
+            assert_eq!(superd.status("w")["adopted"], true);
+            wait_until("it is read on", || {
+                let log = superd.place.log();
+                let next = log.rfind("going on from an earlier superd");
+                log[next.unwrap()..].contains("w | chat")
+            });
+        }
+        superd.ok(&["stop", "w"]);
+        let (log, _) = mend(&superd.place.log());
+        let got = chat(&log, "w");
+        assert!(got.windows(2).all(|pair| pair[1] <= pair[0] + 1), "{got:?}");
+        once(&superd, "w", "start");
+        superd.end();
+    }
+
+    // Issue 4: it was taken for what the file says now, and ran on as it was.
+    fn what_was_just_started_and_is_configured_otherwise_now_is_replaced(flavour: Flavour) {
+        for (program, starts) in [(json!(null), 1), (json!(1), 2)] {
+            let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
+            superd.wait_record("web", "start", 1);
+            superd.wait_state("web", "up");
+            let place = superd.abandon();
+            // As if it had been killed before it could write more than that of the start.
+            let journal = place.file("run/journal");
+            let text = fs::read_to_string(&journal).unwrap();
+            let all = text.lines().map(|l| serde_json::from_str(l).unwrap());
+            let lines: Vec<serde_json::Value> = all.collect();
+            let entry = &lines.iter().rfind(|l| l["is"]["name"] == "web").unwrap()["is"];
+            let (memory, place_of) = (&entry["memory"], &entry["place"]);
+            let begin = json!({"begin": {
+                "name": "web",
+                "begun": {"instance": memory["instance"], "at": memory["since"],
+                    "by": memory["start_by"], "restarts": 0},
+                "place": {"cookie": place_of["cookie"], "group": place_of["group"]},
+                "program": program,
+            }});
+            fs::write(&journal, format!("{}\n{begin}\n", lines[0])).unwrap();
+            let superd = place.resume();
+            superd.wait_record("web", "start", starts);
+            superd.wait_state("web", "up");
+            let record = superd.record("web");
+            let told = (record.count("start"), record.count("TERM"), record.count("two"));
+            assert_eq!(told, (starts, starts - 1, 0), "{record:?}");
+            superd.end();
+        }
+    }
+
+    // Issue 4: of the first nothing was said when there was nothing to be started.
+    fn what_is_in_the_way_of_a_successor_is_told(flavour: Flavour) {
+        let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
+        superd.wait_record("web", "start", 1);
+        let place = superd.abandon();
+        for name in ["carry", "notify"] {
+            let path = place.file("run").join(name);
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+        }
+        let superd = place.resume();
+        superd.wait_state("web", "up");
+        let log = superd.place.log();
+        assert!(log.contains("run/carry: Is a directory; a line"), "{log}");
+        let socket = "no notify socket: ";
+        assert!(log.contains(socket) && log.contains("run/notify: Is a directory\n"), "{log}");
+        once(&superd, "web", "start");
+        superd.end();
+    }
+}
+
 #[test]
 fn a_foreign_process_of_that_number_is_never_signalled() {
     let superd = Superd::start(&scribe("web", "TERM"));

@@ -212,6 +212,7 @@ fn begin() -> Begin {
             group: None,
             ports: Vec::new(),
         },
+        program: Some(5),
     }
 }
 
@@ -232,7 +233,8 @@ fn a_start_is_one_short_line() {
     assert!(length < 400, "{length}");
     let found = left(&scratch.file());
     assert!(found.services.is_empty());
-    started(&found.begun[0]);
+    started(&found.begun[0].0);
+    assert_eq!(found.begun[0].1, Some(5));
     assert!(journal.begin(&[begin()], ids()), "a second batch");
     // What runs is written whole, with all the others.
     assert!(journal.is_unsaved() && journal.wants_all());
@@ -335,6 +337,10 @@ fn what_is_of_another_boot_or_version_or_damaged_is_refused_in_words() {
     assert_eq!(aside, scratch.0.join("journal.bad"));
     fs::create_dir(scratch.file()).unwrap();
     assert!(matches!(read(&scratch.file(), &head()), Found::Bad(_)));
+    fs::remove_dir(scratch.file()).unwrap();
+    std::os::unix::fs::symlink(&aside, scratch.file()).unwrap();
+    let found = read(&scratch.file(), &head());
+    assert!(matches!(found, Found::Bad(why) if why == "it is a symbolic link"));
 }
 
 #[test]

@@ -8,11 +8,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::sys::stat::Mode;
+
+use crate::machine::event::Pid;
 
 /// What a pipe may hold while nobody reads, in bytes. The kernel takes the memory only as it
 /// is filled, and users other than root get no more than `pipe-user-pages-soft` in all.
@@ -47,6 +50,32 @@ pub fn find(path: &Path) -> Option<File> {
     let file = open_as(path, libc::O_NONBLOCK).ok()?;
     let is_fifo = file.metadata().ok()?.file_type().is_fifo();
     is_fifo.then_some(file)
+}
+
+/// The FIFO that a process has for its standard output or error, if that was made here and is
+/// here no more: somebody has removed it, or put another one in its place.
+pub fn held(path: &Path, Pid(pid): Pid) -> Option<(File, OwnedFd)> {
+    let which = |m: &fs::Metadata| (m.dev(), m.ino());
+    let here = fs::symlink_metadata(path).ok();
+    let name = path.file_name()?.as_bytes();
+    [1, 2].into_iter().find_map(|fd| {
+        let at = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
+        let meta = fs::metadata(&at).ok()?;
+        let is_here = here.as_ref().is_some_and(|h| which(h) == which(&meta));
+        if is_here || !meta.file_type().is_fifo() {
+            return None;
+        }
+        let link = fs::read_link(&at).ok()?;
+        let was = link.file_name()?.as_bytes();
+        if was.strip_suffix(b" (deleted)").unwrap_or(was) != name {
+            return None; // a pipe of the service's own
+        }
+        let open = |flags| {
+            let mut how = fs::OpenOptions::new();
+            how.read(true).write(true).custom_flags(flags).open(&at)
+        };
+        Some((open(libc::O_NONBLOCK).ok()?, open(0).ok()?.into()))
+    })
 }
 
 /// Removes every FIFO of a service.

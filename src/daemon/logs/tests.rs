@@ -373,3 +373,47 @@ fn what_is_passed_on_from_a_fifo_is_what_was_written() {
     assert_eq!(b.lines(), []);
     assert_eq!(in_pipe(&b), 0);
 }
+
+/// Issue 4: the next instance had a standard output that does not block.
+#[test]
+fn what_an_instance_has_set_on_its_output_is_not_left_to_the_next_one() {
+    let mut b = Bench::new();
+    let one = b.start(1, Output::Log);
+    fcntl(&one, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    let two = b.start(1, Output::Log);
+    let flags = OFlag::from_bits_truncate(fcntl(&two, FcntlArg::F_GETFL).unwrap());
+    assert!(!flags.contains(OFlag::O_NONBLOCK), "{flags:?}");
+}
+
+/// Issue 4: with O_DIRECT what is left of a packet is thrown away when a part is read.
+#[test]
+fn a_line_in_two_packets_is_one_line() {
+    let home = Home::new("packets");
+    let mut b = Bench::new();
+    b.logs.set_home(&home.0, None);
+    let mut out = b.start(1, Output::Log);
+    fcntl(&out, FcntlArg::F_SETFL(OFlag::O_DIRECT)).unwrap();
+    out.write_all(b"one\nha").unwrap();
+    let mut lines = b.lines();
+    out.write_all(b"lf\n").unwrap();
+    lines.extend(b.lines());
+    assert_eq!(lines, [(1, "one".to_owned()), (1, "half".to_owned())]);
+}
+
+/// Issue 4: so many bytes were taken for the old beginning, which was gone.
+#[test]
+fn a_line_as_long_as_a_beginning_that_was_read_otherwise_is_heard() {
+    let home = Home::new("beginning");
+    let mut b = Bench::new();
+    b.logs.set_home(&home.0, None);
+    let mut out = b.start(1, Output::Log);
+    out.write_all(b"abc").unwrap();
+    assert_eq!(b.lines(), []);
+    // A reload sends it elsewhere for a while.
+    b.start(1, Output::Ring);
+    out.write_all(b"d\n").unwrap();
+    assert_eq!(b.lines(), [(1, "abcd".to_owned())]);
+    b.start(1, Output::Log);
+    out.write_all(b"ef\n").unwrap();
+    assert_eq!(b.lines(), [(1, "ef".to_owned())]);
+}

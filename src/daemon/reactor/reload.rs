@@ -34,6 +34,9 @@ impl Reactor {
         }
         let config = crate::config::load(&path)
             .map_err(|problems| format!("configuration not reloaded:\n{problems}"))?;
+        // Of what was just started perhaps only that was written down. The next superd would
+        // take it for what the file says now.
+        self.remember();
         Ok(self.configure(config, by.clone()))
     }
 

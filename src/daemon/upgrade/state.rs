@@ -20,7 +20,8 @@ use crate::daemon::history::History;
 use crate::daemon::journal;
 use crate::daemon::logs::KeptLog;
 use crate::daemon::registry::Registry;
-use crate::daemon::{actions, clients, notify, signals, sockets, trees};
+use crate::daemon::sockets;
+use crate::daemon::{actions, clients, notify, signals, trees};
 use crate::machine::event::{ActionId, Instance, ServiceId, Ticket};
 use crate::machine::keep::Whole;
 use crate::machine::report::Origin;
@@ -215,8 +216,8 @@ pub struct WritingWork<'a> {
     pub followed: Vec<Watched>,
     pub unheld: &'a BTreeMap<ServiceId, Instance>,
     pub commands: Vec<Adopted>,
-    pub absorbed: u32,
     pub sockets: Vec<sockets::Kept>,
+    pub absorbed: u32,
     pub wish: Wish,
 }
 
@@ -277,11 +278,11 @@ pub struct Work {
     pub unheld: BTreeMap<ServiceId, Instance>,
     /// Commands of an earlier superd.
     pub commands: Vec<Adopted>,
-    /// Absorbed requests that the machine knows of.
-    pub absorbed: u32,
-    /// Sockets that are passed to services.
+    /// Sockets that services get from superd.
     #[serde(default)]
     pub sockets: Vec<sockets::Kept>,
+    /// Absorbed requests that the machine knows of.
+    pub absorbed: u32,
     /// Who asked for the upgrade.
     pub wish: Wish,
 }
