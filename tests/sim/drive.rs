@@ -416,6 +416,8 @@ impl Sim {
         if self.judge.shutdown || self.world.children.values().any(forking) {
             return Ok(());
         }
+        // Each has numbers of its own, also one that does nothing before it is killed.
+        self.steps += 1;
         self.note(|| "** superd is killed".to_owned());
         let gone = Event::ClientGone(self.client);
         self.judge.hear(self.now, &gone);
@@ -450,6 +452,7 @@ impl Sim {
             return Ok(());
         }
         self.note(|| "** superd becomes another program".to_owned());
+        self.judge.became = Some(self.now);
         let Ok(text) = serde_json::to_string(&self.machine.keep()) else {
             panic!("what the machine knows cannot be written");
         };
