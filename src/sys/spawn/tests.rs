@@ -118,6 +118,13 @@ fn one_more_descriptor_is_where_the_program_wants_it() {
         let open = lines.next().unwrap().split(' ').count();
         assert!((4..=5).contains(&open), "{number}: {text}");
     }
+    // After the sockets, whose numbers may be those of superd's own descriptors.
+    let script = "readlink /proc/$$/fd/3 /proc/$$/fd/4 /proc/$$/fd/5";
+    let mut plan = plan(&["sh", "-c", script]);
+    plan.sockets = vec![lock.as_fd(), lock.as_fd()];
+    plan.extra = Some((file.as_fd(), 5));
+    plan.until_exec = Some(lock.as_fd());
+    assert_eq!(output(&plan), "/dev/null\n/dev/null\n/dev/zero\n");
 }
 
 #[test]
