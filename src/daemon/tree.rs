@@ -517,7 +517,11 @@ impl Tree {
     /// Another process of the tree is the main one now (MAINPID=). False, and nothing
     /// changes, if it is not alive and of this tree, or if the main process is gone already.
     pub fn set_main(&mut self, forest: &mut Forest, held: &PidFd) -> bool {
-        let members = self.members(forest);
+        let mut members = self.members(forest);
+        if self.is_elusive && !members.iter().any(|m| m.pid == held.pid()) {
+            // Who leaves its session while its parent ends is another one to the first look.
+            members = self.members(forest);
+        }
         let Some(new) = members.iter().find(|m| m.pid == held.pid()) else {
             return false;
         };
