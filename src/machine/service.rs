@@ -19,7 +19,9 @@
 //! ³ over: Down when it is not wanted, else what the restart policy says (Starting,
 //!   Backoff, or Down). `Start` in a state that runs is decided above, in `supervisor`,
 //!   by setting want: an instance that is going down ends first (never two).
-//! In Up, a timeout ends a reload command that takes too long.
+//! In Up, a timeout ends a reload command that takes too long. New connections may be held
+//! back there, because somebody asked for a drain or there are too many: that is in the run
+//! and changes no state.
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!

@@ -406,6 +406,7 @@ impl Sim {
             return Ok(());
         }
         self.note(|| "** superd becomes another program".to_owned());
+        self.judge.became = Some(self.now);
         let Ok(text) = serde_json::to_string(&self.machine.keep()) else {
             panic!("what the machine knows cannot be written");
         };

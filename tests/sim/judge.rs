@@ -141,6 +141,8 @@ pub struct Judge {
     pub finished: bool,
     pub pending: BTreeMap<Ticket, String>,
     asked: Option<(Target, Verb)>,
+    /// When superd became another program last.
+    pub became: Option<Tick>,
     actions: BTreeSet<ActionId>,
     pub spawns: u64,
     pub stops: u64,
@@ -409,7 +411,7 @@ impl Judge {
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
             Effect::Drain(s, i, a, x) => self.drain(now, (*s, *i), *a, x),
-            Effect::LetGo(s, i) => self.let_go(*s, *i, world),
+            Effect::LetGo(s, i) => self.let_go(now, *s, *i, world),
             Effect::Limit(s, i, _) => {
                 let live = self.live(*s, *i)?;
                 let ok = !live.limited && live.stop.is_none();
@@ -564,13 +566,15 @@ impl Judge {
     /// A drain is a step like others, but for one thing: the next superd begins it again.
     fn drain(&mut self, now: Tick, key: Key, a: ActionId, what: &Rc<Drain>) -> Ruling {
         let asked = self.asked;
+        let became = self.became;
         let fresh = !self.actions.contains(&a);
         let live = self.live(key.0, key.1)?;
         live.held = true;
         live.was_held = true;
         live.maintained |= live.stop.is_none() && matches!(asked, Some((_, Verb::Drain)));
         let is_open = live.actions.contains(&a);
-        if live.adopted_at == Some(now) && (is_open || (live.maintained && live.stop.is_none())) {
+        let again = live.adopted_at == Some(now) || became == Some(now);
+        if again && (is_open || (live.maintained && live.stop.is_none())) {
             live.actions.insert(a);
             self.actions.insert(a);
             return Ok(());
@@ -586,10 +590,10 @@ impl Judge {
         self.action(now, key.0, key.1, a, &Action::Drain(what.clone()))
     }
 
-    fn let_go(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+    fn let_go(&mut self, now: Tick, id: ServiceId, instance: Instance, world: &World) -> Ruling {
         let child = world.children.get(&(id, instance));
         let left = child.map_or(0, |c| c.tree());
-        let asked = self.asked;
+        let (asked, became) = (self.asked, self.became);
         let live = self.live(id, instance)?;
         let held = std::mem::take(&mut live.held);
         let maintained = std::mem::take(&mut live.maintained);
@@ -597,7 +601,7 @@ impl Judge {
         if live.exited.is_none() {
             // By a successor, too: perhaps the one before was killed on the way.
             let asked = maintained && matches!(asked, Some((_, Verb::Undrain))) || limited;
-            let ok = asked || live.adopted_at.is_some();
+            let ok = asked || live.adopted_at.is_some() || became == Some(now);
             return require(ok && live.stop.is_none(), "let go when asked", || {
                 format!("{id:?}")
             });

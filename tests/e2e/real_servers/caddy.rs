@@ -10,7 +10,7 @@ const ROUNDS: usize = 30;
 
 /// How long the request stays open after the stop, and what a stop may take beyond that.
 const OPEN: Duration = Duration::from_millis(500);
-const BEYOND: Duration = Duration::from_secs(3);
+const BEYOND: Duration = Duration::from_secs(8);
 
 /// Chance that is the same in each run.
 struct Chance(u32);
@@ -177,6 +177,45 @@ fn with_a_drain_a_plain_term_does_no_harm_either() {
     rivals(name, trigger, "-", 1, DRAIN, |s, _, _| {
         vec![(superctl_stop(s), true)]
     });
+}
+
+/// What Go's net/http does with a half-closed idle connection: it waits for the client's half.
+#[test]
+fn an_idle_keep_alive_connection_is_closed_by_a_drain() {
+    let name = "an_idle_keep_alive_connection_is_closed_by_a_drain";
+    let Some(caddy) = server_or_skip(name, "caddy") else {
+        return;
+    };
+    let schedule = DRAIN.replace("ports = [8080]", "ports = [8080], idle = \"300ms\"");
+    let place = place(&caddy, true, &schedule);
+    let command = place.command(&place.superd_args());
+    let s = Superd::launch(place, command);
+    let address = format!("{}:8080", s.place.host);
+    let stream = wait_for("caddy accepts", || TcpStream::connect(&address).ok());
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut client = BufReader::new(stream);
+    for _ in 0..2 {
+        let request = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n";
+        client.get_mut().write_all(request).unwrap();
+        let (mut line, mut length) = (String::new(), 0);
+        while line != "\r\n" {
+            line.clear();
+            client.read_line(&mut line).unwrap();
+            let is_length = line.to_ascii_lowercase();
+            if let Some(n) = is_length.strip_prefix("content-length: ") {
+                length = n.trim().parse().unwrap();
+            }
+        }
+        client.read_exact(&mut vec![0; length]).unwrap();
+    }
+    let stop = superctl_stop(&s);
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "the end, and no reset");
+    drop(client);
+    assert_eq!(finish(stop).code, 0);
+    let end = s.last_end("caddy");
+    assert!(is_good(&end, 1), "{end}");
+    assert_eq!(end["steps"][0]["outcome"], "held", "{end}");
+    s.end();
 }
 
 /// The fault: `caddy stop`, and 0 to 80 ms later superd's own stop.
