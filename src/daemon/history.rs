@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use serde::{Deserialize, Serialize};
-
 use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
@@ -25,20 +23,19 @@ const OUTPUT: usize = 4 * 1024;
 const BYTES: usize = 32 * 1024;
 
 /// Everybody's history.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default)]
 pub struct History {
     services: BTreeMap<ServiceId, One>,
     /// Numbers entries, so that those of one tick stay in order.
     next: u64,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default)]
 struct One {
     small: VecDeque<Entry>,
     ends: VecDeque<Entry>,
 }
 
-#[derive(Serialize, Deserialize)]
 struct Entry {
     number: u64,
     at: Tick,
@@ -47,7 +44,7 @@ struct Entry {
 }
 
 /// What else is told with the end of an instance.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default)]
 pub struct About {
     /// The last lines it wrote, oldest first.
     pub output: Vec<String>,
@@ -87,6 +84,32 @@ impl History {
         list.reserve_exact(1);
         list.push_back(entry);
         while one.bytes() > BYTES && one.drop_oldest() {}
+    }
+
+    /// For a superd that becomes another program: everything, as it travels to clients, and
+    /// when it was; oldest first.
+    pub fn keep(&self) -> Vec<(ServiceId, Tick, EventLine)> {
+        let mut all: Vec<(ServiceId, &Entry)> = Vec::new();
+        for (service, one) in &self.services {
+            all.extend(one.small.iter().chain(&one.ends).map(|e| (*service, e)));
+        }
+        all.sort_by_key(|(_, e)| e.number);
+        let line = |e: &Entry| event_line("", e.at, e.at, &e.what, e.about.clone());
+        all.iter().map(|(s, e)| (*s, e.at, line(e))).collect()
+    }
+
+    /// What [`History::keep`] said, in the new one.
+    pub fn kept(kept: Vec<(ServiceId, Tick, EventLine)>) -> History {
+        let mut history = History::new();
+        for (service, at, line) in kept {
+            let about = About {
+                output: line.output,
+                repeat: line.repeat,
+                known: line.known,
+            };
+            history.record(at, service, &line.what, about);
+        }
+        history
     }
 
     /// The last `n` happenings of a service, oldest first.
@@ -535,6 +558,34 @@ mod tests {
         );
         let text = serde_json::to_string(&sent).unwrap();
         assert_eq!(serde_json::from_str::<EventLine>(&text).unwrap(), sent);
+    }
+
+    #[test]
+    fn it_comes_back_as_it_was_in_a_superd_that_is_another_program() {
+        let mut h = History::new();
+        let other = ServiceId(2);
+        for i in 0..50_u64 {
+            let up = Happening::Up {
+                instance: Instance(i as u32),
+                pid: Pid(i as i32 + 2),
+            };
+            let service = if i % 3 == 0 { other } else { X };
+            h.record(Tick(i), service, &up, About::default());
+            let end = Happening::Ended(Box::new(report(Verdict::Crashed)));
+            let about = About {
+                output: vec![format!("last words of {i}")],
+                repeat: Some(Repeat { count: i, first: 1 }),
+                known: "known".to_owned(),
+            };
+            h.record(Tick(i), service, &end, about);
+        }
+        let text = serde_json::to_string(&h.keep()).unwrap();
+        let again = History::kept(serde_json::from_str(&text).unwrap());
+        for service in [X, other] {
+            let of = |h: &History| h.events(service, "x", Tick(100), 1000);
+            assert_eq!(of(&again), of(&h));
+            assert!(of(&h).len() > ENDS);
+        }
     }
 
     #[test]

@@ -170,8 +170,8 @@ impl Logs {
         }
     }
 
-    /// For a superd that becomes another program.
-    pub fn keep(&self, fds: &mut Fds) -> Vec<KeptLog> {
+    /// For a superd that becomes another program; of each ring so many lines at most.
+    pub fn keep(&self, most: u64, fds: &mut Fds) -> Vec<KeptLog> {
         let mut keep = |(service, log): (&ServiceId, &Log)| KeptLog {
             service: *service,
             name: log.name.clone(),
@@ -180,7 +180,7 @@ impl Logs {
             write: fds.pass(&log.write),
             fifo: log.fifo.clone(),
             partial: Bytes(log.splitter.partial().to_vec()),
-            ring: log.kept.ring.keep(),
+            ring: log.kept.ring.keep(most),
             instance: log.kept.instance,
             began: log.kept.began,
             watch: log.kept.watch.clone(),

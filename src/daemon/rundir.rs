@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,13 +47,20 @@ pub fn in_time<T>(mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
 }
 
 impl RunDir {
-    /// Makes the directory if it is not there (0755) and takes its lock.
+    /// Makes the directory if it is not there (0711) and takes its lock. Nobody else may open
+    /// it: whoever can, can hold the lock, and then superd could not start.
     ///
     /// # Errors
     /// One line that says what, where, why and what to do.
     pub fn take(path: &Path) -> Result<RunDir, String> {
         let shown = path.display();
-        match DirBuilder::new().mode(0o755).recursive(true).create(path) {
+        let make = || {
+            let mut above = DirBuilder::new();
+            above.mode(0o755).recursive(true);
+            path.parent().map_or(Ok(()), |dir| above.create(dir))?;
+            DirBuilder::new().mode(0o711).create(path)
+        };
+        match make() {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(format!(
                     "run-dir {shown}: {}; choose a writable one with `run-dir` in [daemon]",
@@ -63,6 +70,7 @@ impl RunDir {
             _ => {}
         }
         check(path)?;
+        close(path);
         // The lock is on the directory itself: it needs no space on a full disk and no
         // right to write on a read-only one.
         let open = || {
@@ -278,9 +286,21 @@ fn watch(path: &Path) -> nix::Result<Inotify> {
     Ok(inotify)
 }
 
+/// Nobody else may open this directory of ours; what is in it can be reached all the same.
+fn close(path: &Path) {
+    if let Ok(meta) = fs::metadata(path) {
+        let mode = meta.mode() & 0o7777;
+        if mode & 0o044 != 0 && meta.uid() == nix::unistd::geteuid().as_raw() {
+            // On a read-only file system it stays open.
+            fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o044)).ok();
+        }
+    }
+}
+
 /// As root, a directory that others can write is refused: they could replace the socket.
 fn check(path: &Path) -> Result<(), String> {
-    let meta = fs::metadata(path).map_err(|e| format!("{}: {}", path.display(), plain(&e)))?;
+    let fail = |e| format!("run-dir {}: {}", path.display(), plain(&e));
+    let meta = fs::metadata(path).map_err(fail)?;
     if !meta.is_dir() {
         return Err(format!("run-dir {}: it is not a directory", path.display()));
     }
@@ -342,6 +362,19 @@ mod tests {
         assert_eq!(noted_pid(&pid), None);
         drop(RunDir::take(&dir).unwrap());
         assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// Issue 4: any user could hold the lock of a directory that any user could open.
+    #[test]
+    fn nobody_else_can_open_the_directory_and_hold_its_lock() {
+        let dir = std::env::temp_dir().join(format!("superd-rundir-mode-{}", std::process::id()));
+        let mode = || fs::metadata(&dir).unwrap().mode() & 0o7777;
+        drop(RunDir::take(&dir).unwrap());
+        assert_eq!(mode(), 0o711);
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        drop(RunDir::take(&dir).unwrap());
+        assert_eq!(mode(), 0o711, "one that was there before");
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -44,6 +44,8 @@ use super::spawn::INSTANCE;
 const PASSES: usize = 8;
 /// So many looks in a row that find nothing count, although a process vanished in each.
 const BLURRED: u8 = 8;
+/// Looks at most for one process that may be a member.
+const LOOKS: usize = 5;
 /// So many pidfds are held at once.
 const BATCH: usize = 64;
 /// Of a stuck process so many descriptors are looked at.
@@ -517,7 +519,7 @@ impl Tree {
     /// Another process of the tree is the main one now (MAINPID=). False, and nothing
     /// changes, if it is not alive and of this tree, or if the main process is gone already.
     pub fn set_main(&mut self, forest: &mut Forest, held: &PidFd) -> bool {
-        let members = self.members(forest);
+        let members = self.members_with(forest, held.pid());
         let Some(new) = members.iter().find(|m| m.pid == held.pid()) else {
             return false;
         };
@@ -543,7 +545,21 @@ impl Tree {
     /// Whether this process belongs to the tree.
     pub fn holds(&mut self, forest: &mut Forest, pid: Pid) -> bool {
         self.main.is_some_and(|m| m.pid == pid.0)
-            || self.members(forest).iter().any(|m| m.pid == pid.0)
+            || (self.members_with(forest, pid.0).iter()).any(|m| m.pid == pid.0)
+    }
+
+    /// The members. When this one is not among them, it may have lost its parent in the
+    /// middle of the look: then a few more are worth it.
+    fn members_with(&mut self, forest: &mut Forest, pid: i32) -> Vec<Stat> {
+        let mut members = self.members(forest);
+        for _ in 1..LOOKS {
+            let is_there = members.iter().any(|m| m.pid == pid);
+            if is_there || self.group.is_some() || !self.is_elusive {
+                break;
+            }
+            members = self.members(forest);
+        }
+        members
     }
 
     /// How many processes are alive, the main one included. None: nobody was seen, but

@@ -11,48 +11,52 @@
 //!    have ended. If it cannot use the state after all, there is still the journal.
 //!
 //! An upgrade is no reload: the configuration stays the one that was in force.
+//!
+//! (Past 400 lines with its tests; the new program's part is in `arrival.rs`, the format in
+//! `state.rs`.)
 
+mod arrival;
 pub mod state;
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::rc::Rc;
 
-use mio::unix::SourceFd;
-use mio::Interest;
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::pipe2;
 use syslog::Severity;
 
 use super::adopt::AdoptedCommand;
-use super::journal::{self, Journal};
-use super::reactor::{Command, Followed, Reactor, Role, Start};
+use super::journal;
+use super::reactor::{Followed, Reactor, Role, Start};
 use super::rundir::plain;
 use super::signals;
-use super::sockets::Sockets;
-use super::token::Source;
 use crate::control::reply::{Code, Reply};
-use crate::machine::event::Ticket;
+use crate::machine::event::{Instance, ServiceId, Ticket};
 use crate::machine::report::Origin;
 use crate::machine::upgrade::{CameToNothing, Wished};
 use crate::sys;
-use crate::sys::handover::{self, Inherited};
+use crate::sys::handover;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::{Plan, Status, StatusPipe};
 use crate::sys::wait::Ended;
-use state::{Body, Fds, Head, Work, Writing, WritingBase, WritingWork};
+pub use arrival::{receive, Received};
+use state::{Fds, Writing, WritingBase, WritingWork};
 
 /// By this variable the new program finds the state: the number of its descriptor.
 const STATE: &str = "SUPERD_STATE";
 
 /// What the new program says when it understands the state, after `superd VERSION`.
 const UNDERSTOOD: &str = " understands this state";
+
+/// The new program is asked with so many lines of output of each service: they are alike.
+const SOME_LINES: u64 = 8;
 
 /// Of what the new program says, so much is read.
 const ANSWER: usize = 4096;
@@ -186,7 +190,8 @@ impl Reactor {
 
     fn ask_new_one(&mut self) -> Result<(), String> {
         let words = |e: io::Error| plain(&e);
-        let state = self.state_in_memory(&mut Fds::default()).map_err(words)?;
+        let state = self.state_in_memory(SOME_LINES, &mut Fds::default());
+        let state = state.map_err(words)?;
         let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|e| words(e.into()))?;
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|e| words(e.into()))?;
         let program = self.options.program.as_os_str().as_bytes();
@@ -292,7 +297,7 @@ impl Reactor {
 
     fn execute_new_one(&mut self) -> io::Error {
         let mut fds = Fds::default();
-        let state = match self.state_in_memory(&mut fds) {
+        let state = match self.state_in_memory(u64::MAX, &mut fds) {
             Ok(state) => state,
             Err(e) => return e,
         };
@@ -302,13 +307,51 @@ impl Reactor {
         handover::execute(&self.options.program, args, environment, fds.numbers())
     }
 
-    fn state_in_memory(&self, fds: &mut Fds) -> io::Result<File> {
+    /// `lines`: of the output of each service, at most.
+    fn state_in_memory(&self, lines: u64, fds: &mut Fds) -> io::Result<File> {
         let no = |what: &str| io::Error::other(what.to_owned());
         let own = journal::Head::of_this_process();
         let own = own.ok_or_else(|| no("/proc does not tell the boot id"))?;
         let run_dir = self.run_dir.as_ref();
         let run_dir = run_dir.ok_or_else(|| no("there is no run directory"))?;
-        let mut children = std::collections::BTreeMap::new();
+        let base = WritingBase {
+            program: &self.options.program,
+            run_dir: run_dir.path(),
+            run_dir_lock: fds.pass(run_dir.lock()),
+            trees: self.trees.keep(fds),
+            clients: self.clients.as_ref().map(|c| c.keep(fds)),
+            notify: self.notify.as_ref().map(|n| n.keep(fds)),
+            signals: signals::keep(),
+        };
+        let work = WritingWork {
+            registry: &self.registry,
+            machine: self.machine.keep(),
+            logs: self.logs.keep(lines, fds),
+            actions: self.actions.keep(fds),
+            history: self.history.keep(),
+            crashes: &self.crashes,
+            lost_lines: self.sink.lost(),
+            starts: self.keep_starts(fds),
+            next_start: self.next_start,
+            children: self.keep_children(fds),
+            followed: self.keep_followed(fds),
+            unheld: &self.unheld,
+            commands: self.keep_adopted_commands(fds),
+            sockets: self.sockets.keep(fds),
+            absorbed: self.absorbed,
+            wish: state::Wish {
+                by: self.upgrade.by().cloned(),
+                tickets: self.upgrade.tickets().to_vec(),
+            },
+        };
+        let body = Writing { base, work };
+        let mut file = handover::memory_file("superd-state")?;
+        state::write(&mut file, own, &body, fds)?;
+        Ok(file)
+    }
+
+    fn keep_children(&self, fds: &mut Fds) -> BTreeMap<i32, state::Child> {
+        let mut children = BTreeMap::new();
         for (pid, role) in &self.children {
             let child = match role {
                 Role::Main(service, instance) => state::Child::Main(*service, *instance),
@@ -323,240 +366,47 @@ impl Reactor {
             };
             children.insert(*pid, child);
         }
-        let mut watched = |service, instance, held: &PidFd| state::Watched {
-            service,
-            instance,
-            pid: held.pid(),
-            fd: fds.pass(held),
-        };
-        let followed = self.followed.iter();
-        let followed = followed.map(|(id, f)| watched(*id, f.instance, &f.held));
-        let followed = followed.collect();
-        let commands = self.adopted_commands.iter();
-        let commands = commands.map(|(slot, c)| state::Adopted {
-            slot: *slot,
-            action: c.action,
-            program: c.program.clone(),
-            process: watched(c.service, c.instance, &c.held),
-        });
-        let commands = commands.collect();
-        let starts = self.starts.iter().map(|(index, s)| state::Starting {
+        children
+    }
+
+    fn keep_starts(&self, fds: &mut Fds) -> Vec<state::Starting> {
+        let keep = |(index, s): (&u32, &Start)| state::Starting {
             index: *index,
             service: s.service,
             instance: s.instance,
             status: fds.pass(&s.status),
-        });
-        let starts = starts.collect();
-        let base = WritingBase {
-            program: &self.options.program,
-            run_dir: run_dir.path(),
-            run_dir_lock: fds.pass(run_dir.lock()),
-            trees: self.trees.keep(fds),
-            clients: self.clients.as_ref().map(|c| c.keep(fds)),
-            notify: self.notify.as_ref().map(|n| n.keep(fds)),
-            signals: signals::keep(),
         };
-        let work = WritingWork {
-            registry: &self.registry,
-            machine: self.machine.keep(),
-            logs: self.logs.keep(fds),
-            actions: self.actions.keep(fds),
-            history: &self.history,
-            crashes: &self.crashes,
-            lost_lines: self.sink.lost(),
-            starts,
-            next_start: self.next_start,
-            children,
-            followed,
-            unheld: &self.unheld,
-            commands,
-            sockets: self.sockets.keep(fds),
-            absorbed: self.absorbed,
-            wish: state::Wish {
-                by: self.upgrade.by().cloned(),
-                tickets: self.upgrade.tickets().to_vec(),
-            },
-        };
-        let body = Writing { base, work };
-        let mut file = handover::memory_file("superd-state")?;
-        state::write(&mut file, own, &body, fds)?;
-        Ok(file)
+        self.starts.iter().map(keep).collect()
     }
 
-    // ---- the new program, on its way in -----------------------------------------------
-
-    /// Takes up what the program before was doing, but for what the reactor was built with.
-    ///
-    /// # Errors
-    /// Of epoll_ctl(2), and where a descriptor is missing.
-    pub(super) fn take_up(
-        &mut self,
-        from: &Head,
-        work: Work,
-        left: &mut Inherited,
-    ) -> io::Result<()> {
-        let daemon = work.registry.daemon().clone();
-        self.registry = work.registry;
-        self.logs.take_up(work.logs, left, self.poll.registry())?;
-        self.actions = super::actions::Actions::kept(work.actions, left, self.poll.registry())?;
-        self.history = work.history;
-        self.crashes = work.crashes;
-        self.sink.set_lost(work.lost_lines);
-        self.absorbed = work.absorbed;
-        self.unheld = work.unheld;
-        self.look_at_unheld = (!self.unheld.is_empty()).then(|| self.now());
-        self.next_start = work.next_start;
-        for s in work.starts {
-            let status = StatusPipe::left(left.take(s.status)?);
-            self.watch(status.as_raw_fd(), Source::Spawn(s.index))?;
-            let start = Start {
-                service: s.service,
-                instance: s.instance,
-                status,
-            };
-            self.starts.insert(s.index, start);
-        }
-        for (pid, child) in work.children {
-            let role = match child {
-                state::Child::Main(service, instance) => Role::Main(service, instance),
-                state::Child::Command {
-                    service,
-                    instance,
-                    action,
-                    argv,
-                    status,
-                } => {
-                    let status = StatusPipe::left(left.take(status)?);
-                    let command = Command {
-                        service,
-                        instance,
-                        action,
-                        argv,
-                    };
-                    Role::Command(command, status)
-                }
-            };
-            self.children.insert(pid, role);
-        }
-        for w in work.followed {
-            let held = PidFd::left(left.take(w.fd)?, w.pid);
-            self.watch(held.as_raw_fd(), Source::Process(w.service.0))?;
-            let instance = w.instance;
-            self.followed.insert(w.service, Followed { instance, held });
-        }
-        for c in work.commands {
-            let held = PidFd::left(left.take(c.process.fd)?, c.process.pid);
-            self.watch(held.as_raw_fd(), Source::Process(c.slot))?;
-            let command = AdoptedCommand {
-                service: c.process.service,
-                instance: c.process.instance,
-                action: c.action,
-                program: c.program,
-                held,
-            };
-            self.adopted_commands.insert(c.slot, command);
-        }
-        self.sockets = Sockets::kept(work.sockets, left)?;
-        if let (Some(own), Some(run_dir)) = (journal::Head::of_this_process(), &self.run_dir) {
-            let mut journal = Journal::new(run_dir.file("journal"), own);
-            journal.inherit();
-            self.journal = Some(journal);
-        }
-        // Children may have ended while nobody heard the signal.
-        self.reap_again = true;
-        self.put_in_force(&daemon);
-        let now = self.now();
-        let registry = &self.registry;
-        let mut effects = Vec::new();
-        let services = work.machine.services();
-        self.machine.go_on(
-            work.machine,
-            |id| registry.spec(id).map(Rc::new),
-            now,
-            &mut effects,
-        );
-        self.effects.extend(effects);
-        let (old, new) = (&from.by, env!("CARGO_PKG_VERSION"));
-        let by = work.wish.by.unwrap_or(Origin::Policy);
-        let s = if services == 1 { "" } else { "s" };
-        let text = format!("upgraded from {old} to {new} with {services} service{s}: {by} asked");
-        self.say(Severity::LOG_NOTICE, &text);
-        for ticket in work.wish.tickets {
-            let reply = Reply {
-                message: format!("upgraded from {old} to {new}"),
-                ..Reply::ok(0)
-            };
-            self.reply(ticket, reply);
-        }
-        Ok(())
+    fn keep_followed(&self, fds: &mut Fds) -> Vec<state::Watched> {
+        let keep = |(id, f): (&ServiceId, &Followed)| watched(*id, f.instance, &f.held, fds);
+        self.followed.iter().map(keep).collect()
     }
 
-    fn watch(&self, fd: i32, source: Source) -> io::Result<()> {
-        let registry = self.poll.registry();
-        registry.register(&mut SourceFd(&fd), source.token(), Interest::READABLE)
+    fn keep_adopted_commands(&self, fds: &mut Fds) -> Vec<state::Adopted> {
+        let keep = |(slot, c): (&u32, &AdoptedCommand)| state::Adopted {
+            slot: *slot,
+            action: c.action,
+            program: c.program.clone(),
+            process: watched(c.service, c.instance, &c.held, fds),
+        };
+        self.adopted_commands.iter().map(keep).collect()
+    }
+}
+
+fn watched(service: ServiceId, instance: Instance, held: &PidFd, fds: &mut Fds) -> state::Watched {
+    state::Watched {
+        service,
+        instance,
+        pid: held.pid(),
+        fd: fds.pass(held),
     }
 }
 
 /// The environment without what is between two programs of superd.
 fn environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name != STATE)
-}
-
-/// What the program before has left.
-pub enum Received {
-    /// Nothing: superd was started and nothing else.
-    Nothing,
-    /// Something that cannot be used, and why. Its descriptors are closed.
-    Bad(String),
-    /// Everything.
-    State(Box<(Head, Body, Inherited)>),
-}
-
-/// Takes over what the program before has left. To be called before anything is opened.
-pub fn receive() -> Received {
-    let Some(place) = std::env::var_os(STATE) else {
-        return Received::Nothing;
-    };
-    std::env::remove_var(STATE); // superd has one thread
-    let number = place.to_str().and_then(|n| n.parse().ok());
-    let Some(number) = number.filter(|n: &i32| *n > 2) else {
-        return Received::Nothing;
-    };
-    let text = Inherited::take_all(&[number])
-        .and_then(|mut left| left.take(number))
-        .and_then(|fd| state::read(File::from(fd)));
-    let Ok(text) = text else {
-        return Received::Nothing; // somebody else's variable
-    };
-    let bad = |why: String| {
-        handover::close_what_was_left();
-        Received::Bad(why)
-    };
-    let (head, rest) = match state::head(&text) {
-        Ok(both) => both,
-        Err(why) => return bad(why),
-    };
-    if head.pid != std::process::id() {
-        return Received::Nothing; // of the superd that has started what has started this one
-    }
-    let Some(own) = journal::Head::of_this_process() else {
-        return bad("/proc does not tell the boot id".to_owned());
-    };
-    let checked = state::is_of(&head, &own).and_then(|()| state::body(rest));
-    let body = match checked {
-        Ok(body) => body,
-        Err(why) => return bad(why),
-    };
-    let fds: Vec<i32> = head
-        .fds
-        .iter()
-        .copied()
-        .filter(|fd| *fd != number)
-        .collect();
-    match Inherited::take_all(&fds) {
-        Ok(left) => Received::State(Box::new((head, body, left))),
-        Err(e) => bad(plain(&e)),
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -156,6 +156,8 @@ impl Root {
     /// # Errors
     /// Of open(2) and flock(2).
     pub fn lock(&self) -> io::Result<Option<Flock<fs::File>>> {
+        // Whoever can open it can hold the lock. Where this is refused it is not ours.
+        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o711)).ok();
         let dir = fs::OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_DIRECTORY)

@@ -92,6 +92,20 @@ fn a_second_superd_is_refused_in_one_line() {
 }
 
 in_both_flavours! {
+    // Issue 4: any user could, and then no successor came up.
+    fn nobody_else_can_hold_the_locks_of_superd(flavour: Flavour) {
+        let s = Superd::start_in(flavour, WEB);
+        s.wait_record("web", "start", 1);
+        let mut places = s.place.cgroups();
+        assert_eq!(places.is_empty(), flavour != Flavour::Cgroups, "{places:?}");
+        places.push(s.place.file("run"));
+        for place in places {
+            let mode = std::fs::metadata(&place).unwrap().permissions().mode();
+            assert_eq!(mode & 0o044, 0, "{}: {mode:o}", place.display());
+        }
+        s.end();
+    }
+
     fn a_run_dir_that_is_removed_or_moved_away_comes_back(flavour: Flavour) {
         let s = Superd::start_in(flavour, WEB);
         s.wait_record("web", "start", 1);

@@ -9,6 +9,7 @@ use crate::support::*;
 use serde_json::{json, Value};
 use std::fs;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -46,7 +47,7 @@ fn replaceable(toml: &str) -> (Superd, PathBuf) {
     place.configure(Flavour::NoCgroups, toml);
     fs::create_dir(place.file("bin")).unwrap();
     let program = place.file("bin/superd");
-    fs::copy(SUPERD, &program).unwrap();
+    put(&program, &fs::read(SUPERD).unwrap());
     let mut args = place.superd_args();
     args[0] = program.display().to_string();
     let command = place.command(&args);
@@ -63,6 +64,14 @@ fn put(program: &Path, bytes: &[u8]) {
     let fresh = program.with_extension("fresh");
     fs::write(&fresh, bytes).unwrap();
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+    // What another test has just forked may hold it open for writing, and then it cannot be
+    // executed: a lease is given when nobody does.
+    let file = fs::File::open(&fresh).unwrap();
+    wait_until("nobody writes to it", || {
+        // SAFETY: fcntl(2) with a descriptor that is open, and numbers.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) == 0 }
+    });
+    drop(file);
     fs::rename(fresh, program).unwrap();
 }
 

@@ -47,17 +47,20 @@ impl Ring {
         }
     }
 
-    /// For a superd that becomes another program: the lines that are there, and the number of
-    /// the next one.
-    pub fn keep(&self) -> Kept {
+    /// For a superd that becomes another program: the last of the lines that are there, at most
+    /// so many, and the number of the next one.
+    pub fn keep(&self, most: u64) -> Kept {
         let mut lines = Vec::new();
         let mut at = 0;
-        for _ in self.first..self.next {
+        let from = self.next.saturating_sub(most);
+        for n in self.first..self.next {
             let (tick, length) = self.head(at);
             at += HEAD;
-            let mut line = vec![0; length];
-            self.copy(at, &mut line);
-            lines.push((tick, Bytes(line)));
+            if n >= from {
+                let mut line = vec![0; length];
+                self.copy(at, &mut line);
+                lines.push((tick, Bytes(line)));
+            }
             at += length;
         }
         Kept {
@@ -234,6 +237,28 @@ mod tests {
         ring.set_bound(300);
         assert!(ring.bytes.len() <= 300);
         assert_eq!(ring.since(2_999).len(), 1);
+    }
+
+    #[test]
+    fn a_ring_comes_back_as_it_was_in_a_superd_that_is_another_program() {
+        for bound in [0, 100, 2_000] {
+            let mut ring = Ring::new(bound);
+            for i in 0..100_u64 {
+                ring.push(
+                    Tick(i),
+                    format!("{i} \u{e9}{}", "z".repeat(i as usize)).as_bytes(),
+                );
+                let text = serde_json::to_string(&ring.keep(u64::MAX)).unwrap();
+                let mut again = Ring::kept(serde_json::from_str(&text).unwrap(), bound);
+                assert_eq!(again.since(0), ring.since(0));
+                assert_eq!((again.next, again.first), (ring.next, ring.first));
+                again.push(Tick(i), b"more");
+                assert_eq!(again.next, ring.next + 1);
+            }
+            let few = Ring::kept(ring.keep(2), bound);
+            assert_eq!(few.since(0).len(), ring.since(98).len());
+            assert_eq!(few.next, ring.next);
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //!
 //! Keys that are not known are ignored, those that are new have a default. What a superd of
 //! another version cannot go on from by that gets another version number.
+//!
+//! (Past 400 lines because it is a list of everything that superd has.)
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,8 +17,8 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::control::reply::EventLine;
 use crate::daemon::crashes::Crashes;
-use crate::daemon::history::History;
 use crate::daemon::journal;
 use crate::daemon::logs::KeptLog;
 use crate::daemon::registry::Registry;
@@ -25,6 +27,7 @@ use crate::daemon::{actions, clients, notify, signals, trees};
 use crate::machine::event::{ActionId, Instance, ServiceId, Ticket};
 use crate::machine::keep::Whole;
 use crate::machine::report::Origin;
+use crate::machine::time::Tick;
 
 /// Of the format. Another one is not read.
 pub const VERSION: u32 = 1;
@@ -207,7 +210,7 @@ pub struct WritingWork<'a> {
     pub machine: Whole,
     pub logs: Vec<KeptLog>,
     pub actions: Vec<actions::Kept>,
-    pub history: &'a History,
+    pub history: Vec<(ServiceId, Tick, EventLine)>,
     pub crashes: &'a Crashes,
     pub lost_lines: u64,
     pub starts: Vec<Starting>,
@@ -261,7 +264,7 @@ pub struct Work {
     /// HTTP requests under way.
     pub actions: Vec<actions::Kept>,
     /// For `why`.
-    pub history: History,
+    pub history: Vec<(ServiceId, Tick, EventLine)>,
     /// For `crashes`, and reports that are not written yet.
     pub crashes: Crashes,
     /// Lines of log that nobody took.

@@ -10,7 +10,7 @@ const ROUNDS: usize = 30;
 
 /// How long the request stays open after the stop, and what a stop may take beyond that.
 const OPEN: Duration = Duration::from_millis(500);
-const BEYOND: Duration = Duration::from_secs(3);
+const BEYOND: Duration = Duration::from_secs(8);
 
 /// Chance that is the same in each run.
 struct Chance(u32);
