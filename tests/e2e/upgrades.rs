@@ -302,7 +302,8 @@ fn who_waits_is_answered_by_the_new_one() {
         let line = follower.reply().unwrap();
         (line["id"] == following && line["event"]["event"] == "ended").then_some(())
     });
-    let record = superd.record("web");
+    // It is up before it has written that it is.
+    let record = superd.wait_record("web", "start", 2);
     for (what, n) in [
         ("start", 2),
         ("TERM", 1),
