@@ -35,9 +35,9 @@ use crate::sys::timer::cpu_used;
 const FIRST: Duration = Duration::from_millis(2);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Looking may take a hundredth of one processor (its own time: on a busy machine a look takes
-/// longer than it costs) ...
-const SHARE: u32 = 100;
+/// Looking may take two thirds of a hundredth of one processor, which leaves the rest for who
+/// asks how it goes (superd's own time: on a busy machine a look takes longer than it costs) ...
+const SHARE: u32 = 150;
 /// ... but the end of a drain is not found out later than this.
 const PAUSE_LONGEST: Duration = Duration::from_secs(2);
 /// Between two looks for idle connections, which cost some system calls each.
