@@ -28,16 +28,18 @@ use crate::sys::filter::{self, Attached};
 use crate::sys::pidfd::PidFd;
 use crate::sys::proc::{self, Connection, Listener, Transport};
 use crate::sys::tcp;
+use crate::sys::timer::cpu_used;
 
 /// The first look. A packet that another processor was working on when the filter came has
 /// become a connection by then.
 const FIRST: Duration = Duration::from_millis(2);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Looking may take a hundredth of one processor ...
-const SHARE: u32 = 100;
+/// Looking may take two thirds of a hundredth of one processor, which leaves the rest for who
+/// asks how it goes (superd's own time: on a busy machine a look takes longer than it costs) ...
+const SHARE: u32 = 150;
 /// ... but the end of a drain is not found out later than this.
-const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+const PAUSE_LONGEST: Duration = Duration::from_secs(2);
 /// Between two looks for idle connections, which cost some system calls each.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Between two looks at a limit that is far away.
@@ -253,7 +255,9 @@ impl Drains {
                 watch.next = began + FAR;
                 continue;
             }
+            let before = cpu_used();
             let n = watch.count(trees, *service);
+            let cost = cpu_used().saturating_sub(before);
             let crossed = match watch.above {
                 false => n > watch.max.high,
                 true => n < watch.max.low,
@@ -262,13 +266,12 @@ impl Drains {
                 watch.above = !watch.above;
                 events.push(Event::Connections(*service, watch.instance, n));
             }
-            let now = clock();
             // A limit that is far away is not reached within the next tenths of a second.
             let least = match watch.above || n >= watch.max.low / 2 {
                 true => PAUSE,
                 false => FAR,
             };
-            watch.next = now + ((now - began) * SHARE).clamp(least, PAUSE_LONGEST);
+            watch.next = clock() + (cost * SHARE).clamp(least, PAUSE_LONGEST);
         }
     }
 
@@ -287,6 +290,7 @@ impl Drains {
         say: &mut dyn FnMut(ServiceId, String),
     ) -> Vec<Event> {
         let began = clock();
+        let before = cpu_used();
         let mut events = Vec::new();
         self.look_at_watches(trees, &clock, &mut events);
         if self.next.is_none_or(|at| at > began) {
@@ -309,9 +313,9 @@ impl Drains {
                 events.push(Event::ActionEnded(*service, instance, action, outcome));
             }
         }
-        let now = clock();
-        let pause = ((now - began) * SHARE).clamp(PAUSE, PAUSE_LONGEST);
-        self.next = Some(now + pause);
+        let cost = cpu_used().saturating_sub(before);
+        let pause = (cost * SHARE).clamp(PAUSE, PAUSE_LONGEST);
+        self.next = Some(clock() + pause);
         self.rest();
         events
     }

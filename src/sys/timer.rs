@@ -20,6 +20,13 @@ pub fn monotonic() -> u64 {
     s.saturating_mul(1_000_000_000).saturating_add(ns)
 }
 
+/// Processor time that this thread has used (CLOCK_THREAD_CPUTIME_ID).
+pub fn cpu_used() -> Duration {
+    let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    // clock_gettime(2) cannot fail for this clock.
+    nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from)
+}
+
 /// A timer on CLOCK_MONOTONIC, readable when it has expired.
 #[derive(Debug)]
 pub struct Timer {
