@@ -13,10 +13,14 @@ mod support;
 
 #[path = "e2e/crashes.rs"]
 mod crashes;
+#[path = "e2e/dependencies.rs"]
+mod dependencies;
 #[path = "e2e/drains.rs"]
 mod drains;
 #[path = "e2e/five_twins.rs"]
 mod five_twins;
+#[path = "e2e/health.rs"]
+mod health;
 #[path = "e2e/hostile.rs"]
 mod hostile;
 #[path = "e2e/notices.rs"]
@@ -25,6 +29,8 @@ mod notices;
 mod places;
 #[path = "e2e/points.rs"]
 mod points;
+#[path = "e2e/readiness.rs"]
+mod readiness;
 #[path = "e2e/real_servers.rs"]
 mod real_servers;
 #[path = "e2e/restarts.rs"]

@@ -25,8 +25,12 @@ pub const DAEMON: &[&str] = &[
 /// `[service.NAME]`.
 pub const SERVICE: &[&str] = &[
     "command",
+    "type",
+    "remain",
     "after",
     "requires",
+    "wants",
+    "conflicts",
     "user",
     "group",
     "groups",
@@ -40,6 +44,11 @@ pub const SERVICE: &[&str] = &[
     "notify",
     "output",
     "autostart",
+    "ready",
+    "ready-after",
+    "start-timeout",
+    "health",
+    "watchdog",
     "stop",
     "leftover-grace",
     "restart",
@@ -54,11 +63,39 @@ pub const SERVICE: &[&str] = &[
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
-pub const NOT_IN_DEFAULTS: &[&str] = &["command", "after", "requires", "sockets"];
+pub const NOT_IN_DEFAULTS: &[&str] = &[
+    "command",
+    "type",
+    "remain",
+    "after",
+    "requires",
+    "wants",
+    "conflicts",
+    "sockets",
+];
 
 /// A step of `stop`.
 pub const STEP: &[&str] = &[
     "signal", "run", "http", "drain", "ports", "idle", "to", "until", "wait", "settle",
+];
+
+/// `ready`.
+pub const READY: &[&str] = &[
+    "notify",
+    "notify-fd",
+    "tcp",
+    "http",
+    "status",
+    "exec",
+    "log",
+    "file",
+    "interval",
+    "timeout",
+];
+
+/// `health`.
+pub const HEALTH: &[&str] = &[
+    "tcp", "http", "status", "exec", "interval", "timeout", "failures", "action", "run",
 ];
 
 /// `crash-loop`.
@@ -94,6 +131,8 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("workdir", "directory"),
     ("working-directory", "directory"),
     ("depends", "requires"),
+    ("waits-for", "wants"),
+    ("remain-after-exit", "remain"),
     ("depends-on", "requires"),
     ("env", "environment"),
     ("env-file", "environment-file"),

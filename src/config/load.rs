@@ -377,7 +377,12 @@ impl Load<'_> {
             return;
         };
         let said = service::read(&mut r, table, keys::SERVICE);
-        for (key, list) in [("after", &said.after), ("requires", &said.requires)] {
+        for (key, list) in [
+            ("after", &said.after),
+            ("requires", &said.requires),
+            ("wants", &said.wants),
+            ("conflicts", &said.conflicts),
+        ] {
             self.named.extend(list.iter().map(|(to, place)| Named {
                 by: name.to_owned(),
                 key,
@@ -395,6 +400,7 @@ impl Load<'_> {
             order::check_names(&self.named, &self.places, &mut self.problems);
         }
         order::check_cycles(&self.services, &self.places, &mut self.problems);
+        order::check_conflicts(&self.services, &self.places, &mut self.problems);
         self.problems.into_result()?;
         Ok(Config {
             daemon: self.daemon,

@@ -11,8 +11,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::event::ServiceId;
+use crate::machine::health::Health;
+use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
-use crate::machine::spec::{MaxConnections, Reload, Restart, Schedule, Spec};
+use crate::machine::spec::{MaxConnections, Oneshot, Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -140,6 +142,9 @@ pub struct Program {
     pub limits: Vec<Limit>,
     /// Whether NOTIFY_SOCKET is given to it.
     pub notify: bool,
+    /// WATCHDOG_USEC: it is to say WATCHDOG=1 at least this often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<Duration>,
     /// What happens to standard output and error.
     pub output: Output,
     /// Listening TCP sockets that superd opens for it.
@@ -186,6 +191,21 @@ pub struct PolicyDef {
     pub after: Vec<String>,
     /// Order and need.
     pub requires: Vec<String>,
+    /// Order, and started along.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wants: Vec<String>,
+    /// Never at the same time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
+    /// It runs to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oneshot: Option<Oneshot>,
+    /// How it becomes ready; none: when its program executes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Rc<Ready>>,
+    /// How it is seen whether it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Rc<Health>>,
     /// Stop schedule.
     pub stop: Rc<Schedule>,
     /// Restart policy.
@@ -202,8 +222,7 @@ pub struct PolicyDef {
 }
 
 impl ServiceDef {
-    /// The machine's part of the definition. `id` maps the names of `after` and
-    /// `requires`, which `check` has found to exist.
+    /// The machine's part of the definition. `id` maps the names of other services, which `check` has found to exist.
     pub fn spec(&self, id: impl Fn(&str) -> Option<ServiceId>) -> Spec {
         let p = &self.policy;
         Spec {
@@ -211,6 +230,12 @@ impl ServiceDef {
             autostart: p.autostart,
             after: p.after.iter().filter_map(|n| id(n)).collect(),
             requires: p.requires.iter().filter_map(|n| id(n)).collect(),
+            wants: p.wants.iter().filter_map(|n| id(n)).collect(),
+            conflicts: p.conflicts.iter().filter_map(|n| id(n)).collect(),
+            oneshot: p.oneshot,
+            ready: p.ready.clone(),
+            health: p.health.clone(),
+            watchdog: self.program.watchdog,
             stop: p.stop.clone(),
             restart: p.restart.clone(),
             success_exit: p.success_exit.clone(),

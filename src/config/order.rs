@@ -1,4 +1,4 @@
-//! The order of services: that `after` and `requires` name services which exist, and no
+//! The order of services: that `after`, `requires` and so on name services which exist, and no
 //! cycle. `plan` walks the same graph for the time a shutdown takes.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::model::ServiceDef;
 use super::problem::{did_you_mean, word, Place, Problems, SHOWN};
 
-/// A name in `after` or `requires`.
+/// A name of another service.
 pub(super) struct Named {
     /// Whose.
     pub by: String,
-    /// `after` or `requires`.
+    /// `after`, `requires`, `wants` or `conflicts`.
     pub key: &'static str,
     /// Which service.
     pub name: String,
@@ -74,6 +74,68 @@ pub(super) fn check_cycles(
     }
 }
 
+/// Reports services that conflict, and are to run at the same time all the same.
+pub(super) fn check_conflicts(
+    services: &BTreeMap<String, ServiceDef>,
+    places: &BTreeMap<String, Place>,
+    problems: &mut Problems,
+) {
+    let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, def) in services {
+        for need in &def.policy.requires {
+            dependents.entry(need).or_default().push(name);
+        }
+    }
+    let mut report = |name: &str, text: String| {
+        if let Some(place) = places.get(name) {
+            problems.add(place.clone(), format_args!("service \"{name}\": {text}"));
+        }
+    };
+    for (name, def) in services {
+        for other in &def.policy.conflicts {
+            let Some(rival) = services.get(other).filter(|_| other != name) else {
+                continue;
+            };
+            let mutual = rival.policy.conflicts.contains(name);
+            if mutual && other < name {
+                continue; // said there
+            }
+            let here = who_needs(name, &dependents);
+            let both = who_needs(other, &dependents);
+            let both = here.intersection(&both).next().copied();
+            match both {
+                Some(by) if by == name || by == other => report(
+                    name,
+                    format!("conflicts with \"{other}\", and one requires the other"),
+                ),
+                Some(by) => report(
+                    by,
+                    format!("requires both \"{name}\" and \"{other}\", which conflict"),
+                ),
+                None if def.policy.autostart && rival.policy.autostart => report(
+                    name,
+                    format!("conflicts with \"{other}\", and both have autostart = true"),
+                ),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The service, and all that cannot run without it.
+fn who_needs<'c>(name: &'c str, dependents: &BTreeMap<&str, Vec<&'c str>>) -> BTreeSet<&'c str> {
+    let mut found = BTreeSet::from([name]);
+    let mut todo = vec![name];
+    while let Some(name) = todo.pop() {
+        for dependent in dependents.get(name).into_iter().flatten() {
+            if found.insert(dependent) {
+                todo.push(dependent);
+            }
+        }
+    }
+    found
+}
+
 /// The services in an order in which they can be started.
 pub(super) struct Sorted<'c> {
     /// Each after everything it names.
@@ -92,6 +154,7 @@ pub(super) fn needs<'c>(
     p.after
         .iter()
         .chain(&p.requires)
+        .chain(&p.wants)
         .filter(|name| **name != def.name)
         .filter_map(|name| services.get_key_value(name))
         .map(|(name, _)| name.as_str())

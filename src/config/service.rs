@@ -1,7 +1,7 @@
 //! `[service.NAME]` and `[defaults]`: reading their keys, filling in what is not said,
 //! and the checks that concern one service alone.
 //!
-//! Whether the services of `after` and `requires` exist is seen in `order`. Longer than
+//! Whether the services of `after`, `requires` and so on exist is seen in `order`. Longer than
 //! other files because a service has 25 keys, each with a line in four places: what was
 //! said, how it is read, what it is by default, what is made of it.
 
@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::machine::health::Health;
+use crate::machine::ready::Sign;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{
-    CrashLoop, MaxConnections, Policy, Reload, Restart, Schedule, Step, Until,
+    CrashLoop, MaxConnections, Oneshot, Policy, Reload, Restart, Schedule, Step, Until,
 };
 
 use super::keys;
@@ -23,7 +25,7 @@ use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
 use super::stop::positive;
-use super::{limits, stop, value};
+use super::{health, limits, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -42,6 +44,11 @@ pub(super) struct Said {
     notify: Option<bool>,
     output: Option<Output>,
     autostart: Option<bool>,
+    ready: Option<Option<Sign>>,
+    ready_after: Option<Duration>,
+    start_timeout: Option<Option<Duration>>,
+    health: Option<Option<Rc<Health>>>,
+    watchdog: Option<Option<Duration>>,
     stop: Option<Rc<Schedule>>,
     steps: Option<Vec<Step>>,
     leftover_grace: Option<Duration>,
@@ -54,9 +61,13 @@ pub(super) struct Said {
     reload: Option<Option<Reload>>,
     max_connections: Option<Option<MaxConnections>>,
     sockets: Vec<SocketAddr>,
-    /// Names in `after` and `requires`, with their places: they are checked at the end.
+    kind: Option<Kind>,
+    remain: Option<(bool, Range<usize>)>,
+    /// Names of other services, with their places: they are checked at the end.
     pub after: Vec<(String, Place)>,
     pub requires: Vec<(String, Place)>,
+    pub wants: Vec<(String, Place)>,
+    pub conflicts: Vec<(String, Place)>,
     /// The command was there but wrong: that it is missing is not told on top.
     command_broken: bool,
 }
@@ -115,8 +126,17 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "notify" => said.notify = r.boolean(key, v),
         "output" => said.output = r.choice(key, v, OUTPUT),
         "autostart" => said.autostart = r.boolean(key, v),
+        "ready" => said.ready = ready::read(r, key, v),
+        "ready-after" => said.ready_after = positive(r, key, v),
+        "start-timeout" => said.start_timeout = ready::read_timeout(r, key, v),
         "after" => said.after = read_services(r, key, v),
         "requires" => said.requires = read_services(r, key, v),
+        "wants" => said.wants = read_services(r, key, v),
+        "conflicts" => said.conflicts = read_services(r, key, v),
+        "health" => said.health = health::read(r, key, v),
+        "watchdog" => said.watchdog = ready::read_timeout(r, key, v),
+        "type" => said.kind = r.choice(key, v, KIND),
+        "remain" => said.remain = r.boolean(key, v).map(|b| (b, v.span())),
         "stop" => said.steps = stop::read(r, v),
         "leftover-grace" => said.leftover_grace = r.duration(key, v),
         "restart" => said.restart = r.choice(key, v, RESTART),
@@ -132,6 +152,17 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
     }
 }
+
+/// What becomes of a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It runs until it is stopped.
+    Daemon,
+    /// It runs to its end.
+    Oneshot,
+}
+
+const KIND: &[(&str, Kind)] = &[("daemon", Kind::Daemon), ("oneshot", Kind::Oneshot)];
 
 const OUTPUT: &[(&str, Output)] = &[
     ("log", Output::Log),
@@ -448,8 +479,35 @@ pub(super) fn define(
     defaults: &Said,
 ) -> Option<ServiceDef> {
     let stop = said.schedule(defaults);
+    let notify = said.notify.or(defaults.notify).unwrap_or(true);
+    let output = said.output.or(defaults.output).unwrap_or(Output::Log);
+    let parts = |s: &Said| ready::Parts {
+        ready: s.ready.clone(),
+        after: s.ready_after,
+        within: s.start_timeout,
+    };
+    let oneshot = define_oneshot(r, &at, &said);
+    let ready = match oneshot {
+        Some(_) => ready::of_oneshot(r, &at, &parts(&said)),
+        None => ready::define(r, &at, parts(&said), parts(defaults), notify, output),
+    };
+    if let Some(Sign::Descriptor(number)) = ready.as_ref().map(|r| &r.sign) {
+        let sockets = i32::try_from(said.sockets.len()).unwrap_or(i32::MAX);
+        if *number < sockets.saturating_add(3) {
+            r.problem(
+                at.clone(),
+                format_args!("`notify-fd` = {number} is the number of one of its `sockets`"),
+            );
+        }
+    }
+    let (health, watchdog) = define_watch(r, &at, &said, defaults, oneshot, notify);
+    let policy = match (said.restart.or(defaults.restart), oneshot) {
+        // What the defaults say is about those that run.
+        (None | Some(Policy::Always), Some(_)) => Policy::OnFailure,
+        (policy, _) => policy.unwrap_or(Policy::Always),
+    };
     let restart = Restart {
-        policy: said.restart.or(defaults.restart).unwrap_or(Policy::Always),
+        policy,
         delay: said
             .restart_delay
             .or(defaults.restart_delay)
@@ -467,8 +525,6 @@ pub(super) fn define(
             .or_else(|| defaults.crash_loop.clone())
             .unwrap_or(Some(CRASH_LOOP)),
     };
-    let notify = said.notify.or(defaults.notify).unwrap_or(true);
-    let output = said.output.or(defaults.output).unwrap_or(Output::Log);
     check_restart(r, &at, &restart);
     check_stop(r, &at, &stop, notify, output);
     let reload = said.reload.or_else(|| defaults.reload.clone()).flatten();
@@ -501,6 +557,7 @@ pub(super) fn define(
             directory: said.directory.or_else(|| defaults.directory.clone()),
             limits: limits::merged(said.limits, &defaults.limits),
             notify,
+            watchdog,
             output,
             sockets: said.sockets,
         }),
@@ -508,6 +565,11 @@ pub(super) fn define(
             autostart: said.autostart.or(defaults.autostart).unwrap_or(true),
             after: names(said.after),
             requires: names(said.requires),
+            wants: names(said.wants),
+            conflicts: names(said.conflicts),
+            oneshot,
+            ready,
+            health,
             stop,
             restart,
             success_exit,
@@ -515,6 +577,51 @@ pub(super) fn define(
             reload,
             max_connections: said.max_connections.or(defaults.max_connections).flatten(),
         },
+    })
+}
+
+/// What is watched when it is up. A oneshot never is.
+fn define_watch(
+    r: &mut Reader,
+    at: &Range<usize>,
+    said: &Said,
+    defaults: &Said,
+    oneshot: Option<Oneshot>,
+    notify: bool,
+) -> (Option<Rc<Health>>, Option<Duration>) {
+    if oneshot.is_some() {
+        if said.health.iter().flatten().next().is_some() || said.watchdog.flatten().is_some() {
+            r.problem(
+                at.clone(),
+                "a oneshot is watched by `start-timeout` only: neither `health` nor `watchdog`",
+            );
+        }
+        return (None, None);
+    }
+    let health = said.health.clone().or_else(|| defaults.health.clone());
+    let watchdog = said.watchdog.or(defaults.watchdog).flatten();
+    if watchdog.is_some() && !notify {
+        r.problem(at.clone(), "`watchdog` needs notify = true");
+    }
+    (health.flatten(), watchdog)
+}
+
+fn define_oneshot(r: &mut Reader, at: &Range<usize>, said: &Said) -> Option<Oneshot> {
+    if said.kind != Some(Kind::Oneshot) {
+        if let Some((_, at)) = &said.remain {
+            r.problem(at.clone(), "`remain` goes with type = \"oneshot\"");
+        }
+        return None;
+    }
+    if said.restart == Some(Policy::Always) {
+        r.problem(
+            at.clone(),
+            "a oneshot that has succeeded is not started again: restart = \"on-failure\" or \"never\"",
+        );
+    }
+    Some(match said.remain {
+        None | Some((true, _)) => Oneshot::Remains,
+        Some((false, _)) => Oneshot::Again,
     })
 }
 

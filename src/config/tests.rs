@@ -9,8 +9,10 @@ use std::time::Duration;
 use super::model::*;
 use super::*;
 use crate::machine::event::Change;
+use crate::machine::health::Remedy;
+use crate::machine::ready::{Question, Ready, Sign};
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Action, CrashLoop, Policy, Reload, To, Until};
+use crate::machine::spec::{Action, CrashLoop, Oneshot, Policy, Reload, To, Until};
 
 const MAIN: &str = "/etc/superd/superd.toml";
 
@@ -199,6 +201,16 @@ fn every_listed_key_is_read() {
             "{key}: {said}"
         );
     }
+    for key in keys::READY {
+        let said = bad_service(&format!("ready = {{ {key} = 1979-05-27 }}"));
+        assert!(!said.contains("unknown key"), "{key}: {said}");
+        assert!(said.starts_with("3:"), "{key}: {said}");
+    }
+    for key in keys::HEALTH {
+        let said = bad_service(&format!("health = {{ {key} = 1979-05-27 }}"));
+        assert!(!said.contains("unknown key"), "{key}: {said}");
+        assert!(said.starts_with("3:"), "{key}: {said}");
+    }
     for key in keys::STEP {
         let said = bad_service(&format!("stop = [{{ {key} = 1979-05-27 }}]"));
         assert!(
@@ -206,6 +218,223 @@ fn every_listed_key_is_read() {
             "{key}: {said}"
         );
     }
+}
+
+fn ready(keys: &str) -> Option<Ready> {
+    service(keys).policy.ready.map(|r| (*r).clone())
+}
+
+#[test]
+fn readiness_is_read_in_each_of_its_forms() {
+    let sign = |value: &str| ready(&format!("ready = {value}")).unwrap().sign;
+    assert_eq!(ready(""), None);
+    assert_eq!(ready("ready = false"), None);
+    assert_eq!(sign("{ notify = true }"), Sign::Notify);
+    assert_eq!(sign("{ notify-fd = 3 }"), Sign::Descriptor(3));
+    assert_eq!(sign("{ log = \"up\" }"), Sign::Log("up".into()));
+    let probe = |value: &str| match sign(value) {
+        Sign::Probe(probe) => (*probe).clone(),
+        other => panic!("{other:?}"),
+    };
+    let p = probe("{ tcp = \"localhost:80\", interval = \"2s\", timeout = \"300ms\" }");
+    assert_eq!(p.what.to_string(), "tcp 127.0.0.1:80");
+    assert_eq!(p.interval, Duration::from_secs(2));
+    assert_eq!(p.timeout, Duration::from_millis(300));
+    let p = probe("{ tcp = \"unix:/run/x.sock\" }");
+    assert_eq!(p.what.to_string(), "unix:/run/x.sock");
+    assert_eq!(
+        (p.interval, p.timeout),
+        (Duration::from_secs(1), Duration::from_secs(5))
+    );
+    let p = probe("{ http = \"http://127.0.0.1/x\", status = [200, 401] }");
+    assert_eq!(p.what.to_string(), "GET http://127.0.0.1:80/x");
+    assert!(matches!(&p.what, Question::Http(_, s) if **s == [200, 401]));
+    let p = probe("{ http = \"HEAD unix:/run/x.sock:/y\", status = 204 }");
+    assert_eq!(p.what.to_string(), "HEAD unix:/run/x.sock:/y");
+    assert_eq!(
+        probe("{ exec = [\"/bin/a\", \"b\"] }").what.to_string(),
+        "exec /bin/a b"
+    );
+    assert_eq!(
+        probe("{ file = \"/run/a\" }").what.to_string(),
+        "file /run/a"
+    );
+    let within = |keys: &str| ready(keys).unwrap().within;
+    assert_eq!(
+        within("ready = { notify = true }"),
+        Some(Duration::from_secs(60))
+    );
+    assert_eq!(
+        within("ready = { notify = true }\nstart-timeout = false"),
+        None
+    );
+    let after = ready("ready-after = \"2s\"").unwrap();
+    assert_eq!(
+        (after.sign, after.within),
+        (Sign::After(Duration::from_secs(2)), None)
+    );
+    // What a service says goes before what the defaults say, as a whole.
+    let config = good(
+        "[defaults]\nready = { notify = true }\nstart-timeout = \"3s\"\n\
+         [service.a]\ncommand = [\"/bin/a\"]\n\
+         [service.b]\ncommand = [\"/bin/b\"]\nready = false\n\
+         [service.c]\ncommand = [\"/bin/c\"]\nready-after = \"1s\"\n",
+    );
+    let of = |name: &str| config.services[name].policy.ready.clone();
+    let a = of("a").unwrap();
+    assert_eq!(
+        (&a.sign, a.within),
+        (&Sign::Notify, Some(Duration::from_secs(3)))
+    );
+    assert_eq!(of("b"), None);
+    assert_eq!(of("c").unwrap().sign, Sign::After(Duration::from_secs(1)));
+}
+
+#[test]
+fn readiness_that_makes_no_sense_is_told_with_its_place() {
+    for (keys, said) in [
+        ("ready = true", "3:9: service \"x\": `ready` must be a table, not true or false"),
+        ("ready = {}", "3:9: service \"x\": `ready` has one of notify, notify-fd, tcp, http, exec, log and file: write { notify = true }"),
+        ("ready = { notify = true, tcp = \"127.0.0.1:1\" }", "3:9: service \"x\": `ready` has one of notify, notify-fd, tcp, http, exec, log and file: write { notify = true }"),
+        ("ready = { notify = false }", "3:20: service \"x\": write ready = false, or ready = { notify = true }"),
+        ("ready = { notfy = true }", "3:11: service \"x\": unknown key `notfy` (did you mean `notify`?)"),
+        ("ready = { notify-fd = 2 }", "3:23: service \"x\": `notify-fd` must be from 3 to 255, not 2"),
+        ("ready = { tcp = \"127.0.0.1\" }", "3:17: service \"x\": `tcp`: `127.0.0.1` has no port: write 127.0.0.1:80, [::1]:80 or unix:/run/x.sock"),
+        ("ready = { tcp = \"unix:x\" }", "3:17: service \"x\": `tcp`: `x` is not a path of at most 107 bytes that begins with /"),
+        ("ready = { tcp = \"127.0.0.1:1\", status = 200 }", "3:41: service \"x\": `status` goes with `http`"),
+        ("ready = { http = \"http://127.0.0.1/\", status = 99 }", "3:48: service \"x\": `status` must be from 200 to 599, not 99"),
+        ("ready = { file = \"/x\", timeout = \"1s\" }", "3:34: service \"x\": a file is looked at, not waited for: no `timeout`"),
+        ("ready = { file = \"x\" }", "3:18: service \"x\": `file` must be a path that begins with /, not `x`"),
+        ("ready = { log = \" \" }", "3:17: service \"x\": `log` needs a text of 1 to 256 bytes on one line"),
+        ("ready = { log = \"x\", timeout = \"1s\" }", "3:32: service \"x\": nobody is asked: `interval`, `timeout` and `status` go with tcp, http and exec"),
+        ("ready = { exec = [\"/x\"], interval = \"1ms\" }", "3:37: service \"x\": `interval` must be at least 10ms"),
+        ("ready = { notify = true }\nnotify = false", "1:10: service \"x\": ready = { notify = true } needs notify = true"),
+        ("ready = { log = \"x\" }\noutput = \"null\"", "1:10: service \"x\": ready = { log = ... } needs output = \"log\" or \"ring\""),
+        ("ready = { notify = true }\nready-after = \"1s\"", "1:10: service \"x\": has `ready` and `ready-after`: one of them"),
+        ("ready-after = \"0s\"", "3:15: service \"x\": `ready-after` must be longer than 0"),
+        ("start-timeout = \"5s\"", "1:10: service \"x\": has `start-timeout` and nothing to wait for: it needs `ready`"),
+        ("ready = { notify-fd = 4 }\nsockets = [\"tcp://127.0.0.1:1\", \"tcp://127.0.0.1:2\"]", "1:10: service \"x\": `notify-fd` = 4 is the number of one of its `sockets`"),
+        ("redy = { notify = true }", "3:1: service \"x\": unknown key `redy` (did you mean `ready`?)"),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
+    }
+}
+
+#[test]
+fn health_and_watchdog_are_read() {
+    let health = |value: &str| {
+        let policy = service(&format!("health = {value}")).policy;
+        (*policy.health.unwrap()).clone()
+    };
+    let h = health("{ http = \"http://127.0.0.1/x\" }");
+    assert_eq!(
+        (h.failures, h.remedy, h.probe.interval),
+        (3, Remedy::Restart, Duration::from_secs(30))
+    );
+    assert_eq!(h.probe.timeout, Duration::from_secs(5));
+    let h = health("{ tcp = \"127.0.0.1:1\", interval = \"5s\", timeout = \"1s\", failures = 1, action = \"stop\" }");
+    assert_eq!((h.failures, h.remedy), (1, Remedy::Stop));
+    let h = health("{ exec = [\"/bin/a\"], run = [\"/bin/b\", \"c\"] }");
+    let run: std::rc::Rc<[String]> = vec!["/bin/b".to_owned(), "c".to_owned()].into();
+    assert_eq!(h.remedy, Remedy::Run(run));
+    assert_eq!(service("health = false").policy.health, None);
+    let watchdog = |keys: &str| service(keys).program.watchdog;
+    assert_eq!(
+        watchdog("watchdog = \"30s\""),
+        Some(Duration::from_secs(30))
+    );
+    assert_eq!((watchdog(""), watchdog("watchdog = false")), (None, None));
+    for (keys, said) in [
+        ("health = {}", "3:10: service \"x\": `health` asks one of tcp, http and exec: write { http = \"http://127.0.0.1/\" }"),
+        ("health = { htp = \"x\" }", "3:12: service \"x\": unknown key `htp` (did you mean `http`?)"),
+        ("health = { file = \"/x\" }", "3:12: service \"x\": unknown key `file`"),
+        ("health = { exec = [\"/x\"], failures = 0 }", "3:38: service \"x\": `failures` must be from 1 to 1000, not 0"),
+        ("health = { exec = [\"/x\"], action = \"reboot\" }", "3:36: service \"x\": `action` cannot be `reboot`; it is one of restart, stop, run"),
+        ("health = { exec = [\"/x\"], action = \"run\" }", "3:10: service \"x\": action = \"run\" needs `run`, a command"),
+        ("health = { exec = [\"/x\"], action = \"stop\", run = [\"/y\"] }", "3:50: service \"x\": `run` goes with action = \"run\""),
+        ("watchdog = \"30s\"\nnotify = false", "1:10: service \"x\": `watchdog` needs notify = true"),
+        ("watchdog = 30", "3:12: service \"x\": `watchdog` must be a duration with its unit, not a whole number: write \"30s\" or \"30ms\""),
+        ("type = \"oneshot\"\nwatchdog = \"30s\"", "1:10: service \"x\": a oneshot is watched by `start-timeout` only: neither `health` nor `watchdog`"),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
+    }
+}
+
+#[test]
+fn oneshots_and_conflicts_are_read() {
+    let kind = |keys: &str| {
+        let policy = service(keys).policy;
+        (policy.oneshot, policy.restart.policy, policy.ready)
+    };
+    let exit = |within| {
+        Some(std::rc::Rc::new(Ready {
+            sign: Sign::Exit,
+            within,
+        }))
+    };
+    assert_eq!(kind("type = \"daemon\""), (None, Policy::Always, None));
+    assert_eq!(
+        kind("type = \"oneshot\""),
+        (Some(Oneshot::Remains), Policy::OnFailure, exit(None))
+    );
+    let keys = "type = \"oneshot\"\nremain = false\nrestart = \"never\"\nstart-timeout = \"5s\"";
+    let five = exit(Some(Duration::from_secs(5)));
+    assert_eq!(kind(keys), (Some(Oneshot::Again), Policy::Never, five));
+    // What the defaults say is about services that run.
+    let config = good(
+        "[defaults]\nrestart = \"always\"\nready = { notify = true }\nstart-timeout = \"1s\"\n\
+         [service.x]\ncommand = [\"/bin/x\"]\ntype = \"oneshot\"\n",
+    );
+    let policy = &config.services["x"].policy;
+    assert_eq!(policy.restart.policy, Policy::OnFailure);
+    assert_eq!(policy.ready, exit(None));
+    for (keys, said) in [
+        ("type = \"onshot\"", "3:8: service \"x\": `type` cannot be `onshot` (did you mean `oneshot`?); it is one of daemon, oneshot"),
+        ("remain = true", "3:10: service \"x\": `remain` goes with type = \"oneshot\""),
+        ("type = \"oneshot\"\nrestart = \"always\"", "1:10: service \"x\": a oneshot that has succeeded is not started again: restart = \"on-failure\" or \"never\""),
+        ("type = \"oneshot\"\nready = { notify = true }", "1:10: service \"x\": a oneshot is ready when it has ended: neither `ready` nor `ready-after`"),
+        ("wants = [\"y\"]", "3:10: service \"x\": `wants`: no service \"y\" (did you mean `x`?)"),
+        ("conflicts = [\"x\"]", "3:14: service \"x\": `conflicts` names the service itself"),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
+    }
+    let two = |a: &str, b: &str| {
+        format!(
+            "[service.a]\ncommand = [\"/bin/a\"]\n{a}\n[service.b]\ncommand = [\"/bin/b\"]\n{b}\n"
+        )
+    };
+    let both = "1:10: service \"a\": conflicts with \"b\", and both have autostart = true";
+    assert_eq!(bad(&two("conflicts = [\"b\"]", "")), [both]);
+    assert_eq!(
+        bad(&two("conflicts = [\"b\"]", "conflicts = [\"a\"]")),
+        [both]
+    );
+    assert_eq!(
+        bad(&two("", "conflicts = [\"a\"]")),
+        ["4:10: service \"b\": conflicts with \"a\", and both have autostart = true"]
+    );
+    assert_eq!(
+        bad(&two(
+            "conflicts = [\"b\"]",
+            "autostart = false\nrequires = [\"a\"]"
+        )),
+        ["1:10: service \"a\": conflicts with \"b\", and one requires the other"]
+    );
+    good(&two("conflicts = [\"b\"]", "autostart = false"));
+    let three = two(
+        "conflicts = [\"b\"]",
+        "autostart = false\nrequires = [\"d\"]",
+    )
+        + "[service.c]\ncommand = [\"/bin/c\"]\nautostart = false\nrequires = [\"a\", \"b\"]\n\
+           [service.d]\ncommand = [\"/bin/d\"]\n";
+    assert_eq!(
+        bad(&three),
+        ["8:10: service \"c\": requires both \"a\" and \"b\", which conflict"]
+    );
+    assert_eq!(
+        bad(&two("wants = [\"b\"]", "after = [\"a\"]")),
+        ["1:10: service \"a\": dependency cycle: a -> b -> a"]
+    );
 }
 
 #[test]
@@ -951,6 +1180,8 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
         keys::DAEMON,
         keys::SERVICE,
         keys::STEP,
+        keys::READY,
+        keys::HEALTH,
         keys::CRASH_LOOP,
         keys::MAX_CONNECTIONS,
         keys::RELOAD,

@@ -164,6 +164,30 @@ pub fn http(text: &str) -> Result<Http, String> {
     })
 }
 
+/// `127.0.0.1:80`, `[::1]:80`, `localhost:80`, `unix:/run/x.sock`.
+pub fn endpoint(text: &str) -> Result<HttpAddress, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        // sockaddr_un(7): 108 bytes with the NUL.
+        return match path.starts_with('/') && path.len() <= 107 {
+            true => Ok(HttpAddress::Unix(path.to_owned())),
+            false => Err(format!(
+                "`{}` is not a path of at most 107 bytes that begins with /",
+                word(path)
+            )),
+        };
+    }
+    let has_port = text
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.contains(']'));
+    if !has_port {
+        return Err(format!(
+            "`{}` has no port: write 127.0.0.1:80, [::1]:80 or unix:/run/x.sock",
+            word(text)
+        ));
+    }
+    Ok(HttpAddress::Tcp(address(text)?))
+}
+
 /// `/run/x.sock:/stop`. Caddy accepts 127.0.0.1 as the `Host:` of its admin socket and
 /// refuses `localhost`; others do not look.
 fn unix_request(method: &str, unix: &str) -> Option<Http> {

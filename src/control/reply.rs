@@ -49,6 +49,9 @@ pub struct Reply {
     /// `plan --max-stop-seconds`; only superctl says this, with `--json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_stop_seconds: Option<u64>,
+    /// `graph`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Box<Node>>,
     /// `doctor`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finding: Option<Finding>,
@@ -87,7 +90,8 @@ pub enum Code {
 pub struct Status {
     /// Its name.
     pub service: String,
-    /// `down`, `waiting`, `starting`, `up`, `stopping`, `killing`, `sweeping`, `backoff`, `failed`.
+    /// `down`, `waiting`, `starting`, `up`, `stopping`, `killing`, `sweeping`, `backoff`, `failed`,
+    /// `done` (a oneshot).
     pub state: String,
     /// `up` or `down`.
     pub want: String,
@@ -134,16 +138,33 @@ pub struct Status {
     /// `drained`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<String>,
-    /// What the running instance has said of its readiness (sd_notify(3)): `yes` (READY=1),
-    /// `no` (it has sent messages, but not that one), `not-told` (it has sent none).
+    /// Whether the running instance is ready, as `ready` in its configuration says: `yes`, `no`.
+    /// Where there is none, what it has said (sd_notify(3)): `yes` (READY=1), `no` (it has sent
+    /// messages, but not that one), `not-told` (it has sent none).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
+    /// What is waited for until it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaiting: Option<Awaiting>,
+    /// What its health check finds: `well`, or how many have failed and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
     /// It said RELOADING=1, and no READY=1 since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reloading: bool,
     /// What the service says about itself (STATUS=).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub says: String,
+}
+
+/// A start under way: the program executes and is not ready.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Awaiting {
+    /// What is waited for, or what the last probe found.
+    pub what: String,
+    /// Until `start-timeout` is over, in milliseconds; absent: as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
 }
 
 /// A stop under way.
@@ -223,6 +244,30 @@ impl PlanLine {
     }
 }
 
+/// A service in the graph.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub service: String,
+    /// As in [`Status`].
+    pub state: String,
+    /// 1: it waits for nobody; else one more than the highest of those that it waits for.
+    /// Services of the same level start together.
+    pub level: u32,
+    /// It cannot run without these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// These are started along with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wants: Vec<String>,
+    /// Order alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+    /// Never at the same time as these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<String>,
+}
+
 /// Something that `doctor` looked at.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Finding {
@@ -251,6 +296,7 @@ impl Reply {
             line: None,
             plan: None,
             max_stop_seconds: None,
+            node: None,
             finding: None,
             crash: None,
             report: None,

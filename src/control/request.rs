@@ -79,6 +79,8 @@ pub enum Verb {
     Events,
     /// The longest stop of each service and of all, in the order of the shutdown.
     Plan,
+    /// The services and what they depend on, a line each, in the order of starts.
+    Graph,
     /// What superd found out about the kernel and this machine.
     Doctor,
     /// Stop everything and end.
@@ -97,6 +99,7 @@ impl Verb {
             | Verb::Crashes
             | Verb::Events
             | Verb::Plan
+            | Verb::Graph
             | Verb::Doctor => true,
             Verb::Start
             | Verb::Stop

@@ -115,6 +115,12 @@ pub enum Command {
     Check(CheckArgs),
     /// Show the longest time that a stop can take
     Plan(PlanArgs),
+    /// Show which service depends on which, in the order of starts
+    Graph {
+        /// For graphviz: superctl graph --dot | dot -Tsvg
+        #[arg(long, conflicts_with = "json")]
+        dot: bool,
+    },
     /// Show what superd found out about this machine
     Doctor,
     /// Stop every service and end superd

@@ -150,6 +150,9 @@ impl<'a> Client<'a> {
                 },
                 |looking| looking.finish_crashes(name.as_deref()),
             ),
+            Command::Graph { dot } => {
+                self.look(Request::new(1, Verb::Graph), |l| l.finish_graph(*dot))
+            }
             Command::Doctor => self.look(Request::new(1, Verb::Doctor), |l| l.finish_doctor()),
             Command::Plan(args) => self.plan(args),
             Command::Check(args) => offline::check(args, None, &mut self.offline()),

@@ -4,12 +4,12 @@
 use std::io::{self, Write};
 
 use crate::control::crash::{CrashLine, CrashReport};
-use crate::control::reply::{Code, EventLine, Finding, PlanLine, Reply, Status};
+use crate::control::reply::{Code, EventLine, Finding, Node, PlanLine, Reply, Status};
 use crate::control::request::{Request, Verb};
 
 use super::act::json_line;
 use super::converse::Hear;
-use super::render::{self, crash, result, status, story, Style};
+use super::render::{self, crash, graph, result, status, story, Style};
 use super::talk::{Incoming, Trouble};
 use super::{action_code, lsb, PROGRAM};
 
@@ -30,6 +30,7 @@ pub struct Looking<'a> {
     states: Vec<Status>,
     events: Vec<EventLine>,
     plan: Vec<PlanLine>,
+    nodes: Vec<Node>,
     findings: Vec<Finding>,
     crashes: Vec<CrashLine>,
     reports: Vec<CrashReport>,
@@ -54,6 +55,7 @@ impl<'a> Looking<'a> {
             states: Vec::new(),
             events: Vec::new(),
             plan: Vec::new(),
+            nodes: Vec::new(),
             findings: Vec::new(),
             crashes: Vec::new(),
             reports: Vec::new(),
@@ -106,6 +108,18 @@ impl<'a> Looking<'a> {
             return Ok(());
         }
         let text = crash::list(name, &self.crashes, self.style);
+        self.out.write_all(text.as_bytes())
+    }
+
+    /// `graph`: a table, or the language of graphviz.
+    pub fn finish_graph(&mut self, dot: bool) -> io::Result<()> {
+        if self.json || self.exit != 0 {
+            return Ok(());
+        }
+        let text = match dot {
+            true => graph::dot(&self.nodes),
+            false => graph::table(&self.nodes, self.style),
+        };
         self.out.write_all(text.as_bytes())
     }
 
@@ -172,6 +186,9 @@ impl Hear for Looking<'_> {
         }
         if let Some(plan) = &reply.plan {
             self.plan.push(plan.clone());
+        }
+        if let Some(node) = &reply.node {
+            self.nodes.push((**node).clone());
         }
         if let Some(finding) = &reply.finding {
             self.findings.push(finding.clone());

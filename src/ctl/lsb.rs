@@ -1,6 +1,6 @@
 //! Exit statuses of `status` (LSB: Init Script Actions), which init scripts rely on.
 
-/// It runs.
+/// It runs; or it is a oneshot that is done.
 pub const RUNNING: i32 = 0;
 /// It is dead, and should not be.
 pub const FAILED: i32 = 1;
@@ -12,7 +12,7 @@ pub const UNKNOWN: i32 = 4;
 /// What a state of superd's means to an init script. Whatever has processes is running.
 pub fn of_state(state: &str) -> i32 {
     match state {
-        "up" | "starting" | "stopping" | "killing" | "sweeping" => RUNNING,
+        "up" | "done" | "starting" | "stopping" | "killing" | "sweeping" => RUNNING,
         "backoff" | "failed" => FAILED,
         "down" | "waiting" => STOPPED,
         _ => UNKNOWN,

@@ -1,4 +1,5 @@
-//! The HTTP requests of stop steps while they are under way. Commands are processes, and
+//! HTTP requests and attempts to connect while they are under way: of stop steps, and of the
+//! questions whether a service is ready or well. Commands are processes, and
 //! so the business of `trees` and the reaper.
 //!
 //! No time limit lives here. The machine knows how long a step may take and ends the
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::token::Source;
 use super::upgrade::state::Fds;
 use crate::machine::event::{ActionId, Instance, Outcome, ServiceId};
+use crate::machine::ready::Question;
 use crate::machine::spec::{Http, HttpAddress};
 use crate::sys::handover::Inherited;
 
@@ -24,6 +26,9 @@ const HEAD_CAP: usize = 8 * 1024;
 
 /// HTTP requests at a time; one per service that is stopping.
 const REQUESTS: usize = 256;
+
+/// Of these, so many may be probes: a stop must not wait for them.
+const PROBES: usize = 192;
 
 /// An action is over; what [`crate::machine::event::Event::ActionEnded`] wants to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,10 +55,37 @@ struct Request {
     service: ServiceId,
     instance: Instance,
     action: ActionId,
-    what: Rc<Http>,
+    what: Wanted,
     stream: Stream,
     state: State,
     ready: bool,
+}
+
+/// What is wanted of the other side.
+#[derive(Clone, Serialize, Deserialize)]
+enum Wanted {
+    /// An answer with one of these statuses; none: any of the 200s.
+    Answer(Rc<Http>, Rc<[u16]>),
+    /// That it accepts the connection.
+    Connection(HttpAddress),
+}
+
+impl std::fmt::Display for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Wanted::Answer(http, _) => write!(f, "{http}"),
+            Wanted::Connection(to) => write!(f, "{}", Question::Tcp(to.clone())),
+        }
+    }
+}
+
+impl Wanted {
+    fn statuses(&self) -> &[u16] {
+        match self {
+            Wanted::Answer(_, statuses) => statuses,
+            Wanted::Connection(_) => &[],
+        }
+    }
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -72,7 +104,7 @@ pub struct Kept {
     service: ServiceId,
     instance: Instance,
     action: ActionId,
-    what: Rc<Http>,
+    what: Wanted,
     is_tcp: bool,
     stream: i32,
     state: State,
@@ -101,20 +133,61 @@ impl Actions {
         action: ActionId,
         http: &Rc<Http>,
     ) -> Result<(), String> {
-        let failed = |e: io::Error| format!("{http}: {}", words(&e));
         let unfit = |t: &str| t.is_empty() || t.bytes().any(|b| b <= b' ' || b == 127);
         if unfit(&http.method) || unfit(&http.path) || unfit(&http.host) {
             return Err(format!("{http}: method, host or path is not a word"));
         }
+        let wanted = Wanted::Answer(http.clone(), Rc::default());
+        self.begin(registry, service, instance, action, wanted, REQUESTS)
+    }
+
+    /// Begins a probe that is an HTTP request or an attempt to connect. Its end comes from
+    /// [`Actions::turn`].
+    ///
+    /// # Errors
+    /// In words, when it cannot even begin.
+    pub fn begin_probe(
+        &mut self,
+        registry: &Registry,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        question: &Question,
+    ) -> Result<(), String> {
+        let wanted = match question {
+            Question::Tcp(to) => Wanted::Connection(to.clone()),
+            Question::Http(http, statuses) => Wanted::Answer(http.clone(), statuses.clone()),
+            Question::Exec(_) | Question::File(_) => {
+                return Err(format!("{question}: this is no connection"))
+            }
+        };
+        self.begin(registry, service, instance, action, wanted, PROBES)
+    }
+
+    fn begin(
+        &mut self,
+        registry: &Registry,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        what: Wanted,
+        most: usize,
+    ) -> Result<(), String> {
+        let failed = |e: io::Error| format!("{what}: {}", words(&e));
+        let open = self.requests.iter().flatten().count();
         let slot = match self.requests.iter().position(Option::is_none) {
+            _ if open >= most => return Err(format!("{what}: too many requests at a time")),
             Some(slot) => slot,
-            None if self.requests.len() < REQUESTS => {
+            None => {
                 self.requests.push(None);
                 self.requests.len() - 1
             }
-            None => return Err(format!("{http}: too many requests at a time")),
         };
-        let mut stream = match &http.to {
+        let to = match &what {
+            Wanted::Answer(http, _) => &http.to,
+            Wanted::Connection(to) => to,
+        };
+        let mut stream = match to {
             HttpAddress::Tcp(address) => Stream::Tcp(TcpStream::connect(*address).map_err(failed)?),
             HttpAddress::Unix(path) => Stream::Unix(UnixStream::connect(path).map_err(failed)?),
         };
@@ -129,7 +202,7 @@ impl Actions {
                 service,
                 instance,
                 action,
-                what: http.clone(),
+                what,
                 stream,
                 state: State::Connecting,
                 ready: false,
@@ -257,7 +330,10 @@ impl Request {
                         Ok(false) => return None,
                         Err(e) => return Some(Err(words(&e))),
                     }
-                    self.state = State::Sending(text(&self.what), 0);
+                    match &self.what {
+                        Wanted::Connection(_) => return Some(Ok(())),
+                        Wanted::Answer(http, _) => self.state = State::Sending(text(http), 0),
+                    }
                 }
                 State::Sending(text, sent) => {
                     let rest = text.get(*sent..).unwrap_or_default();
@@ -275,7 +351,7 @@ impl Request {
                 State::Reading(head, came) => {
                     let mut buf = [0; 1024];
                     match self.stream.read(&mut buf) {
-                        Ok(0) => return verdict(head, true),
+                        Ok(0) => return verdict(head, true, self.what.statuses()),
                         Ok(n) => {
                             *came += n;
                             head.extend_from_slice(buf.get(..n).unwrap_or_default());
@@ -285,7 +361,7 @@ impl Request {
                         // A server that ends may reset instead of closing: what it said
                         // before counts.
                         Err(e) if head.is_empty() => return Some(Err(words(&e))),
-                        Err(_) => return verdict(head, true),
+                        Err(_) => return verdict(head, true, self.what.statuses()),
                     }
                     drop_interim(head);
                     // All that came counts: interim responses without end must not keep
@@ -294,7 +370,7 @@ impl Request {
                     if full && head.is_empty() {
                         return Some(Err("nothing but interim responses".to_owned()));
                     }
-                    if let Some(result) = verdict(head, full) {
+                    if let Some(result) = verdict(head, full, self.what.statuses()) {
                         return Some(result);
                     }
                 }
@@ -347,7 +423,8 @@ fn text(http: &Http) -> Vec<u8> {
 /// What the response means, once its head is complete or nothing more can come
 /// (`ended`). The head is waited for, not only the status line: a server that is asked to
 /// stop should not find its client gone while it still answers.
-fn verdict(head: &[u8], ended: bool) -> Option<Result<(), String>> {
+/// `statuses`: those that are wanted; none: any of the 200s.
+fn verdict(head: &[u8], ended: bool, statuses: &[u16]) -> Option<Result<(), String>> {
     let complete = end_of_head(head).is_some();
     if !complete && !ended {
         return None;
@@ -362,7 +439,8 @@ fn verdict(head: &[u8], ended: bool) -> Option<Result<(), String>> {
         std::str::from_utf8(digits).ok()?.parse::<u16>().ok()
     });
     match status {
-        Some(200..=299) => Some(Ok(())),
+        Some(200..=299) if statuses.is_empty() => Some(Ok(())),
+        Some(n) if statuses.contains(&n) => Some(Ok(())),
         Some(n) => Some(Err(format!("HTTP {n}"))),
         None => Some(Err("the answer is not HTTP".to_owned())),
     }
@@ -496,9 +574,9 @@ mod tests {
     #[test]
     fn a_head_without_end_is_bounded() {
         let mut head = b"HTTP/1.1 200 OK\r\nX: ".to_vec();
-        assert_eq!(verdict(&head, false), None);
+        assert_eq!(verdict(&head, false, &[]), None);
         head.resize(HEAD_CAP, b'x');
-        assert_eq!(verdict(&head, head.len() >= HEAD_CAP), Some(Ok(())));
+        assert_eq!(verdict(&head, head.len() >= HEAD_CAP, &[]), Some(Ok(())));
     }
 
     #[test]

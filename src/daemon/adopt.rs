@@ -289,6 +289,11 @@ impl Reactor {
         if !entry.memory.is_of_instance() {
             return gone(None, Some(0));
         }
+        if entry.memory.is_awaited() {
+            // Else it becomes ready by the end of its time.
+            self.open_ready_descriptor(id, instance, &entry.name, false)
+                .ok();
+        }
         let Some(place) = &entry.place else {
             return gone(None, Some(0));
         };
@@ -510,7 +515,10 @@ fn entry(
 ) -> Option<Entry> {
     let service = machine.service(id)?;
     // Of one that is just being started it can be read later as well.
-    let look = !matches!(service.state, State::Starting(_));
+    let look = match &service.state {
+        State::Starting(run) => run.awaits.as_ref().is_some_and(|w| w.executing),
+        _ => true,
+    };
     Some(Entry {
         name: service.spec.name.to_string(),
         memory: Memory::of(service),

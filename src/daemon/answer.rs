@@ -75,6 +75,7 @@ impl Reactor {
             Verb::Crashes => self.tell_crashes(ticket, request),
             Verb::Events => self.tell_events(ticket, request),
             Verb::Plan => self.tell_plan(ticket),
+            Verb::Graph => self.tell_graph(ticket),
             Verb::Doctor => self.tell_doctor(ticket),
         }
     }
@@ -118,6 +119,7 @@ impl Reactor {
                 | Verb::Crashes
                 | Verb::Events
                 | Verb::Plan
+                | Verb::Graph
                 | Verb::Doctor
                 | Verb::Shutdown
                 | Verb::Upgrade,
@@ -254,6 +256,18 @@ impl Reactor {
             .collect();
         all.sort_unstable();
         all.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn tell_graph(&mut self, ticket: Ticket) {
+        for node in status::graph(&self.machine) {
+            let reply = Reply {
+                more: true,
+                node: Some(Box::new(node)),
+                ..Reply::ok(0)
+            };
+            self.reply(ticket, reply);
+        }
+        self.reply(ticket, Reply::ok(0));
     }
 
     fn tell_logs(&mut self, ticket: Ticket, request: &Request) {
@@ -457,6 +471,10 @@ fn some_names(of: &[Rc<str>]) -> String {
 fn words(answer: Answer) -> Reply {
     match answer {
         Answer::Done(None) => Reply::ok(0),
+        Answer::Finished => Reply {
+            message: "done".to_owned(),
+            ..Reply::ok(0)
+        },
         Answer::Done(Some(verdict)) => Reply {
             verdict: Some(verdict),
             message: match verdict {
@@ -508,6 +526,7 @@ fn verb_word(verb: Verb) -> &'static str {
         Verb::Crashes => "crashes",
         Verb::Events => "events",
         Verb::Plan => "plan",
+        Verb::Graph => "graph",
         Verb::Doctor => "doctor",
         Verb::Shutdown => "shutdown",
         Verb::Upgrade => "upgrade",

@@ -7,7 +7,7 @@ use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
-use crate::machine::report::{waiting_for, EndReport, Happening, Verdict};
+use crate::machine::report::{waiting_for, EndReport, Happening, Origin, Verdict};
 use crate::machine::time::{Span, Tick};
 
 /// Ends of instances kept per service; they are what `why` is asked for.
@@ -175,10 +175,14 @@ fn weight(what: &Happening) -> usize {
         | Happening::GivenUp { why: text }
         | Happening::ActionFailed { error: text }
         | Happening::MainProcessRefused { why: text, .. }
+        | Happening::Executing { awaited: text, .. }
+        | Happening::Unhealthy { why: text, .. }
         | Happening::Status { text } => text.len(),
         Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
         Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
         Happening::Starting { .. }
+        | Happening::Done { .. }
+        | Happening::Healthy { .. }
         | Happening::Up { .. }
         | Happening::Adopted { .. }
         | Happening::GoneMeanwhile { .. }
@@ -244,6 +248,10 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
         Happening::Starting { instance, by } => {
             (Info, format!("starting (run {}): {by} asked", instance.0))
         }
+        Happening::Executing { pid, awaited, .. } => {
+            let text = format!("executing: pid {}; waiting for {awaited}", pid.0);
+            (Info, text)
+        }
         Happening::Up { pid, .. } => (Notice, format!("up: pid {}", pid.0)),
         Happening::Adopted { pid, ran, .. } => (
             Notice,
@@ -257,6 +265,11 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             },
         ),
         Happening::StartFailed { error, .. } => (Err, error.to_string()),
+        Happening::Stopping {
+            by: Origin::Unfit { why },
+            longest,
+            ..
+        } => (Warn, format!("stopping: {why}; at most {}", Span(*longest))),
         Happening::Stopping { by, longest, .. } => (
             Notice,
             format!("stopping: {by} asked; at most {}", Span(*longest)),
@@ -295,6 +308,14 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
                 (Warn, text)
             }
         },
+        Happening::Done { .. } => (Notice, "done".to_owned()),
+        Happening::Unhealthy {
+            failures, of, why, ..
+        } => {
+            let text = format!("health check failed, {failures} of {of}: {why}");
+            (Warn, text)
+        }
+        Happening::Healthy { .. } => (Notice, "well again".to_owned()),
         Happening::GivenUp { why } => (Err, format!("not starting again: {why}")),
         Happening::Waiting { on, unwanted } => {
             let severity = if unwanted.is_empty() { Info } else { Warn };
@@ -408,7 +429,7 @@ fn ended(r: &EndReport) -> (Severity, String) {
 mod tests {
     use super::*;
     use crate::machine::event::{Instance, Pid};
-    use crate::machine::report::{Crash, Exit, Origin, SpawnError, Stage};
+    use crate::machine::report::{Crash, Exit, SpawnError, Stage};
     use std::time::Duration;
 
     const X: ServiceId = ServiceId(1);

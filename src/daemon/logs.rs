@@ -13,7 +13,7 @@
 
 pub mod carry;
 mod crash_text;
-mod fifo;
+pub(super) mod fifo;
 mod ring;
 mod split;
 

@@ -15,6 +15,7 @@ mod keep;
 pub mod logs;
 pub mod notify;
 mod perform;
+mod probes;
 pub mod reactor;
 mod reaper;
 pub mod registry;

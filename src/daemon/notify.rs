@@ -18,6 +18,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -235,9 +236,15 @@ pub fn parse(datagram: &[u8]) -> Vec<Notice> {
             b"READY=1" => Some(Notice::Ready),
             b"STOPPING=1" => Some(Notice::Stopping),
             b"RELOADING=1" => Some(Notice::Reloading),
+            b"WATCHDOG=1" => Some(Notice::Watchdog),
+            b"WATCHDOG=trigger" => Some(Notice::WatchdogTrigger),
             _ => {
                 if let Some(text) = line.strip_prefix(b"STATUS=") {
                     return Some(Notice::Status(status(text)));
+                }
+                if let Some(text) = line.strip_prefix(b"EXTEND_TIMEOUT_USEC=") {
+                    let us = std::str::from_utf8(text).ok()?.parse::<u64>().ok()?;
+                    return Some(Notice::Extend(Duration::from_micros(us)));
                 }
                 let pid = std::str::from_utf8(line.strip_prefix(b"MAINPID=")?).ok()?;
                 let pid = pid.parse::<i32>().ok().filter(|pid| *pid > 1)?;
@@ -439,11 +446,15 @@ mod tests {
             "=",
             "",
             "\0READY=1",
-            "WATCHDOG=1",
+            "WATCHDOG=2",
+            "EXTEND_TIMEOUT_USEC=-1",
+            "EXTEND_TIMEOUT_USEC=1s",
         ] {
             assert_eq!(parse(text.as_bytes()), Vec::new(), "{text}");
         }
         assert_eq!(parse(b"MAINPID=77\n"), vec![Notice::MainPid(Pid(77))]);
+        let more = Notice::Extend(Duration::from_secs(2));
+        assert_eq!(parse(b"EXTEND_TIMEOUT_USEC=2000000"), vec![more]);
         let mut seed = 3_u32;
         for _ in 0..5_000 {
             let bytes: Vec<u8> = (0..60)

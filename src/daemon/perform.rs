@@ -41,6 +41,8 @@ pub(super) struct Ready {
     pub(super) name: Rc<str>,
     pub(super) program: Rc<Program>,
     group: Option<Group>,
+    /// By which it says that it is ready.
+    descriptor: Option<i32>,
 }
 
 impl Reactor {
@@ -98,6 +100,12 @@ impl Reactor {
             Effect::Http(service, instance, action, http) => {
                 self.request(service, instance, action, &http);
             }
+            Effect::Probe(service, instance, action, probe) => {
+                self.probe(service, instance, action, &probe);
+            }
+            Effect::NoteFile(service, instance, path) => {
+                self.note_file(service, instance, &path);
+            }
             Effect::Drain(service, instance, action, what) => {
                 self.drain(service, instance, action, &what);
             }
@@ -134,6 +142,7 @@ impl Reactor {
             Effect::Release(service, instance) => {
                 self.drains.forget(service, instance);
                 self.trees.release(service, instance);
+                self.probes.release(service);
                 self.close_sockets();
             }
             Effect::Forget(service) => self.forget(service),
@@ -205,7 +214,7 @@ impl Reactor {
         }
         // From here on it cannot be said that nothing was started.
         self.remember_starts(&ready);
-        let logs = &self.logs;
+        let (logs, probes) = (&self.logs, &self.probes);
         let notify = self.notify.as_ref().map(|n| n.path());
         let sockets = &self.sockets;
         let wanted = ready.iter().map(|r| Wanted {
@@ -219,6 +228,9 @@ impl Reactor {
                 Output::Null | Output::Inherit => None,
             },
             notify: notify.filter(|_| r.program.notify),
+            ready: r
+                .descriptor
+                .and_then(|n| Some((probes.writer(r.service)?, n))),
             sockets: sockets.of(r.service),
         });
         let made = self.trees.start_all(wanted.collect());
@@ -248,6 +260,9 @@ impl Reactor {
             self.say_of_output();
             self.logs.begin(service, instance);
         }
+        let line = self.open_ready_descriptor(service, instance, &name, true);
+        line.map_err(|e| io_failure(Stage::Pipe, &e))?;
+        let descriptor = self.ready_descriptor(service);
         self.sockets
             .prepare(service, &program.sockets)
             .map_err(|(address, e)| SpawnError {
@@ -263,6 +278,7 @@ impl Reactor {
             name,
             program,
             group,
+            descriptor,
         })
     }
 
@@ -308,7 +324,7 @@ impl Reactor {
         }
     }
 
-    fn run_command(
+    pub(super) fn run_command(
         &mut self,
         service: ServiceId,
         instance: Instance,

@@ -41,6 +41,7 @@ use super::journal::Journal;
 use super::keep::Again;
 use super::logs::{Logs, Said};
 use super::notify::{self, Notify};
+use super::probes::Probes;
 use super::registry::Registry;
 use super::rundir::RunDir;
 use super::signals::{self, Wakeup, LATCH};
@@ -148,6 +149,7 @@ pub struct Reactor {
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
     pub(super) actions: Actions,
+    pub(super) probes: Probes,
     pub(super) drains: Drains,
     pub(super) sockets: Sockets,
     pub(super) history: History,
@@ -256,6 +258,7 @@ impl Reactor {
             logs,
             notify: parts.notify,
             actions: Actions::default(),
+            probes: Probes::default(),
             drains: Drains::default(),
             sockets: Sockets::default(),
             history: History::default(),
@@ -381,6 +384,7 @@ impl Reactor {
         let mut starts = Vec::new();
         let mut ends = Vec::new();
         let mut run_dir = false;
+        let mut lines = Vec::new();
         for event in events {
             match Source::of(event.token()) {
                 Some(Source::Wake) => woken = true,
@@ -402,7 +406,8 @@ impl Reactor {
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(index)) => ends.push(index),
-                Some(Source::Other(_)) => run_dir = true,
+                Some(Source::Other(0)) => run_dir = true,
+                Some(Source::Other(n)) => lines.push(ServiceId(n - 1)),
                 None => {}
             }
         }
@@ -414,6 +419,9 @@ impl Reactor {
         }
         for index in ends {
             self.process_ended(index);
+        }
+        for service in lines {
+            self.hear_ready_descriptor(service);
         }
         woken
     }

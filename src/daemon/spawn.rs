@@ -98,6 +98,8 @@ pub struct Context<'a> {
     pub is_pipe: bool,
     /// The address of the notify socket, if it gets one.
     pub notify_socket: Option<&'a Path>,
+    /// The descriptor by which it says that it is ready, and its number there.
+    pub ready: Option<(BorrowedFd<'a>, i32)>,
     /// Listening sockets that it gets as 3, 4 ...
     pub sockets: &'a [BorrowedFd<'a>],
     /// Stays open until it executes the program.
@@ -176,6 +178,7 @@ fn plan<'a>(
     plan.stdout = ctx.stdout;
     plan.stderr = ctx.stderr;
     plan.give_output = ctx.is_pipe;
+    plan.extra = ctx.ready;
     plan.sockets = ctx.sockets.to_vec();
     plan.until_exec = ctx.until_exec;
     plan.cgroup = ctx.cgroup;
@@ -222,6 +225,10 @@ fn environment<'a>(
     }
     if let Some(address) = ctx.notify_socket {
         set(&mut all, b"NOTIFY_SOCKET", address.as_os_str().as_bytes())?;
+        if let Some(every) = program.watchdog {
+            let us = every.as_micros().to_string();
+            set(&mut all, b"WATCHDOG_USEC", us.as_bytes())?;
+        }
     }
     let ours = [("SERVICE", ctx.service), (INSTANCE, ctx.cookie)];
     all.retain(|v| !ours.iter().any(|(name, _)| is_named(v, name.as_bytes())));
@@ -489,6 +496,7 @@ mod tests {
             directory: None,
             limits: Vec::new(),
             notify: false,
+            watchdog: None,
             output: Output::Null,
             sockets: Vec::new(),
         }
@@ -510,6 +518,7 @@ mod tests {
         stderr: None,
         is_pipe: false,
         notify_socket: None,
+        ready: None,
         sockets: &[],
         until_exec: None,
         cgroup: None,

@@ -1,10 +1,11 @@
 //! What `status` tells: the machine's state in the words of the protocol.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::tree::Usage;
-use crate::control::reply::{Status, StopStatus};
+use crate::control::reply::{Awaiting, Node, Status, StopStatus};
 use crate::machine::event::{Pid, ServiceId};
 use crate::machine::report::{Exit, Verdict};
 use crate::machine::service::{Readiness, Rest, Service, State, Want};
@@ -58,10 +59,44 @@ pub fn status(
             .and(service.spec.max_connections)
             .map(|max| max.high),
         limited: service.run().is_some_and(|run| run.limited),
-        ready: service.run().map(|run| ready_word(run.ready).to_owned()),
+        ready: ready_word(service).map(str::to_owned),
+        awaiting: awaiting(service, now),
+        health: service.watch.as_ref().and_then(|w| w.progress()),
         reloading: service.run().is_some_and(|run| run.reloading),
         says: service.says.clone(),
     })
+}
+
+/// Every service and what it depends on, in the order of starts.
+pub fn graph(machine: &Supervisor) -> Vec<Node> {
+    let mut levels: BTreeMap<ServiceId, u32> = BTreeMap::new();
+    let mut nodes = Vec::new();
+    for id in machine.order().line() {
+        let Some(service) = machine.service(*id) else {
+            continue;
+        };
+        let edges = machine.order().of(*id);
+        let before = edges.before.iter().filter_map(|b| levels.get(b));
+        let level = before.max().map_or(1, |highest| highest + 1);
+        levels.insert(*id, level);
+        let names = |ids: &[ServiceId]| {
+            let known = ids.iter().filter_map(|id| machine.service(*id));
+            known.map(|s| s.spec.name.to_string()).collect()
+        };
+        let is_weak = |id: &&ServiceId| !edges.requires.contains(id) && !edges.wants.contains(id);
+        let after: Vec<ServiceId> = edges.before.iter().filter(is_weak).copied().collect();
+        nodes.push(Node {
+            service: service.spec.name.to_string(),
+            state: state_word(&service.state).to_owned(),
+            level,
+            requires: names(&edges.requires),
+            wants: names(&edges.wants),
+            after: names(&after),
+            conflicts: names(&edges.rivals),
+        });
+    }
+    nodes.sort_by(|a, b| (a.level, &a.service).cmp(&(b.level, &b.service)));
+    nodes
 }
 
 fn names(wanted: bool, all: impl FnOnce() -> Vec<Rc<str>>) -> Vec<String> {
@@ -71,18 +106,39 @@ fn names(wanted: bool, all: impl FnOnce() -> Vec<Rc<str>>) -> Vec<String> {
     }
 }
 
-fn ready_word(ready: Readiness) -> &'static str {
-    match ready {
+/// As `ready` in its configuration says; where there is none, as it says itself.
+fn ready_word(service: &Service) -> Option<&'static str> {
+    let run = service.run()?;
+    if run.awaits.is_some() {
+        return Some("no");
+    }
+    if service.spec.ready.is_some() && matches!(service.state, State::Up(_)) {
+        return Some("yes");
+    }
+    Some(match run.ready {
         Readiness::NotTold => "not-told",
         Readiness::No => "no",
         Readiness::Yes => "yes",
-    }
+    })
+}
+
+fn awaiting(service: &Service, now: Tick) -> Option<Awaiting> {
+    let State::Starting(run) = &service.state else {
+        return None;
+    };
+    let wait = run.awaits.as_ref().filter(|w| w.executing)?;
+    let (what, left) = wait.progress(now);
+    Some(Awaiting {
+        what,
+        left_ms: left.map(ms),
+    })
 }
 
 fn state_word(state: &State) -> &'static str {
     match state {
         State::Down(Rest::Stopped | Rest::Finished) => "down",
         State::Down(Rest::Failed(_)) => "failed",
+        State::Down(Rest::Done) => "done",
         State::Waiting => "waiting",
         State::Starting(_) => "starting",
         State::Up(_) => "up",

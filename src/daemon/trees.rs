@@ -93,6 +93,8 @@ pub struct Wanted<'a> {
     pub out: Option<BorrowedFd<'a>>,
     /// The address of the notify socket, if it gets one.
     pub notify: Option<&'a Path>,
+    /// The descriptor by which it says that it is ready, and its number there.
+    pub ready: Option<(BorrowedFd<'a>, i32)>,
     /// Listening sockets that it gets.
     pub sockets: Vec<BorrowedFd<'a>>,
 }
@@ -247,6 +249,7 @@ impl Trees {
                 stderr: w.out.or(err),
                 is_pipe: w.out.is_some(),
                 notify_socket: w.notify,
+                ready: w.ready,
                 sockets: &w.sockets,
                 until_exec,
                 cgroup: w.group.as_ref(),
@@ -302,6 +305,7 @@ impl Trees {
             stderr: out,
             is_pipe: out.is_some(),
             notify_socket: None,
+            ready: None,
             sockets: &[],
             until_exec: self.until_exec.as_ref().map(|f| f.as_fd()),
             cgroup: group.as_ref(),

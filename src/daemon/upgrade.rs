@@ -328,6 +328,7 @@ impl Reactor {
             machine: self.machine.keep(),
             logs: self.logs.keep(lines, fds),
             actions: self.actions.keep(fds),
+            probes: self.probes.keep(fds),
             history: self.history.keep(),
             crashes: &self.crashes,
             lost_lines: self.sink.lost(),

@@ -14,11 +14,12 @@ use std::rc::Rc;
 use super::event::{
     ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Target, Verb, Wait,
 };
+use super::ready::{Ready, Sign};
 use super::report::{Exit, Origin, SpawnError, Stage};
-use super::rig::{schedule, signal, step, Rig, A, B};
+use super::rig::{ms, schedule, signal, step, Rig, A, B};
 use super::service::Want;
 use super::signal::Signal;
-use super::spec::{Action, Policy, Reload, Spec, Until};
+use super::spec::{Action, Oneshot, Policy, Reload, Spec, Until};
 use super::testing::spec;
 
 const EVENTS: [&str; 36] = [
@@ -131,6 +132,37 @@ exited-unsure -> sweeping up: look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
 main -> starting up 8:
 
+# unready up: executing, and waited for until it says READY=1
+drain -> starting up: reply refused
+undrain -> starting up: reply already
+start, policy, client-gone -> -
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup, winch -> starting up: reply refused
+spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: release a1, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan -> -
+ready -> up up:
+timeout -> stopping up: look notify a1
+main -> starting up 8:
+
+# done up: a oneshot that has ended with success, and remains
+drain -> down up: reply refused
+undrain -> down up: reply already
+start -> down up: reply already
+restart, restart-now, program -> starting up: spawn a2
+stop, stop-now -> down down: reply done
+reload, hup, winch -> down up: reply refused
+gone -> none none: forget a
+shutdown, shutdown-now -> down up: finish
+policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
+
 # starting down: a stop came before the fork
 drain -> starting down: reply refused
 undrain -> starting down: reply already
@@ -180,6 +212,24 @@ exited -> starting up: end action a1, let go a1, release a1, spawn a2
 exited-left -> sweeping up: end action a1, TERM to tree of a1
 exited-unsure -> sweeping up: end action a1, look tree a1
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
+main -> up up 8:
+
+# watched up: it has a watchdog
+drain -> up up: drain a1
+undrain -> up up: reply already
+start -> up up: reply already
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup -> up up: HUP a1, reply done
+winch -> up up: WINCH a1, reply done
+policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: release a1, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+timeout -> stopping up: look notify a1
 main -> up up 8:
 
 # up down: its stop waits for b, which requires it and goes first
@@ -365,9 +415,31 @@ fn reach(heading: &str) -> Rig {
         "forked up" => after(ordered(), |r| {
             r.hear(Event::Spawned(A, Instance(1), Pid(7)));
         }),
+        "unready up" => Rig::new(vec![Spec {
+            ready: Some(Rc::new(Ready {
+                sign: Sign::Notify,
+                within: Some(ms(30_000)),
+            })),
+            ..plain()
+        }]),
+        "done up" => after(
+            Rig::new(vec![Spec {
+                oneshot: Some(Oneshot::Remains),
+                ready: Some(Rc::new(Ready {
+                    sign: Sign::Exit,
+                    within: None,
+                })),
+                ..plain()
+            }]),
+            |r| r.exits(A, Exit::Code(0), 0),
+        ),
         "starting down" => after(ordered(), |r| {
             r.ask(A, Verb::Stop);
         }),
+        "watched up" => Rig::new(vec![Spec {
+            watchdog: Some(ms(1_000)),
+            ..plain()
+        }]),
         "up up" => up(),
         "drained up" => after(up(), |r| {
             r.hear(Event::Request {
@@ -547,6 +619,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 17 * EVENTS.len());
+    assert_eq!(cells, 20 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

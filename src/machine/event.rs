@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
+use super::ready::Probe;
 use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
 use super::spec::{Drain, MaxConnections, Spec, To};
@@ -176,7 +177,7 @@ pub enum Event {
     Checked(ServiceId, Instance, Check, Found),
     /// sd_notify(3) message of the service's own tree.
     Notified(ServiceId, Instance, Notice),
-    /// The command, HTTP request or drain with this number ended, or could not be begun.
+    /// The command, HTTP request, probe or drain with this number ended, or could not be begun.
     ActionEnded(ServiceId, Instance, ActionId, Outcome),
     /// So many connections are open: a drain has looked, or a limit was crossed.
     Connections(ServiceId, Instance, u32),
@@ -254,6 +255,12 @@ pub enum Notice {
     Reloading,
     /// STATUS=...
     Status(String),
+    /// WATCHDOG=1
+    Watchdog,
+    /// WATCHDOG=trigger
+    WatchdogTrigger,
+    /// EXTEND_TIMEOUT_USEC=: it needs so long from now on.
+    Extend(Duration),
     /// MAINPID=: this process is the main one from now on. The daemon has checked that it
     /// is a process of the tree, and watches it.
     MainPid(Pid),
@@ -279,6 +286,10 @@ pub enum Effect {
     Run(ServiceId, Instance, ActionId, Rc<[String]>),
     /// Make the HTTP request of a stop step. Answered by `ActionEnded`.
     Http(ServiceId, Instance, ActionId, Rc<super::spec::Http>),
+    /// Ask a question of `ready` or `health`. Answered by `ActionEnded`.
+    Probe(ServiceId, Instance, ActionId, Rc<Probe>),
+    /// A start is near: remember which file has this name now, if one has.
+    NoteFile(ServiceId, Instance, Rc<str>),
     /// Hold back new connections. Answered by `ActionEnded` when none is open any more,
     /// or with the reason why this cannot be done here; until then by `Connections` whenever
     /// their number has changed. May come again for the same action, from the next superd.
@@ -330,6 +341,8 @@ impl Effect {
             | Effect::Forget(_)
             | Effect::Reply(..) => true,
             Effect::Wake(..)
+            | Effect::Probe(..)
+            | Effect::NoteFile(..)
             | Effect::NotePorts(..)
             | Effect::WatchOutput(..)
             | Effect::Check(..)
@@ -347,6 +360,8 @@ impl Effect {
 pub enum Answer {
     /// Done: it is as it was asked for. A stop carries its verdict.
     Done(Option<Verdict>),
+    /// A oneshot has ended with success.
+    Finished,
     /// Nothing had to be done: it was so already.
     Already,
     /// Begun; the asker did not want to wait. `left`: the longest it can still take.

@@ -10,7 +10,9 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Effect, ServiceId, Ticket};
-use super::memory::Memory;
+use super::health::Watch;
+use super::memory::{Memory, LONGEST};
+use super::ready::{About, Asking};
 use super::service::{Context, Service, State, Waiter};
 use super::spec::Spec;
 use super::stop::Scene;
@@ -34,6 +36,12 @@ struct Kept {
     memory: Memory,
     #[serde(default)]
     waiters: Vec<Waiter>,
+    /// What it is asked until it is ready, and what the last answer was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asking: Option<(Asking, String)>,
+    /// The watch over its health.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    watch: Option<Box<Watch>>,
 }
 
 impl Whole {
@@ -45,7 +53,10 @@ impl Whole {
         self.services.iter().find_map(|s| match spec(s.id) {
             None => Some("a service without a definition".to_owned()),
             Some(spec) => {
-                let what = s.memory.fault(&spec)?;
+                let asking = s.asking.as_ref();
+                let calm = asking.is_none_or(|(a, _)| a.is_sound(LONGEST))
+                    && s.watch.as_ref().is_none_or(|w| w.is_sound(LONGEST));
+                let what = s.memory.fault(&spec).or((!calm).then_some("its watch"))?;
                 Some(format!("service {:?}: {what}", spec.name))
             }
         })
@@ -64,6 +75,11 @@ impl Supervisor {
             id: s.id,
             memory: Memory::of(s),
             waiters: s.waiters.clone(),
+            asking: match &s.state {
+                State::Starting(run) => run.awaits.as_ref().and_then(|w| w.asking()),
+                _ => None,
+            },
+            watch: s.watch.clone(),
         };
         Whole {
             actions: self.last_action(),
@@ -85,6 +101,12 @@ impl Supervisor {
             let Some(spec) = spec(kept.id) else { continue };
             let mut service = Service::new(kept.id, spec, now);
             service.take_up(kept.memory, kept.waiters);
+            service.watch = kept.watch;
+            if let State::Starting(run) = &mut service.state {
+                if let Some(wait) = &mut run.awaits {
+                    wait.take_up(kept.asking);
+                }
+            }
             self.put_back(service, now, effects);
         }
         self.settle_again(whole.groups, now, effects);
@@ -106,7 +128,18 @@ impl Service {
         let id = self.id;
         match &mut self.state {
             State::Down(_) | State::Waiting | State::Killing(..) | State::Backoff { .. } => {}
-            State::Starting(run) => run.hold_again(id, cx),
+            State::Starting(run) => {
+                run.hold_again(id, cx);
+                let instance = run.instance;
+                if let Some(wait) = &run.awaits {
+                    wait.after_start(&mut About {
+                        now,
+                        id,
+                        instance,
+                        cx,
+                    });
+                }
+            }
             State::Up(run) => {
                 run.hold_again(id, cx);
                 if self.spec.max_connections.is_some() {

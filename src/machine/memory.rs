@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{ActionId, Check, Effect, Instance, Presence, ServiceId};
+use super::ready::Await;
 use super::report::{Exit, Happening, Origin, Verdict};
 use super::restart::Record;
 use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State, Want};
@@ -54,6 +55,8 @@ impl Begun {
     /// Of this service, if it is at that point and nothing else is going on with it.
     pub fn of(service: &Service, instance: Instance) -> Option<Begun> {
         match &service.state {
+            // One that is to be waited for is written down as a whole.
+            State::Starting(run) if run.awaits.is_some() => return None,
             State::Starting(run) if run.pid.is_none() && run.instance == instance => {}
             State::Starting(_)
             | State::Up(_)
@@ -175,6 +178,11 @@ impl Memory {
         matches!(&self.state, State::Starting(run) | State::Up(run) if run.pid.is_none())
     }
 
+    /// Whether it was waited for until it is ready.
+    pub fn is_awaited(&self) -> bool {
+        matches!(&self.state, State::Starting(run) if run.awaits.is_some())
+    }
+
     /// Whether its main process was known to have ended.
     pub fn is_reaped(&self) -> bool {
         matches!(self.state, State::Sweeping(_))
@@ -213,11 +221,17 @@ impl Memory {
             && rule.delay <= LONGEST
             && rule.max_delay <= LONGEST
             && rule.stable <= LONGEST
+            && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
+            && spec.health.as_ref().is_none_or(|h| h.is_sound(LONGEST))
+            && spec.watchdog.is_none_or(|d| d <= LONGEST)
             && crash_loop
                 .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
         let state_is_sound = match &self.state {
-            State::Down(_) | State::Waiting | State::Starting(_) | State::Up(_) => true,
-            State::Backoff { .. } => true,
+            State::Starting(run) => {
+                let wait = run.awaits.as_ref();
+                wait.is_none_or(|w| w.ready.is_sound(LONGEST))
+            }
+            State::Down(_) | State::Waiting | State::Up(_) | State::Backoff { .. } => true,
             State::Stopping(_, stop) => stop.is_sound(&sound),
             State::Killing(_, stop, kill) => stop.is_sound(&sound) && calm(kill),
             State::Sweeping(end) => end.is_sound(&sound, &calm),
@@ -282,6 +296,13 @@ impl Service {
                     Want::Down => self.enter(State::Down(Rest::Stopped), now),
                 }
             }
+            (State::Starting(run), Presence::Running(pid)) if run.awaits.is_some() => {
+                run.pid = Some(pid);
+                run.adopted = true;
+                let ran = now - run.began;
+                cx.publish(id, Happening::Adopted { instance, pid, ran });
+                self.in_wait(now, cx, Await::resume)
+            }
             (State::Starting(run) | State::Up(run), Presence::Running(pid)) => {
                 run.pid = Some(pid);
                 run.adopted = true;
@@ -291,6 +312,7 @@ impl Service {
                 cx.publish(id, Happening::Adopted { instance, pid, ran });
                 let moved = self.enter(State::Up(run), now);
                 self.since = since;
+                self.renew_watch(now, cx);
                 if self.spec.max_connections.is_some() {
                     self.watch(cx.effects);
                 }

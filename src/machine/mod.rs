@@ -9,9 +9,13 @@ mod cells;
 pub mod crash;
 pub mod end;
 pub mod event;
+pub mod health;
+#[cfg(test)]
+mod jobs;
 pub mod keep;
 pub mod memory;
 pub mod order;
+pub mod ready;
 pub mod report;
 pub mod restart;
 #[cfg(test)]

@@ -15,6 +15,10 @@ pub struct Edges {
     pub before: Vec<ServiceId>,
     /// Those of them it cannot run without.
     pub requires: Vec<ServiceId>,
+    /// Those of them that are started along with it.
+    pub wants: Vec<ServiceId>,
+    /// They never run at the same time as it.
+    pub rivals: Vec<ServiceId>,
     /// The services that have it in `before`.
     pub followers: Vec<ServiceId>,
     /// The services that have it in `requires`.
@@ -33,6 +37,8 @@ pub struct Order {
 static NOBODY: Edges = Edges {
     before: Vec::new(),
     requires: Vec::new(),
+    wants: Vec::new(),
+    rivals: Vec::new(),
     followers: Vec::new(),
     dependents: Vec::new(),
 };
@@ -55,7 +61,14 @@ impl Order {
                 .filter(comes_before)
                 .copied()
                 .collect();
+            let wants = spec.wants.iter().filter(known).filter(comes_before);
+            let wants: Vec<ServiceId> = wants.copied().collect();
+            for other in spec.conflicts.iter().filter(known).filter(|o| *o != id) {
+                edges.entry(*other).or_default().rivals.push(*id);
+                edges.entry(*id).or_default().rivals.push(*other);
+            }
             let mut before: Vec<ServiceId> = requires.clone();
+            before.extend(&wants);
             before.extend(
                 spec.after
                     .iter()
@@ -74,6 +87,11 @@ impl Order {
             let own = edges.entry(*id).or_default();
             own.before = before;
             own.requires = requires;
+            own.wants = wants;
+        }
+        for edges in edges.values_mut() {
+            edges.rivals.sort_unstable();
+            edges.rivals.dedup();
         }
         Order {
             edges,
@@ -119,7 +137,7 @@ fn line_up(specs: &BTreeMap<ServiceId, &Spec>) -> Vec<ServiceId> {
             }
             let spec = specs.get(&id);
             let deps = spec
-                .map(|s| s.requires.iter().chain(&s.after))
+                .map(|s| s.requires.iter().chain(&s.after).chain(&s.wants))
                 .into_iter()
                 .flatten();
             match deps.copied().nth(next) {
@@ -167,6 +185,27 @@ mod tests {
         assert_eq!(order.of(ServiceId(3)).followers, ids(&[0, 2]));
         assert_eq!(order.of(ServiceId(0)).before, ids(&[2, 3]));
         assert_eq!(order.of(ServiceId(3)).dependents, ids(&[0, 2]));
+    }
+
+    #[test]
+    fn who_wants_one_comes_after_it_and_who_conflicts_with_one_is_known_to_both() {
+        let mut specs = BTreeMap::new();
+        for (id, wants, conflicts) in [
+            (0, vec![1], vec![2, 0, 9]),
+            (1, vec![], vec![]),
+            (2, vec![], vec![0]),
+        ] {
+            let mut s = spec("x");
+            s.wants = ids(&wants);
+            s.conflicts = ids(&conflicts);
+            specs.insert(ServiceId(id), s);
+        }
+        let order = Order::new(specs.iter().map(|(id, s)| (*id, s)));
+        assert_eq!(order.line(), ids(&[1, 0, 2]));
+        let first = order.of(ServiceId(0));
+        assert_eq!((&first.before, &first.requires), (&ids(&[1]), &Vec::new()));
+        assert_eq!((&first.wants, &first.rivals), (&ids(&[1]), &ids(&[2])));
+        assert_eq!(order.of(ServiceId(2)).rivals, ids(&[0]));
     }
 
     #[test]

@@ -41,10 +41,20 @@ pub enum Origin {
         /// Its name.
         service: String,
     },
+    /// Another service that was to start, and conflicts with this one.
+    Conflict {
+        /// Its name.
+        service: String,
+    },
     /// The configuration was loaded or changed.
     Config,
     /// superd itself: the restart policy, or its own shutdown deadline.
     Policy,
+    /// superd found it unfit: it was not ready in time, or failed its health check.
+    Unfit {
+        /// What was found.
+        why: String,
+    },
     /// The service did it by itself.
     Itself,
 }
@@ -80,8 +90,10 @@ impl fmt::Display for Origin {
                 )
             }
             Origin::Dependency { service } => write!(f, "dependency {service}"),
+            Origin::Conflict { service } => write!(f, "{service} (conflicts with it)"),
             Origin::Config => f.write_str("configuration"),
             Origin::Policy => f.write_str("superd"),
+            Origin::Unfit { why } => write!(f, "superd: {why}"),
             Origin::Itself => f.write_str("the service itself"),
         }
     }
@@ -432,6 +444,15 @@ pub enum Happening {
         /// Who asked; `Policy` for an automatic restart.
         by: Origin,
     },
+    /// The program is executing, and is waited for until it is ready.
+    Executing {
+        /// Which run.
+        instance: Instance,
+        /// Its main process.
+        pid: Pid,
+        /// What is waited for, in words.
+        awaited: String,
+    },
     /// The program is executing (and ready, as far as readiness is configured).
     Up {
         /// Which run.
@@ -493,6 +514,27 @@ pub enum Happening {
     },
     /// The instance is over, its tree is dead and reaped.
     Ended(Box<EndReport>),
+    /// A health check failed: the first one, or one too many.
+    Unhealthy {
+        /// Which run.
+        instance: Instance,
+        /// Wrong answers in a row.
+        failures: u32,
+        /// So many are too many.
+        of: u32,
+        /// The last one.
+        why: String,
+    },
+    /// A health check succeeded after some that had failed.
+    Healthy {
+        /// Which run.
+        instance: Instance,
+    },
+    /// A oneshot has ended with success, and is done.
+    Done {
+        /// Which run.
+        instance: Instance,
+    },
     /// It will be started again after a pause.
     Restarting {
         /// The pause.

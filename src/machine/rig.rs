@@ -327,6 +327,8 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::KillTree(s, i) => one("kill", s, i),
         Effect::Run(s, i, ..) => one("run", s, i),
         Effect::Http(s, i, ..) => one("http", s, i),
+        Effect::Probe(s, i, ..) => one("probe", s, i),
+        Effect::NoteFile(s, i, _) => one("note file", s, i),
         Effect::Drain(s, i, ..) => one("drain", s, i),
         Effect::EndAction(s, i, _) => one("end action", s, i),
         Effect::LetGo(s, i) => one("let go", s, i),
@@ -339,6 +341,7 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Reply(ticket, answer) => {
             let text = match answer {
                 Answer::Done(None) => "done".to_owned(),
+                Answer::Finished => "finished".to_owned(),
                 Answer::Done(Some(verdict)) => format!("done, {verdict}"),
                 Answer::Already => "already".to_owned(),
                 Answer::Accepted { joined, left } => match (joined, left) {

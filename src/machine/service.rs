@@ -22,6 +22,16 @@
 //! In Up, a timeout ends a reload command that takes too long. New connections may be held
 //! back there, because somebody asked for a drain or there are too many: that is in the run
 //! and changes no state.
+//!
+//! In Up, a service with `health` or `watchdog` that is not well is stopped like one that is not
+//! ready in time.
+//!
+//! A service with `ready` stays in Starting after `Execed`: its message, its output, a probe's
+//! answer or the time makes it Up. When it is not ready in time it is stopped by its schedule
+//! (Stopping), and that counts as a failure: what follows ³ is for the restart policy.
+//!
+//! A oneshot stays there until its end. After a success it is Down and done: `supervisor` counts
+//! it as up for those who require it.
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
@@ -43,6 +53,9 @@ use super::end::{End, Swept};
 use super::event::{
     ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
 };
+use super::health::{self, Watch};
+use super::memory::LONGEST;
+use super::ready::{self, About, Await};
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
 use super::spec::{Drain, Schedule, Spec};
@@ -93,6 +106,8 @@ pub enum Rest {
     Stopped,
     /// It ended by itself and its policy is not to start it again.
     Finished,
+    /// A oneshot that ended with success: what requires it may run.
+    Done,
     /// It failed and its policy is not to start it again.
     Failed(String),
 }
@@ -110,8 +125,11 @@ pub struct Run {
     pub stopping_seen: u32,
     /// It could not become its program; its exit is about to be reported.
     pub exec_error: Option<SpawnError>,
-    /// What it has said of its readiness. Nothing waits for it.
+    /// What it has said of its readiness.
     pub ready: Readiness,
+    /// The wait for it to be ready, until it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits: Option<Box<Await>>,
     /// It said RELOADING=1, and no READY=1 since.
     pub reloading: bool,
     /// The last MAINPID= that could not be followed, so that it is told once.
@@ -151,6 +169,7 @@ impl Run {
             stopping_seen: 0,
             exec_error: None,
             ready: Readiness::NotTold,
+            awaits: None,
             reloading: false,
             refused: None,
             adopted: false,
@@ -211,9 +230,9 @@ pub enum State {
     Down(Rest),
     /// Wanted up; something it needs is not.
     Waiting,
-    /// Forked or about to be; the program is not executing yet.
+    /// Forked or about to be; the program is not executing yet, or it is not ready yet.
     Starting(Run),
-    /// The program runs.
+    /// The program runs, and is ready.
     Up(Run),
     /// The stop schedule is under way.
     Stopping(Run, Box<Stop>),
@@ -276,7 +295,7 @@ pub enum Input {
 pub struct Moved {
     /// The state changed in a way that others may wait for.
     pub state: bool,
-    /// The program began to execute.
+    /// It is up: the program executes and is ready.
     pub up: bool,
     /// A start came to nothing, with the reason.
     pub start_failed: Option<String>,
@@ -373,6 +392,8 @@ pub struct Service {
     pub says: String,
     /// The reload command that runs.
     pub reload: Option<ReloadRun>,
+    /// The watch over its health, while it is up.
+    pub watch: Option<Box<Watch>>,
     /// Who waits.
     pub waiters: Vec<Waiter>,
     /// Under which deadline the supervisor has it in its list.
@@ -399,6 +420,7 @@ impl Service {
             last: None,
             says: String::new(),
             reload: None,
+            watch: None,
             waiters: Vec::new(),
             listed: None,
         }
@@ -456,8 +478,14 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) | State::Waiting | State::Starting(_) => None,
-            State::Up(_) => self.reload.map(|r| r.until),
+            State::Down(_) | State::Waiting => None,
+            State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
+            State::Up(_) => {
+                let reload = self.reload.map(|r| r.until);
+                let watch = self.watch.as_ref().map(|w| w.next_deadline());
+                let all = reload.into_iter().chain(watch);
+                all.min().filter(|at| *at < Tick::NEVER)
+            }
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
             State::Sweeping(end) => end.next_deadline(),
@@ -536,7 +564,7 @@ impl Service {
                 Input::Spawned(_) | Input::NotSpawned(_),
             ) => Moved::default(),
 
-            (State::Starting(_), Input::Execed) => self.become_up(now, cx),
+            (State::Starting(_), Input::Execed) => self.executes(now, cx),
             (
                 State::Starting(run)
                 | State::Up(run)
@@ -617,10 +645,22 @@ impl Service {
                 Input::Notified(_),
             ) => Moved::default(),
 
+            (State::Starting(_), Input::ActionEnded(action, outcome)) => {
+                self.in_wait(now, cx, |wait, about| {
+                    wait.action_ended(action, outcome, about)
+                })
+            }
             (State::Up(run), Input::ActionEnded(action, outcome)) => {
-                match run.drain.as_ref().and_then(|hold| hold.action) {
-                    Some(own) if own == action => self.drain_ended(outcome, cx),
-                    Some(_) | None => self.reload_ended(action, outcome, cx),
+                let drain = run.drain.as_ref().and_then(|hold| hold.action);
+                let reload = self.reload.map(|r| r.action);
+                if drain == Some(action) {
+                    self.drain_ended(outcome, cx)
+                } else if reload == Some(action) {
+                    self.reload_ended(action, outcome, cx)
+                } else {
+                    self.in_watch(now, cx, |watch, about| {
+                        watch.action_ended(action, outcome, about)
+                    })
                 }
             }
             (State::Stopping(..), Input::ActionEnded(action, outcome)) => {
@@ -631,7 +671,6 @@ impl Service {
             (
                 State::Down(_)
                 | State::Waiting
-                | State::Starting(_)
                 | State::Killing(..)
                 | State::Sweeping(_)
                 | State::Backoff { .. },
@@ -656,13 +695,15 @@ impl Service {
                 Input::Connections(_),
             ) => Moved::default(),
 
+            (State::Starting(_), Input::OutputMatched) => {
+                self.in_wait(now, cx, |wait, about| wait.output_matched(about))
+            }
             (State::Stopping(..), Input::OutputMatched) => {
                 self.in_stop(now, cx, |stop, scene| stop.output_matched(scene))
             }
             (
                 State::Down(_)
                 | State::Waiting
-                | State::Starting(_)
                 | State::Up(_)
                 | State::Killing(..)
                 | State::Sweeping(_)
@@ -721,10 +762,16 @@ impl Service {
                     ..Moved::default()
                 }
             }
-            (State::Up(_), Input::Timeout) => self.reload_timeout(now, cx),
-            (State::Down(_) | State::Waiting | State::Starting(_), Input::Timeout) => {
-                Moved::default()
+            (State::Up(_), Input::Timeout) => {
+                let mut moved = self.in_watch(now, cx, Watch::timeout);
+                moved.reloaded = self.reload_timeout(now, cx).reloaded.or(moved.reloaded);
+                moved
             }
+            (State::Starting(run), Input::Timeout) => {
+                let adopted = run.adopted;
+                self.in_wait(now, cx, |wait, about| wait.timeout(adopted, about))
+            }
+            (State::Down(_) | State::Waiting, Input::Timeout) => Moved::default(),
         }
     }
 
@@ -736,10 +783,24 @@ impl Service {
         self.says.clear();
         self.order = None;
         self.cycle = false;
-        let instance = self.instance;
-        cx.publish(self.id, Happening::Starting { instance, by });
-        cx.effects.push(Effect::Spawn(self.id, instance));
-        self.enter(State::Starting(Run::new(instance, now)), now)
+        let (id, instance) = (self.id, self.instance);
+        cx.publish(id, Happening::Starting { instance, by });
+        let mut run = Run::new(instance, now);
+        run.awaits = self.spec.ready.clone().map(|r| Box::new(Await::new(r)));
+        let mut about = About {
+            now,
+            id,
+            instance,
+            cx,
+        };
+        if let Some(wait) = &run.awaits {
+            wait.before_start(&mut about);
+        }
+        about.cx.effects.push(Effect::Spawn(id, instance));
+        if let Some(wait) = &run.awaits {
+            wait.after_start(&mut about);
+        }
+        self.enter(State::Starting(run), now)
     }
 
     fn never_ran(&mut self, error: SpawnError, now: Tick, cx: &mut Context<'_>) -> Moved {
@@ -760,11 +821,67 @@ impl Service {
         moved
     }
 
+    /// The program executes: it is up, or waited for.
+    fn executes(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let State::Starting(run) = &self.state else {
+            return Moved::default();
+        };
+        let Some(wait) = run.awaits.as_ref().filter(|w| !w.executing) else {
+            return match run.awaits {
+                None => self.become_up(now, cx),
+                Some(_) => Moved::default(),
+            };
+        };
+        if let Some(pid) = run.pid {
+            let happening = Happening::Executing {
+                instance: run.instance,
+                pid,
+                awaited: wait.ready.sign.to_string(),
+            };
+            cx.publish(self.id, happening);
+        }
+        self.in_wait(now, cx, Await::execed)
+    }
+
+    /// Lets the wait for its readiness do something; when it is over, Up or the stop of what
+    /// is not fit.
+    pub(super) fn in_wait(
+        &mut self,
+        now: Tick,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(&mut Await, &mut About<'_, '_>) -> ready::Course,
+    ) -> Moved {
+        let (id, instance) = (self.id, self.instance);
+        let State::Starting(run) = &mut self.state else {
+            return Moved::default();
+        };
+        let Some(wait) = &mut run.awaits else {
+            return Moved::default();
+        };
+        let mut about = About {
+            now,
+            id,
+            instance,
+            cx,
+        };
+        match act(wait, &mut about) {
+            ready::Course::GoesOn => Moved::default(),
+            ready::Course::Ready => self.become_up(now, cx),
+            ready::Course::TimeIsUp(why) => {
+                let by = Origin::Unfit { why: why.clone() };
+                let mut moved = self.begin_stop(Order::new(by, now), now, cx);
+                moved.start_failed = Some(why);
+                moved
+            }
+        }
+    }
+
     fn become_up(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
         let State::Starting(run) = &self.state else {
             return Moved::default();
         };
-        let run = run.clone();
+        let mut run = run.clone();
+        run.awaits = None;
         if let Some(pid) = run.pid {
             cx.publish(
                 self.id,
@@ -774,12 +891,60 @@ impl Service {
                 },
             );
         }
+        self.watch = Watch::begin(&self.spec, now);
         let mut moved = self.enter(State::Up(run), now);
         if self.spec.max_connections.is_some() {
             self.watch(cx.effects);
         }
         moved.up = true;
         moved
+    }
+
+    /// Its definition changed, or another superd has taken it over: the watch begins anew.
+    pub(super) fn renew_watch(&mut self, now: Tick, cx: &mut Context<'_>) {
+        self.end_watch(now, cx);
+        if matches!(self.state, State::Up(_)) {
+            self.watch = Watch::begin(&self.spec, now);
+        }
+    }
+
+    fn end_watch(&mut self, now: Tick, cx: &mut Context<'_>) {
+        let (id, instance) = (self.id, self.instance);
+        if let Some(mut watch) = self.watch.take() {
+            watch.end(&mut About {
+                now,
+                id,
+                instance,
+                cx,
+            });
+        }
+    }
+
+    /// Lets the watch do something; when the service is not well, it is stopped.
+    fn in_watch(
+        &mut self,
+        now: Tick,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(&mut Watch, &mut About<'_, '_>) -> health::Course,
+    ) -> Moved {
+        let (id, instance) = (self.id, self.instance);
+        let (State::Up(_), Some(watch)) = (&self.state, &mut self.watch) else {
+            return Moved::default();
+        };
+        let mut about = About {
+            now,
+            id,
+            instance,
+            cx,
+        };
+        match act(watch, &mut about) {
+            health::Course::GoesOn => Moved::default(),
+            health::Course::Unfit { why, stay } => {
+                let mut order = Order::new(Origin::Unfit { why }, now);
+                order.stay = stay;
+                self.begin_stop(order, now, cx)
+            }
+        }
     }
 
     fn take_run(&mut self) -> Option<(Run, Option<Box<Stop>>, bool)> {
@@ -802,7 +967,7 @@ impl Service {
             // `config` refuses that; should one reach this place, it must not hang.
             return self.begin_kill(order, now, cx);
         }
-        self.end_actions(cx);
+        self.end_own_actions(now, cx);
         let schedule = self.spec.stop.clone();
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
@@ -819,7 +984,7 @@ impl Service {
     }
 
     fn begin_kill(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
-        self.end_actions(cx);
+        self.end_own_actions(now, cx);
         let grace = self.spec.stop.leftover_grace;
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
@@ -956,6 +1121,21 @@ impl Service {
                 run.reloading = false;
                 if news {
                     cx.publish(self.id, Happening::Ready { instance });
+                }
+                self.in_wait(now, cx, Await::said_ready)
+            }
+            Notice::Watchdog => {
+                if let Some(watch) = &mut self.watch {
+                    watch.pinged(now);
+                }
+                Moved::default()
+            }
+            Notice::WatchdogTrigger => self.in_watch(now, cx, |watch, _| watch.gave_up()),
+            Notice::Extend(by) => {
+                if let (State::Starting(run), true) = (&mut self.state, by <= LONGEST) {
+                    if let Some(wait) = &mut run.awaits {
+                        wait.extend(by, now);
+                    }
                 }
                 Moved::default()
             }
@@ -1136,6 +1316,23 @@ impl Service {
         }
     }
 
+    /// The instance is going, or gone: what superd does with it besides ends.
+    fn end_own_actions(&mut self, now: Tick, cx: &mut Context<'_>) {
+        self.end_actions(cx);
+        self.end_watch(now, cx);
+        let (id, instance) = (self.id, self.instance);
+        if let State::Starting(run) = &mut self.state {
+            if let Some(wait) = &mut run.awaits {
+                wait.end(&mut About {
+                    now,
+                    id,
+                    instance,
+                    cx,
+                });
+            }
+        }
+    }
+
     /// The main process is reaped: clear the rest of the tree away.
     pub(super) fn sweep(
         &mut self,
@@ -1145,7 +1342,7 @@ impl Service {
         now: Tick,
         cx: &mut Context<'_>,
     ) -> Moved {
-        self.end_actions(cx);
+        self.end_own_actions(now, cx);
         let Some((run, stop, killing)) = self.take_run() else {
             return Moved::default();
         };
@@ -1169,6 +1366,7 @@ impl Service {
         let swept = end.begin(self.id, left, killing, grace, now, cx);
         let mut moved = self.enter(State::Sweeping(Box::new(end)), now);
         let after = self.after_sweep(swept, now, cx);
+        moved.up = after.up;
         moved.over = after.over;
         moved.start_failed = after.start_failed;
         moved
@@ -1186,22 +1384,46 @@ impl Service {
         let end = *end;
         let instance = end.run.instance;
         let stopped = end.stop.is_some();
+        let order = end.stop.as_ref().map(|s| &s.order);
+        let unfit = order.is_some_and(Order::is_unfit);
+        let stay = order.is_some_and(|o| o.stay);
+        let why = match order.map(|o| &o.by) {
+            Some(Origin::Unfit { why }) => Some(why.clone()),
+            Some(_) | None => None,
+        };
+        let unready = end.run.awaits.is_some();
         let error = end.run.exec_error.clone();
         let (report, success) = end.report(&self.spec, now);
-        let (verdict, ran) = (report.verdict, report.ran);
+        // One that never was up was not stable, however long it took.
+        let ran = match unready {
+            true => Duration::ZERO,
+            false => report.ran,
+        };
+        let (verdict, exit) = (report.verdict, report.exit);
         self.last = Some((report.exit, verdict));
         self.publish_end(report, error.clone(), cx);
         cx.effects.push(Effect::Release(self.id, instance));
         let how = match (&error, success) {
             (Some(e), _) if e.is_passing() => How::PassingSpawnError,
             (Some(_), _) => How::LastingSpawnError,
+            (None, _) if unfit => How::Failure,
             (None, true) => How::Success,
             (None, false) => How::Failure,
         };
         let text = error.map(|e| e.to_string());
-        let mut moved = self.decide_next(how, ran, text.clone(), stopped, now, cx);
+        let mut moved = match why {
+            Some(why) if stay && self.is_to_stay() => self.give_up(why, now, cx),
+            why => {
+                let why = text.clone().or(why);
+                self.decide_next(how, ran, why, stopped && !unfit, now, cx)
+            }
+        };
         moved.over = Some((verdict, how));
-        moved.start_failed = text;
+        moved.start_failed = match (unready && !stopped && !moved.up, self.spec.oneshot) {
+            (true, None) => text.or_else(|| Some(format!("it {exit} before it was ready"))),
+            (true, Some(_)) => text.or_else(|| Some(format!("it {exit}"))),
+            (false, _) => text,
+        };
         moved
     }
 
@@ -1212,6 +1434,16 @@ impl Service {
             None => Happening::Ended(Box::new(report)),
         };
         cx.publish(self.id, happening);
+    }
+
+    /// Nobody has asked for anything else since superd found it unfit.
+    fn is_to_stay(&self) -> bool {
+        self.want == Want::Up && !self.gone && self.target && !self.cycle && self.order.is_none()
+    }
+
+    fn give_up(&mut self, why: String, now: Tick, cx: &mut Context<'_>) -> Moved {
+        cx.publish(self.id, Happening::GivenUp { why: why.clone() });
+        self.enter(State::Down(Rest::Failed(why)), now)
     }
 
     /// Nothing runs any more: Down, Backoff, or Waiting for the supervisor to start it.
@@ -1230,6 +1462,14 @@ impl Service {
         self.order = None;
         if self.gone || self.want == Want::Down {
             return self.enter(State::Down(Rest::Stopped), now);
+        }
+        if self.spec.oneshot.is_some() && how == How::Success && !asked && self.target {
+            let instance = self.instance;
+            self.record.clear();
+            cx.publish(self.id, Happening::Done { instance });
+            let mut moved = self.enter(State::Down(Rest::Done), now);
+            moved.up = true;
+            return moved;
         }
         if asked || !self.target {
             // It was made to go (restart, dependency, shutdown); the supervisor starts

@@ -10,6 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::ServiceId;
+use super::health::Health;
+use super::ready::Ready;
 use super::signal::Signal;
 
 /// A service as the machine sees it.
@@ -23,6 +25,18 @@ pub struct Spec {
     pub after: Vec<ServiceId>,
     /// Like `after`; also: cannot run without them, and stops when they stop.
     pub requires: Vec<ServiceId>,
+    /// As `after`, and started along with it.
+    pub wants: Vec<ServiceId>,
+    /// They never run at the same time. It is enough that one of two names the other.
+    pub conflicts: Vec<ServiceId>,
+    /// It runs to its end and is then done, which is when it counts as up.
+    pub oneshot: Option<Oneshot>,
+    /// How it becomes ready; none: it is as soon as the program executes.
+    pub ready: Option<Rc<Ready>>,
+    /// How it is seen whether it is well.
+    pub health: Option<Rc<Health>>,
+    /// It says WATCHDOG=1 (sd_notify(3)) at least this often.
+    pub watchdog: Option<Duration>,
     /// How it is stopped.
     pub stop: Rc<Schedule>,
     /// When it is started again.
@@ -45,6 +59,15 @@ pub struct MaxConnections {
     pub high: u32,
     /// Less than `high`, so that the filter does not come and go with each client.
     pub low: u32,
+}
+
+/// What a service is that runs to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Oneshot {
+    /// What it has done remains: it is not done again until it was stopped.
+    Remains,
+    /// It is done again with each start.
+    Again,
 }
 
 /// How a service reads its configuration again.

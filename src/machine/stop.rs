@@ -89,6 +89,9 @@ pub struct Order {
     pub absorbed: u32,
     /// Somebody asked for `--now`.
     pub force: bool,
+    /// It is not to be started again by itself, although it is wanted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stay: bool,
 }
 
 impl Order {
@@ -99,7 +102,14 @@ impl Order {
             asked,
             absorbed: 0,
             force: false,
+            stay: false,
         }
+    }
+
+    /// superd itself found that the service does not do what it should: what follows is for
+    /// the restart policy.
+    pub fn is_unfit(&self) -> bool {
+        matches!(self.by, Origin::Unfit { .. })
     }
 }
 

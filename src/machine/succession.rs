@@ -13,6 +13,7 @@ use super::event::{
 };
 use super::keep::Whole;
 use super::memory::{Begun, Memory};
+use super::ready::{Probe, Question, Ready, Sign};
 use super::report::{Exit, Origin};
 use super::rig::{by, ms, schedule, signal, step, A};
 use super::service::State;
@@ -280,7 +281,13 @@ impl World {
             | Effect::Release(..)
             | Effect::Forget(_)
             | Effect::Publish(..)
+            | Effect::NoteFile(..)
             | Effect::Finish => {}
+            // Of its own accord, and after some time.
+            Effect::Probe(s, i, a, _) => {
+                self.events
+                    .push_back(Event::ActionEnded(s, i, a, Outcome::Done))
+            }
         }
     }
 
@@ -488,7 +495,18 @@ fn lives() -> Vec<(Spec, Character, Verb)> {
     let mut crashing = three();
     crashing.restart.policy = Policy::Always;
     crashing.restart.delay = ms(200);
+    let probe = Probe {
+        what: Question::Exec(Rc::new(["/bin/true".to_owned()])),
+        interval: ms(100),
+        timeout: ms(100),
+    };
+    let mut asked = three();
+    asked.ready = Some(Rc::new(Ready {
+        sign: Sign::Probe(Rc::new(probe)),
+        within: Some(ms(1000)),
+    }));
     vec![
+        (asked, who, Verb::Restart),
         (three(), who, Verb::Stop),
         (
             three(),

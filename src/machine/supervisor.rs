@@ -314,12 +314,18 @@ impl Supervisor {
                 .get(dep)
                 .is_some_and(|d| self.is_missing(d, required))
         };
-        edges
-            .before
-            .iter()
-            .filter(missing)
+        let missing = edges.before.iter().filter(missing);
+        missing
+            .chain(&self.live_rivals(id))
             .filter_map(name)
             .collect()
+    }
+
+    /// Of the services that never run at the same time as it, those that do.
+    fn live_rivals(&self, id: ServiceId) -> Vec<ServiceId> {
+        let runs = |other: &&ServiceId| self.services.get(other).is_some_and(|o| !o.is_at_rest());
+        let rivals = self.order.of(id).rivals.iter();
+        rivals.filter(runs).copied().collect()
     }
 
     /// Of the services that it requires, those that are not to run.
@@ -453,10 +459,13 @@ impl Supervisor {
             self.retarget(effects);
         }
         let edges = self.order.of(id);
+        let of_rivals = |rival: &ServiceId| &self.order.of(*rival).followers;
         let near = edges
             .followers
             .iter()
             .chain(&edges.before)
+            .chain(&edges.rivals)
+            .chain(edges.rivals.iter().flat_map(of_rivals))
             .chain(std::iter::once(&id));
         self.dirty
             .extend(near.filter_map(|other| self.order.place(*other)));
@@ -620,11 +629,12 @@ impl Supervisor {
         match &dep.state {
             State::Up(_) => dep.cycle || !dep.target,
             // Order alone: it counts only while it is on its way up.
-            State::Starting(_)
-            | State::Waiting
-            | State::Stopping(..)
-            | State::Killing(..)
-            | State::Sweeping(_) => required || dep.target,
+            State::Starting(_) | State::Stopping(..) | State::Killing(..) | State::Sweeping(_) => {
+                required || dep.target
+            }
+            // What waits until another one is stopped by hand is not on its way.
+            State::Waiting => required || (dep.target && self.live_rivals(dep.id).is_empty()),
+            State::Down(Rest::Done) => false,
             State::Backoff { .. } | State::Down(_) => required,
         }
     }

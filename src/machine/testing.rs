@@ -26,6 +26,12 @@ pub fn spec(name: &str) -> Spec {
         autostart: true,
         after: Vec::new(),
         requires: Vec::new(),
+        wants: Vec::new(),
+        conflicts: Vec::new(),
+        oneshot: None,
+        ready: None,
+        health: None,
+        watchdog: None,
         stop: Rc::new(term_schedule()),
         restart: Restart {
             policy: Policy::Always,

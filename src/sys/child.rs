@@ -17,7 +17,7 @@ use nix::unistd::{getegid, geteuid, Gid, Group, Uid, User};
 
 use super::limits;
 use super::signals::{Numbers, SIGNALS};
-use super::spawn::{above_sockets, Ends, Plan, Prepared, SpawnFault, Step, Why};
+use super::spawn::{above_own, above_sockets, Ends, Plan, Prepared, SpawnFault, Step, Why};
 
 /// Becomes the program, or reports why not and exits with status 127.
 pub(super) fn run(prepared: &Prepared<'_>, ends: &Ends) -> ! {
@@ -52,13 +52,24 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     }
     stdio(prepared).map_err(SpawnFault::io(Step::Stdio))?;
     let report = ends.report.as_raw_fd();
-    let low = above_sockets(plan);
+    let (low, high) = (above_sockets(plan), above_own(plan));
+    let to_high = |fd: RawFd| at_least(fd, high).map_err(SpawnFault::io(Step::Stdio));
     let lock = match plan.until_exec {
-        Some(fd) => at_least(fd.as_raw_fd(), low).map_err(SpawnFault::io(Step::Stdio))?,
+        Some(fd) => to_high(fd.as_raw_fd())?,
         None => report,
     };
-    pass_sockets(plan, low).map_err(SpawnFault::io(Step::Stdio))?;
-    close_others(low.unsigned_abs(), &[report.min(lock), report.max(lock)]);
+    let extra = match plan.extra {
+        Some((from, number)) => Some((to_high(from.as_raw_fd())?, number)),
+        None => None,
+    };
+    pass_sockets(plan, high).map_err(SpawnFault::io(Step::Stdio))?;
+    let mut keep = [report, lock, report];
+    if let Some((from, number)) = extra {
+        dup2(from, number).map_err(SpawnFault::io(Step::Stdio))?;
+        keep = [report, lock, number];
+    }
+    keep.sort_unstable();
+    close_others(low.unsigned_abs(), &keep);
     let identity = Identity::look_up(prepared)?;
     if let Some(nice) = plan.nice {
         // SAFETY: setpriority(2) takes three numbers; 0 is ourselves.
@@ -199,7 +210,7 @@ fn pass_sockets(plan: &Plan<'_>, low: RawFd) -> io::Result<()> {
 
 /// The copy is not close-on-exec.
 fn dup2(from: RawFd, to: RawFd) -> io::Result<()> {
-    // SAFETY: in the child, 0 to 2 and the sockets' numbers belong to the program to be.
+    // SAFETY: in the child, 0 to 2 and the plan's own numbers belong to the program to be.
     match unsafe { libc::dup2(from, to) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

@@ -154,6 +154,8 @@ pub struct Plan<'a> {
     /// Both are a pipe of superd's, which is given to `user`: else it could not be opened as
     /// /dev/stdout or /dev/stderr.
     pub give_output: bool,
+    /// One more descriptor, and its number in the program: above 2.
+    pub extra: Option<(BorrowedFd<'a>, RawFd)>,
     /// Become 3, 4 ...; LISTEN_FDS and LISTEN_PID tell of them (sd_listen_fds(3)).
     pub sockets: Vec<BorrowedFd<'a>>,
     /// Stays open until execve(2), and is closed by that: a lock which tells that a start is
@@ -195,6 +197,7 @@ impl Plan<'_> {
             stdout: None,
             stderr: None,
             give_output: false,
+            extra: None,
             sockets: Vec::new(),
             until_exec: None,
             cgroup: None,
@@ -363,8 +366,7 @@ fn prepare<'a>(
 /// that ran in the child would write to superd's self-pipe.
 fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     let plan = prepared.plan;
-    let low = above_sockets(plan);
-    let (read, write) = status_pipe(low).map_err(SpawnFault::io(Step::Pipe))?;
+    let (read, write) = status_pipe(above_own(plan)).map_err(SpawnFault::io(Step::Pipe))?;
     let status = StatusPipe(read);
     let mut ends = Ends {
         report: write,
@@ -387,13 +389,19 @@ fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     Ok(Child { pid, pidfd, status })
 }
 
-/// The first descriptor that is none of the program's.
+/// The first descriptor after the sockets.
 pub(super) fn above_sockets(plan: &Plan<'_>) -> RawFd {
     3 + RawFd::try_from(plan.sockets.len()).unwrap_or(0)
 }
 
-/// Both ends close-on-exec and non-blocking (the one record fits), the writing one above 2
-/// so that standard input, output, error and sockets that are passed do not land on it.
+/// The first descriptor after all that are the program's.
+pub(super) fn above_own(plan: &Plan<'_>) -> RawFd {
+    let extra = plan.extra.map_or(0, |(_, number)| number + 1);
+    above_sockets(plan).max(extra)
+}
+
+/// Both ends close-on-exec and non-blocking (the one record fits), the writing one from `low`
+/// on so that nothing which the program is to have lands on it.
 fn status_pipe(low: RawFd) -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     if write.as_raw_fd() >= low {

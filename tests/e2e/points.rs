@@ -202,10 +202,20 @@ fn conclude(place: Place, at: &str, is_to_run: bool) -> Record {
     record
 }
 
-fn during_a_start(flavour: Flavour, step: usize) {
-    points(&format!("start {flavour:?}"), step, |at| {
+/// Who is asked whether it is ready is asked again, and is started once all the same.
+const ASKED: &str = "ready = { exec = [\"/bin/sh\", \"-c\", \"echo asked >> $DIR/asked\"], \
+    interval = \"10ms\" }\nstart-timeout = \"10m\"\n";
+
+fn during_a_start(flavour: Flavour, ready: &str, step: usize) {
+    let name = if ready.is_empty() {
+        "start"
+    } else {
+        "start until ready"
+    };
+    let is_asked = !ready.is_empty();
+    points(&format!("{name} {flavour:?}"), step, |at| {
         let place = Place::new();
-        place.configure(flavour, &scribe());
+        place.configure(flavour, &(scribe() + ready));
         let mut command = place.command(&place.superd_args());
         use std::os::unix::process::CommandExt;
         // SAFETY: ptrace(2) is async-signal-safe.
@@ -221,13 +231,14 @@ fn during_a_start(flavour: Flavour, step: usize) {
         unsafe { libc::waitpid(superd.pid, &mut status, 0) };
         set_options(superd.pid);
         let record = superd.place.file("web.record");
-        let socket = superd.place.socket();
+        let (socket, asked) = (superd.place.socket(), superd.place.file("asked"));
         let watch = kill_when(superd.pid, move || {
-            is_up(&record) && Raw::connect(&socket).is_ok()
+            is_up(&record) && Raw::connect(&socket).is_ok() && (!is_asked || asked.exists())
         });
         let ended = kill_after(superd.pid, at);
         watch.end();
-        conclude(superd.killed(), &format!("start, call {at}"), true);
+        let record = conclude(superd.killed(), &format!("{name}, call {at}"), true);
+        assert_eq!(record.count("start"), 1, "{name}, call {at}: {record:?}");
         ended
     });
 }
@@ -323,7 +334,13 @@ in_both_flavours! {
 
     fn killed_after_a_system_call_of_a_start(flavour: Flavour) {
         if is_traceable("killed_after_a_system_call_of_a_start") {
-            during_a_start(flavour, 37);
+            during_a_start(flavour, "", 37);
+        }
+    }
+
+    fn killed_after_a_system_call_of_a_start_until_it_is_ready(flavour: Flavour) {
+        if is_traceable("killed_after_a_system_call_of_a_start_until_it_is_ready") {
+            during_a_start(flavour, ASKED, 41);
         }
     }
 

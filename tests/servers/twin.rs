@@ -29,6 +29,8 @@ mod nats;
 mod pages;
 #[path = "twin/quic.rs"]
 mod quic;
+#[path = "twin/web.rs"]
+mod web;
 
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -63,6 +65,8 @@ victims:
   eat MIB --gate FILE  waits for the file, then uses so much memory
   handover [--stay] [--on-term] [--session] [--then MESSAGE] [--slow MS]
                        names a child by MAINPID= and ends, or stays
+  web [--listen WHERE] [--gate FILE] [--fd N] [--touch FILE] [--say MESSAGE] [--status FILE]
+      [--ping-until FILE]   ready when the file is there, in every way; answers as FILE says
   notify MESSAGE...    mark TEXT [--exit CODE] [--after MS]
 WHERE: 127.0.0.1:80 or unix:/path";
 
@@ -74,6 +78,7 @@ fn main() {
         "twohandlers" => nats::twohandlers(twin),
         "wrapper" => air::wrapper(twin),
         "leaver" => go2rtc::leaver(twin),
+        "web" => web::web(twin),
         "pages" => pages::pages(twin),
         "obey" => obey(twin),
         "ignore" => ignore(twin),

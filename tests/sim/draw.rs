@@ -4,10 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::ServiceId;
+use superd::machine::health::{Health, Remedy};
+use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
-    Action, CrashLoop, Http, HttpAddress, MaxConnections, Policy, Reload, Restart, Schedule, Spec,
-    Step, To, Until,
+    Action, CrashLoop, Http, HttpAddress, MaxConnections, Oneshot, Policy, Reload, Restart,
+    Schedule, Spec, Step, To, Until,
 };
 
 use crate::dice::Dice;
@@ -105,22 +107,97 @@ fn restart(dice: &mut Dice) -> Restart {
     }
 }
 
+fn ready(dice: &mut Dice) -> Option<Rc<Ready>> {
+    let probe = |dice: &mut Dice, what| {
+        Sign::Probe(Rc::new(Probe {
+            what,
+            interval: Duration::from_millis(10 + dice.below(2_000)),
+            timeout: Duration::from_millis(1 + dice.below(3_000)),
+        }))
+    };
+    let sign = match dice.below(10) {
+        0 => Sign::Notify,
+        1 => Sign::Descriptor(3),
+        2 => Sign::Log("up".into()),
+        3 => Sign::After(dice.ms(3_000)),
+        4 => {
+            let argv = argv(dice);
+            probe(dice, Question::Exec(argv))
+        }
+        5 => probe(dice, Question::File("/run/x.pid".into())),
+        _ => return None,
+    };
+    let limited = match sign {
+        Sign::After(_) | Sign::Exit => 0,
+        Sign::Probe(_) => 60,
+        Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) => 100,
+    };
+    let within = dice
+        .chance(limited)
+        .then(|| Duration::from_millis(1 + dice.below(20_000)));
+    Some(Rc::new(Ready { sign, within }))
+}
+
+fn health(dice: &mut Dice) -> Rc<Health> {
+    let what = Question::Exec(argv(dice));
+    let probe = Probe {
+        what,
+        interval: Duration::from_millis(10 + dice.below(2_000)),
+        timeout: Duration::from_millis(1 + dice.below(3_000)),
+    };
+    let remedy = match dice.below(4) {
+        0 => Remedy::Stop,
+        1 => Remedy::Run(argv(dice)),
+        _ => Remedy::Restart,
+    };
+    Rc::new(Health {
+        probe: Rc::new(probe),
+        failures: 1 + dice.below(3) as u32,
+        remedy,
+    })
+}
+
 /// A definition that depends on some of `others` only, which come before it.
 pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
     let mut after = Vec::new();
     let mut requires = Vec::new();
+    let (mut wants, mut conflicts) = (Vec::new(), Vec::new());
+    let autostart = dice.chance(80);
     for other in others.iter().filter(|other| **other < id) {
-        match dice.below(6) {
-            0 => after.push(*other),
-            1 | 2 => requires.push(*other),
+        match dice.below(12) {
+            0 | 1 => after.push(*other),
+            // Two that conflict are never required both: `config` refuses that.
+            2..=4 if other.0 % 3 != 2 => requires.push(*other),
+            5 => wants.push(*other),
+            // Never both from the start.
+            6 | 7 if !autostart && other.0 % 3 == 2 && id.0 % 3 == 2 => conflicts.push(*other),
             _ => {}
         }
     }
+    let oneshot = dice
+        .chance(12)
+        .then(|| *dice.pick(&[Oneshot::Remains, Oneshot::Again]));
+    let ready = match oneshot {
+        Some(_) => Some(Rc::new(Ready {
+            sign: Sign::Exit,
+            within: dice.chance(50).then(|| dice.ms(20_000)),
+        })),
+        None => ready(dice),
+    };
+    let health = (oneshot.is_none() && dice.chance(20)).then(|| health(dice));
+    let watchdog = (oneshot.is_none() && dice.chance(10))
+        .then(|| Duration::from_millis(1 + dice.below(5_000)));
     Spec {
         name: format!("s{}", id.0).into(),
-        autostart: dice.chance(80),
+        autostart,
         after,
         requires,
+        wants,
+        conflicts,
+        oneshot,
+        ready,
+        health,
+        watchdog,
         stop: Rc::new(schedule(dice)),
         restart: restart(dice),
         success_exit: vec![3],

@@ -15,9 +15,9 @@ use superd::machine::event::{
 use superd::machine::keep::Whole;
 use superd::machine::memory::Memory;
 use superd::machine::report::Origin;
-use superd::machine::service::{Service, State};
+use superd::machine::service::{Rest, Service, State};
 use superd::machine::signal::Signal;
-use superd::machine::spec::Spec;
+use superd::machine::spec::{Oneshot, Spec};
 use superd::machine::supervisor::{Ending, Supervisor};
 use superd::machine::time::Tick;
 
@@ -76,6 +76,15 @@ fn who() -> Origin {
         uid: 0,
         command: "superctl".to_owned(),
     }
+}
+
+fn is_up(service: &Service) -> bool {
+    let up = match service.state {
+        State::Up(_) => !service.cycle,
+        State::Down(Rest::Done) => service.spec.oneshot == Some(Oneshot::Remains),
+        _ => false,
+    };
+    up && service.target
 }
 
 impl Sim {
@@ -167,6 +176,9 @@ impl Sim {
         while let Some(event) = events.pop_front() {
             self.steps += 1;
             self.note(|| format!("-> {event:?}"));
+            self.judge.line = self.machine.order().line().to_vec();
+            let up = self.machine.services().filter(|s| is_up(s));
+            self.judge.up = up.map(|s| s.id).collect();
             self.judge.hear(self.now, &event);
             let mut effects = Vec::new();
             self.machine.handle(self.now, event, &mut effects);
@@ -184,6 +196,13 @@ impl Sim {
         let mut answers = Vec::new();
         for effect in effects {
             self.note(|| format!("   <- {effect:?}"));
+            if let Effect::Spawn(id, _) = effect {
+                let known = self.judge.services.get(&id);
+                match known.is_some_and(|s| s.spec.oneshot.is_some()) {
+                    true => self.world.oneshots.insert(id),
+                    false => self.world.oneshots.remove(&id),
+                };
+            }
             self.judge.rule(self.now, &effect, &self.world)?;
             self.world.perform(&effect, &mut answers);
         }
@@ -275,12 +294,36 @@ impl Sim {
     /// No more ideas: everything that is under way comes to its end.
     fn calm_down(&mut self) -> Result<(), Broken> {
         self.world.calm = true;
+        self.watch_no_more()?;
         let from = self.steps;
         while self.world.next().is_some() || self.machine.next_deadline().is_some() {
             self.let_time_pass()?;
             require(self.steps - from < 60_000, "it comes to rest", String::new)?;
         }
         Ok(())
+    }
+
+    /// A watch has always something due: from here on nobody is watched.
+    fn watch_no_more(&mut self) -> Result<(), Broken> {
+        let mut changed = Vec::new();
+        for id in self.configured() {
+            let Some(shadow) = self.judge.services.get(&id) else {
+                continue;
+            };
+            if shadow.spec.health.is_some() || shadow.spec.watchdog.is_some() {
+                let spec = Spec {
+                    health: None,
+                    watchdog: None,
+                    ..(*shadow.spec).clone()
+                };
+                changed.push((id, Rc::new(spec), Change::Policy));
+            }
+        }
+        let (gone, by) = (Vec::new(), Origin::Config);
+        match changed.is_empty() {
+            true => Ok(()),
+            false => self.turn(Event::Configure { changed, gone, by }),
+        }
     }
 
     // ---- what people do ------------------------------------------------------------
@@ -328,7 +371,7 @@ impl Sim {
             if gone.contains(&id) || (was_gone && !self.dice.chance(30)) {
                 continue;
             }
-            let edges = old.requires.iter().chain(&old.after);
+            let edges = old.requires.iter().chain(&old.after).chain(&old.wants);
             let orphaned = edges.clone().any(|d| !stay.contains(d));
             if was_gone || self.dice.chance(30) {
                 let spec = draw::spec(&mut self.dice, id, &stay);
@@ -341,6 +384,7 @@ impl Sim {
                 let mut spec = (*old).clone();
                 spec.requires.retain(|d| stay.contains(d));
                 spec.after.retain(|d| stay.contains(d));
+                spec.wants.retain(|d| stay.contains(d));
                 changed.push((id, Rc::new(spec), Change::Policy));
             }
             stay.push(id);
@@ -372,6 +416,8 @@ impl Sim {
         if self.judge.shutdown || self.world.children.values().any(forking) {
             return Ok(());
         }
+        // Each has numbers of its own, also one that does nothing before it is killed.
+        self.steps += 1;
         self.note(|| "** superd is killed".to_owned());
         let gone = Event::ClientGone(self.client);
         self.judge.hear(self.now, &gone);

@@ -11,8 +11,10 @@ use superd::machine::event::{
     ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
     Ticket, Verb,
 };
-use superd::machine::report::Happening;
-use superd::machine::service::{State, Want, KILL_AGAIN};
+use superd::machine::health::{Health, Remedy};
+use superd::machine::ready::{Ready, Sign};
+use superd::machine::report::{Exit, Happening, Origin};
+use superd::machine::service::{Rest, State, Want, KILL_AGAIN};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, To, Until};
 use superd::machine::supervisor::Supervisor;
@@ -96,10 +98,30 @@ struct Live {
     forked: bool,
     /// The main process, as far as it is told.
     main: Option<Pid>,
-    execed: bool,
+    execed: Option<Tick>,
+    /// How it becomes ready.
+    awaits: Option<Rc<Ready>>,
+    /// It has said so, or a probe has found it.
+    met: bool,
+    /// It counts as up.
+    up: bool,
+    /// Questions that are out, and since when.
+    probes: BTreeMap<ActionId, Tick>,
+    /// Commands about its health.
+    remedies: BTreeSet<ActionId>,
+    /// Health checks in a row that have failed.
+    failed: u32,
+    /// So many have at some time been too many, and it is to stay down for that.
+    stay: bool,
+    /// It has given up by itself.
+    triggered: bool,
+    /// When its watchdog began to wait.
+    pinged: Tick,
     stopping_said: bool,
     stop: Option<Course>,
     exited: Option<Tick>,
+    /// It has ended by itself, and as it should.
+    success: bool,
     /// For what it leaves behind when it was not stopped.
     grace: Duration,
     /// Somebody said `--now` and nobody called it off.
@@ -121,6 +143,30 @@ struct Live {
     actions: BTreeSet<ActionId>,
 }
 
+impl Live {
+    fn is_awaited(&self, sign: impl Fn(&Sign) -> bool) -> bool {
+        self.awaits.as_ref().is_some_and(|r| sign(&r.sign))
+    }
+
+    fn is_ready(&self, now: Tick) -> bool {
+        let Some(since) = self.execed else {
+            return self.adopted_at.is_some();
+        };
+        let Some(ready) = &self.awaits else {
+            return true;
+        };
+        match &ready.sign {
+            Sign::Exit => false,
+            Sign::After(time) => now >= since + *time,
+            Sign::Probe(_) => self.met,
+            // What was said while superd was away is lost.
+            Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) => {
+                self.met || self.adopted_at.is_some()
+            }
+        }
+    }
+}
+
 /// A service as its operator sees it.
 #[derive(Debug)]
 pub struct Shadow {
@@ -129,6 +175,12 @@ pub struct Shadow {
     pub gone: bool,
     /// It ended and its policy was not to start it again.
     given_up: bool,
+    /// A oneshot that has ended with success.
+    done: bool,
+    /// The last run has.
+    ended_well: bool,
+    /// And was to stay down.
+    stays: bool,
     last: Instance,
     live: Option<Live>,
 }
@@ -140,6 +192,10 @@ pub struct Judge {
     pub forced: bool,
     pub finished: bool,
     pub pending: BTreeMap<Ticket, String>,
+    /// The order of starts, which is the order of a request about all.
+    pub line: Vec<ServiceId>,
+    /// Those that are up, and not about to go: to start one of them changes nothing.
+    pub up: BTreeSet<ServiceId>,
     asked: Option<(Target, Verb)>,
     /// When superd became another program last.
     pub became: Option<Tick>,
@@ -165,18 +221,49 @@ impl Judge {
         self.target(id) && self.services.get(&id).is_some_and(|s| !s.given_up)
     }
 
+    /// Started, and all that it takes along; what conflicts with one of them stops.
     fn want_up(&mut self, id: ServiceId) {
-        let Some(s) = self.services.get_mut(&id).filter(|s| !s.gone) else {
-            return;
+        let mut all = BTreeSet::new();
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            let Some(s) = self.services.get_mut(&id).filter(|s| !s.gone) else {
+                continue;
+            };
+            if !all.insert(id) {
+                continue;
+            }
+            s.want = Want::Up;
+            s.given_up = false;
+            if let Some(live) = s.live.as_mut().filter(|l| l.stop.is_none()) {
+                live.forced = false;
+            }
+            todo.extend(s.spec.requires.iter().chain(&s.spec.wants));
+        }
+        let rivals: Vec<ServiceId> = all.iter().flat_map(|id| self.rivals(*id)).collect();
+        for rival in rivals {
+            if !all.contains(&rival) {
+                self.stop(rival);
+            }
+        }
+    }
+
+    fn stop(&mut self, id: ServiceId) {
+        if let Some(s) = self.services.get_mut(&id) {
+            s.want = Want::Down;
+            s.given_up = false;
+            s.done = false;
+        }
+    }
+
+    /// Those that never run together with it.
+    fn rivals(&self, id: ServiceId) -> Vec<ServiceId> {
+        let names = |a: ServiceId, b: &ServiceId| {
+            let a = self.services.get(&a);
+            a.is_some_and(|s| s.spec.conflicts.contains(b))
         };
-        s.want = Want::Up;
-        s.given_up = false;
-        if let Some(live) = s.live.as_mut().filter(|l| l.stop.is_none()) {
-            live.forced = false;
-        }
-        for dep in s.spec.requires.clone() {
-            self.want_up(dep);
-        }
+        let all = self.services.keys().copied();
+        all.filter(|other| *other != id && (names(id, other) || names(*other, &id)))
+            .collect()
     }
 
     // ---- events ------------------------------------------------------------
@@ -188,11 +275,18 @@ impl Judge {
                 let live = self.services.get_mut(&adopted.service);
                 if let Some(live) = live.and_then(|s| s.live.as_mut()) {
                     live.adopted_at = Some(now);
+                    // They are asked again; and what was run about its health is ended.
+                    live.probes.clear();
+                    for remedy in std::mem::take(&mut live.remedies) {
+                        live.actions.remove(&remedy);
+                    }
+                    live.failed = 0;
+                    live.pinged = now;
                 }
             }
             Event::Configure { changed, gone, .. } => {
                 for (id, spec, change) in changed {
-                    self.define(*id, spec, *change);
+                    self.define(now, *id, spec, *change);
                 }
                 for id in gone {
                     if let Some(s) = self.services.get_mut(id) {
@@ -214,10 +308,12 @@ impl Judge {
                 self.asked = Some((*target, *verb));
                 let ids: Vec<ServiceId> = match target {
                     Target::One(id) => vec![*id],
-                    Target::All => self.services.keys().copied().collect(),
+                    Target::All => self.line.clone(),
                 };
                 for id in ids {
-                    self.wish(id, *verb);
+                    if *target == Target::One(id) || !self.is_an_alternative(id, *verb) {
+                        self.wish(id, *verb);
+                    }
                 }
             }
             Event::ClientGone(client) => self.pending.retain(|t, _| t.client != *client),
@@ -231,19 +327,32 @@ impl Judge {
                 l.forked = true;
                 l.main = Some(*pid);
             }),
+            Event::Notified(s, i, Notice::Watchdog) => self.with(*s, *i, |l| l.pinged = now),
+            Event::Notified(s, i, Notice::WatchdogTrigger) => {
+                self.with(*s, *i, |l| l.triggered = true);
+            }
             Event::Notified(s, i, Notice::MainPid(pid)) => {
                 self.with(*s, *i, |l| l.main = l.main.and(Some(*pid)));
             }
-            Event::Execed(s, i) => self.with(*s, *i, |l| l.execed = true),
+            Event::Execed(s, i) => self.with(*s, *i, |l| l.execed = Some(now)),
+            Event::Notified(s, i, Notice::Ready) => self.with(*s, *i, |l| {
+                l.met |= l.is_awaited(|s| matches!(s, Sign::Notify | Sign::Descriptor(_)));
+            }),
             Event::Exited {
-                service, instance, ..
+                service,
+                instance,
+                exit,
+                crash,
+                ..
             } => {
+                let success = matches!(exit, Exit::Code(0 | 3)) && crash.is_none();
                 let grace = self
                     .services
                     .get(service)
                     .map(|s| s.spec.stop.leftover_grace);
                 self.with(*service, *instance, |l| {
                     l.exited = Some(now);
+                    l.success = success && l.stop.is_none();
                     l.main = None;
                     l.grace = grace.unwrap_or_default();
                 });
@@ -270,6 +379,7 @@ impl Judge {
                 });
             }),
             Event::OutputMatched(s, i) => self.with(*s, *i, |l| {
+                l.met |= l.is_awaited(|s| matches!(s, Sign::Log(_)));
                 Self::condition(l, now, |u| matches!(u, Until::Log(_)));
             }),
             Event::ActionEnded(s, i, action, outcome) => {
@@ -285,7 +395,7 @@ impl Judge {
         }
     }
 
-    fn define(&mut self, id: ServiceId, spec: &Rc<Spec>, change: Change) {
+    fn define(&mut self, now: Tick, id: ServiceId, spec: &Rc<Spec>, change: Change) {
         let first = match spec.autostart {
             true => Want::Up,
             false => Want::Down,
@@ -295,11 +405,23 @@ impl Judge {
             want: first,
             gone: false,
             given_up: false,
+            done: false,
+            ended_well: false,
+            stays: false,
             last: Instance(0),
             live: None,
         });
+        let watched = |s: &Spec| (s.health.clone(), s.watchdog);
+        if watched(&s.spec) != watched(spec) {
+            if let Some(live) = &mut s.live {
+                live.failed = 0;
+                live.pinged = now;
+                live.triggered = false;
+            }
+        }
         s.spec = spec.clone();
         s.given_up &= change == Change::Policy;
+        s.done &= change == Change::Policy;
         if std::mem::take(&mut s.gone) {
             s.want = first;
             if let (Want::Up, Some(live)) = (first, &mut s.live) {
@@ -308,19 +430,32 @@ impl Judge {
         }
     }
 
+    /// Not meant by a start of everything.
+    fn is_an_alternative(&self, id: ServiceId, verb: Verb) -> bool {
+        let starts = matches!(verb, Verb::Start | Verb::Restart | Verb::RestartNow);
+        let rivals = self.rivals(id);
+        let wanted = |r: &ServiceId| self.services.get(r).is_some_and(|r| r.want == Want::Up);
+        let chosen = rivals.iter().any(wanted);
+        let rests = |s: &Shadow| s.live.is_none() && (!s.spec.autostart || chosen);
+        starts && !rivals.is_empty() && self.services.get(&id).is_some_and(rests)
+    }
+
     fn wish(&mut self, id: ServiceId, verb: Verb) {
         let open = !self.shutdown && self.services.get(&id).is_some_and(|s| !s.gone);
         match verb {
-            Verb::Start | Verb::Restart if open => self.want_up(id),
+            Verb::Start if open => {
+                let wanted = |s: &Shadow| s.want == Want::Up;
+                if !(self.up.contains(&id) && self.services.get(&id).is_some_and(wanted)) {
+                    self.want_up(id);
+                }
+            }
+            Verb::Restart if open => self.want_up(id),
             Verb::RestartNow if open => {
                 self.want_up(id);
                 self.force(id);
             }
             Verb::Stop | Verb::StopNow => {
-                if let Some(s) = self.services.get_mut(&id) {
-                    s.want = Want::Down;
-                    s.given_up = false;
-                }
+                self.stop(id);
                 if verb == Verb::StopNow {
                     self.force(id);
                 }
@@ -367,6 +502,14 @@ impl Judge {
 
     fn action_ended(live: &mut Live, action: ActionId, outcome: &Outcome, now: Tick) {
         live.actions.remove(&action);
+        if live.probes.remove(&action).is_some() {
+            let done = *outcome == Outcome::Done;
+            live.met |= done && !live.up;
+            live.failed = match done {
+                true => 0,
+                false => live.failed + 1,
+            };
+        }
         let Some(stop) = live.stop.as_mut().filter(|s| s.action == Some(action)) else {
             return;
         };
@@ -410,6 +553,7 @@ impl Judge {
             Effect::KillTree(s, i) => self.kill(now, *s, *i),
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
+            Effect::Probe(s, i, a, _) => self.probe(now, *s, *i, *a),
             Effect::Drain(s, i, a, x) => self.drain(now, (*s, *i), *a, x),
             Effect::LetGo(s, i) => self.let_go(now, *s, *i, world),
             Effect::Limit(s, i, _) => {
@@ -421,13 +565,22 @@ impl Judge {
             }
             Effect::Watch(s, i, _) => self.live(*s, *i).map(|_| ()),
             Effect::EndAction(s, i, a) => {
-                let open = self.live(*s, *i)?.actions.remove(a);
+                let live = self.live(*s, *i)?;
+                let probe = live.probes.remove(a).is_some();
+                live.failed += u32::from(probe && live.up);
+                let open = live.actions.remove(a) || probe;
                 require(open, "an action ends once", || format!("{a:?} of {s:?}"))
             }
             Effect::NotePorts(s, i)
             | Effect::WatchOutput(s, i, _)
             | Effect::Check(s, i, _)
             | Effect::Look(s, i) => self.live(*s, *i).map(|_| ()),
+            Effect::NoteFile(s, i, _) => {
+                let is_early = self.services.get(s).is_some_and(|s| *i > s.last);
+                require(is_early, "a file is noted before the start", || {
+                    format!("{s:?}")
+                })
+            }
             Effect::Release(s, i) => self.release(*s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
@@ -471,12 +624,14 @@ impl Judge {
         };
         let live = |dep: &ServiceId| self.services.get(dep).and_then(|d| d.live.as_ref());
         let untouched = |l: &Live| l.stop.is_none() && l.exited.is_none();
-        let up = |l: &Live| l.execed && untouched(l);
-        let on_its_way = |l: &Live| !l.execed && untouched(l);
-        let required = s.spec.requires.iter().filter(|d| !live(d).is_some_and(up));
+        let up = |l: &Live| l.up && untouched(l);
+        let on_its_way = |l: &Live| !l.up && untouched(l);
+        let done = |d: &ServiceId| self.services.get(d).is_some_and(|s| s.done);
+        let lacks = |d: &&ServiceId| !done(d) && !live(d).is_some_and(up);
+        let required = s.spec.requires.iter().filter(lacks);
         let late = |d: &&ServiceId| self.target(**d) && live(d).is_some_and(on_its_way);
         required
-            .chain(s.spec.after.iter().filter(late))
+            .chain(s.spec.after.iter().chain(&s.spec.wants).filter(late))
             .copied()
             .collect()
     }
@@ -496,9 +651,15 @@ impl Judge {
         require(missing.is_empty(), "start order", || {
             format!("{id:?} before {missing:?}")
         })?;
+        let rivals = self.rivals(id);
+        let runs = |r: &ServiceId| self.services.get(r).is_some_and(|s| s.live.is_some());
+        require(!rivals.iter().any(runs), "never two that conflict", || {
+            format!("{id:?} with {rivals:?}")
+        })?;
         let Some(s) = self.services.get_mut(&id) else {
             return broken("never without being wanted", format!("{id:?}"));
         };
+        s.done = false;
         require(s.live.is_none(), "never two", || {
             format!("{instance:?} of {id:?} before the one before was released")
         })?;
@@ -510,10 +671,20 @@ impl Judge {
             instance,
             forked: false,
             main: None,
-            execed: false,
+            execed: None,
+            awaits: s.spec.ready.clone(),
+            met: false,
+            up: false,
+            probes: BTreeMap::new(),
+            remedies: BTreeSet::new(),
+            failed: 0,
+            stay: false,
+            triggered: false,
+            pinged: Tick(0),
             stopping_said: false,
             stop: None,
             exited: None,
+            success: false,
             grace: Duration::ZERO,
             forced: false,
             may_force: false,
@@ -626,8 +797,20 @@ impl Judge {
         })?;
         let asked = self.asked;
         let reload = self.services.get(&id).and_then(|s| s.spec.reload.clone());
+        let remedy = self.services.get(&id).and_then(|s| s.spec.health.clone());
         let live = self.live(id, i)?;
         live.actions.insert(a);
+        if let (true, None, Some(health)) = (live.up, &live.stop, &remedy) {
+            let is_it = match (&health.remedy, action) {
+                (Remedy::Run(wanted), Action::Run(argv)) => wanted == argv,
+                _ => false,
+            };
+            if is_it && live.failed >= health.failures {
+                live.failed = 0;
+                live.remedies.insert(a);
+                return Ok(());
+            }
+        }
         if let (None, Some((_, Verb::Reload))) = (&live.stop, asked) {
             let ok =
                 matches!((reload, action), (Some(Reload::Run(x, _)), Action::Run(y)) if x == *y);
@@ -637,6 +820,27 @@ impl Judge {
             stop.action = Some(a);
         }
         self.step(now, id, i, action)
+    }
+
+    fn probe(&mut self, now: Tick, id: ServiceId, i: Instance, a: ActionId) -> Ruling {
+        require(self.actions.insert(a), "actions have new numbers", || {
+            format!("{a:?}")
+        })?;
+        let checked = self
+            .services
+            .get(&id)
+            .is_some_and(|s| s.spec.health.is_some());
+        let live = self.live(id, i)?;
+        let fit = live.execed.is_some() && live.stop.is_none() && live.exited.is_none();
+        let asked = match live.up {
+            true => checked,
+            false => live.is_awaited(|s| matches!(s, Sign::Probe(_))),
+        };
+        let first = live.probes.is_empty();
+        live.probes.insert(a, now);
+        require(fit && asked && first, "one question at a time", || {
+            format!("{id:?}")
+        })
     }
 
     /// Something is done to stop the service.
@@ -672,7 +876,22 @@ impl Judge {
 
     fn publish(&mut self, now: Tick, id: ServiceId, what: &Happening) -> Ruling {
         match what {
-            Happening::Stopping { instance, .. } => self.begin_stop(now, id, *instance),
+            Happening::Stopping { instance, by, .. } => {
+                let unfit = matches!(by, Origin::Unfit { .. });
+                if unfit {
+                    self.rule_unfit(now, id, *instance)?;
+                }
+                self.begin_stop(now, id, *instance, unfit)
+            }
+            Happening::Up { instance, .. } => {
+                let live = self.live(id, *instance)?;
+                let fit = !live.up && live.is_ready(now);
+                live.up = true;
+                live.failed = 0;
+                live.pinged = now;
+                live.triggered = false;
+                require(fit, "up when it is ready", || format!("{id:?}"))
+            }
             Happening::Step { instance, what, .. } if !what.starts_with("KILL to the tree") => {
                 let live = self.live(id, *instance)?;
                 let said = live.stopping_said;
@@ -693,12 +912,22 @@ impl Judge {
                 stop.cond_at = stopping.then_some(now);
                 Ok(())
             }
+            Happening::Done { instance } => {
+                let fit = self.services.get(&id).is_some_and(|s| {
+                    let is_last = s.live.is_none() && s.last == *instance && s.ended_well;
+                    s.spec.oneshot.is_some() && is_last && s.want == Want::Up
+                });
+                if let Some(s) = self.services.get_mut(&id) {
+                    s.done = true;
+                }
+                require(fit, "done when it has ended well", || format!("{id:?}"))
+            }
             Happening::GivenUp { .. } => {
                 let Some(s) = self.services.get_mut(&id) else {
                     return broken("services are kept", format!("{id:?}"));
                 };
                 s.given_up = true;
-                let never = s.spec.restart.policy != Policy::Always;
+                let never = s.spec.restart.policy != Policy::Always || s.stays;
                 require(never && s.want == Want::Up, "never given up", || {
                     format!("{id:?}")
                 })
@@ -707,9 +936,39 @@ impl Judge {
         }
     }
 
-    fn begin_stop(&mut self, now: Tick, id: ServiceId, instance: Instance) -> Ruling {
+    /// superd stops a service that does not do what it should.
+    fn rule_unfit(&mut self, now: Tick, id: ServiceId, instance: Instance) -> Ruling {
+        let spec = self.services.get(&id).map(|s| s.spec.clone());
+        let live = self.live(id, instance)?;
+        if let (true, Some(spec)) = (live.up, spec) {
+            let sick = spec
+                .health
+                .as_ref()
+                .is_some_and(|h| live.failed >= h.failures);
+            let stays = |h: &Rc<Health>| h.remedy == Remedy::Stop;
+            live.stay = sick && spec.health.as_ref().is_some_and(stays);
+            let silent = spec
+                .watchdog
+                .is_some_and(|d| live.triggered || now >= live.pinged + d);
+            return require(sick || silent, "only who is not well is unfit", || {
+                format!("{id:?}")
+            });
+        }
+        let since = live.execed.filter(|_| !live.up && !live.met);
+        let within = live.awaits.as_ref().and_then(|r| r.within);
+        let late = since.zip(within).is_some_and(|(at, w)| now >= at + w);
+        require(late, "only who is not ready in time is unfit", || {
+            format!("{id:?}")
+        })
+    }
+
+    fn begin_stop(&mut self, now: Tick, id: ServiceId, instance: Instance, unfit: bool) -> Ruling {
         self.stops += 1;
-        let follows = |s: &Shadow| s.spec.after.contains(&id) || s.spec.requires.contains(&id);
+        let follows = |s: &Shadow| {
+            let spec = &s.spec;
+            let mut all = spec.after.iter().chain(&spec.requires).chain(&spec.wants);
+            all.any(|other| *other == id)
+        };
         let late: Vec<ServiceId> = self
             .services
             .iter()
@@ -725,7 +984,7 @@ impl Judge {
         let live = self.live(id, instance)?;
         require(live.stop.is_none(), "one stop", || format!("{id:?}"))?;
         let forced = live.may_force || all;
-        require(forced || late.is_empty(), "stop order", || {
+        require(forced || unfit || late.is_empty(), "stop order", || {
             format!("{id:?} before {late:?}")
         })?;
         let Some(schedule) = schedule else {
@@ -800,7 +1059,11 @@ impl Judge {
         require(left == 0, "released when the tree is empty", || {
             format!("{id:?}: {left} left")
         })?;
-        let live = self.services.get_mut(&id).and_then(|s| s.live.take());
+        let live = self.services.get_mut(&id).and_then(|s| {
+            s.ended_well = s.live.as_ref().is_some_and(|l| l.success);
+            s.stays = s.live.as_ref().is_some_and(|l| l.stay);
+            s.live.take()
+        });
         // A successor that finds it ended holds nothing any more.
         let held = live
             .as_ref()
@@ -808,7 +1071,7 @@ impl Judge {
         require(!held, "ports are free before it is over", || {
             format!("{id:?}")
         })?;
-        let open = live.map_or(0, |l| l.actions.len());
+        let open = live.map_or(0, |l| l.actions.len() + l.probes.len());
         require(open == 0, "no action outlives its instance", || {
             format!("{id:?}: {open}")
         })
@@ -865,12 +1128,20 @@ impl Judge {
             require(real.want == s.want, "want is the operator's word", || {
                 format!("{id:?}: {:?}, not {:?}", real.want, s.want)
             })?;
-            let is_up = |d: &superd::machine::service::Service| matches!(d.state, State::Up(_));
+            let is_up = |d: &superd::machine::service::Service| {
+                matches!(d.state, State::Up(_) | State::Down(Rest::Done))
+            };
+            let runs = |d: &ServiceId| machine.service(*d).is_some_and(|d| !d.is_at_rest());
+            let rivals = self.rivals(*id);
             let lost = |d: &ServiceId| !machine.service(*d).is_some_and(is_up);
             let ok = match &real.state {
                 State::Down(_) if s.want == Want::Down || self.shutdown => true,
+                State::Down(Rest::Done) => s.done,
                 State::Down(_) => s.given_up,
-                State::Waiting => s.want == Want::Up && s.spec.requires.iter().any(lost),
+                State::Waiting => {
+                    s.want == Want::Up
+                        && (s.spec.requires.iter().any(lost) || rivals.iter().any(runs))
+                }
                 State::Up(_) => self.target(*id),
                 State::Backoff { .. }
                 | State::Starting(_)

@@ -1,7 +1,7 @@
 //! The fake world: processes with characters of their own. It performs effects the way
 //! the daemon does and says what happened as events; it judges nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use superd::machine::event::{
@@ -32,6 +32,8 @@ pub enum Thing {
     Says(Key, Notice),
     PortsClose(Key),
     Output(Key),
+    /// The output of one that has become ready.
+    Opens(Key),
     Connections(Key, u32),
     Rival(Key),
 }
@@ -103,6 +105,8 @@ pub struct World {
     pub calm: bool,
     pub children: BTreeMap<Key, Child>,
     pub due: BTreeMap<(Tick, u64), Thing>,
+    /// Services that are to end by themselves.
+    pub oneshots: BTreeSet<ServiceId>,
     count: u64,
     pids: i32,
 }
@@ -124,6 +128,7 @@ impl World {
             calm: false,
             children: BTreeMap::new(),
             due: BTreeMap::new(),
+            oneshots: BTreeSet::new(),
             count: 0,
             pids: 1,
         }
@@ -208,6 +213,7 @@ impl World {
             Effect::Signal(s, i, signal, to) => self.signal((*s, *i), *signal, *to),
             Effect::KillTree(s, i) => self.kill((*s, *i)),
             Effect::Run(s, i, a, _) | Effect::Http(s, i, a, _) => self.act((*s, *i), *a, out),
+            Effect::Probe(s, i, a, _) => self.probe((*s, *i), *a, out),
             Effect::Drain(s, i, a, _) => self.drain((*s, *i), *a, out),
             Effect::WatchOutput(s, i, _) => {
                 if let Some(child) = self.children.get_mut(&(*s, *i)) {
@@ -239,6 +245,7 @@ impl World {
                 }
             }
             Effect::EndAction(..)
+            | Effect::NoteFile(..)
             | Effect::Watch(_, _, None)
             | Effect::Limit(..)
             | Effect::LetGo(..)
@@ -295,6 +302,14 @@ impl World {
         }
         child.stage = Life::Running;
         out.push(Event::Execed(key.0, key.1));
+        self.become_ready(key);
+        if self.oneshots.contains(&key.0) {
+            let (pause, status) = match self.calm {
+                true => (self.dice.ms(3), 0),
+                false => (self.soon(), *self.dice.pick(&[0, 0, 3, 1])),
+            };
+            self.plan(pause, Thing::Dies(key, 0, Exit::Code(status), None));
+        }
         if self.calm {
             return;
         }
@@ -315,7 +330,9 @@ impl World {
             }
             2 => {
                 let pause = self.soon();
-                let thing = match self.dice.below(6) {
+                let thing = match self.dice.below(8) {
+                    6 => Thing::Says(key, Notice::Watchdog),
+                    7 => Thing::Says(key, Notice::WatchdogTrigger),
                     0 => Thing::Says(key, Notice::Ready),
                     1 => Thing::Says(key, Notice::Reloading),
                     2 => Thing::Says(key, Notice::Status("busy".to_owned())),
@@ -466,6 +483,45 @@ impl World {
         }
     }
 
+    /// Is it ready? In the end it is.
+    fn probe(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
+        let outcome = match self.dice.below(6) {
+            _ if self.calm => Outcome::Done,
+            0 | 1 => Outcome::Done,
+            2 => Outcome::Unhappy("HTTP 503".to_owned()),
+            // No answer at all.
+            3 => return,
+            _ => Outcome::Impossible("connection refused".to_owned()),
+        };
+        match self.dice.chance(40) {
+            true => out.push(Event::ActionEnded(key.0, key.1, action, outcome)),
+            false => {
+                let pause = match self.calm {
+                    true => Duration::ZERO,
+                    false => self.soon(),
+                };
+                self.plan(pause, Thing::ActionEnds(key, action, outcome));
+            }
+        }
+    }
+
+    /// It tells that it is ready, in the ways in which a service can.
+    fn become_ready(&mut self, key: Key) {
+        if !self.calm && self.dice.chance(25) {
+            return;
+        }
+        let pause = match self.calm {
+            true => Duration::ZERO,
+            false => self.soon(),
+        };
+        if !self.calm && self.dice.chance(20) {
+            let more = Notice::Extend(self.dice.ms(5_000));
+            self.plan(pause / 2, Thing::Says(key, more));
+        }
+        self.plan(pause, Thing::Says(key, Notice::Ready));
+        self.plan(pause, Thing::Opens(key));
+    }
+
     fn drain(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
         let why = "no pidfd_getfd".to_owned();
         if self.dice.chance(50) {
@@ -554,6 +610,12 @@ impl World {
                     out.push(Event::OutputMatched(key.0, key.1));
                 }
             }
+            Thing::Opens(key) => {
+                let hears = |c: &Child| c.watched && !c.stopping && c.stage == Life::Running;
+                if self.children.get(&key).is_some_and(hears) {
+                    out.push(Event::OutputMatched(key.0, key.1));
+                }
+            }
             Thing::Connections(key, n) => {
                 if self.children.contains_key(&key) {
                     out.push(Event::Connections(key.0, key.1, n));
@@ -571,7 +633,7 @@ impl World {
         let Some(child) = self.children.get_mut(&key) else {
             return;
         };
-        if child.stage != Life::Running {
+        if child.stage != Life::Running || self.oneshots.contains(&key.0) {
             return;
         }
         self.pids += 1;

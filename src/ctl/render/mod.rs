@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::machine::time::Span;
 
 pub mod crash;
+pub mod graph;
 pub mod result;
 pub mod status;
 pub mod story;

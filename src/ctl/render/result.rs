@@ -59,6 +59,7 @@ pub fn done(asked: &Request, reply: &Reply) -> String {
         | Verb::Crashes
         | Verb::Events
         | Verb::Plan
+        | Verb::Graph
         | Verb::Doctor => "done".to_owned(),
     };
     format!("{who}: {what}")

@@ -111,6 +111,16 @@ pub fn one(s: &Status, style: Style) -> String {
     if !s.waiting_on.is_empty() {
         row("waits for", &waiting_for(&s.waiting_on, &s.unwanted));
     }
+    if let Some(health) = &s.health {
+        row("health", health);
+    }
+    if let Some(wait) = &s.awaiting {
+        let mut text = wait.what.clone();
+        if let Some(ms) = wait.left_ms {
+            text.push_str(&format!("; at most {} more", span(ms)));
+        }
+        row("not ready", &text);
+    }
     if let Some(stop) = &s.stop {
         let mut text = format!("{}; at most {} in all", step(stop), span(stop.left_ms));
         if stop.absorbed > 0 {
@@ -134,6 +144,7 @@ pub fn one(s: &Status, style: Style) -> String {
         (_, true) => row("ready", "reloading"),
         // Most services have no such protocol; nothing is missing.
         (None | Some("not-told"), false) => {}
+        (Some(_), false) if s.awaiting.is_some() => {}
         (Some(word), false) => row("ready", word),
     }
     if !s.says.is_empty() {

@@ -166,6 +166,9 @@ fn happening(what: &Happening) -> String {
             Origin::Policy => format!("automatic restart, run number {}", instance.0),
             by => format!("starting, run number {}, asked by {by}", instance.0),
         },
+        Happening::Executing { pid, awaited, .. } => {
+            format!("executing, pid {}, waiting for {awaited}", pid.0)
+        }
         Happening::Up { pid, .. } => format!("up, pid {}", pid.0),
         Happening::Adopted { pid, ran, .. } => {
             format!(
@@ -205,6 +208,11 @@ fn happening(what: &Happening) -> String {
                 (false, n) => format!("{next}, {n} failures in a row"),
             }
         }
+        Happening::Done { .. } => "done".to_owned(),
+        Happening::Unhealthy {
+            failures, of, why, ..
+        } => format!("health check failed, {failures} of {of}: {why}"),
+        Happening::Healthy { .. } => "well again".to_owned(),
         Happening::GivenUp { why } => format!("not started again: {why}"),
         Happening::Waiting { on, unwanted } => {
             format!("waiting for {}", waiting_for(on, unwanted))

@@ -18,6 +18,7 @@ use crate::daemon::actions::Actions;
 use crate::daemon::adopt::AdoptedCommand;
 use crate::daemon::history::History;
 use crate::daemon::journal::{self, Journal};
+use crate::daemon::probes::Probes;
 use crate::daemon::reactor::{Command, Followed, Reactor, Role, Start};
 use crate::daemon::rundir::plain;
 use crate::daemon::sockets::Sockets;
@@ -103,6 +104,7 @@ impl Reactor {
         self.sockets = Sockets::kept(work.sockets, left)?;
         self.logs.take_up(work.logs, left, self.poll.registry())?;
         self.actions = Actions::kept(work.actions, left, self.poll.registry())?;
+        self.probes = Probes::kept(work.probes, left, self.poll.registry())?;
         self.history = History::kept(work.history);
         self.crashes = work.crashes;
         self.sink.set_lost(work.lost_lines);

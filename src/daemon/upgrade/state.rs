@@ -23,7 +23,7 @@ use crate::daemon::journal;
 use crate::daemon::logs::KeptLog;
 use crate::daemon::registry::Registry;
 use crate::daemon::sockets;
-use crate::daemon::{actions, clients, notify, signals, trees};
+use crate::daemon::{actions, clients, notify, probes, signals, trees};
 use crate::machine::event::{ActionId, Instance, ServiceId, Ticket};
 use crate::machine::keep::Whole;
 use crate::machine::report::Origin;
@@ -210,6 +210,7 @@ pub struct WritingWork<'a> {
     pub machine: Whole,
     pub logs: Vec<KeptLog>,
     pub actions: Vec<actions::Kept>,
+    pub probes: probes::Kept,
     pub history: Vec<(ServiceId, Tick, EventLine)>,
     pub crashes: &'a Crashes,
     pub lost_lines: u64,
@@ -263,6 +264,9 @@ pub struct Work {
     pub logs: Vec<KeptLog>,
     /// HTTP requests under way.
     pub actions: Vec<actions::Kept>,
+    /// What is remembered for probes.
+    #[serde(default)]
+    pub probes: probes::Kept,
     /// For `why`.
     pub history: Vec<(ServiceId, Tick, EventLine)>,
     /// For `crashes`, and reports that are not written yet.

@@ -134,7 +134,9 @@ impl Supervisor {
             return "somebody else asked for a stop meanwhile".to_owned();
         }
         let culprit = |dep: &&ServiceId| {
-            let lost = |d: &Service| !d.target || matches!(d.state, State::Down(_));
+            let down = |d: &Service| matches!(d.state, State::Down(_));
+            let done = |d: &Service| matches!(d.state, State::Down(Rest::Done));
+            let lost = |d: &Service| !d.target || (down(d) && !done(d));
             self.services.get(dep).is_some_and(lost)
         };
         let name = self.order.of(id).requires.iter().find(culprit);
@@ -195,7 +197,10 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
         Goal::UpAfter(instance) => {
             let reached = service.instance.is_after(instance);
             if moved.up && reached {
-                return Some(Answer::Done(None));
+                return Some(match service.state {
+                    State::Down(Rest::Done) => Answer::Finished,
+                    _ => Answer::Done(None),
+                });
             }
             if let (Some(why), true) = (&moved.start_failed, reached) {
                 return Some(Answer::Failed(why.clone()));
@@ -217,6 +222,7 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
                 State::Down(Rest::Finished) => {
                     Some(Answer::Failed("it ended before it was up".to_owned()))
                 }
+                State::Down(Rest::Done) => Some(Answer::Finished),
                 State::Down(Rest::Stopped)
                 | State::Waiting
                 | State::Starting(_)
@@ -246,7 +252,7 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
 fn badness(answer: &Answer) -> u32 {
     match answer {
         Answer::Already => 0,
-        Answer::Done(None) => 1,
+        Answer::Done(None) | Answer::Finished => 1,
         Answer::Accepted { joined: true, .. } => 2,
         Answer::Accepted { joined: false, .. } => 3,
         Answer::Done(Some(Verdict::Clean)) => 4,

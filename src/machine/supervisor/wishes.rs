@@ -9,9 +9,11 @@ use crate::machine::event::{
     ActionId, Answer, Change, Effect, ServiceId, Target, Ticket, Verb, Wait,
 };
 use crate::machine::report::{Happening, Origin};
-use crate::machine::service::{Hold, Input, ReloadRun, Rest, Service, State, Waiter, Want};
+use crate::machine::service::{
+    Context, Hold, Input, ReloadRun, Rest, Service, State, Waiter, Want,
+};
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Reload, Spec, To};
+use crate::machine::spec::{Oneshot, Reload, Spec, To};
 use crate::machine::stop;
 use crate::machine::time::Tick;
 
@@ -27,6 +29,7 @@ impl Supervisor {
         let mut cycling = Vec::new();
         let mut retrying = Vec::new();
         let mut back = Vec::new();
+        let mut watches = Vec::new();
         for (id, spec, change) in changed {
             match self.services.get_mut(&id) {
                 None => {
@@ -40,8 +43,18 @@ impl Supervisor {
                         back.push(id);
                         service.want = if spec.autostart { Want::Up } else { Want::Down };
                     }
-                    let before = std::mem::replace(&mut service.spec, spec);
-                    if before.max_connections != service.spec.max_connections {
+                    let old = std::mem::replace(&mut service.spec, spec);
+                    let watched = |s: &Spec| (s.health.clone(), s.watchdog);
+                    if watched(&old) != watched(&service.spec) {
+                        let mut cx = Context {
+                            effects,
+                            rng: &mut self.rng,
+                            actions: &mut self.actions,
+                        };
+                        service.renew_watch(now, &mut cx);
+                        watches.push(id);
+                    }
+                    if old.max_connections != service.spec.max_connections {
                         service.watch(effects);
                     }
                     match change {
@@ -61,6 +74,9 @@ impl Supervisor {
             }
         }
         self.reorder();
+        for id in watches {
+            self.list_deadline(id);
+        }
         for id in back {
             if self.services.get(&id).is_some_and(|s| s.want == Want::Up) {
                 self.call_off(id, effects);
@@ -111,19 +127,22 @@ impl Supervisor {
             return;
         };
         match service.state {
-            State::Down(Rest::Failed(_) | Rest::Finished) | State::Backoff { .. } => {
+            State::Down(Rest::Failed(_) | Rest::Finished | Rest::Done) | State::Backoff { .. } => {
                 service.record.clear();
                 service.start_by = by.clone();
                 service.enter(State::Down(Rest::Stopped), now);
                 self.list_deadline(id);
             }
             // What is to be decided soon is decided without the past.
-            State::Waiting | State::Sweeping(_) => service.record.clear(),
-            State::Down(Rest::Stopped)
-            | State::Starting(_)
-            | State::Up(_)
-            | State::Stopping(..)
-            | State::Killing(..) => {}
+            State::Waiting | State::Sweeping(_) | State::Stopping(..) | State::Killing(..) => {
+                if service.stop().is_some_and(|s| s.order.is_unfit()) {
+                    // Started again because of this wish, and not by the restart policy.
+                    service.cycle = true;
+                    service.start_by = by.clone();
+                }
+                service.record.clear();
+            }
+            State::Down(Rest::Stopped) | State::Starting(_) | State::Up(_) => {}
         }
     }
 
@@ -160,7 +179,12 @@ impl Supervisor {
             |early: &Option<Answer>| matches!(early, Some(Answer::Already | Answer::Refused(_)));
         let early: Vec<Option<Answer>> = ids
             .iter()
-            .map(|id| self.wish(*id, verb, by, now, effects))
+            .map(
+                |id| match target == Target::All && self.is_an_alternative(*id, verb) {
+                    true => Some(Answer::Already),
+                    false => self.wish(*id, verb, by, now, effects),
+                },
+            )
             .collect();
         let waiting: Vec<bool> = ids
             .iter()
@@ -203,6 +227,17 @@ impl Supervisor {
         }
     }
 
+    /// Whether it is not meant when everything is to be started: one that conflicts with
+    /// others, and one of them is to run or it has no `autostart`.
+    fn is_an_alternative(&self, id: ServiceId, verb: Verb) -> bool {
+        let starts = matches!(verb, Verb::Start | Verb::Restart | Verb::RestartNow);
+        let rivals = &self.order.of(id).rivals;
+        let wanted = |r: &ServiceId| self.services.get(r).is_some_and(|r| r.want == Want::Up);
+        let is_it =
+            |s: &Service| s.is_at_rest() && (!s.spec.autostart || rivals.iter().any(wanted));
+        starts && !rivals.is_empty() && self.services.get(&id).is_some_and(is_it)
+    }
+
     /// Notes what is wanted. An answer when there is nothing more to it.
     fn wish(
         &mut self,
@@ -224,7 +259,11 @@ impl Supervisor {
                 Some(Answer::Refused("it is no longer configured".to_owned()))
             }
             Verb::Start => {
-                let up = matches!(service.state, State::Up(_)) && !service.cycle;
+                let up = match service.state {
+                    State::Up(_) => !service.cycle,
+                    State::Down(Rest::Done) => service.spec.oneshot == Some(Oneshot::Remains),
+                    _ => false,
+                };
                 if up && service.want == Want::Up && service.target {
                     return Some(Answer::Already);
                 }
@@ -239,6 +278,9 @@ impl Supervisor {
                     // First: a stop that had not begun is not called off but joined.
                     self.cycle(id, by, now);
                     self.note_force(id, verb == Verb::RestartNow);
+                } else if service.spec.oneshot.is_some() {
+                    // It has just ended: once more.
+                    service.cycle |= matches!(service.state, State::Sweeping(_));
                 }
                 self.want_up(id, by, now, effects);
                 None
@@ -254,10 +296,15 @@ impl Supervisor {
                     .order
                     .get_or_insert_with(|| stop::Order::new(by.clone(), now));
                 if at_rest {
-                    // Given up, or finished: now it is stopped.
+                    // Given up, finished or done: now it is stopped.
+                    let done = matches!(service.state, State::Down(Rest::Done));
                     service.order = None;
                     service.enter(State::Down(Rest::Stopped), now);
-                    return Some(Answer::Already);
+                    return Some(match done {
+                        // And so are those who require it.
+                        true => Answer::Done(None),
+                        false => Answer::Already,
+                    });
                 }
                 self.note_force(id, verb == Verb::StopNow);
                 None
@@ -281,14 +328,22 @@ impl Supervisor {
         let asked = id;
         let mut seen = BTreeSet::from([id]);
         let mut todo = vec![(id, by.clone())];
+        let mut rivals: Vec<(ServiceId, Rc<str>)> = Vec::new();
         while let Some((id, by)) = todo.pop() {
-            self.try_afresh(id, &by, now);
+            let done = |s: &Service| matches!(s.state, State::Down(Rest::Done));
+            // What is done is not done again for those who require it.
+            if id == asked || !self.services.get(&id).is_some_and(done) {
+                self.try_afresh(id, &by, now);
+            }
             let Some(service) = self.services.get_mut(&id) else {
                 continue;
             };
             if service.gone {
                 continue;
             }
+            let edges = self.order.of(id).clone();
+            let name = &service.spec.name;
+            rivals.extend(edges.rivals.iter().map(|r| (*r, name.clone())));
             if service.want == Want::Down || id == asked {
                 service.start_by = by;
             }
@@ -297,10 +352,19 @@ impl Supervisor {
                 service: service.spec.name.to_string(),
             };
             self.call_off(id, effects);
-            for dep in &self.order.of(id).requires {
+            for dep in edges.requires.iter().chain(&edges.wants) {
                 if seen.insert(*dep) {
                     todo.push((*dep, because.clone()));
                 }
+            }
+        }
+        for (rival, service) in rivals {
+            let wanted = |s: &Service| s.want == Want::Up;
+            if !seen.contains(&rival) && self.services.get(&rival).is_some_and(wanted) {
+                let by = Origin::Conflict {
+                    service: service.to_string(),
+                };
+                self.wish(rival, Verb::Stop, &by, now, effects);
             }
         }
     }

@@ -102,6 +102,25 @@ fn a_child_starts_with_a_clean_slate() {
 }
 
 #[test]
+fn one_more_descriptor_is_where_the_program_wants_it() {
+    let file = std::fs::File::open("/dev/zero").unwrap();
+    let lock = std::fs::File::open("/dev/null").unwrap();
+    // Also where it is already, where the lock of a start is, and where nothing is yet.
+    for number in [3, file.as_raw_fd(), lock.as_raw_fd(), 200] {
+        let script = format!("readlink /proc/$$/fd/{number}; echo /proc/$$/fd/*");
+        let mut plan = plan(&["sh", "-c", &script]);
+        plan.extra = Some((file.as_fd(), number));
+        plan.until_exec = Some(lock.as_fd());
+        let text = output(&plan);
+        let mut lines = text.lines();
+        assert_eq!(lines.next(), Some("/dev/zero"), "{number}: {text}");
+        // 0, 1, 2, that one, and perhaps the one by which the shell reads the directory.
+        let open = lines.next().unwrap().split(' ').count();
+        assert!((4..=5).contains(&open), "{number}: {text}");
+    }
+}
+
+#[test]
 fn limits_nice_and_oom_score_are_set() {
     let mut plan = plan(&["sh", "-c", "ulimit -n; nice; cat /proc/self/oom_score_adj"]);
     plan.limits = vec![(limits::NOFILE, Limit { soft: 77, hard: 88 })];

@@ -1,0 +1,364 @@
+//! What is asked and looked at to see whether a service is ready or well. What an answer
+//! means, and when the next question is asked, the machine decides.
+//!
+//! Nothing here waits: connections and requests are `actions`, commands are processes like
+//! those of a stop step, a file is one stat(2), a descriptor (s6's notification-fd) is a FIFO
+//! in the run directory, which the next superd finds as it finds a service's output.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
+use nix::unistd::pipe2;
+use serde::{Deserialize, Serialize};
+
+use super::logs::fifo;
+use super::reactor::Reactor;
+use super::token::Source;
+use super::upgrade::state::Fds;
+use crate::machine::event::{ActionId, Event, Instance, Notice, Outcome, ServiceId};
+use crate::machine::ready::{Probe, Question, Sign};
+use crate::sys::handover::Inherited;
+
+/// Which file it is, and since when it is as it is (stat(2)): a file of an earlier run that
+/// was not removed is no sign of this one.
+type Identity = (u64, u64, i64, i64);
+
+fn identity(path: &str) -> Option<Identity> {
+    let m = fs::metadata(path).ok()?;
+    Some((m.dev(), m.ino(), m.ctime(), m.ctime_nsec()))
+}
+
+/// The descriptor by which a service says that it is ready.
+struct Line {
+    instance: Instance,
+    read: File,
+    /// For the child; closed when the line is. None: it has it.
+    write: Option<OwnedFd>,
+    path: Option<PathBuf>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            fs::remove_file(path).ok(); // somebody else did, or the directory is read-only
+        }
+    }
+}
+
+/// What is remembered for probes.
+#[derive(Default)]
+pub struct Probes {
+    /// Files as they were before a start.
+    files: BTreeMap<ServiceId, (Instance, Option<Identity>)>,
+    lines: BTreeMap<ServiceId, Line>,
+}
+
+impl Probes {
+    fn note_file(&mut self, service: ServiceId, instance: Instance, path: &str) {
+        self.files.insert(service, (instance, identity(path)));
+    }
+
+    /// Whether the file is there, and not as it was before this run.
+    fn look(&self, service: ServiceId, instance: Instance, path: &str) -> Result<(), String> {
+        let now = identity(path).ok_or_else(|| format!("{path} is not there"))?;
+        let known = self.files.get(&service).filter(|(i, _)| *i == instance);
+        match known {
+            Some((_, Some(before))) if *before == now => {
+                Err(format!("{path} is there, but from before the start"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Makes the descriptor of an instance. `fresh`: what an earlier one has left is removed.
+    ///
+    /// # Errors
+    /// Of pipe2(2) and epoll_ctl(2).
+    fn open(
+        &mut self,
+        registry: &Registry,
+        home: Option<PathBuf>,
+        service: ServiceId,
+        instance: Instance,
+        fresh: bool,
+    ) -> io::Result<()> {
+        self.lines.remove(&service);
+        let named = home.and_then(|path| {
+            if fresh {
+                fs::remove_file(&path).ok(); // usually there is none
+            }
+            let (read, write) = fifo::open(&path).ok()?;
+            Some((read, write, Some(path)))
+        });
+        let (read, write, path) = match named {
+            Some(all) => all,
+            // It does not outlive superd, which is better than no start.
+            None => {
+                let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+                fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+                (File::from(read), write, None)
+            }
+        };
+        listen(registry, service, &read)?;
+        let line = Line {
+            instance,
+            read,
+            write: Some(write),
+            path,
+        };
+        self.lines.insert(service, line);
+        Ok(())
+    }
+
+    /// What the child gets.
+    pub fn writer(&self, service: ServiceId) -> Option<BorrowedFd<'_>> {
+        let line = self.lines.get(&service)?;
+        line.write.as_ref().map(OwnedFd::as_fd)
+    }
+
+    /// Reads what is there: whose line has come to an end.
+    fn hear(&mut self, service: ServiceId) -> Option<Instance> {
+        let line = self.lines.get_mut(&service)?;
+        let mut buf = [0; 256];
+        // Bounded: who floods this descriptor has said it long since.
+        for _ in 0..64 {
+            match line.read.read(&mut buf) {
+                Ok(n) if buf.get(..n).unwrap_or_default().contains(&b'\n') => {
+                    let instance = line.instance;
+                    self.lines.remove(&service);
+                    return Some(instance);
+                }
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None, // WouldBlock
+            }
+        }
+        self.lines.remove(&service);
+        None
+    }
+
+    /// For a superd that becomes another program.
+    pub fn keep(&self, fds: &mut Fds) -> Kept {
+        let mut line = |(service, line): (&ServiceId, &Line)| KeptLine {
+            service: *service,
+            instance: line.instance,
+            read: fds.pass(&line.read),
+            path: line.path.clone(),
+        };
+        Kept {
+            files: self.files.clone(),
+            lines: self.lines.iter().map(&mut line).collect(),
+        }
+    }
+
+    /// What [`Probes::keep`] said, in the new one.
+    ///
+    /// # Errors
+    /// Of epoll_ctl(2), and where a descriptor is missing.
+    pub fn kept(kept: Kept, left: &mut Inherited, registry: &Registry) -> io::Result<Probes> {
+        let mut probes = Probes {
+            files: kept.files,
+            lines: BTreeMap::new(),
+        };
+        for line in kept.lines {
+            let read = File::from(left.take(line.read)?);
+            listen(registry, line.service, &read)?;
+            let (instance, path) = (line.instance, line.path);
+            let write = None;
+            let line_of = Line {
+                instance,
+                read,
+                write,
+                path,
+            };
+            probes.lines.insert(line.service, line_of);
+        }
+        Ok(probes)
+    }
+
+    /// The instance is over.
+    pub fn release(&mut self, service: ServiceId) {
+        self.files.remove(&service);
+        self.lines.remove(&service);
+    }
+}
+
+/// What outlives a change of the program.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Kept {
+    files: BTreeMap<ServiceId, (Instance, Option<Identity>)>,
+    lines: Vec<KeptLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptLine {
+    service: ServiceId,
+    instance: Instance,
+    read: i32,
+    path: Option<PathBuf>,
+}
+
+fn listen(registry: &Registry, service: ServiceId, read: &File) -> io::Result<()> {
+    let token = Source::Other(service.0 + 1).token();
+    registry.register(&mut SourceFd(&read.as_raw_fd()), token, Interest::READABLE)
+}
+
+/// Where the FIFO of a service's descriptor is.
+fn path(run_dir: &Path, name: &str) -> PathBuf {
+    run_dir.join(format!("{name}.ready"))
+}
+
+impl Reactor {
+    /// Asks. [`Event::ActionEnded`] follows, perhaps at once.
+    pub(super) fn probe(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        probe: &Rc<Probe>,
+    ) {
+        let result = match &probe.what {
+            Question::Exec(argv) => {
+                return self.run_command(service, instance, action, argv);
+            }
+            question @ (Question::Tcp(_) | Question::Http(..)) => {
+                let registry = self.poll.registry();
+                let begun = self
+                    .actions
+                    .begin_probe(registry, service, instance, action, question);
+                match begun {
+                    Ok(()) => return,
+                    Err(why) => Err(why),
+                }
+            }
+            Question::File(path) => self.probes.look(service, instance, path),
+        };
+        let outcome = match result {
+            Ok(()) => Outcome::Done,
+            Err(why) => Outcome::Impossible(why),
+        };
+        self.feed(Event::ActionEnded(service, instance, action, outcome));
+    }
+
+    pub(super) fn note_file(&mut self, service: ServiceId, instance: Instance, path: &str) {
+        self.probes.note_file(service, instance, path);
+    }
+
+    /// The number of the descriptor by which this service says that it is ready.
+    pub(super) fn ready_descriptor(&self, service: ServiceId) -> Option<i32> {
+        let ready = self.registry.def(service)?.policy.ready.as_ref()?;
+        match ready.sign {
+            Sign::Descriptor(n) => Some(n),
+            Sign::Notify | Sign::Log(_) | Sign::Exit | Sign::After(_) | Sign::Probe(_) => None,
+        }
+    }
+
+    /// Makes that descriptor, if there is to be one.
+    ///
+    /// # Errors
+    /// Of pipe2(2) and epoll_ctl(2).
+    pub(super) fn open_ready_descriptor(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        name: &str,
+        fresh: bool,
+    ) -> io::Result<()> {
+        if self.ready_descriptor(service).is_none() {
+            return Ok(());
+        }
+        let home = self.run_dir.as_ref().map(|d| path(d.path(), name));
+        let registry = self.poll.registry();
+        self.probes.open(registry, home, service, instance, fresh)
+    }
+
+    /// Something was written to the descriptor of this service.
+    pub(super) fn hear_ready_descriptor(&mut self, service: ServiceId) {
+        if let Some(instance) = self.probes.hear(service) {
+            self.feed(Event::Notified(service, instance, Notice::Ready));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const X: ServiceId = ServiceId(3);
+
+    #[test]
+    fn a_file_that_was_there_before_the_start_is_no_sign() {
+        let path = std::env::temp_dir().join(format!("superd-probes-{}", std::process::id()));
+        let name = path.to_str().unwrap();
+        let mut probes = Probes::default();
+        fs::remove_file(&path).ok();
+        probes.note_file(X, Instance(1), name);
+        assert_eq!(
+            probes.look(X, Instance(1), name),
+            Err(format!("{name} is not there"))
+        );
+        fs::write(&path, "1").unwrap();
+        assert_eq!(probes.look(X, Instance(1), name), Ok(()));
+        probes.note_file(X, Instance(2), name);
+        assert_eq!(
+            probes.look(X, Instance(2), name),
+            Err(format!("{name} is there, but from before the start"))
+        );
+        // Another one of the same name.
+        let other = path.with_extension("new");
+        fs::write(&other, "2").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert_eq!(probes.look(X, Instance(2), name), Ok(()));
+        // After an adoption nobody knows how it was before.
+        probes.release(X);
+        assert_eq!(probes.look(X, Instance(2), name), Ok(()));
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_descriptor_says_it_with_a_line_and_is_bounded() {
+        use std::io::Write;
+        let dir = std::env::temp_dir().join(format!("superd-lines-{}", std::process::id()));
+        fs::create_dir(&dir).unwrap();
+        let poll = mio::Poll::new().unwrap();
+        let mut probes = Probes::default();
+        let home = path(&dir, "web");
+        let open = |probes: &mut Probes, fresh| {
+            let home = Some(home.clone());
+            probes
+                .open(poll.registry(), home, X, Instance(1), fresh)
+                .unwrap();
+            File::from(probes.writer(X).unwrap().try_clone_to_owned().unwrap())
+        };
+        let mut child = open(&mut probes, true);
+        assert_eq!(probes.hear(X), None);
+        child.write_all(b"rea").unwrap();
+        assert_eq!(probes.hear(X), None);
+        child.write_all(b"dy\n").unwrap();
+        assert_eq!(probes.hear(X), Some(Instance(1)));
+        assert!(!dir.join("web.ready").exists());
+        child.write_all(b"again\n").unwrap(); // and nobody minds
+                                              // The next superd finds what was said while nobody was there; the next start does not.
+        let mut child = open(&mut probes, true);
+        let kept = std::mem::take(&mut probes.lines);
+        child.write_all(b"\n").unwrap();
+        let mut next = Probes::default();
+        drop(open(&mut next, false));
+        assert_eq!(next.hear(X), Some(Instance(1)));
+        drop(kept);
+        let mut child = open(&mut probes, true);
+        child.write_all(&[b'x'; 60_000]).unwrap();
+        assert_eq!(probes.hear(X), None);
+        assert!(probes.writer(X).is_none(), "a flood is not read to its end");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
