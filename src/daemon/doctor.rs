@@ -101,6 +101,7 @@ fn drain() -> Finding {
     ) {
         (false, ..) => "without /proc no socket is found",
         (true, false, _) => super::drain::NO_GETFD,
+        (true, true, _) if !sys::features::may_filter_tcp() => super::drain::NO_FILTER,
         (true, true, true) => return finding("drain", true, "works".to_owned()),
         (true, true, false) => {
             let text = "works for services of superd's own user; for others superd needs \

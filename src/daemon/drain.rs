@@ -674,7 +674,10 @@ fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
         // Also one of ours: it is of an earlier superd, perhaps of another version.
         Attached::Nothing | Attached::Ours => {}
     }
-    filter::attach(copy.as_fd(), listener.transport).map_err(failed)?;
+    filter::attach(copy.as_fd(), listener.transport).map_err(|e| match e.raw_os_error() {
+        Some(libc::EPERM) => NO_FILTER.to_owned(),
+        _ => plain(&e),
+    })?;
     let packet = match listener.transport {
         Transport::Tcp => [0; 2],
         Transport::Udp => filter::last_packet(copy.as_fd()),
@@ -704,6 +707,10 @@ const BLIND: &str =
 
 /// What is said where the kernel is too old, or superd has been forbidden to ask it.
 pub const NO_GETFD: &str = "the kernel has no pidfd_getfd (Linux 5.6), or superd may not use it";
+
+/// What is said where the kernel wants more rights for it than superd has.
+pub const NO_FILTER: &str =
+    "superd may not attach a filter to a TCP socket (with this kernel that needs CAP_NET_ADMIN)";
 
 fn why_none(untaken: &[Untaken], found: &Reachable) -> String {
     match untaken.first() {

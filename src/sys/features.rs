@@ -1,6 +1,8 @@
 //! What this kernel can do, for `superctl doctor`. Nothing else reads these answers: each
 //! call site finds out by itself and falls back by itself.
 
+use std::os::fd::AsFd;
+
 use super::cgroup;
 
 /// One answer.
@@ -89,6 +91,16 @@ pub fn may_trace() -> bool {
     let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
     let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
     bits.is_some_and(|bits| bits >> CAP_SYS_PTRACE & 1 == 1)
+}
+
+/// Whether superd may attach a filter to a TCP socket. Newer kernels ask for CAP_NET_ADMIN
+/// (seen on Linux 6.18; a UDP socket anybody may filter).
+pub fn may_filter_tcp() -> bool {
+    use nix::sys::socket::{socket, AddressFamily, SockFlag, SockType};
+    [AddressFamily::Inet, AddressFamily::Inet6]
+        .into_iter()
+        .filter_map(|family| socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok())
+        .any(|own| super::filter::attach(own.as_fd(), super::proc::Transport::Tcp).is_ok())
 }
 
 /// The errno of a call that is made so that it cannot succeed or does nothing.
