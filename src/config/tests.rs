@@ -680,8 +680,24 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ("success-exit = [256]", "must be from 0 to 255"),
         (
             "reload = { signal = \"HUP\", run = [\"/x\"] }",
-            "has either",
+            "has one of",
         ),
+        (
+            "reload = { http = \"POST http://example.org:1/x\" }",
+            "http",
+        ),
+        (
+            "reload = { http = \"POST http://127.0.0.1:1/x\", run = [\"/x\"] }",
+            "has one of",
+        ),
+        ("check = true", "`check`"),
+        ("check = []", "`check` is empty"),
+        ("check = \"caddy validate\"", "`check`"),
+        (
+            "check = [\"/x\"]\ncheck-timeout = \"0s\"",
+            "`check-timeout` must be longer than 0",
+        ),
+        ("check-timeout = \"1s\"", "`check-timeout` goes with `check`"),
         ("reload = { signal = \"KILL\" }", "does not reload"),
         (
             "reload = { signal = \"HUP\", wait = \"1s\" }",
@@ -1318,4 +1334,30 @@ fn no_mutation_of_a_file_makes_it_panic() {
         loaded > rounds / 100,
         "{loaded} of {rounds}: the mutations are too wild to say much"
     );
+}
+
+#[test]
+fn a_reload_is_a_signal_a_command_or_a_request_and_has_a_checker() {
+    let x = service("reload = { http = \"POST http://127.0.0.1:2019/load\", wait = \"5s\" }");
+    match x.policy.reload {
+        Some(Reload::Http(http, wait)) => {
+            assert_eq!(http.to_string(), "POST http://127.0.0.1:2019/load");
+            assert_eq!(wait, Duration::from_secs(5));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(x.policy.check, None);
+    let check = service("check = [\"/bin/x\", \"-t\"]")
+        .policy
+        .check
+        .unwrap();
+    assert_eq!(check.argv.join(" "), "/bin/x -t");
+    assert_eq!(check.wait, Duration::from_secs(30));
+    let text = "[defaults]\ncheck = [\"/bin/t\"]\ncheck-timeout = \"2s\"\n\
+                [service.x]\ncommand = [\"/bin/x\"]\n\
+                [service.y]\ncommand = [\"/bin/y\"]\ncheck = false\n";
+    let both = good(text).services;
+    let wait = both["x"].policy.check.as_ref().unwrap().wait;
+    assert_eq!(wait, Duration::from_secs(2));
+    assert_eq!(both["y"].policy.check, None);
 }

@@ -4,7 +4,8 @@
 pub mod actions;
 mod adopt;
 mod answer;
-pub mod clients;
+pub mod checkers;
+mod clients;
 mod crashes;
 pub mod demo;
 mod doctor;

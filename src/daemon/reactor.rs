@@ -33,6 +33,7 @@ use syslog::Severity;
 
 use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
+use super::checkers::Checkers;
 use super::clients::{ClientEvent, Clients, Stream};
 use super::crashes::Crashes;
 use super::drain::Drains;
@@ -150,6 +151,7 @@ pub struct Reactor {
     pub(super) notify: Option<Notify>,
     pub(super) actions: Actions,
     pub(super) probes: Probes,
+    pub(super) checkers: Checkers,
     pub(super) drains: Drains,
     pub(super) sockets: Sockets,
     pub(super) history: History,
@@ -259,6 +261,7 @@ impl Reactor {
             notify: parts.notify,
             actions: Actions::default(),
             probes: Probes::default(),
+            checkers: Checkers::default(),
             drains: Drains::default(),
             sockets: Sockets::default(),
             history: History::default(),
@@ -385,6 +388,7 @@ impl Reactor {
         let mut ends = Vec::new();
         let mut run_dir = false;
         let mut lines = Vec::new();
+        let mut talk = Vec::new();
         for event in events {
             match Source::of(event.token()) {
                 Some(Source::Wake) => woken = true,
@@ -406,6 +410,7 @@ impl Reactor {
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(index)) => ends.push(index),
+                Some(Source::Checker(n)) => talk.push(ServiceId(n)),
                 Some(Source::Other(0)) => run_dir = true,
                 Some(Source::Other(n)) => lines.push(ServiceId(n - 1)),
                 None => {}
@@ -422,6 +427,9 @@ impl Reactor {
         }
         for service in lines {
             self.hear_ready_descriptor(service);
+        }
+        for service in talk {
+            self.checkers.hear(service);
         }
         woken
     }

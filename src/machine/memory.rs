@@ -120,7 +120,7 @@ impl Memory {
             record: service.record.clone(),
             last: service.last,
             says: service.says.clone(),
-            reload: service.reload,
+            reload: service.reload.clone(),
         }
     }
 
@@ -200,8 +200,14 @@ impl Memory {
             | State::Sweeping(_)
             | State::Backoff { .. } => None,
         };
-        let of_reload = self.reload.map(|r| r.action);
+        let of_reload = self.reload.as_ref().map(|r| r.action);
         of_stop.into_iter().chain(of_reload)
+    }
+
+    /// The checker that was under way.
+    pub fn checker(&self) -> Option<ActionId> {
+        let run = self.reload.as_ref().filter(|r| r.is_check());
+        run.map(|r| r.action)
     }
 
     /// Why this cannot be what a superd has written; none: it can. What comes from outside
@@ -224,6 +230,7 @@ impl Memory {
             && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
             && spec.health.as_ref().is_none_or(|h| h.is_sound(LONGEST))
             && spec.watchdog.is_none_or(|d| d <= LONGEST)
+            && spec.check.as_ref().is_none_or(|c| c.wait <= LONGEST)
             && crash_loop
                 .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
         let state_is_sound = match &self.state {

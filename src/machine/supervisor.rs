@@ -427,6 +427,9 @@ impl Supervisor {
         let moved = service.input(now, input, &mut cx);
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
+        if let Some(verdict) = moved.verified {
+            self.verified(id, verdict, now, effects);
+        }
         if let Some(why) = &moved.start_failed {
             self.tell_dependents(id, why, effects);
         }
