@@ -25,6 +25,8 @@ mod health;
 mod hostile;
 #[path = "e2e/notices.rs"]
 mod notices;
+#[path = "e2e/outlooks.rs"]
+mod outlooks;
 #[path = "e2e/places.rs"]
 mod places;
 #[path = "e2e/points.rs"]

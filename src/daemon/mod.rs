@@ -30,5 +30,6 @@ pub mod token;
 pub mod tree;
 pub mod trees;
 pub mod upgrade;
+mod world;
 
 pub use start::{run, wrap, DaemonOptions};

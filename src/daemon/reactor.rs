@@ -50,6 +50,7 @@ use super::sockets::Sockets;
 use super::token::Source;
 use super::trees::Trees;
 use super::upgrade::Asked;
+use super::world::World;
 use crate::config::faults::Fault;
 use crate::config::model::Output;
 use crate::control::reply::Reply;
@@ -152,6 +153,7 @@ pub struct Reactor {
     pub(super) probes: Probes,
     pub(super) drains: Drains,
     pub(super) sockets: Sockets,
+    pub(super) world: World,
     pub(super) history: History,
     pub(super) crashes: Crashes,
     /// From the file of known faults, as it was when it could be read last.
@@ -261,6 +263,7 @@ impl Reactor {
             probes: Probes::default(),
             drains: Drains::default(),
             sockets: Sockets::default(),
+            world: World::default(),
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),
@@ -342,6 +345,7 @@ impl Reactor {
             || notify_work
             || self.reap_again
             || self.logs.more_work()
+            || self.world.is_due()
             || !self.effects.is_empty()
         {
             return Some(Duration::ZERO);
@@ -358,6 +362,7 @@ impl Reactor {
             self.look_at_unheld,
             self.upgrade.next_deadline(),
             self.drains.next_deadline(),
+            self.world.next_deadline(),
         ];
         let next = soonest
             .into_iter()
@@ -406,6 +411,7 @@ impl Reactor {
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(index)) => ends.push(index),
+                Some(Source::World(_)) => self.world.ready(),
                 Some(Source::Other(0)) => run_dir = true,
                 Some(Source::Other(n)) => lines.push(ServiceId(n - 1)),
                 None => {}
@@ -643,6 +649,9 @@ impl Reactor {
         }
         if self.drains.next_deadline().is_some_and(|at| at <= now) {
             self.look_at_drains();
+        }
+        if self.world.next_deadline().is_some_and(|at| at <= now) {
+            self.world.ready();
         }
         if self.look_at_unheld.is_some_and(|at| at <= now) {
             self.look_at_unheld();
