@@ -1209,7 +1209,7 @@ fn what_of_the_world_is_waited_for_is_read() {
         ("{ address = \"0.0.0.0\" }", "3:24: service \"x\": `address`: `0.0.0.0` is no address of a machine: write \"10.0.0.1\" or \"fd00::1\""),
         ("{ time = \"set\" }", "3:21: service \"x\": `time` cannot be `set`; it is one of synced"),
         ("{ time = \"synced\", then = \"start\" }", "3:38: service \"x\": `then` goes with `timeout`"),
-        ("{ time = \"synced\", timeout = \"0s\" }", "3:41: service \"x\": `timeout` must be longer than zero"),
+        ("{ time = \"synced\", timeout = \"0s\" }", "3:41: service \"x\": `timeout` must be longer than 0"),
     ] {
         assert_eq!(bad_service(&format!("wait-for = {keys}")), said, "{keys}");
     }
