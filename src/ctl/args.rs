@@ -136,7 +136,11 @@ pub enum Command {
         no_wait: bool,
     },
     /// Replace superd by its new binary in place; services and clients notice nothing
-    Upgrade,
+    Upgrade {
+        /// Do nothing, with success, if the file is still the one that runs
+        #[arg(long)]
+        if_changed: bool,
+    },
     /// Show the version
     Version,
 }
