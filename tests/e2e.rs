@@ -41,6 +41,8 @@ mod readiness;
 mod real_servers;
 #[path = "e2e/restarts.rs"]
 mod restarts;
+#[path = "e2e/rpcd.rs"]
+mod rpcd;
 #[path = "e2e/starts.rs"]
 mod starts;
 #[path = "e2e/stops.rs"]

@@ -707,6 +707,13 @@ fn a_package_upgrade_that_only_starts_becomes_the_new_program_in_place() {
     assert_eq!(r.main_pid("superd"), Some(superd));
     assert_eq!(r.pid_of("web"), web);
     assert_eq!(r.started(), [superd]);
+    // opkg stops first, in vain.
+    let mut stop = r.script("superd", &["stop"]);
+    assert_eq!(run(stop.env("PKG_UPGRADE", "1")).code, 0);
+    put_program(&r.place.file("bin/superd"), Path::new(SUPERD));
+    let said = r.ok("superd", &["start"]);
+    assert!(said.out.contains("upgraded from"), "{said:?}");
+    assert_eq!((r.main_pid("superd"), r.pid_of("web")), (Some(superd), web));
     // A new one that cannot be: the old one goes on, and the script says why.
     put_program(&r.place.file("bin/superd"), Path::new("/bin/false"));
     let said = r.run("superd", &["start"]);
