@@ -32,8 +32,9 @@ use crate::machine::service::State;
 use crate::machine::supervisor::Supervisor;
 use crate::sys::pidfd::PidFd;
 
-/// What is not urgent is written down within this time.
-const WRITE_WITHIN: Duration = Duration::from_millis(50);
+/// What is not urgent is written down within this time. Longer than a boot takes: to write of
+/// those who run would make those wait who do not yet.
+const WRITE_WITHIN: Duration = Duration::from_millis(250);
 
 /// Between two looks at an adopted process where there are no pidfds.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -62,7 +63,8 @@ impl Reactor {
         }
         let now = self.now();
         let due = *self.remember_at.get_or_insert(now + WRITE_WITHIN);
-        if self.starts.is_empty() || due <= now || self.journal.is_none() {
+        let is_starting = !self.starts.is_empty() || !self.effects.is_empty();
+        if !is_starting || due <= now || self.journal.is_none() {
             self.remember();
         }
     }

@@ -28,6 +28,9 @@ use crate::sys::spawn::Child;
 /// Starts per turn of the loop; the rest has to wait for signals and clients.
 const STARTS_PER_TURN: usize = 32;
 
+/// Room for effects that is kept from turn to turn.
+const EFFECTS_KEPT: usize = 64;
+
 /// Of a tree that is about to be killed, so many processes are looked at.
 const STUCK_PROCESSES: usize = 8;
 
@@ -74,6 +77,11 @@ impl Reactor {
                 self.spawn_all(&mut together);
                 break;
             }
+        }
+        if self.effects.is_empty() {
+            // After a boot of hundreds they are long, and copied with every fork.
+            self.effects.shrink_to(EFFECTS_KEPT);
+            self.fresh.shrink_to(EFFECTS_KEPT);
         }
         self.close_sockets();
         let now = self.now();

@@ -170,7 +170,7 @@ pub struct Reactor {
     /// What is to be done.
     pub(super) effects: VecDeque<Effect>,
     /// For the machine to write into.
-    fresh: Vec<Effect>,
+    pub(super) fresh: Vec<Effect>,
     /// Clients that wait for superd's end.
     pub(super) awaiting_end: Vec<Ticket>,
     /// Children were left unreaped when the budget of a turn was used up.

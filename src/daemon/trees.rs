@@ -54,6 +54,8 @@ pub struct Trees {
     /// Groups that were found empty at a first start. From then on the sweep after each
     /// instance vouches for it, and a restart need not look.
     groups: BTreeMap<ServiceId, Group>,
+    /// Whose group was made for the start that is about to happen: nobody was in it yet.
+    unused: Vec<ServiceId>,
     commands: BTreeMap<ActionId, Tree>,
     /// What the marks of all instances begin with: the run directory.
     scope: String,
@@ -109,6 +111,7 @@ impl Trees {
             lock: None,
             live: BTreeMap::new(),
             groups: BTreeMap::new(),
+            unused: Vec::new(),
             commands: BTreeMap::new(),
             scope: "run".to_owned(),
             marks: BTreeMap::new(),
@@ -170,6 +173,7 @@ impl Trees {
             lock: own,
             live,
             groups: kept.groups,
+            unused: Vec::new(),
             commands: kept.commands,
             scope: kept.scope,
             marks: BTreeMap::new(),
@@ -263,7 +267,11 @@ impl Trees {
         for ((w, cookie), made) in wanted.into_iter().zip(&cookies).zip(&made) {
             match made {
                 Ok(child) => {
-                    let oom_kills = w.group.as_ref().and_then(Group::oom_kills);
+                    let unused = self.unused.iter().position(|id| *id == w.service);
+                    let oom_kills = match unused.map(|n| self.unused.swap_remove(n)) {
+                        Some(_) => Some(0),
+                        None => w.group.as_ref().and_then(Group::oom_kills),
+                    };
                     let tree = Tree::new(&mut self.forest, Pid(child.pid), cookie, w.group);
                     let live = Live {
                         instance: w.instance,
@@ -336,6 +344,9 @@ impl Trees {
             return Err(failure(Stage::Cgroup, name, libc::EBUSY));
         }
         self.groups.insert(service, group.clone());
+        if is_new && !self.unused.contains(&service) {
+            self.unused.push(service);
+        }
         Ok(Some(group))
     }
 
@@ -575,6 +586,7 @@ impl Trees {
     pub fn forget(&mut self, service: ServiceId, name: &str) {
         self.live.remove(&service);
         self.groups.remove(&service);
+        self.unused.retain(|id| *id != service);
         if let Ok(Some((group, _))) = self.group(name) {
             group.remove().ok(); // in use by somebody else: not ours to remove
         }
