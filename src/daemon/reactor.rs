@@ -7,7 +7,8 @@
 //! 5. output, notify socket, starts, actions
 //! 6. timers
 //! 7. effects
-//! 8. an upgrade, if one is agreed and nothing is left to be done
+//! 8. what the init system is to know
+//! 9. an upgrade, if one is agreed and nothing is left to be done
 //!
 //! Nothing in here blocks, and each step has a budget; what is left over makes the next
 //! poll return at once. What is to be done the machine decides: the daemon performs
@@ -33,6 +34,7 @@ use syslog::Severity;
 
 use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
+use super::announce::Announcer;
 use super::clients::{ClientEvent, Clients, Stream};
 use super::crashes::Crashes;
 use super::drain::Drains;
@@ -150,6 +152,8 @@ pub struct Reactor {
     pub(super) clients: Option<Clients>,
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
+    /// None where nobody wants to hear of superd, and in wrap mode.
+    pub(super) announcer: Option<Announcer>,
     pub(super) actions: Actions,
     pub(super) probes: Probes,
     pub(super) drains: Drains,
@@ -260,6 +264,7 @@ impl Reactor {
             clients: None,
             logs,
             notify: parts.notify,
+            announcer: None,
             actions: Actions::default(),
             probes: Probes::default(),
             drains: Drains::default(),
@@ -305,6 +310,7 @@ impl Reactor {
         self.watch_run_dir();
         self.perform();
         self.remember_soon();
+        self.announce_ready();
         while !self.finished {
             self.turn(&mut events)?;
         }
@@ -333,6 +339,7 @@ impl Reactor {
         self.perform();
         self.remember_soon();
         self.write_reports();
+        self.announce();
         self.become_new_one();
         Ok(())
     }
@@ -351,6 +358,8 @@ impl Reactor {
         }
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
         let reports = self.crashes.next_deadline();
+        let announcer = self.announcer.as_ref();
+        let announcements = announcer.and_then(|a| a.herald.next_deadline());
         let run_dir = self.run_dir_again.map(|again| again.at);
         let journal = self.journal_again.map(|again| again.at);
         let soonest = [
@@ -363,6 +372,7 @@ impl Reactor {
             self.look_at_unheld,
             self.upgrade.next_deadline(),
             self.drains.next_deadline(),
+            announcements,
         ];
         let next = soonest
             .into_iter()
