@@ -3,6 +3,7 @@
 
 pub mod actions;
 mod adopt;
+mod announce;
 mod answer;
 pub mod checkers;
 mod clients;
@@ -31,5 +32,6 @@ pub mod token;
 pub mod tree;
 pub mod trees;
 pub mod upgrade;
+mod world;
 
 pub use start::{run, wrap, DaemonOptions};

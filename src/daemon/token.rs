@@ -29,6 +29,8 @@ pub enum Source {
     Process(u32),
     /// The status pipe of a start, by an index of the reactor's choice.
     Spawn(u32),
+    /// What tells of changes of the world, by an index of `world`'s choice.
+    World(u32),
     /// The output of a service's checker, by [`crate::machine::event::ServiceId`].
     Checker(u32),
     /// Anything else of the reactor's, by an index of its choice.
@@ -49,7 +51,8 @@ impl Source {
             Source::Process(i) => (7, i),
             Source::Spawn(i) => (8, i),
             Source::Other(i) => (9, i),
-            Source::Checker(i) => (10, i),
+            Source::World(i) => (10, i),
+            Source::Checker(i) => (11, i),
         };
         Token((kind << SHIFT) | (index as usize & INDEX))
     }
@@ -68,7 +71,8 @@ impl Source {
             7 => Source::Process(index),
             8 => Source::Spawn(index),
             9 => Source::Other(index),
-            10 => Source::Checker(index),
+            10 => Source::World(index),
+            11 => Source::Checker(index),
             _ => return None,
         })
     }
@@ -91,6 +95,7 @@ mod tests {
             Source::Process(7),
             Source::Spawn(1),
             Source::Other(9),
+            Source::World(2),
         ] {
             assert_eq!(Source::of(source.token()), Some(source));
             assert!(source.token().0 <= u32::MAX as usize, "fits 32 bits");

@@ -4,6 +4,7 @@
 //! The same inputs give the same outputs.
 #![forbid(unsafe_code)]
 
+pub mod announce;
 #[cfg(test)]
 mod cells;
 pub mod crash;
@@ -15,6 +16,7 @@ mod jobs;
 pub mod keep;
 pub mod memory;
 pub mod order;
+pub mod outlook;
 pub mod ready;
 pub mod report;
 pub mod restart;
