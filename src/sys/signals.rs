@@ -51,12 +51,29 @@ pub fn clean_start() -> io::Result<()> {
 /// The same, but what is blocked stays blocked, for a program that is to take over the signals
 /// of the one before.
 pub fn clean_dispositions() -> io::Result<()> {
-    for signal in 1..=64 {
+    // One file in place of 64 questions; where there is no /proc all of them are asked.
+    let may_be_ignored = ignored().unwrap_or(u64::MAX);
+    for signal in (1..=64).filter(|s| may_be_ignored >> (s - 1) & 1 == 1) {
         if disposition(signal) == Some(libc::SIG_IGN) && signal != libc::SIGPIPE {
             set_disposition(signal, libc::SIG_DFL).ok(); // KILL and STOP cannot be ignored
         }
     }
     set_disposition(libc::SIGPIPE, libc::SIG_IGN)
+}
+
+/// The signals that are ignored, by /proc.
+fn ignored() -> Option<u64> {
+    let mut page = [0; 4096];
+    let mut file = std::fs::File::open("/proc/self/status").ok()?;
+    let length = io::Read::read(&mut file, &mut page).ok()?;
+    ignored_by(std::str::from_utf8(page.get(..length)?).ok()?)
+}
+
+/// The signals that proc_pid_status(5) says are ignored: bit 0 is signal 1. None when it does not
+/// say so, or has more of them than we know (MIPS).
+fn ignored_by(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
 }
 
 /// For a plain command like superctl: nothing is blocked, nothing is ignored, SIGPIPE ends it.
@@ -148,6 +165,20 @@ mod tests {
         assert_eq!(FROM.load(Ordering::SeqCst), nix::unistd::getpid().as_raw());
         assert!(on(libc::SIGKILL, note).is_err());
         assert!(on(libc::SIGSEGV, note).is_err());
+    }
+
+    #[test]
+    fn what_proc_says_is_ignored_is_read_or_nothing_is() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001002\n";
+        assert_eq!(ignored_by(status), Some(1 << 12 | 1 << 1));
+        assert_eq!(ignored_by("Name:\tx\n"), None);
+        assert_eq!(
+            ignored_by("SigIgn:\t00000000000000000000000000001002x\n"),
+            None
+        );
+        let ours = ignored().unwrap();
+        let pipe = libc::SIGPIPE - 1; // Rust ignores it
+        assert_eq!(ours >> pipe & 1, 1);
     }
 
     #[test]
