@@ -59,8 +59,8 @@ def symbols(elf, rows):
 def crates_of(symbol):
     """The crates in a mangled name, in its order: v0 (`C` disambiguator length name) and legacy."""
     if symbol.startswith("_R"):
-        # A crate root is `C`, with `s` base-62 `_` before the length of its name.
-        found = re.finditer(r"C(?:s[0-9a-zA-Z]*_)?(\d+)_?(?=[a-z_])", symbol)
+        # A crate root: `C`, its disambiguator (`s` base-62 `_`), the length of its name, the name.
+        found = re.finditer(r"Cs[0-9a-zA-Z]*_(\d+)_?(?=[a-z_])", symbol)
         for each in found:
             yield symbol[each.end() : each.end() + int(each.group(1))]
     elif symbol.startswith("_ZN"):

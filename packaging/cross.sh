@@ -25,9 +25,9 @@ set -euo pipefail
 
 # The gates, in one place: what a build may have, and what we aim at. The resident memory is measured
 # by tests/vm/run, in a virtual router with a few services.
-GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1600000}
+GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1700000}
 AIM_FILE_BYTES=600000
-GATE_RSS_KB=${SUPERD_MOST_RSS_KB:-1800}
+GATE_RSS_KB=${SUPERD_MOST_RSS_KB:-2000}
 AIM_RSS_KB=800
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -265,7 +265,8 @@ step_size() {
     bytes=$(stat -c %s "$out/superd")
     echo "$target: $bytes bytes; gate $GATE_FILE_BYTES, aim $AIM_FILE_BYTES; $(gzip -9c "$out/superd" | wc -c) as gzip -9"
     local built=${CARGO_TARGET_DIR:-$root/target}/cross-build
-    CARGO_PROFILE_RELEASE_STRIP=false CARGO_PROFILE_RELEASE_DEBUG=false \
+    # Names in which also what a generic function was made for can be read.
+    MORE_FLAGS=-Csymbol-mangling-version=v0 CARGO_PROFILE_RELEASE_STRIP=false \
         build_in "$root" "$built/unstripped"
     "$root/packaging/crate-sizes.py" "$built/unstripped/$target/release/superd"
     same_bytes_elsewhere
