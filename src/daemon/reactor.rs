@@ -147,6 +147,8 @@ pub struct Reactor {
     pub(super) run_dir: Option<RunDir>,
     /// The run directory was removed and could not be made again.
     pub(super) run_dir_again: Option<Again>,
+    /// The journal could not be written.
+    pub(super) journal_again: Option<Again>,
     pub(super) clients: Option<Clients>,
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
@@ -258,6 +260,7 @@ impl Reactor {
             registry: Registry::default(),
             run_dir: parts.run_dir,
             run_dir_again: None,
+            journal_again: None,
             clients: None,
             logs,
             notify: parts.notify,
@@ -358,11 +361,13 @@ impl Reactor {
         let announcer = self.announcer.as_ref();
         let announcements = announcer.and_then(|a| a.herald.next_deadline());
         let run_dir = self.run_dir_again.map(|again| again.at);
+        let journal = self.journal_again.map(|again| again.at);
         let soonest = [
             self.machine.next_deadline(),
             clients,
             reports,
             run_dir,
+            journal,
             self.remember_at,
             self.look_at_unheld,
             self.upgrade.next_deadline(),
@@ -659,6 +664,10 @@ impl Reactor {
         }
         if self.run_dir_again.is_some_and(|again| again.at <= now) {
             self.keep_run_dir();
+        }
+        if self.journal_again.is_some_and(|again| again.at <= now) {
+            self.note_all_for_journal();
+            self.remember();
         }
         if self.upgrade.next_deadline().is_some_and(|at| at <= now) {
             self.upgrade_timeout();
