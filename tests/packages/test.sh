@@ -117,7 +117,7 @@ cp "$here/functions.sh" "$router/lib/functions.sh"
 mkfifo "$router/tmp/procd/ask" "$router/tmp/procd/answer"
 cat >"$router/tmp/procd/procd" <<'END'
 # One instance: start it, send TERM, say whether it runs.
-running() { [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && ! grep -q 'State:.Z' "/proc/$pid/status"; }
+running() { [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && ! grep -qs "State:.Z" "/proc/$pid/status"; }
 pid=
 while read -r line <>/tmp/procd/ask; do
 	case "$line" in
@@ -194,6 +194,8 @@ printf '#!/bin/sh\necho "invoke-rc.d $*" >>/tmp/calls\nexec "/etc/init.d/$1" "$2
 chmod +x "$debian"/usr/sbin/{deb-systemd-helper,update-rc.d,invoke-rc.d}
 ln -sf /bin/busybox "$debian/bin/sh"
 mkdir -p "$debian/etc/init.d"
+# Small is not the point here.
+export DPKG_DEB_COMPRESSOR_LEVEL=0
 for version in 1 2; do
 	"$root/packaging/debian/build.sh" --binary "$binary" --version "$version" --output "$work" >/dev/null
 done
