@@ -19,13 +19,17 @@ use super::limits;
 use super::signals::{Numbers, SIGNALS};
 use super::spawn::{above_own, above_sockets, Ends, Plan, Prepared, SpawnFault, Step, Why};
 
-/// Becomes the program, or reports why not and exits with status 127.
+/// Becomes the program, or reports why not and exits with status 127; 126 where a shell does.
 pub(super) fn run(prepared: &Prepared<'_>, ends: &Ends) -> ! {
     let _guard = ExitGuard;
     let Err(fault) = become_program(prepared, ends);
     // If even the report fails, the exit status 127 is all that is left to say.
     nix::unistd::write(&ends.report, &fault.to_bytes()).ok();
-    exit()
+    exit(match fault.step {
+        // As a shell says it: it is there, and cannot be executed.
+        Step::Exec if fault.errno != libc::ENOENT || fault.why == Why::Interpreter => 126,
+        _ => 127,
+    })
 }
 
 /// A panic must not unwind into the copy of superd's loop.
@@ -33,13 +37,13 @@ struct ExitGuard;
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
-        exit();
+        exit(127);
     }
 }
 
-fn exit() -> ! {
+fn exit(status: i32) -> ! {
     // SAFETY: _exit(2) takes a number; no exit handler of superd's may run in the child.
-    unsafe { libc::_exit(127) }
+    unsafe { libc::_exit(status) }
 }
 
 fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, SpawnFault> {

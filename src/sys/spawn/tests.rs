@@ -55,13 +55,25 @@ fn output(plan: &Plan<'_>) -> String {
     text
 }
 
+/// The errno, but for a program that is there and whose interpreter is not.
+fn at_exec(fault: &SpawnFault) -> i32 {
+    match fault.why {
+        Why::Interpreter => libc::ENOEXEC,
+        _ => fault.errno,
+    }
+}
+
 /// Runs a plan that cannot work and returns what it reports.
 fn fault(plan: &Plan<'_>) -> SpawnFault {
     let child = spawn(plan).unwrap();
     let told = status(&child);
-    assert_eq!(end(&child), Ended::Code(127));
+    let ended = end(&child);
     match told {
-        Status::Failed(fault) => fault,
+        Status::Failed(fault) => {
+            let found = fault.step != Step::Exec || matches!(at_exec(&fault), libc::ENOENT);
+            assert_eq!(ended, Ended::Code(if found { 127 } else { 126 }));
+            fault
+        }
         other => panic!("{other:?}"),
     }
 }
