@@ -11,6 +11,8 @@
 #[path = "e2e/support.rs"]
 mod support;
 
+#[path = "e2e/confinement.rs"]
+mod confinement;
 #[path = "e2e/crashes.rs"]
 mod crashes;
 #[path = "e2e/dependencies.rs"]

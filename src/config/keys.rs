@@ -60,6 +60,35 @@ pub const SERVICE: &[&str] = &[
     "reload",
     "max-connections",
     "sockets",
+    "memory-max",
+    "memory-high",
+    "pids-max",
+    "cpu-weight",
+    "cpu-max",
+    "io-weight",
+    "capabilities",
+    "no-new-privileges",
+    "private-tmp",
+    "read-only-paths",
+    "writable-paths",
+    "network-namespace",
+    "optional",
+];
+
+/// Keys of a service that may stand in its `optional`.
+pub const OPTIONAL: &[&str] = &[
+    "memory-max",
+    "memory-high",
+    "pids-max",
+    "cpu-weight",
+    "cpu-max",
+    "io-weight",
+    "capabilities",
+    "no-new-privileges",
+    "private-tmp",
+    "read-only-paths",
+    "writable-paths",
+    "network-namespace",
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
@@ -141,5 +170,13 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("timeout", "wait"),
     ("respawn", "restart"),
     ("services", "service"),
+    ("memory-limit", "memory-max"),
+    ("tasks-max", "pids-max"),
+    ("cpu-quota", "cpu-max"),
+    ("ambient-capabilities", "capabilities"),
+    ("read-only", "read-only-paths"),
+    ("read-write-paths", "writable-paths"),
+    ("netns", "network-namespace"),
+    ("no-new-privs", "no-new-privileges"),
     ("target", "to"),
 ];

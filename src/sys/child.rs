@@ -3,7 +3,10 @@
 //! The order is: signals, session, cgroup, descriptors, then the lookup of user and groups
 //! (here and not in superd, because a name service on the network may block), nice,
 //! OOM score and limits while it still may, then the user, the directory as that user, and
-//! the program. Lookups come before limits, which may leave no descriptor to do them with.
+//! the program. Lookups come before limits, which may leave no descriptor to do them with, and
+//! before another network is entered. What `confine.rs` takes away goes as late as it can:
+//! namespaces while it may, the right to write after the last file of /proc was written, the
+//! capabilities last.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -75,6 +78,14 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     keep.sort_unstable();
     close_others(low.unsigned_abs(), &keep);
     let identity = Identity::look_up(prepared)?;
+    // One record more on the status pipe; if it cannot be written, nobody is told.
+    let skip = |fault: SpawnFault| {
+        nix::unistd::write(&ends.report, &fault.skipped().to_bytes()).ok();
+    };
+    let confine = plan.confine.as_deref();
+    if let Some(confine) = confine {
+        confine.enter(&skip)?;
+    }
     if let Some(nice) = plan.nice {
         // SAFETY: setpriority(2) takes three numbers; 0 is ourselves.
         if unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, nice) } != 0 {
@@ -83,6 +94,10 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     }
     if let Some(score) = plan.oom_score_adj {
         oom_score(score).map_err(SpawnFault::io(Step::OomScore))?;
+    }
+    if let Some(confine) = confine {
+        confine.restrict(&skip)?;
+        confine.bound_capabilities(&skip)?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.umask as _));
     for (i, (resource, limit)) in plan.limits.iter().enumerate() {
@@ -98,6 +113,9 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     }
     identity.assume()?;
     nix::unistd::chdir(plan.directory.as_ref()).map_err(at(Step::Directory))?;
+    if let Some(confine) = confine {
+        confine.set_privileges(&skip)?;
+    }
     Err(match (&identity.entry, plan.sockets.as_slice()) {
         // The usual case allocates nothing: each page that is written to is copied first.
         (None, []) => execute(prepared, &prepared.env),
@@ -376,6 +394,7 @@ fn unknown(step: Step, why: Why, index: u16) -> SpawnFault {
         why,
         index,
         errno: 0,
+        skipped: false,
     }
 }
 

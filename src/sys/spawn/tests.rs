@@ -297,8 +297,12 @@ fn records_that_make_no_sense_are_not_believed() {
         why: Why::Unknown,
         index: 513,
         errno: -7,
+        skipped: false,
     };
     assert_eq!(SpawnFault::from_bytes(fault.to_bytes()), Some(fault));
-    assert_eq!(SpawnFault::from_bytes([12, 0, 0, 0, 0, 0, 0, 0]), None);
+    let skipped = fault.skipped();
+    assert_eq!(SpawnFault::from_bytes(skipped.to_bytes()), Some(skipped));
+    assert_eq!(SpawnFault::from_bytes([18, 0, 0, 0, 0, 0, 0, 0]), None);
+    assert_eq!(SpawnFault::from_bytes([0x92, 0, 0, 0, 0, 0, 0, 0]), None);
     assert_eq!(SpawnFault::from_bytes([0, 4, 0, 0, 0, 0, 0, 0]), None);
 }
