@@ -124,7 +124,7 @@ pub const READY: &[&str] = &[
 
 /// `health`.
 pub const HEALTH: &[&str] = &[
-    "tcp", "http", "status", "exec", "interval", "timeout", "failures", "action", "run",
+    "tcp", "http", "status", "exec", "memory", "interval", "timeout", "failures", "action", "run",
 ];
 
 /// `crash-loop`.

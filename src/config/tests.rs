@@ -375,9 +375,23 @@ fn what_a_service_cannot_be_kept_to_is_told_with_its_place() {
         ("optional = [\"memory-mx\"]", "3:12: service \"x\": `optional`: `memory-mx` is no key that can be optional (did you mean `memory-max`?)"),
         ("optional = [\"user\"]", "3:12: service \"x\": `optional`: `user` is no key that can be optional"),
         ("netns = \"a\"", "3:1: service \"x\": unknown key `netns` (did you mean `network-namespace`?)"),
+        ("health = { memory = \"1KiB\" }", "3:21: service \"x\": `memory` must be at least 256KiB, not 1024 bytes"),
+        ("health = { memory = \"1MiB\", timeout = \"1s\" }", "3:39: service \"x\": memory is looked at, not waited for: no `timeout`"),
     ] {
         assert_eq!(bad_service(keys), said, "{keys}");
     }
+    let health =
+        |value: &str| (*service(&format!("health = {value}")).policy.health.unwrap()).clone();
+    let h = health("{ memory = \"64MiB\" }");
+    assert_eq!(
+        (h.probe.what.clone(), h.probe.memory),
+        (Question::Memory, Some(65_536))
+    );
+    let h = health("{ memory = \"64MiB\", tcp = \"127.0.0.1:1\" }");
+    assert_eq!(
+        (h.probe.what.to_string().as_str(), h.probe.memory),
+        ("tcp 127.0.0.1:1", Some(65_536))
+    );
 }
 
 #[test]
@@ -435,7 +449,7 @@ fn health_and_watchdog_are_read() {
     );
     assert_eq!((watchdog(""), watchdog("watchdog = false")), (None, None));
     for (keys, said) in [
-        ("health = {}", "3:10: service \"x\": `health` asks one of tcp, http and exec: write { http = \"http://127.0.0.1/\" }"),
+        ("health = {}", "3:10: service \"x\": `health` asks one of tcp, http and exec, or for `memory`: write { http = \"http://127.0.0.1/\" }"),
         ("health = { htp = \"x\" }", "3:12: service \"x\": unknown key `htp` (did you mean `http`?)"),
         ("health = { file = \"/x\" }", "3:12: service \"x\": unknown key `file`"),
         ("health = { exec = [\"/x\"], failures = 0 }", "3:38: service \"x\": `failures` must be from 1 to 1000, not 0"),

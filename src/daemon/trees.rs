@@ -606,6 +606,14 @@ impl Trees {
         }
     }
 
+    /// Resident memory of the tree, as [`Trees::usage`] counts it.
+    pub fn memory_kib(&mut self, service: ServiceId) -> u64 {
+        match self.live.get_mut(&service) {
+            Some(live) => live.tree.memory_kib(&mut self.forest),
+            None => 0,
+        }
+    }
+
     /// The main process ended by SIGKILL: perhaps it was its cgroup that was killed, by
     /// somebody else, and then no process can be born into it again.
     pub fn doubt_group(&mut self, service: ServiceId) {

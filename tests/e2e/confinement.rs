@@ -313,6 +313,30 @@ fn limits_of_the_cgroup_are_set_or_the_start_fails() {
     s.end();
 }
 
+in_both_flavours! {
+    fn a_tree_that_grows_too_big_is_stopped_and_started_again(flavour: Flavour) {
+        // It grows once, when it is told to.
+        let text = r#"
+            [service.fat]
+            command = ["/bin/sh", "-c", "trap 'exit 0' TERM; echo begins; while :; do if test -e $DIR/grow; then rm $DIR/grow; x=$(head -c 50000000 /dev/zero | tr '\\0' a); fi; sleep 0.02; done"]
+            health = { memory = "32MiB", interval = "20ms", failures = 2 }
+            restart-delay = "1ms"
+            "#;
+        let s = Superd::start_in(flavour, text);
+        s.wait_state("fat", "up");
+        wait_until("it is well", || s.status("fat")["health"] == "well");
+        fs::write(s.place.file("grow"), "").unwrap();
+        wait_until("it is stopped", || !s.ends("fat").is_empty());
+        let end = s.last_end("fat");
+        assert_eq!(end["by"]["kind"], "unfit", "{end}");
+        s.wait_state("fat", "up");
+        let why = s.ok(&["why", "fat"]);
+        let text = "its health check failed 2 times in a row: its memory is ";
+        assert!(why.contains(text) && why.contains(", more than 32.0 MiB"), "{why}");
+        s.end();
+    }
+}
+
 #[test]
 fn a_changed_key_is_a_changed_definition() {
     let text = |nnp: bool| {
