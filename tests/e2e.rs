@@ -31,6 +31,8 @@ mod hostile;
 mod init_scripts;
 #[path = "e2e/notices.rs"]
 mod notices;
+#[path = "e2e/outlooks.rs"]
+mod outlooks;
 #[path = "e2e/places.rs"]
 mod places;
 #[path = "e2e/points.rs"]

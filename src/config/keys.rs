@@ -31,6 +31,7 @@ pub const SERVICE: &[&str] = &[
     "requires",
     "wants",
     "conflicts",
+    "wait-for",
     "user",
     "group",
     "groups",
@@ -121,6 +122,9 @@ pub const READY: &[&str] = &[
     "interval",
     "timeout",
 ];
+
+/// `wait-for`.
+pub const WAIT_FOR: &[&str] = &["interface", "path", "address", "time", "timeout", "then"];
 
 /// `health`.
 pub const HEALTH: &[&str] = &[

@@ -40,6 +40,7 @@ mod limits;
 mod load;
 pub mod model;
 mod order;
+mod outlook;
 mod plan;
 mod problem;
 mod read;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::event::ServiceId;
 use crate::machine::health::Health;
+use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{MaxConnections, Oneshot, Reload, Restart, Schedule, Spec};
@@ -242,6 +243,9 @@ pub struct PolicyDef {
     /// It runs to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oneshot: Option<Oneshot>,
+    /// What of the world it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_for: Option<Rc<WaitFor>>,
     /// How it becomes ready; none: when its program executes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<Rc<Ready>>,
@@ -275,6 +279,7 @@ impl ServiceDef {
             wants: p.wants.iter().filter_map(|n| id(n)).collect(),
             conflicts: p.conflicts.iter().filter_map(|n| id(n)).collect(),
             oneshot: p.oneshot,
+            wait_for: p.wait_for.clone(),
             ready: p.ready.clone(),
             health: p.health.clone(),
             watchdog: self.program.watchdog,

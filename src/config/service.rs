@@ -14,6 +14,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::machine::health::Health;
+use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Sign;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{
@@ -25,7 +26,7 @@ use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
 use super::stop::positive;
-use super::{confine, health, limits, ready, stop, value};
+use super::{confine, health, limits, outlook, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -44,6 +45,7 @@ pub(super) struct Said {
     notify: Option<bool>,
     output: Option<Output>,
     autostart: Option<bool>,
+    wait_for: Option<Option<Rc<WaitFor>>>,
     ready: Option<Option<Sign>>,
     ready_after: Option<Duration>,
     start_timeout: Option<Option<Duration>>,
@@ -127,6 +129,7 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "notify" => said.notify = r.boolean(key, v),
         "output" => said.output = r.choice(key, v, OUTPUT),
         "autostart" => said.autostart = r.boolean(key, v),
+        "wait-for" => said.wait_for = outlook::read(r, key, v),
         "ready" => said.ready = ready::read(r, key, v),
         "ready-after" => said.ready_after = positive(r, key, v),
         "start-timeout" => said.start_timeout = ready::read_timeout(r, key, v),
@@ -572,6 +575,10 @@ pub(super) fn define(
             wants: names(said.wants),
             conflicts: names(said.conflicts),
             oneshot,
+            wait_for: said
+                .wait_for
+                .or_else(|| defaults.wait_for.clone())
+                .flatten(),
             ready,
             health,
             stop,

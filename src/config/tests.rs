@@ -10,6 +10,7 @@ use super::model::*;
 use super::*;
 use crate::machine::event::Change;
 use crate::machine::health::Remedy;
+use crate::machine::outlook::Then;
 use crate::machine::ready::{Question, Ready, Sign};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Action, CrashLoop, Oneshot, Policy, Reload, To, Until};
@@ -1276,6 +1277,49 @@ fn what_is_commented_out_in_the_reference_is_right_and_is_the_default() {
 }
 
 #[test]
+fn what_of_the_world_is_waited_for_is_read() {
+    let wait_for = |keys: &str| service(keys).policy.wait_for.map(|w| (*w).clone());
+    assert_eq!(wait_for(""), None);
+    assert_eq!(wait_for("wait-for = false"), None);
+    let all = wait_for(
+        "wait-for = { interface = [\"wan\", \"br-lan\"], path = \"/mnt/usb\", address = \"fd00::1\", \
+         time = \"synced\", timeout = \"1m\", then = \"start\" }",
+    )
+    .unwrap();
+    let mut words: Vec<String> = all.all.iter().map(ToString::to_string).collect();
+    words.sort();
+    let wanted = [
+        "address fd00::1",
+        "interface br-lan",
+        "interface wan",
+        "path /mnt/usb",
+        "synchronised time",
+    ];
+    assert_eq!(words, wanted);
+    assert_eq!(
+        (all.timeout, all.then),
+        (Some(Duration::from_secs(60)), Then::Start)
+    );
+    let plain = wait_for("wait-for = { address = \"10.0.0.1\" }").unwrap();
+    assert_eq!((plain.timeout, plain.then), (None, Then::Fail));
+    for (keys, said) in [
+        ("{}", "3:12: service \"x\": `wait-for` names 1 to 16 things: write { interface = \"wan\", path = \"/mnt/usb\" }"),
+        ("{ timeout = \"1s\" }", "3:12: service \"x\": `wait-for` names 1 to 16 things: write { interface = \"wan\", path = \"/mnt/usb\" }"),
+        ("{ iface = \"wan\" }", "3:14: service \"x\": unknown key `iface`"),
+        ("{ interface = \"a/b\" }", "3:26: service \"x\": `interface`: `a/b` is no name of an interface: at most 15 bytes without / : and spaces"),
+        ("{ interface = \"\" }", "3:26: service \"x\": `interface` is empty"),
+        ("{ path = \"mnt\" }", "3:21: service \"x\": `path` must be a path that begins with /, not `mnt`"),
+        ("{ address = \"wan\" }", "3:24: service \"x\": `address`: `wan` is no address of a machine: write \"10.0.0.1\" or \"fd00::1\""),
+        ("{ address = \"0.0.0.0\" }", "3:24: service \"x\": `address`: `0.0.0.0` is no address of a machine: write \"10.0.0.1\" or \"fd00::1\""),
+        ("{ time = \"set\" }", "3:21: service \"x\": `time` cannot be `set`; it is one of synced"),
+        ("{ time = \"synced\", then = \"start\" }", "3:38: service \"x\": `then` goes with `timeout`"),
+        ("{ time = \"synced\", timeout = \"0s\" }", "3:41: service \"x\": `timeout` must be longer than 0"),
+    ] {
+        assert_eq!(bad_service(&format!("wait-for = {keys}")), said, "{keys}");
+    }
+}
+
+#[test]
 fn every_key_is_in_the_manual_and_in_the_reference() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let man = std::fs::read_to_string(root.join("packaging/man/superd.toml.5")).unwrap();
@@ -1284,6 +1328,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
         keys::DAEMON,
         keys::SERVICE,
         keys::STEP,
+        keys::WAIT_FOR,
         keys::READY,
         keys::HEALTH,
         keys::CRASH_LOOP,

@@ -70,6 +70,7 @@ impl Reactor {
                     }
                     self.perform_one(effect);
                 }
+                None if together.is_empty() && self.look_at_world() => {}
                 None if together.is_empty() => break,
                 None => self.spawn_all(&mut together),
             }
@@ -147,6 +148,9 @@ impl Reactor {
             }
             Effect::Check(service, instance, check) => self.check(service, instance, check),
             Effect::Look(service, instance) => self.look(service, instance),
+            Effect::LookOut(service, wait_for) => {
+                self.world.look_out(service, wait_for, self.poll.registry());
+            }
             Effect::Release(service, instance) => {
                 self.drains.forget(service, instance);
                 self.trees.release(service, instance);

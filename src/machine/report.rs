@@ -446,6 +446,19 @@ pub fn waiting_for(on: &[String], unwanted: &[String]) -> String {
     on.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// For a wait for the world that is over.
+pub fn wait_over(on: &[String], after: Duration, starts: bool) -> String {
+    let what = match on {
+        [] => "what it waits for".to_owned(),
+        on => on.join(", "),
+    };
+    let then = match starts {
+        true => "started all the same",
+        false => "not started",
+    };
+    format!("{what} not there after {}: {then}", Span(after))
+}
+
 impl EndReport {
     /// Whether `--now` (or SIGQUIT to superd) ended it before its schedule was over.
     pub fn was_forced(&self) -> bool {
@@ -577,6 +590,15 @@ pub enum Happening {
         /// Of these, the ones that are not to run: it waits until somebody starts them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         unwanted: Vec<String>,
+    },
+    /// What it waited for was not there in time.
+    WaitOver {
+        /// What was missing.
+        on: Vec<String>,
+        /// How long it has waited.
+        after: Duration,
+        /// It is started all the same; else that start has failed.
+        starts: bool,
     },
     /// A signal was sent because somebody asked for just that.
     Signalled {

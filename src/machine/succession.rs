@@ -282,6 +282,7 @@ impl World {
             | Effect::Forget(_)
             | Effect::Publish(..)
             | Effect::NoteFile(..)
+            | Effect::LookOut(..)
             | Effect::Finish => {}
             // Of its own accord, and after some time.
             Effect::Probe(s, i, a, _) => {

@@ -41,6 +41,7 @@
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
 //! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
 //! | `tcp.rs` | `getsockopt`, `ioctl` | values of the lengths given |
+//! | `timer.rs` | `adjtimex` | a valid pointer; nothing is changed |
 //! | `timer.rs` | `localtime_r` | valid pointers |
 //! | `wait.rs` | `waitid` | writable siginfo |
 //! | `wait.rs` | `siginfo_t::si_pid`, `si_status` | waitid filled it in |

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use superd::machine::event::ServiceId;
 use superd::machine::health::{Health, Remedy};
+use superd::machine::outlook::{Condition, Then, WaitFor};
 use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
@@ -189,6 +190,13 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
     let health = (oneshot.is_none() && dice.chance(20)).then(|| health(dice));
     let watchdog = (oneshot.is_none() && dice.chance(10))
         .then(|| Duration::from_millis(1 + dice.below(5_000)));
+    let wait_for = dice.chance(15).then(|| {
+        Rc::new(WaitFor {
+            all: vec![Condition::Interface("wan".into()), Condition::Synced],
+            timeout: dice.chance(50).then(|| dice.ms(20_000)),
+            then: *dice.pick(&[Then::Fail, Then::Start]),
+        })
+    });
     Spec {
         name: format!("s{}", id.0).into(),
         autostart,
@@ -197,6 +205,7 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         wants,
         conflicts,
         oneshot,
+        wait_for,
         ready,
         health,
         watchdog,

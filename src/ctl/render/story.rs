@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::control::reply::{EventLine, LogLine};
-use crate::machine::report::{waiting_for, EndReport, Happening, Origin, Verdict};
+use crate::machine::report::{wait_over, waiting_for, EndReport, Happening, Origin, Verdict};
 use crate::machine::time::Span;
 
 use super::{count, crash, span, Style};
@@ -217,6 +217,7 @@ fn happening(what: &Happening) -> String {
         Happening::Waiting { on, unwanted } => {
             format!("waiting for {}", waiting_for(on, unwanted))
         }
+        Happening::WaitOver { on, after, starts } => wait_over(on, *after, *starts),
         Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),
         Happening::Limited { connections, high } => {
             format!("{connections} connections, more than {high}: new ones are held back")
