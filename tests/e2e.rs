@@ -13,6 +13,8 @@ mod support;
 
 #[path = "e2e/announces.rs"]
 mod announces;
+#[path = "e2e/confinement.rs"]
+mod confinement;
 #[path = "e2e/crashes.rs"]
 mod crashes;
 #[path = "e2e/dependencies.rs"]
