@@ -13,6 +13,8 @@ mod support;
 
 #[path = "e2e/announces.rs"]
 mod announces;
+#[path = "e2e/confinement.rs"]
+mod confinement;
 #[path = "e2e/crashes.rs"]
 mod crashes;
 #[path = "e2e/dependencies.rs"]
@@ -31,6 +33,8 @@ mod hostile;
 mod init_scripts;
 #[path = "e2e/notices.rs"]
 mod notices;
+#[path = "e2e/outlooks.rs"]
+mod outlooks;
 #[path = "e2e/places.rs"]
 mod places;
 #[path = "e2e/points.rs"]
