@@ -19,6 +19,8 @@ mod confinement;
 mod crashes;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
+#[path = "e2e/doctor.rs"]
+mod doctor;
 #[path = "e2e/drains.rs"]
 mod drains;
 #[path = "e2e/five_twins.rs"]
