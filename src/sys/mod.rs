@@ -14,6 +14,9 @@
 //! | `child.rs` | `setpriority` | no pointers |
 //! | `child.rs` | `execve` | NUL-terminated arrays of C strings |
 //! | `child.rs` | `_exit` | no pointers |
+//! | `confine.rs` | `setns`, `unshare`, `prctl` | descriptors and numbers |
+//! | `confine.rs` | `mount`, `mount_setattr` | C strings, a struct of the size given |
+//! | `confine.rs` | `capget`, `capset` | a header and two sets of three u32 each |
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
 //! | `filter.rs` | `setsockopt`, `getsockopt` | values and instructions of the lengths given |
 //! | `filter.rs` | `ioctl(SIOCGSTAMPNS)` | room for a timespec |
@@ -46,6 +49,7 @@
 
 pub mod cgroup;
 mod child;
+pub mod confine;
 pub mod features;
 pub mod filter;
 pub mod handover;
