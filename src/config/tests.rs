@@ -1488,10 +1488,10 @@ fn no_mutation_of_a_file_makes_it_panic() {
 
 #[test]
 fn a_reload_is_a_signal_a_command_or_a_request_and_has_a_checker() {
-    let x = service("reload = { http = \"POST http://127.0.0.1:2019/load\", wait = \"5s\" }");
+    let x = service("reload = { http = \"POST http://127.0.0.1:9090/-/reload\", wait = \"5s\" }");
     match x.policy.reload {
         Some(Reload::Http(http, wait)) => {
-            assert_eq!(http.to_string(), "POST http://127.0.0.1:2019/load");
+            assert_eq!(http.to_string(), "POST http://127.0.0.1:9090/-/reload");
             assert_eq!(wait, Duration::from_secs(5));
         }
         other => panic!("{other:?}"),

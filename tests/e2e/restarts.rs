@@ -399,10 +399,10 @@ fn a_broken_file_takes_no_service_down_and_who_asked_is_told_why() {
         assert!(said.err.contains(why), "{verb}: {}", said.err);
     }
     assert_eq!(s.pid_of("web"), pid);
-    assert_eq!(s.record("web").count("HUP"), 0);
+    assert_eq!(s.record("web").count("signal HUP"), 0);
     std::fs::write(&verdict, "exit 0").unwrap();
     s.ok(&["reload", "web"]);
-    s.wait_record("web", "HUP", 1);
+    s.wait_record("web", "signal HUP", 1);
     s.ok(&["restart", "web"]);
     s.wait_record("web", "start", 2);
     s.end();
@@ -433,5 +433,41 @@ fn the_checker_before_a_restart_outlives_superd() {
     });
     assert_eq!(s.pid_of("web"), pid);
     assert_eq!(s.record("web").count("start"), 1);
+    s.end();
+}
+
+#[test]
+fn a_reload_by_a_request_has_gone_well_when_the_answer_says_so() {
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = [$TWIN:web, "web", "--listen", "$HOST:9090", "--status", "$DIR/status"]
+        reload = { http = "POST http://$HOST:9090/-/reload", wait = "10m" }
+        [service.mute]
+        command = [$TWIN:mute, "obey"]
+        reload = { http = "POST http://$HOST:9/-/reload" }
+        "#,
+    );
+    s.wait_record("web", "ready", 1);
+    s.wait_record("mute", "start", 1);
+    s.wait_state("web", "up");
+    s.wait_state("mute", "up");
+    s.ok(&["reload", "web"]);
+    let request = "request POST /-/reload HTTP/1.1";
+    assert_eq!(s.record("web").count(request), 1);
+    std::fs::write(s.place.file("status"), "500").unwrap();
+    let said = s.ctl(&["reload", "web"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.err.contains("HTTP 500"), "{}", said.err);
+    // Nobody listens there.
+    let said = s.ctl(&["reload", "mute"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.err.contains("refused"), "{}", said.err);
+    for name in ["web", "mute"] {
+        assert_eq!(s.record(name).count("start"), 1);
+        assert_eq!(s.record(name).count("signal"), 0);
+        let failed = |e: &serde_json::Value| e["event"] == "action-failed";
+        assert!(s.events(name).iter().any(failed), "{name}");
+    }
     s.end();
 }
