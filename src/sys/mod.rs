@@ -45,6 +45,7 @@
 
 pub mod cgroup;
 mod child;
+pub mod conntrack;
 pub mod features;
 pub mod filter;
 pub mod handover;
