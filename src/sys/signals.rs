@@ -2,7 +2,9 @@
 //!
 //! What a signal means is the latch's business; a handler here only passes numbers on.
 
-use std::io;
+use std::fs;
+use std::io::{self, Read};
+use std::sync::OnceLock;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
 
@@ -51,12 +53,24 @@ pub fn clean_start() -> io::Result<()> {
 /// The same, but what is blocked stays blocked, for a program that is to take over the signals
 /// of the one before.
 pub fn clean_dispositions() -> io::Result<()> {
-    for signal in 1..=64 {
+    let ignored = ignored().unwrap_or(Numbers::MAX);
+    for signal in (1..=SIGNALS).filter(|n| ignored & (1 << (n - 1)) != 0) {
         if disposition(signal) == Some(libc::SIG_IGN) && signal != libc::SIGPIPE {
             set_disposition(signal, libc::SIG_DFL).ok(); // KILL and STOP cannot be ignored
         }
     }
     set_disposition(libc::SIGPIPE, libc::SIG_IGN)
+}
+
+/// What this process ignores, in one look in place of one for each signal; none without /proc.
+fn ignored() -> Option<Numbers> {
+    let mut status = [0_u8; 4096];
+    let n = fs::File::open("/proc/self/status")
+        .and_then(|mut f| f.read(&mut status))
+        .ok()?;
+    let mut lines = status.get(..n)?.split(|b| *b == b'\n');
+    let mask = lines.find_map(|l| l.strip_prefix(b"SigIgn:"))?;
+    Numbers::from_str_radix(std::str::from_utf8(mask).ok()?.trim(), 16).ok()
 }
 
 /// For a plain command like superctl: nothing is blocked, nothing is ignored, SIGPIPE ends it.
@@ -87,7 +101,13 @@ pub(super) const SIGNALS: i32 = 64;
 
 /// The signals that are ignored or handled (or were once, which may leave traces): those
 /// that a child has to set back. The C library's own (32, 33) are among those asked for.
+/// Looked at before the first start: superd's handlers are there by then, and stay.
 pub(super) fn not_default() -> Numbers {
+    static FOUND: OnceLock<Numbers> = OnceLock::new();
+    *FOUND.get_or_init(look_for_not_default)
+}
+
+fn look_for_not_default() -> Numbers {
     let mut found = 0;
     for signal in 1..=SIGNALS {
         let mut now = [0_u64; 20];
@@ -153,6 +173,7 @@ mod tests {
     #[test]
     fn an_ignored_signal_is_default_after_a_clean_start() {
         set_disposition(libc::SIGUSR2, libc::SIG_IGN).unwrap();
+        assert_eq!(ignored().unwrap() >> (libc::SIGUSR2 - 1) & 1, 1);
         clean_start().unwrap();
         assert_eq!(disposition(libc::SIGUSR2), Some(libc::SIG_DFL));
         assert_eq!(disposition(libc::SIGPIPE), Some(libc::SIG_IGN));
