@@ -258,22 +258,23 @@ impl Drains {
         }
     }
 
-    /// A port where anybody else listens is left to who does: of what comes there the kernel
+    /// An address where anybody else listens is left to who does: of what comes there the kernel
     /// gives each socket its part, and what is kept would drop it.
     fn look_at_places(&mut self, now: Tick) {
         if self.kept_next.is_none_or(|at| at > now) {
             return;
         }
-        let mut listeners = Vec::new();
-        proc::listeners("self", &mut listeners);
+        let Some(ports) = range(self.kept.iter().map(|k| &k.held.bound)) else {
+            return;
+        };
+        let listening = proc::listening(&ports);
         let own: Vec<u64> = self.kept.iter().map(|k| k.held.listener.inode).collect();
-        let is_taken = |port: u16| {
-            listeners
-                .iter()
-                .any(|l| l.transport == Transport::Tcp && l.port == port && !own.contains(&l.inode))
+        let is_taken = |bound: &Bound| {
+            let mut others = listening.iter().filter(|(_, inode)| !own.contains(inode));
+            others.any(|(at, _)| bound.meets(*at))
         };
         self.kept
-            .retain(|k| now < k.until && !is_taken(k.held.listener.port));
+            .retain(|k| now < k.until && !is_taken(&k.held.bound));
         self.kept_next = (!self.kept.is_empty()).then_some(now + KEPT_PAUSE);
     }
 
@@ -701,6 +702,13 @@ impl Bound {
         let (own, ip) = (self.local.ip().to_canonical(), local.ip().to_canonical());
         self.local.port() == local.port()
             && (own == ip || (own.is_unspecified() && (self.local.is_ipv6() || local.is_ipv4())))
+    }
+
+    /// Whether one address is the other, or takes in what comes to it.
+    fn meets(&self, other: SocketAddr) -> bool {
+        let (own, ip) = (self.local.ip().to_canonical(), other.ip().to_canonical());
+        self.local.port() == other.port()
+            && (own == ip || own.is_unspecified() || ip.is_unspecified())
     }
 
     /// Whether a connection is to this socket.
