@@ -1076,7 +1076,7 @@ in_both_flavours! {
         s.end();
     }
 
-    /// It cannot bind while its place is kept: with its end that is over.
+    // It cannot bind while its place is kept: with its end that is over.
     fn who_no_longer_shares_its_port_gets_it_all_the_same(flavour: Flavour) {
         let name = "who_no_longer_shares_its_port_gets_it_all_the_same";
         if !can_drain(name) {
