@@ -324,7 +324,7 @@ fn during_an_upgrade(flavour: Flavour, in_a_stop: bool, step: usize) {
 const DRAINED: &str = r#"
     [service.pages]
     command = [$TWIN:pages, "pages", "--listen", "$HOST:8080"]
-    max-connections = { high = 2, low = 2 }
+    max-connections = { high = 2, low = 1 }
     stop = [{ drain = "10m" }, { signal = "TERM", wait = "10m" }]
 "#;
 
