@@ -165,6 +165,13 @@ impl Times {
         self.all.iter().filter(|t| **t > self.limit).count()
     }
 
+    /// For times of a few milliseconds, which are longer than the turns that other programs
+    /// take on a machine that has much to do: a quarter is undisturbed even there.
+    pub fn assert_in_time_when_undisturbed(&self) {
+        let in_time = self.all.len() - self.late();
+        assert!(in_time * 4 >= self.all.len(), "{:?}", self.all);
+    }
+
     pub fn assert_mostly_in_time(&self) {
         assert!(self.late() * 2 < self.all.len(), "{:?}", self.all);
     }
