@@ -785,28 +785,44 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ("success-exit = [256]", "must be from 0 to 255"),
         (
             "reload = { signal = \"HUP\", run = [\"/x\"] }",
-            "has one of",
-        ),
-        (
-            "reload = { http = \"POST http://example.org:1/x\" }",
-            "http",
+            "3:10: service \"x\": `reload` has one of { signal = \"HUP\" }, { run = [...] } and { http = \"POST ...\" }",
         ),
         (
             "reload = { http = \"POST http://127.0.0.1:1/x\", run = [\"/x\"] }",
-            "has one of",
+            "3:10: service \"x\": `reload` has one of { signal = \"HUP\" }, { run = [...] } and { http = \"POST ...\" }",
         ),
-        ("check = true", "`check`"),
-        ("check = []", "`check` is empty"),
-        ("check = \"caddy validate\"", "`check`"),
+        (
+            "reload = { http = \"POST http://example.org:1/x\" }",
+            "3:19: service \"x\": `http`: `example.org` must be an address like 127.0.0.1 or [::1], or localhost (names are not looked up)",
+        ),
+        (
+            "reload = { http = \"POST\" }",
+            "3:19: service \"x\": `http`: `POST` is not a request: write \"POST http://127.0.0.1:2019/stop\"",
+        ),
+        (
+            "check = true",
+            "3:9: service \"x\": `check` must be an array of strings, not true or false",
+        ),
+        (
+            "check = []",
+            "3:9: service \"x\": `check` is empty: write [\"/path/to/program\", \"argument\"]",
+        ),
+        (
+            "check = \"caddy validate\"",
+            "3:9: service \"x\": `check` must be an array of strings, not a string: write [\"caddy\", \"validate\"]",
+        ),
         (
             "check = [\"/x\"]\ncheck-timeout = \"0s\"",
-            "`check-timeout` must be longer than 0",
+            "4:17: service \"x\": `check-timeout` must be longer than 0",
         ),
-        ("check-timeout = \"1s\"", "`check-timeout` goes with `check`"),
+        (
+            "check-timeout = \"1s\"",
+            "service \"x\": `check-timeout` goes with `check`",
+        ),
         ("reload = { signal = \"KILL\" }", "does not reload"),
         (
             "reload = { signal = \"HUP\", wait = \"1s\" }",
-            "`wait` goes with `run`",
+            "3:35: service \"x\": a signal is not waited for: `wait` goes with `run` and `http`",
         ),
         ("requires = [\"x\"]", "names the service itself"),
         ("after = \"y\"", "write [\"y\"]"),
