@@ -175,6 +175,12 @@ impl Times {
         self.all.iter().filter(|t| **t > self.limit).count()
     }
 
+    /// For times of a few milliseconds, which are longer than the turns that other programs
+    /// take on a machine that has much to do: one of twenty is undisturbed even there.
+    pub fn assert_in_time_when_undisturbed(&self) {
+        assert!(self.late() < self.all.len(), "{:?}", self.all);
+    }
+
     pub fn assert_mostly_in_time(&self) {
         assert!(self.late() * 2 < self.all.len(), "{:?}", self.all);
     }
