@@ -17,6 +17,8 @@ mod crashes;
 mod dependencies;
 #[path = "e2e/drains.rs"]
 mod drains;
+#[path = "e2e/files.rs"]
+mod files;
 #[path = "e2e/five_twins.rs"]
 mod five_twins;
 #[path = "e2e/health.rs"]

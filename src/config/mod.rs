@@ -39,6 +39,7 @@ mod limits;
 mod load;
 pub mod model;
 mod order;
+mod output;
 mod plan;
 mod problem;
 mod read;

@@ -32,6 +32,8 @@ impl Reactor {
         if self.machine.is_shutting_down() {
             return Err("superd is shutting down".to_owned());
         }
+        // Also when the file is wrong: who has moved a log file waits for the new one.
+        self.logs.reopen_files();
         let config = crate::config::load(&path)
             .map_err(|problems| format!("configuration not reloaded:\n{problems}"))?;
         // Of what was just started perhaps only that was written down. The next superd would
