@@ -106,8 +106,9 @@ impl<'a> Client<'a> {
                 wait: !no_wait,
                 ..Request::new(1, Verb::Shutdown)
             }]),
-            Command::Upgrade => self.act(vec![Request {
+            Command::Upgrade { if_changed } => self.act(vec![Request {
                 wait: true,
+                if_changed: *if_changed,
                 ..Request::new(1, Verb::Upgrade)
             }]),
             Command::Logs {

@@ -20,6 +20,7 @@ pub mod look;
 pub mod lsb;
 pub mod offline;
 pub mod render;
+pub mod rpcd;
 pub mod talk;
 
 use act::json_reply;
@@ -58,6 +59,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// superctl as a program whose command line is read already (`superd ctl`).
 pub fn main_parsed(ctl: &Ctl) -> ExitCode {
     as_program(|around, out, err| run(ctl, around, out, err))
+}
+
+/// `superd rpcd`.
+pub fn rpcd(what: &str, method: Option<&str>) -> ExitCode {
+    as_program(|around, out, _| rpcd::main(what, method, around, &mut io::stdin().lock(), out))
 }
 
 fn as_program(body: impl FnOnce(&Around, &mut dyn Write, &mut dyn Write) -> i32) -> ExitCode {

@@ -10,7 +10,7 @@
 //! | `child.rs` | `sigtimedwait` | initialised sets, writable siginfo |
 //! | `child.rs` | `siginfo_t::si_pid` | the signal was sent by a process |
 //! | `child.rs` | `rt_sigaction` | a zeroed kernel sigaction is SIG_DFL |
-//! | `child.rs` | `dup2`, `close`, `close_range` | only the child's own descriptors |
+//! | `child.rs` | `dup2`, `close`, `close_range` | only the child's own descriptors, or superd's before it has opened any |
 //! | `child.rs` | `setpriority` | no pointers |
 //! | `child.rs` | `execve` | NUL-terminated arrays of C strings |
 //! | `child.rs` | `_exit` | no pointers |

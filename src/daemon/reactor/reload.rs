@@ -34,7 +34,14 @@ impl Reactor {
         }
         // Also when the file is wrong: who has moved a log file waits for the new one.
         self.logs.reopen_files();
-        let config = crate::config::load(&path)
+        self.announce_reload();
+        let done = self.reload_from(&path, by);
+        self.announce_ready();
+        done
+    }
+
+    fn reload_from(&mut self, path: &Path, by: &Origin) -> Result<String, String> {
+        let config = crate::config::load(path)
             .map_err(|problems| format!("configuration not reloaded:\n{problems}"))?;
         // Of what was just started perhaps only that was written down. The next superd would
         // take it for what the file says now.
