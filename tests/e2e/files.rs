@@ -113,7 +113,7 @@ fn a_log_file_that_is_moved_is_made_again_and_a_missing_directory_is_said() {
         say("again\n");
         text(&superd, "logs/parrot.log").contains("again\n")
     });
-    assert!(superd.log().contains("lines were dropped"));
+    assert!(superd.place.log().contains("lines were dropped"));
     fs::rename(
         superd.place.file("logs/parrot.log"),
         superd.place.file("old"),
