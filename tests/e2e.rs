@@ -13,10 +13,14 @@ mod support;
 
 #[path = "e2e/announces.rs"]
 mod announces;
+#[path = "e2e/confinement.rs"]
+mod confinement;
 #[path = "e2e/crashes.rs"]
 mod crashes;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
+#[path = "e2e/doctor.rs"]
+mod doctor;
 #[path = "e2e/drains.rs"]
 mod drains;
 #[path = "e2e/files.rs"]
@@ -31,6 +35,8 @@ mod hostile;
 mod init_scripts;
 #[path = "e2e/notices.rs"]
 mod notices;
+#[path = "e2e/outlooks.rs"]
+mod outlooks;
 #[path = "e2e/places.rs"]
 mod places;
 #[path = "e2e/points.rs"]

@@ -31,6 +31,7 @@ pub const SERVICE: &[&str] = &[
     "requires",
     "wants",
     "conflicts",
+    "wait-for",
     "user",
     "group",
     "groups",
@@ -60,6 +61,35 @@ pub const SERVICE: &[&str] = &[
     "reload",
     "max-connections",
     "sockets",
+    "memory-max",
+    "memory-high",
+    "pids-max",
+    "cpu-weight",
+    "cpu-max",
+    "io-weight",
+    "capabilities",
+    "no-new-privileges",
+    "private-tmp",
+    "read-only-paths",
+    "writable-paths",
+    "network-namespace",
+    "optional",
+];
+
+/// Keys of a service that may stand in its `optional`.
+pub const OPTIONAL: &[&str] = &[
+    "memory-max",
+    "memory-high",
+    "pids-max",
+    "cpu-weight",
+    "cpu-max",
+    "io-weight",
+    "capabilities",
+    "no-new-privileges",
+    "private-tmp",
+    "read-only-paths",
+    "writable-paths",
+    "network-namespace",
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
@@ -93,9 +123,12 @@ pub const READY: &[&str] = &[
     "timeout",
 ];
 
+/// `wait-for`.
+pub const WAIT_FOR: &[&str] = &["interface", "path", "address", "time", "timeout", "then"];
+
 /// `health`.
 pub const HEALTH: &[&str] = &[
-    "tcp", "http", "status", "exec", "interval", "timeout", "failures", "action", "run",
+    "tcp", "http", "status", "exec", "memory", "interval", "timeout", "failures", "action", "run",
 ];
 
 /// `output`, where it is a file.
@@ -144,5 +177,13 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("timeout", "wait"),
     ("respawn", "restart"),
     ("services", "service"),
+    ("memory-limit", "memory-max"),
+    ("tasks-max", "pids-max"),
+    ("cpu-quota", "cpu-max"),
+    ("ambient-capabilities", "capabilities"),
+    ("read-only", "read-only-paths"),
+    ("read-write-paths", "writable-paths"),
+    ("netns", "network-namespace"),
+    ("no-new-privs", "no-new-privileges"),
     ("target", "to"),
 ];

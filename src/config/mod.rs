@@ -29,6 +29,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod confine;
 mod daemon;
 mod diff;
 pub mod faults;
@@ -39,6 +40,7 @@ mod limits;
 mod load;
 pub mod model;
 mod order;
+mod outlook;
 mod output;
 mod plan;
 mod problem;

@@ -2,7 +2,7 @@
 //! and the checks that concern one service alone.
 //!
 //! Whether the services of `after`, `requires` and so on exist is seen in `order`. Longer than
-//! other files because a service has 25 keys, each with a line in four places: what was
+//! other files because a service has 50 keys, each with a line in four places: what was
 //! said, how it is read, what it is by default, what is made of it.
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::machine::health::Health;
+use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Sign;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{
@@ -25,7 +26,7 @@ use super::model::{FileOutput, Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
 use super::stop::positive;
-use super::{health, limits, output, ready, stop, value};
+use super::{confine, health, limits, outlook, output, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -44,6 +45,7 @@ pub(super) struct Said {
     notify: Option<bool>,
     output: Option<(Output, Option<FileOutput>)>,
     autostart: Option<bool>,
+    wait_for: Option<Option<Rc<WaitFor>>>,
     ready: Option<Option<Sign>>,
     ready_after: Option<Duration>,
     start_timeout: Option<Option<Duration>>,
@@ -61,6 +63,7 @@ pub(super) struct Said {
     reload: Option<Option<Reload>>,
     max_connections: Option<Option<MaxConnections>>,
     sockets: Vec<SocketAddr>,
+    confine: confine::Said,
     kind: Option<Kind>,
     remain: Option<(bool, Range<usize>)>,
     /// Names of other services, with their places: they are checked at the end.
@@ -126,6 +129,7 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "notify" => said.notify = r.boolean(key, v),
         "output" => said.output = output::read(r, key, v),
         "autostart" => said.autostart = r.boolean(key, v),
+        "wait-for" => said.wait_for = outlook::read(r, key, v),
         "ready" => said.ready = ready::read(r, key, v),
         "ready-after" => said.ready_after = positive(r, key, v),
         "start-timeout" => said.start_timeout = ready::read_timeout(r, key, v),
@@ -148,6 +152,7 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "reload" => said.reload = read_reload(r, key, v),
         "sockets" => said.sockets = read_sockets(r, key, v),
         "max-connections" => said.max_connections = read_max_connections(r, key, v),
+        _ if confine::read_key(r, &mut said.confine, key, v) => {}
         // A key that is in the list and not here would be accepted and ignored.
         _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
     }
@@ -531,6 +536,7 @@ pub(super) fn define(
         }
         return None;
     };
+    let confine = confine::define(r, &at, said.confine, &defaults.confine);
     let mut environment = defaults.environment.clone();
     environment.append(&mut said.environment);
     Some(ServiceDef {
@@ -555,6 +561,7 @@ pub(super) fn define(
             output,
             log_file,
             sockets: said.sockets,
+            confine,
         }),
         policy: PolicyDef {
             autostart: said.autostart.or(defaults.autostart).unwrap_or(true),
@@ -563,6 +570,10 @@ pub(super) fn define(
             wants: names(said.wants),
             conflicts: names(said.conflicts),
             oneshot,
+            wait_for: said
+                .wait_for
+                .or_else(|| defaults.wait_for.clone())
+                .flatten(),
             ready,
             health,
             stop,

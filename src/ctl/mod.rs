@@ -20,6 +20,7 @@ pub mod look;
 pub mod lsb;
 pub mod offline;
 pub mod render;
+mod router;
 pub mod rpcd;
 pub mod talk;
 
@@ -41,6 +42,8 @@ const TIMED_OUT: i32 = 124;
 pub struct Around {
     /// SUPERCTL_SOCKET.
     pub socket: Option<OsString>,
+    /// SUPERCTL_ROOT: where `doctor` looks for the files of the system. For tests.
+    pub root: Option<OsString>,
     /// Standard output is a terminal.
     pub out_is_terminal: bool,
     /// Standard error is a terminal.
@@ -70,6 +73,7 @@ fn as_program(body: impl FnOnce(&Around, &mut dyn Write, &mut dyn Write) -> i32)
     reset_signals();
     let around = Around {
         socket: std::env::var_os("SUPERCTL_SOCKET").filter(|s| !s.is_empty()),
+        root: std::env::var_os("SUPERCTL_ROOT").filter(|s| !s.is_empty()),
         out_is_terminal: io::stdout().is_terminal(),
         err_is_terminal: io::stderr().is_terminal(),
     };

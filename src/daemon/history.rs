@@ -7,7 +7,7 @@ use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
-use crate::machine::report::{waiting_for, EndReport, Happening, Origin, Verdict};
+use crate::machine::report::{wait_over, waiting_for, EndReport, Happening, Origin, Verdict};
 use crate::machine::time::{Span, Tick};
 
 /// Ends of instances kept per service; they are what `why` is asked for.
@@ -178,8 +178,11 @@ fn weight(what: &Happening) -> usize {
         | Happening::Executing { awaited: text, .. }
         | Happening::Unhealthy { why: text, .. }
         | Happening::Status { text } => text.len(),
+        Happening::WaitOver { on, .. } => on.iter().map(String::len).sum(),
         Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
-        Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
+        Happening::StartFailed { error, .. } | Happening::Without { error } => {
+            error.thing.len() + error.cause.len()
+        }
         Happening::Starting { .. }
         | Happening::Done { .. }
         | Happening::Healthy { .. }
@@ -322,6 +325,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             let text = format!("waiting for {}", waiting_for(on, unwanted));
             (severity, text)
         }
+        Happening::WaitOver { on, after, starts } => (Warn, wait_over(on, *after, *starts)),
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
         Happening::Limited { connections, high } => (
             Warn,
@@ -335,6 +339,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
         Happening::Undrained { by } => (Notice, format!("no longer draining: {by} asked")),
         Happening::Reloading { by } => (Notice, format!("reloading: {by} asked")),
         Happening::ActionFailed { error } => (Warn, format!("action failed: {error}")),
+        Happening::Without { error } => (Warn, format!("starts without what is optional: {error}")),
         Happening::Ready { .. } => (Info, "says that it is ready".to_owned()),
         Happening::SaysReloading { .. } => (Info, "says that it is reloading".to_owned()),
         Happening::MainProcess { before, pid, .. } => {

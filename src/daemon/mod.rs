@@ -31,5 +31,6 @@ pub mod token;
 pub mod tree;
 pub mod trees;
 pub mod upgrade;
+mod world;
 
 pub use start::{run, wrap, DaemonOptions};

@@ -52,6 +52,7 @@ use super::sockets::Sockets;
 use super::token::Source;
 use super::trees::Trees;
 use super::upgrade::Asked;
+use super::world::World;
 use crate::config::faults::Fault;
 use crate::config::model::Output;
 use crate::control::reply::Reply;
@@ -158,6 +159,7 @@ pub struct Reactor {
     pub(super) probes: Probes,
     pub(super) drains: Drains,
     pub(super) sockets: Sockets,
+    pub(super) world: World,
     pub(super) history: History,
     pub(super) crashes: Crashes,
     /// From the file of known faults, as it was when it could be read last.
@@ -269,6 +271,7 @@ impl Reactor {
             probes: Probes::default(),
             drains: Drains::default(),
             sockets: Sockets::default(),
+            world: World::default(),
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),
@@ -352,6 +355,7 @@ impl Reactor {
             || notify_work
             || self.reap_again
             || self.logs.more_work()
+            || self.world.is_due()
             || !self.effects.is_empty()
         {
             return Some(Duration::ZERO);
@@ -372,6 +376,7 @@ impl Reactor {
             self.look_at_unheld,
             self.upgrade.next_deadline(),
             self.drains.next_deadline(),
+            self.world.next_deadline(),
             announcements,
         ];
         let next = soonest
@@ -421,6 +426,7 @@ impl Reactor {
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(index)) => ends.push(index),
+                Some(Source::World(_)) => self.world.ready(),
                 Some(Source::Other(0)) => run_dir = true,
                 Some(Source::Other(n)) => lines.push(ServiceId(n - 1)),
                 None => {}
@@ -660,6 +666,9 @@ impl Reactor {
         }
         if self.drains.next_deadline().is_some_and(|at| at <= now) {
             self.look_at_drains();
+        }
+        if self.world.next_deadline().is_some_and(|at| at <= now) {
+            self.world.ready();
         }
         if self.look_at_unheld.is_some_and(|at| at <= now) {
             self.look_at_unheld();

@@ -29,6 +29,8 @@ pub enum Source {
     Process(u32),
     /// The status pipe of a start, by an index of the reactor's choice.
     Spawn(u32),
+    /// What tells of changes of the world, by an index of `world`'s choice.
+    World(u32),
     /// Anything else of the reactor's, by an index of its choice.
     Other(u32),
 }
@@ -47,6 +49,7 @@ impl Source {
             Source::Process(i) => (7, i),
             Source::Spawn(i) => (8, i),
             Source::Other(i) => (9, i),
+            Source::World(i) => (10, i),
         };
         Token((kind << SHIFT) | (index as usize & INDEX))
     }
@@ -65,6 +68,7 @@ impl Source {
             7 => Source::Process(index),
             8 => Source::Spawn(index),
             9 => Source::Other(index),
+            10 => Source::World(index),
             _ => return None,
         })
     }
@@ -87,6 +91,7 @@ mod tests {
             Source::Process(7),
             Source::Spawn(1),
             Source::Other(9),
+            Source::World(2),
         ] {
             assert_eq!(Source::of(source.token()), Some(source));
             assert!(source.token().0 <= u32::MAX as usize, "fits 32 bits");

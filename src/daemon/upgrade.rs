@@ -458,6 +458,7 @@ mod tests {
             why: Why::Errno,
             index: 0,
             errno: libc::ENOEXEC,
+            skipped: false,
         };
         let failed = judge(Status::Failed(fault), Ended::Code(127), b"");
         assert_eq!(failed.unwrap_err(), "Exec format error");

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::event::{
     ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Target, Verb, Wait,
 };
+use super::outlook::{Condition, Then, WaitFor};
 use super::ready::{Ready, Sign};
 use super::report::{Exit, Origin, SpawnError, Stage};
 use super::rig::{ms, schedule, signal, step, Rig, A, B};
@@ -22,7 +23,7 @@ use super::signal::Signal;
 use super::spec::{Action, Oneshot, Policy, Reload, Spec, Until};
 use super::testing::spec;
 
-const EVENTS: [&str; 36] = [
+const EVENTS: [&str; 38] = [
     "start",
     "stop",
     "stop-now",
@@ -58,6 +59,8 @@ const EVENTS: [&str; 36] = [
     "connections",
     "output",
     "orphan",
+    "world-there",
+    "world-lacks",
     "timeout",
 ];
 
@@ -72,7 +75,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 
 # down up: it has failed and its policy is never
 drain -> down up: reply refused
@@ -84,7 +87,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 
 # waiting up: it requires b, which is down
 drain -> waiting up: reply refused
@@ -96,7 +99,22 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+
+# looking up: nothing but the world lets it wait, and something there is missing
+drain -> waiting up: reply refused
+undrain -> waiting up: reply already
+start, restart -> waiting up:
+restart-now -> waiting up: look away a, look out a
+stop, stop-now -> down down: look away a, reply done
+reload, hup, winch -> waiting up: reply refused
+gone -> none none: look away a, forget a
+shutdown, shutdown-now -> down up: look away a, finish
+program, policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-lacks -> -
+world-there -> starting up: spawn a1, look away a
+timeout -> backoff up: look away a
 
 # starting up: ordered, not forked yet
 drain -> starting up: reply refused
@@ -112,7 +130,7 @@ exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -129,7 +147,7 @@ execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 main -> starting up 8:
 
 # unready up: executing, and waited for until it says READY=1
@@ -145,7 +163,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
 ready -> up up:
 timeout -> stopping up: look notify a1
 main -> starting up 8:
@@ -161,7 +179,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 
 # starting down: a stop came before the fork
 drain -> starting down: reply refused
@@ -177,7 +195,7 @@ exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 main -> -
 
 # up up
@@ -194,7 +212,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 main -> up up 8:
 
 # drained up: new connections are held back, outside of a stop
@@ -211,7 +229,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: end action a1, let go a1, release a1, spawn a2
 exited-left -> sweeping up: end action a1, TERM to tree of a1
 exited-unsure -> sweeping up: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 main -> up up 8:
 
 # watched up: it has a watchdog
@@ -228,7 +246,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
 timeout -> stopping up: look notify a1
 main -> up up 8:
 
@@ -247,7 +265,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -263,7 +281,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -280,7 +298,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
 main -> stopping up 8:
 
 # draining down: new connections are held back, in the first step of a stop
@@ -296,7 +314,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: end action a1, let go a1, look ports a1
 exited-left -> sweeping down: end action a1, TERM to tree of a1
 exited-unsure -> sweeping down: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
 main -> stopping down 8:
 
 # killing down
@@ -308,7 +326,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -322,7 +340,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -334,7 +352,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -346,7 +364,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -360,7 +378,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-there, world-lacks -> -
 ";
 
 fn plain() -> Spec {
@@ -411,6 +429,17 @@ fn reach(heading: &str) -> Rig {
         "down down" => Rig::new(vec![off(plain())]),
         "down up" => after(never, |r| r.exits(A, Exit::Code(1), 0)),
         "waiting up" => Rig::new(vec![needs_b, off(spec("b"))]),
+        "looking up" => after(
+            Rig::new(vec![Spec {
+                wait_for: Some(Rc::new(WaitFor {
+                    all: vec![Condition::Synced],
+                    timeout: Some(ms(30_000)),
+                    then: Then::Fail,
+                })),
+                ..plain()
+            }]),
+            |r| r.hear(Event::World(A, vec![Condition::Synced])),
+        ),
         "starting up" => ordered(),
         "forked up" => after(ordered(), |r| {
             r.hear(Event::Spawned(A, Instance(1), Pid(7)));
@@ -560,6 +589,8 @@ fn happen(rig: &mut Rig, event: &str) {
         "connections" => Event::Connections(A, i, 7),
         "output" => Event::OutputMatched(A, i),
         "orphan" => Event::OrphanReaped,
+        "world-there" => Event::World(A, Vec::new()),
+        "world-lacks" => Event::World(A, vec![Condition::Synced]),
         "timeout" => return rig.wake(),
         other => panic!("no such event: {other}"),
     });
@@ -619,6 +650,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 20 * EVENTS.len());
+    assert_eq!(cells, 21 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

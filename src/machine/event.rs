@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::memory::Memory;
+use super::outlook::{Condition, WaitFor};
 use super::ready::Probe;
 use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
@@ -185,6 +186,9 @@ pub enum Event {
     OutputMatched(ServiceId, Instance),
     /// Answer to [`Effect::Look`].
     Looked(ServiceId, Instance, Vec<Stuck>),
+    /// Answer to [`Effect::LookOut`]: of what it waits for this is missing now. Comes in the same
+    /// turn, and again when that changes.
+    World(ServiceId, Vec<Condition>),
     /// A process that is nobody's main process was reaped: some tree got smaller.
     OrphanReaped,
 }
@@ -312,6 +316,8 @@ pub enum Effect {
     /// A KILL is near: see what the processes of the tree are at, a few of them. Answered by
     /// `Looked` in the same turn.
     Look(ServiceId, Instance),
+    /// From now on tell, by `World`, what of this is missing. None: no longer.
+    LookOut(ServiceId, Option<Rc<WaitFor>>),
     /// The instance is over: tree empty, reaped. Its cgroup and sockets may be let go.
     Release(ServiceId, Instance),
     /// The service is no longer configured and gone.
@@ -349,6 +355,7 @@ impl Effect {
             | Effect::Look(..)
             | Effect::LetGo(..)
             | Effect::Watch(..)
+            | Effect::LookOut(..)
             | Effect::Publish(..)
             | Effect::Finish => false,
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{ActionId, Check, Effect, Instance, Presence, ServiceId};
+use super::outlook::{Outlook, Seen};
 use super::ready::Await;
 use super::report::{Exit, Happening, Origin, Verdict};
 use super::restart::Record;
@@ -39,6 +40,9 @@ pub struct Memory {
     last: Option<(Exit, Verdict)>,
     says: String,
     reload: Option<ReloadRun>,
+    /// Since when it waits for the world.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    looks_out: Option<Tick>,
 }
 
 /// A start that is about to be carried out: all that is written down before it, because
@@ -103,6 +107,7 @@ impl Memory {
         self.start_by = by;
         self.says.clear();
         self.reload = None;
+        self.looks_out = None;
     }
 
     /// Of this service, as it is now.
@@ -121,6 +126,7 @@ impl Memory {
             last: service.last,
             says: service.says.clone(),
             reload: service.reload,
+            looks_out: service.outlook.as_ref().map(|o| o.since),
         }
     }
 
@@ -143,6 +149,7 @@ impl Memory {
             last: None,
             says: String::new(),
             reload: None,
+            looks_out: None,
         }
     }
 
@@ -224,6 +231,10 @@ impl Memory {
             && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
             && spec.health.as_ref().is_none_or(|h| h.is_sound(LONGEST))
             && spec.watchdog.is_none_or(|d| d <= LONGEST)
+            && spec
+                .wait_for
+                .as_ref()
+                .is_none_or(|w| w.timeout.is_none_or(|t| t <= LONGEST))
             && crash_loop
                 .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
         let state_is_sound = match &self.state {
@@ -273,6 +284,14 @@ impl Service {
         self.last = memory.last;
         self.says = memory.says;
         self.reload = memory.reload;
+        let is_waiting = matches!(self.state, State::Waiting);
+        self.outlook = memory
+            .looks_out
+            .filter(|_| is_waiting)
+            .map(|since| Outlook {
+                since,
+                seen: Seen::NotAsked,
+            });
         if memory.gone {
             // Whether it still is, the configuration that follows will say.
             self.want = match self.spec.autostart {

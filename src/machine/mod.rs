@@ -16,6 +16,7 @@ mod jobs;
 pub mod keep;
 pub mod memory;
 pub mod order;
+pub mod outlook;
 pub mod ready;
 pub mod report;
 pub mod restart;

@@ -185,6 +185,20 @@ pub enum Stage {
     Directory,
     /// execve(2).
     Exec,
+    /// A limit of its cgroup.
+    Control,
+    /// setns(2).
+    Network,
+    /// An own /tmp.
+    PrivateTmp,
+    /// mount_setattr(2).
+    ReadOnly,
+    /// Landlock.
+    Writable,
+    /// capset(2), prctl(2).
+    Capabilities,
+    /// prctl(2).
+    NoNewPrivileges,
 }
 
 impl fmt::Display for Stage {
@@ -204,6 +218,13 @@ impl fmt::Display for Stage {
             Stage::Group => "setting group",
             Stage::Directory => "changing to directory",
             Stage::Exec => "executing",
+            Stage::Control => "setting",
+            Stage::Network => "entering network-namespace",
+            Stage::PrivateTmp => "making private-tmp",
+            Stage::ReadOnly => "setting read-only-paths",
+            Stage::Writable => "setting writable-paths",
+            Stage::Capabilities => "setting capabilities",
+            Stage::NoNewPrivileges => "setting no-new-privileges",
         })
     }
 }
@@ -425,6 +446,19 @@ pub fn waiting_for(on: &[String], unwanted: &[String]) -> String {
     on.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// For a wait for the world that is over.
+pub fn wait_over(on: &[String], after: Duration, starts: bool) -> String {
+    let what = match on {
+        [] => "what it waits for".to_owned(),
+        on => on.join(", "),
+    };
+    let then = match starts {
+        true => "started all the same",
+        false => "not started",
+    };
+    format!("{what} not there after {}: {then}", Span(after))
+}
+
 impl EndReport {
     /// Whether `--now` (or SIGQUIT to superd) ended it before its schedule was over.
     pub fn was_forced(&self) -> bool {
@@ -557,6 +591,15 @@ pub enum Happening {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         unwanted: Vec<String>,
     },
+    /// What it waited for was not there in time.
+    WaitOver {
+        /// What was missing.
+        on: Vec<String>,
+        /// How long it has waited.
+        after: Duration,
+        /// It is started all the same; else that start has failed.
+        starts: bool,
+    },
     /// A signal was sent because somebody asked for just that.
     Signalled {
         /// Which.
@@ -597,6 +640,11 @@ pub enum Happening {
     ActionFailed {
         /// What went wrong.
         error: String,
+    },
+    /// A start goes on without something that is optional and not possible.
+    Without {
+        /// What it is, and why.
+        error: SpawnError,
     },
     /// READY=1 of the service: it is ready, or ready again after a reload.
     Ready {

@@ -336,6 +336,8 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Watch(s, i, Some(_)) => one("watch connections of", s, i),
         Effect::Watch(s, i, None) => one("watch no connections of", s, i),
         Effect::WatchOutput(s, i, _) => one("watch", s, i),
+        Effect::LookOut(s, Some(_)) => Some(format!("look out {}", name(s))),
+        Effect::LookOut(s, None) => Some(format!("look away {}", name(s))),
         Effect::Release(s, i) => one("release", s, i),
         Effect::Forget(s) => Some(format!("forget {}", name(s))),
         Effect::Reply(ticket, answer) => {

@@ -6,7 +6,7 @@
 //! | state \ input | `Start`   | `Halt`    | `Force`   | `Spawned`/`NotSpawned` | `Execed`/`ExecFailed` | `Exited`  | checks, notices, action ends | timeout          |
 //! |---------------|-----------|-----------|-----------|------------------------|-----------------------|-----------|------------------------------|------------------|
 //! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | -                |
-//! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | -                |
+//! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | time is up       |
 //! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered          | -                |
 //! | Up            | -         | Stopping  | Killing   | -                      | -                     | Sweeping² | STOPPING remembered          | -                |
 //! | Stopping      | -         | absorbed  | Killing   | -                      | remembered            | Sweeping² | step goes on or ends         | step ends        |
@@ -32,6 +32,10 @@
 //!
 //! A oneshot stays there until its end. After a success it is Down and done: `supervisor` counts
 //! it as up for those who require it.
+//! With `wait-for`, a service that has all the services it needs stays in Waiting until the world
+//! is as it should be (`outlook`); a timeout there starts it all the same, or is a failed start
+//! (Backoff or Down).
+//!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
@@ -55,6 +59,7 @@ use super::event::{
 };
 use super::health::{self, Watch};
 use super::memory::LONGEST;
+use super::outlook::Outlook;
 use super::ready::{self, About, Await};
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
@@ -392,6 +397,8 @@ pub struct Service {
     pub says: String,
     /// The reload command that runs.
     pub reload: Option<ReloadRun>,
+    /// While it waits for the world: what is known of that.
+    pub outlook: Option<Outlook>,
     /// The watch over its health, while it is up.
     pub watch: Option<Box<Watch>>,
     /// Who waits.
@@ -420,6 +427,7 @@ impl Service {
             last: None,
             says: String::new(),
             reload: None,
+            outlook: None,
             watch: None,
             waiters: Vec::new(),
             listed: None,
@@ -478,7 +486,8 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) | State::Waiting => None,
+            State::Down(_) => None,
+            State::Waiting => self.outlook_until(),
             State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
             State::Up(_) => {
                 let reload = self.reload.map(|r| r.until);
@@ -771,7 +780,8 @@ impl Service {
                 let adopted = run.adopted;
                 self.in_wait(now, cx, |wait, about| wait.timeout(adopted, about))
             }
-            (State::Down(_) | State::Waiting, Input::Timeout) => Moved::default(),
+            (State::Waiting, Input::Timeout) => self.outlook_timeout(now, cx),
+            (State::Down(_), Input::Timeout) => Moved::default(),
         }
     }
 
@@ -1448,7 +1458,7 @@ impl Service {
 
     /// Nothing runs any more: Down, Backoff, or Waiting for the supervisor to start it.
     /// `stopped`: a stop was under way, so the end is no business of the restart policy.
-    fn decide_next(
+    pub(super) fn decide_next(
         &mut self,
         how: How,
         ran: Duration,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::ServiceId;
 use super::health::Health;
+use super::outlook::WaitFor;
 use super::ready::Ready;
 use super::signal::Signal;
 
@@ -31,6 +32,8 @@ pub struct Spec {
     pub conflicts: Vec<ServiceId>,
     /// It runs to its end and is then done, which is when it counts as up.
     pub oneshot: Option<Oneshot>,
+    /// What of the world has to be there before it starts.
+    pub wait_for: Option<Rc<WaitFor>>,
     /// How it becomes ready; none: it is as soon as the program executes.
     pub ready: Option<Rc<Ready>>,
     /// How it is seen whether it is well.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Adopted, Answer, Effect, Event, Instance, ServiceId, Ticket};
 use super::order::Order;
+use super::outlook::Condition;
 use super::report::{Happening, Origin};
 use super::restart::Rng;
 use super::service::{Context, Input, Rest, Service, State, Waiter, Want};
@@ -255,6 +256,7 @@ impl Supervisor {
             Event::Looked(id, instance, stuck) => {
                 self.fact(id, instance, Input::Looked(stuck), now, effects);
             }
+            Event::World(id, missing) => self.world_seen(id, missing, effects),
             Event::OrphanReaped => {
                 let shrinking =
                     |s: &&Service| matches!(s.state, State::Stopping(..) | State::Sweeping(_));
@@ -304,8 +306,16 @@ impl Supervisor {
         self.shutdown.is_some()
     }
 
-    /// Services that a service which is wanted up waits for.
+    /// What a service which is wanted up waits for: services, or something of the world.
     pub fn waits_for(&self, id: ServiceId) -> Vec<Rc<str>> {
+        let services = self.missing_services(id);
+        match self.services.get(&id) {
+            Some(service) if services.is_empty() => service.missing_of_world(),
+            Some(_) | None => services,
+        }
+    }
+
+    fn missing_services(&self, id: ServiceId) -> Vec<Rc<str>> {
         let edges = self.order.of(id);
         let name = |dep: &ServiceId| self.services.get(dep).map(|s| s.spec.name.clone());
         let missing = |dep: &&ServiceId| {
@@ -425,6 +435,9 @@ impl Supervisor {
             actions: &mut self.actions,
         };
         let moved = service.input(now, input, &mut cx);
+        if !matches!(service.state, State::Waiting) {
+            service.look_away(effects);
+        }
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
         if let Some(why) = &moved.start_failed {
@@ -594,8 +607,14 @@ impl Supervisor {
         if !at_rest {
             return;
         }
-        let missing = self.waits_for(id);
+        let missing = self.missing_services(id);
         if service.target && missing.is_empty() {
+            if !self.world_allows(id, now, effects) {
+                return;
+            }
+            let Some(service) = self.services.get(&id) else {
+                return;
+            };
             let by = match matches!(service.state, State::Backoff { .. }) {
                 true => Origin::Policy,
                 false => service.start_by.clone(),
@@ -603,7 +622,54 @@ impl Supervisor {
             self.feed(id, Input::Start(by), now, effects);
         } else if !matches!(service.state, State::Waiting) {
             self.wait(id, &missing, now, effects);
+        } else if service.outlook.is_some() {
+            self.look_away(id, effects);
         }
+    }
+
+    /// Whether the world lets it start now. If that is not known, it waits until it is.
+    fn world_allows(&mut self, id: ServiceId, now: Tick, effects: &mut Vec<Effect>) -> bool {
+        let waits = |s: &Service| s.spec.wait_for.is_some();
+        if !self.services.get(&id).is_some_and(waits) {
+            return true;
+        }
+        let Some(service) = self.services.get_mut(&id) else {
+            return true;
+        };
+        if service.world_allows(now, effects) {
+            return true;
+        }
+        if !matches!(service.state, State::Waiting) {
+            if matches!(service.state, State::Backoff { .. }) {
+                service.start_by = Origin::Policy;
+            }
+            service.enter(State::Waiting, now);
+            service.order = None;
+        }
+        self.list_deadline(id);
+        false
+    }
+
+    fn world_seen(&mut self, id: ServiceId, missing: Vec<Condition>, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        let mut cx = Context {
+            effects,
+            rng: &mut self.rng,
+            actions: &mut self.actions,
+        };
+        if service.world_seen(missing, &mut cx) {
+            self.dirty.extend(self.order.place(id));
+        }
+        self.list_deadline(id);
+    }
+
+    fn look_away(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
+        if let Some(service) = self.services.get_mut(&id) {
+            service.look_away(effects);
+        }
+        self.list_deadline(id);
     }
 
     fn wait(&mut self, id: ServiceId, on: &[Rc<str>], now: Tick, effects: &mut Vec<Effect>) {

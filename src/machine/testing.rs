@@ -29,6 +29,7 @@ pub fn spec(name: &str) -> Spec {
         wants: Vec::new(),
         conflicts: Vec::new(),
         oneshot: None,
+        wait_for: None,
         ready: None,
         health: None,
         watchdog: None,

@@ -14,6 +14,9 @@
 //! | `child.rs` | `setpriority` | no pointers |
 //! | `child.rs` | `execve` | NUL-terminated arrays of C strings |
 //! | `child.rs` | `_exit` | no pointers |
+//! | `confine.rs` | `setns`, `unshare`, `prctl` | descriptors and numbers |
+//! | `confine.rs` | `mount`, `mount_setattr` | C strings, a struct of the size given |
+//! | `confine.rs` | `capget`, `capset` | a header and two sets of three u32 each |
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
 //! | `filter.rs` | `setsockopt`, `getsockopt` | values and instructions of the lengths given |
 //! | `filter.rs` | `ioctl(SIOCGSTAMPNS)` | room for a timespec |
@@ -38,6 +41,7 @@
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
 //! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
 //! | `tcp.rs` | `getsockopt`, `ioctl` | values of the lengths given |
+//! | `timer.rs` | `adjtimex` | a valid pointer; nothing is changed |
 //! | `timer.rs` | `localtime_r` | valid pointers |
 //! | `wait.rs` | `waitid` | writable siginfo |
 //! | `wait.rs` | `siginfo_t::si_pid`, `si_status` | waitid filled it in |
@@ -45,6 +49,7 @@
 
 pub mod cgroup;
 mod child;
+pub mod confine;
 pub mod features;
 pub mod filter;
 pub mod handover;

@@ -67,6 +67,19 @@ impl AsRawFd for Timer {
     }
 }
 
+/// Whether somebody has told the kernel that its clock is synchronised, as NTP daemons do
+/// (adjtimex(2), STA_UNSYNC). Setting the clock takes that back until they say so again.
+pub fn is_synchronised() -> bool {
+    let mut state = std::mem::MaybeUninit::<libc::timex>::zeroed();
+    // SAFETY: adjtimex(2) gets a valid pointer to a timex of zeroes, whose `modes` of zero means
+    // that nothing is changed; it fills the rest in. All zeroes is a valid timex.
+    let (answer, state) = unsafe {
+        let answer = libc::adjtimex(state.as_mut_ptr());
+        (answer, state.assume_init())
+    };
+    answer >= 0 && state.status & libc::STA_UNSYNC == 0
+}
+
 /// Wall-clock time of day in the local zone, for display only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LocalTime {

@@ -99,6 +99,7 @@ fn a_log_file_that_is_moved_is_made_again_and_a_missing_directory_is_said() {
     let superd = Superd::start(&(PARROT.to_owned() + output));
     wait_until("that it is said", || {
         superd
+            .place
             .log()
             .contains("parrot.log: its directory: No such file")
     });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use superd::machine::event::ServiceId;
 use superd::machine::health::{Health, Remedy};
+use superd::machine::outlook::{Condition, Then, WaitFor};
 use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
@@ -113,6 +114,7 @@ fn ready(dice: &mut Dice) -> Option<Rc<Ready>> {
             what,
             interval: Duration::from_millis(10 + dice.below(2_000)),
             timeout: Duration::from_millis(1 + dice.below(3_000)),
+            memory: None,
         }))
     };
     let sign = match dice.below(10) {
@@ -144,6 +146,7 @@ fn health(dice: &mut Dice) -> Rc<Health> {
         what,
         interval: Duration::from_millis(10 + dice.below(2_000)),
         timeout: Duration::from_millis(1 + dice.below(3_000)),
+        memory: None,
     };
     let remedy = match dice.below(4) {
         0 => Remedy::Stop,
@@ -187,6 +190,13 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
     let health = (oneshot.is_none() && dice.chance(20)).then(|| health(dice));
     let watchdog = (oneshot.is_none() && dice.chance(10))
         .then(|| Duration::from_millis(1 + dice.below(5_000)));
+    let wait_for = dice.chance(15).then(|| {
+        Rc::new(WaitFor {
+            all: vec![Condition::Interface("wan".into()), Condition::Synced],
+            timeout: dice.chance(50).then(|| dice.ms(20_000)),
+            then: *dice.pick(&[Then::Fail, Then::Start]),
+        })
+    });
     Spec {
         name: format!("s{}", id.0).into(),
         autostart,
@@ -195,6 +205,7 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         wants,
         conflicts,
         oneshot,
+        wait_for,
         ready,
         health,
         watchdog,

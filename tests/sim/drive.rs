@@ -425,6 +425,7 @@ impl Sim {
         let left: Vec<Adopted> = self.machine.services().map(|s| self.left_of(s)).collect();
         let leaving = self.machine.services().filter(|s| s.gone).map(|s| s.id);
         let gone = leaving.collect();
+        self.world.outlooks.clear();
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
         self.machine.number_actions_after(self.steps << 32);
@@ -466,6 +467,7 @@ impl Sim {
             .collect();
         let spec = |id| specs.get(&id).cloned();
         assert_eq!(whole.fault(|id| spec(id).map(|s| (*s).clone())), None);
+        self.world.outlooks.clear();
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
         let mut effects = Vec::new();

@@ -12,6 +12,7 @@ use superd::machine::event::{
     Ticket, Verb,
 };
 use superd::machine::health::{Health, Remedy};
+use superd::machine::outlook::Then;
 use superd::machine::ready::{Ready, Sign};
 use superd::machine::report::{Exit, Happening, Origin};
 use superd::machine::service::{Rest, State, Want, KILL_AGAIN};
@@ -200,6 +201,8 @@ pub struct Judge {
     /// When superd became another program last.
     pub became: Option<Tick>,
     actions: BTreeSet<ActionId>,
+    /// Who waits for the world, and since when.
+    outlooks: BTreeMap<ServiceId, Tick>,
     pub spawns: u64,
     pub stops: u64,
     pub replies: u64,
@@ -391,6 +394,7 @@ impl Judge {
             | Event::Notified(..)
             | Event::Looked(..)
             | Event::Connections(..)
+            | Event::World(..)
             | Event::OrphanReaped => {}
         }
     }
@@ -541,7 +545,10 @@ impl Judge {
             format!("{effect:?}")
         })?;
         match effect {
-            Effect::Spawn(s, i) => self.spawn(*s, *i, world),
+            Effect::Spawn(s, i) => {
+                self.world_allows(now, *s, world)?;
+                self.spawn(*s, *i, world)
+            }
             Effect::Signal(s, i, signal, to) => self.signal(now, *s, *i, *signal, *to),
             Effect::Wake(s, i, _) => {
                 let live = self.live(*s, *i)?;
@@ -580,6 +587,17 @@ impl Judge {
                 require(is_early, "a file is noted before the start", || {
                     format!("{s:?}")
                 })
+            }
+            Effect::LookOut(s, Some(_)) => {
+                self.outlooks.entry(*s).or_insert(now);
+                let at_rest = self.services.get(s).is_some_and(|s| s.live.is_none());
+                require(at_rest, "only who does not run looks out", || {
+                    format!("{s:?}")
+                })
+            }
+            Effect::LookOut(s, None) => {
+                self.outlooks.remove(s);
+                Ok(())
             }
             Effect::Release(s, i) => self.release(*s, *i, world),
             Effect::Forget(s) => {
@@ -634,6 +652,27 @@ impl Judge {
             .chain(s.spec.after.iter().chain(&s.spec.wants).filter(late))
             .copied()
             .collect()
+    }
+
+    /// What it waits for is there, or it has waited long enough.
+    fn world_allows(&self, now: Tick, id: ServiceId, world: &World) -> Ruling {
+        let wait_for = self
+            .services
+            .get(&id)
+            .and_then(|s| s.spec.wait_for.as_ref());
+        let Some(wait_for) = wait_for else {
+            return Ok(());
+        };
+        let told = world.outlooks.get(&id).map(|(_, missing)| missing);
+        let is_there = told.is_some_and(Vec::is_empty);
+        let since = self.outlooks.get(&id);
+        let is_over = wait_for.then == Then::Start
+            && since.is_some_and(|at| wait_for.timeout.is_some_and(|t| now >= *at + t));
+        require(
+            is_there || is_over,
+            "never while something is missing",
+            || format!("{id:?}: {told:?} since {since:?}"),
+        )
     }
 
     fn spawn(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {

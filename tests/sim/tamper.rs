@@ -23,6 +23,8 @@ pub enum Tamper {
     ReplyTwice,
     /// A second instance is started at once.
     SpawnTwice,
+    /// It does not wait for what it looks out for.
+    SpawnUnseen,
     /// It does not wait before it KILLs.
     KillAtOnce,
     /// KILL is forgotten.
@@ -61,6 +63,9 @@ impl Tamper {
                 }
                 (Tamper::SpawnTwice, Effect::Spawn(s, i)) => {
                     Some(Effect::Spawn(*s, Instance(i.0 + 1)))
+                }
+                (Tamper::SpawnUnseen, Effect::LookOut(s, Some(_))) => {
+                    Some(Effect::Spawn(*s, Instance(u32::MAX / 4)))
                 }
                 (Tamper::KillAtOnce, Effect::Signal(s, i, Signal::TERM, _)) => {
                     Some(Effect::KillTree(*s, *i))

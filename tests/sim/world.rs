@@ -2,11 +2,13 @@
 //! the daemon does and says what happened as events; it judges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Notice, Outcome, Pid, ServiceId,
 };
+use superd::machine::outlook::{Condition, WaitFor};
 use superd::machine::report::{Crash, Exit, SpawnError, Stage, Stuck};
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
@@ -36,6 +38,8 @@ pub enum Thing {
     Opens(Key),
     Connections(Key, u32),
     Rival(Key),
+    /// Interfaces come and go, and so does the time.
+    World,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +111,10 @@ pub struct World {
     pub due: BTreeMap<(Tick, u64), Thing>,
     /// Services that are to end by themselves.
     pub oneshots: BTreeSet<ServiceId>,
+    /// Who looks out for what, and what each was told.
+    pub outlooks: BTreeMap<ServiceId, (Rc<WaitFor>, Vec<Condition>)>,
+    /// What is there now.
+    there: Vec<Condition>,
     count: u64,
     pids: i32,
 }
@@ -129,6 +137,8 @@ impl World {
             children: BTreeMap::new(),
             due: BTreeMap::new(),
             oneshots: BTreeSet::new(),
+            outlooks: BTreeMap::new(),
+            there: Vec::new(),
             count: 0,
             pids: 1,
         }
@@ -235,6 +245,16 @@ impl World {
                 let stuck = self.children.contains_key(&(*s, *i)).then(stuck);
                 out.push(Event::Looked(*s, *i, stuck.into_iter().collect()));
             }
+            Effect::LookOut(s, Some(what)) => {
+                let missing = self.missing(what);
+                self.outlooks.insert(*s, (what.clone(), missing.clone()));
+                out.push(Event::World(*s, missing));
+                let pause = self.soon();
+                self.plan(pause, Thing::World);
+            }
+            Effect::LookOut(s, None) => {
+                self.outlooks.remove(s);
+            }
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
@@ -254,6 +274,38 @@ impl World {
             | Effect::Reply(..)
             | Effect::Publish(..)
             | Effect::Finish => {}
+        }
+    }
+
+    fn missing(&self, what: &WaitFor) -> Vec<Condition> {
+        let is_missing = |c: &&Condition| !self.there.contains(c);
+        what.all.iter().filter(is_missing).cloned().collect()
+    }
+
+    /// Something comes or goes; in the end everything is there.
+    fn change(&mut self, out: &mut Vec<Event>) {
+        for what in [Condition::Interface("wan".into()), Condition::Synced] {
+            let is_there = self.calm || self.dice.chance(60);
+            self.there.retain(|c| *c != what);
+            if is_there {
+                self.there.push(what);
+            }
+        }
+        let asked: Vec<ServiceId> = self.outlooks.keys().copied().collect();
+        for id in asked {
+            let Some((what, told)) = self.outlooks.get(&id) else {
+                continue;
+            };
+            let missing = self.missing(what);
+            if missing != *told {
+                let what = what.clone();
+                self.outlooks.insert(id, (what, missing.clone()));
+                out.push(Event::World(id, missing));
+            }
+        }
+        if !self.calm && !self.outlooks.is_empty() {
+            let pause = self.soon();
+            self.plan(pause, Thing::World);
         }
     }
 
@@ -622,6 +674,7 @@ impl World {
                 }
             }
             Thing::Rival(key) => self.wish(key),
+            Thing::World => self.change(out),
         }
         Some(thing)
     }

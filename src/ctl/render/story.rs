@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::control::reply::{EventLine, LogLine};
-use crate::machine::report::{waiting_for, EndReport, Happening, Origin, Verdict};
+use crate::machine::report::{wait_over, waiting_for, EndReport, Happening, Origin, Verdict};
 use crate::machine::time::Span;
 
 use super::{count, crash, span, Style};
@@ -217,6 +217,7 @@ fn happening(what: &Happening) -> String {
         Happening::Waiting { on, unwanted } => {
             format!("waiting for {}", waiting_for(on, unwanted))
         }
+        Happening::WaitOver { on, after, starts } => wait_over(on, *after, *starts),
         Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),
         Happening::Limited { connections, high } => {
             format!("{connections} connections, more than {high}: new ones are held back")
@@ -230,6 +231,7 @@ fn happening(what: &Happening) -> String {
         }
         Happening::Reloading { by } => format!("reloading, asked by {by}"),
         Happening::ActionFailed { error } => format!("failed: {error}"),
+        Happening::Without { error } => format!("starts without what is optional: {error}"),
         Happening::Ready { .. } => "says that it is ready".to_owned(),
         Happening::SaysReloading { .. } => "says that it is reloading".to_owned(),
         Happening::MainProcess { before, pid, .. } => {

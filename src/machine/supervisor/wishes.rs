@@ -54,6 +54,10 @@ impl Supervisor {
                         service.renew_watch(now, &mut cx);
                         watches.push(id);
                     }
+                    if old.wait_for != service.spec.wait_for {
+                        service.look_away(effects);
+                        watches.push(id);
+                    }
                     if old.max_connections != service.spec.max_connections {
                         service.watch(effects);
                     }
