@@ -737,7 +737,7 @@ fn five_milliseconds_after_the_request_who_is_new_is_held_back() {
             times.longest(),
             times.late()
         ));
-        times.assert_in_time_when_undisturbed();
+        times.assert_in_time_when_undisturbed(name);
         s.end();
     });
 }

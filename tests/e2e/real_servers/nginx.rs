@@ -90,61 +90,80 @@ fn get(at: &str, path: &str) -> std::io::Result<usize> {
     ask(&mut open(at)?, path, true)
 }
 
+/// Restarts a service whose stop begins with a drain, among 200 new connections a second. Before
+/// each of them something is opened, and a connection that is kept alive; when superd drains both
+/// are finished. Nobody may fail or be refused.
+pub(super) fn restarts_that_nobody_notices<T>(
+    s: &Superd,
+    service: &str,
+    at: &str,
+    whole: usize,
+    open_one: impl Fn() -> T,
+    finish_it: impl Fn(T),
+) {
+    let is_over = AtomicBool::new(false);
+    let (count, failed, longest) = std::thread::scope(|scope| {
+        let storm = scope.spawn(|| {
+            let began = monotonic();
+            let mut clients = Vec::new();
+            while !is_over.load(Ordering::SeqCst) && clients.len() < 4000 {
+                sleep_until(began + clients.len() as u64 * 5_000_000);
+                clients.push(scope.spawn(|| {
+                    let began = Instant::now();
+                    (get(at, "/"), began.elapsed())
+                }));
+            }
+            let all: Vec<_> = clients.into_iter().map(|c| c.join().unwrap()).collect();
+            let longest = all.iter().map(|(_, took)| *took).max();
+            let failed = all.iter().filter(|(r, _)| r.as_ref().ok() != Some(&whole));
+            let failed: Vec<String> = failed.map(|(r, _)| format!("{r:?}")).collect();
+            (all.len(), failed, longest.unwrap_or_default())
+        });
+        for _ in 0..RESTARTS {
+            let before = s.pid_of(service);
+            let opened = open_one();
+            let mut keep_alive = open(at).unwrap();
+            assert_eq!(ask(&mut keep_alive, "/", false).unwrap(), whole);
+            s.ok(&["restart", "--no-wait", service]);
+            wait_until("it drains", || {
+                s.status(service)["connections"]
+                    .as_u64()
+                    .is_some_and(|n| n > 0)
+            });
+            assert_eq!(ask(&mut keep_alive, "/", true).unwrap(), whole);
+            finish_it(opened);
+            drop(keep_alive);
+            wait_until("the next one runs", || {
+                s.state(service) == "up" && s.pid_of(service) != before
+            });
+            wait_until("it answers", || get(at, "/").is_ok());
+        }
+        is_over.store(true, Ordering::SeqCst);
+        storm.join().unwrap()
+    });
+    tell(&format!(
+        "{service}, drain, SO_REUSEPORT: {RESTARTS} restarts among 200 new connections a second: \
+         {count} clients, {} failed or refused, the longest took {longest:?}",
+        failed.len()
+    ));
+    assert_eq!(failed, Vec::<String>::new());
+    s.ok(&["stop", service]);
+    assert_eq!(s.verdict(service), "clean");
+}
+
 #[test]
 fn nginx_restarts_with_a_drain_and_nobody_notices() {
     let name = "nginx_restarts_with_a_drain_and_nobody_notices";
     alone(|| {
         let Some((s, at)) = start(name) else { return };
-        let is_over = AtomicBool::new(false);
-        let (count, failed, longest) = std::thread::scope(|scope| {
-            let storm = scope.spawn(|| {
-                let began = monotonic();
-                let mut clients = Vec::new();
-                while !is_over.load(Ordering::SeqCst) && clients.len() < 4000 {
-                    sleep_until(began + clients.len() as u64 * 5_000_000);
-                    clients.push(scope.spawn(|| {
-                        let began = Instant::now();
-                        (get(&at, "/"), began.elapsed())
-                    }));
-                }
-                let all: Vec<_> = clients.into_iter().map(|c| c.join().unwrap()).collect();
-                let longest = all.iter().map(|(_, took)| *took).max();
-                let failed = all.iter().filter(|(r, _)| !matches!(r, Ok(5)));
-                let failed: Vec<String> = failed.map(|(r, _)| format!("{r:?}")).collect();
-                (all.len(), failed, longest.unwrap_or_default())
-            });
-            for _ in 0..RESTARTS {
-                let before = s.pid_of("nginx");
-                let mut download = open(&at).unwrap();
-                let head = "GET /page HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
-                download.get_mut().write_all(head.as_bytes()).unwrap();
-                let mut keep_alive = open(&at).unwrap();
-                assert_eq!(ask(&mut keep_alive, "/", false).unwrap(), 5);
-                s.ok(&["restart", "--no-wait", "nginx"]);
-                wait_until("it drains", || {
-                    s.status("nginx")["connections"]
-                        .as_u64()
-                        .is_some_and(|n| n > 0)
-                });
-                assert_eq!(ask(&mut keep_alive, "/", true).unwrap(), 5);
-                assert_eq!(read(&mut download).unwrap(), PAGE, "a download is whole");
-                drop((download, keep_alive));
-                wait_until("the next one runs", || {
-                    s.state("nginx") == "up" && s.pid_of("nginx") != before
-                });
-                wait_until("it answers", || get(&at, "/").is_ok());
-            }
-            is_over.store(true, Ordering::SeqCst);
-            storm.join().unwrap()
-        });
-        tell(&format!(
-            "nginx, drain, reuseport: {RESTARTS} restarts among 200 new connections a second: \
-             {count} clients, {} failed or refused, the longest took {longest:?}",
-            failed.len()
-        ));
-        assert_eq!(failed, Vec::<String>::new());
-        s.ok(&["stop", "nginx"]);
-        assert_eq!(s.verdict("nginx"), "clean");
+        let begin_download = || {
+            let mut download = open(&at).unwrap();
+            let head = "GET /page HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+            download.get_mut().write_all(head.as_bytes()).unwrap();
+            download
+        };
+        let is_whole = |mut download| assert_eq!(read(&mut download).unwrap(), PAGE);
+        restarts_that_nobody_notices(&s, "nginx", &at, 5, begin_download, is_whole);
         s.end();
     });
 }
