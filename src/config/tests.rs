@@ -1515,3 +1515,30 @@ fn output_may_be_a_file() {
         assert_eq!(bad_service(&format!("output = {value}")), said, "{value}");
     }
 }
+
+#[test]
+fn two_services_cannot_have_one_log_file() {
+    let two = |a: &str, b: &str| {
+        let one = |name: &str, file: &str| {
+            format!("[service.{name}]\ncommand = [\"/x\"]\noutput = {{ file = \"{file}\" }}\n")
+        };
+        one("a", a) + &one("b", b)
+    };
+    // The second: what the other's file is renamed to when it is full.
+    for (a, b) in [("/l/x", "/l/x"), ("/l/x", "/l/x.1"), ("/l/x.12", "/l/x")] {
+        let said = bad(&two(a, b));
+        assert_eq!(said.len(), 1, "{said:?}");
+        let end = format!(
+            "service \"b\": {b} is the log file of service \"a\" too: each needs one of its own"
+        );
+        assert!(said[0].ends_with(&end), "{said:?}");
+    }
+    for (a, b) in [
+        ("/l/x", "/l/y"),
+        ("/l/x", "/l/x."),
+        ("/l/x", "/l/x.1a"),
+        ("/l/x", "/l/x1"),
+    ] {
+        good(&two(a, b));
+    }
+}
