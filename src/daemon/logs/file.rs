@@ -7,7 +7,7 @@
 //! has written. So no line is lost and none is there twice. Lines with time stamps are not the
 //! bytes of the pipe: they are written, and the page `carry` tells a successor how far.
 //!
-//! A write never waits for anybody but the file system. What does not get through (disk full,
+//! A write waits for nobody but the file system (a hung disk blocks superd; the manual says so). What does not get through (disk full,
 //! read-only, no directory, a strange thing at this place) is dropped and counted, said once,
 //! and tried again each second. Nothing is made, renamed or written by way of a link that
 //! somebody else could have put there; `place` holds the directory open.
