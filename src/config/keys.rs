@@ -59,6 +59,8 @@ pub const SERVICE: &[&str] = &[
     "crash-loop",
     "success-exit",
     "reload",
+    "check",
+    "check-timeout",
     "max-connections",
     "sockets",
     "memory-max",
@@ -141,7 +143,7 @@ pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
 pub const MAX_CONNECTIONS: &[&str] = &["high", "low"];
 
 /// `reload`.
-pub const RELOAD: &[&str] = &["signal", "run", "wait"];
+pub const RELOAD: &[&str] = &["signal", "run", "http", "wait"];
 
 /// `[[fault]]` of the file of known faults.
 pub const FAULT: &[&str] = &[

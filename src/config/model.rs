@@ -15,7 +15,7 @@ use crate::machine::health::Health;
 use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
-use crate::machine::spec::{MaxConnections, Oneshot, Reload, Restart, Schedule, Spec};
+use crate::machine::spec::{Checker, MaxConnections, Oneshot, Reload, Restart, Schedule, Spec};
 
 /// The whole configuration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -280,6 +280,9 @@ pub struct PolicyDef {
     pub success_signal: Vec<Signal>,
     /// How it re-reads its configuration.
     pub reload: Option<Reload>,
+    /// What is asked before a reload and a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Checker>,
     /// How many connections it may have.
     #[serde(default)]
     pub max_connections: Option<MaxConnections>,
@@ -306,6 +309,7 @@ impl ServiceDef {
             success_exit: p.success_exit.clone(),
             success_signal: p.success_signal.clone(),
             reload: p.reload.clone(),
+            check: p.check.clone(),
             max_connections: p.max_connections,
         }
     }

@@ -18,7 +18,8 @@ use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Sign;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{
-    CrashLoop, MaxConnections, Oneshot, Policy, Reload, Restart, Schedule, Step, Until,
+    Action, Checker, CrashLoop, MaxConnections, Oneshot, Policy, Reload, Restart, Schedule, Step,
+    Until,
 };
 
 use super::keys;
@@ -61,6 +62,8 @@ pub(super) struct Said {
     crash_loop: Option<Option<CrashLoop>>,
     success: Option<(Vec<i32>, Vec<Signal>)>,
     reload: Option<Option<Reload>>,
+    check: Option<Option<Rc<[String]>>>,
+    check_timeout: Option<Duration>,
     max_connections: Option<Option<MaxConnections>>,
     sockets: Vec<SocketAddr>,
     confine: confine::Said,
@@ -150,6 +153,8 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "crash-loop" => said.crash_loop = read_crash_loop(r, key, v),
         "success-exit" => said.success = read_success(r, key, v),
         "reload" => said.reload = read_reload(r, key, v),
+        "check" => said.check = read_check(r, key, v),
+        "check-timeout" => said.check_timeout = positive(r, key, v),
         "sockets" => said.sockets = read_sockets(r, key, v),
         "max-connections" => said.max_connections = read_max_connections(r, key, v),
         _ if confine::read_key(r, &mut said.confine, key, v) => {}
@@ -371,7 +376,18 @@ fn read_success(r: &mut Reader, key: &str, v: &Value) -> Option<(Vec<i32>, Vec<S
 /// The longest a reload command takes before it is killed.
 const RELOAD_WAIT: Duration = Duration::from_secs(30);
 
-/// `{ signal = "HUP" }`, `{ run = ["..."], wait = "30s" }`, or false.
+/// The longest a checker takes before it is killed.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// `["/program", "validate"]`, or false.
+fn read_check(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Rc<[String]>>> {
+    match v.get_ref() {
+        DeValue::Boolean(false) => Some(None),
+        _ => Some(Some(r.command(key, v)?.into())),
+    }
+}
+
+/// `{ signal = "HUP" }`, `{ run = ["..."], wait = "30s" }`, `{ http = "POST ..." }`, or false.
 fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
     if let DeValue::Boolean(false) = v.get_ref() {
         return Some(None);
@@ -396,6 +412,10 @@ fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
                 }
                 Reload::Signal(signal)
             }
+            "http" => match stop::read_http(r, value)? {
+                Action::Http(http) => Reload::Http(http, RELOAD_WAIT),
+                Action::Signal(..) | Action::Run(_) | Action::Drain(_) => return None,
+            },
             _ => Reload::Run(r.command("run", value)?.into(), RELOAD_WAIT),
         });
     }
@@ -404,17 +424,26 @@ fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
             let wait = wait.map_or(default, |(wait, _)| wait);
             Some(Some(Reload::Run(argv, wait)))
         }
+        (Some(Reload::Http(http, default)), None) => {
+            let wait = wait.map_or(default, |(wait, _)| wait);
+            Some(Some(Reload::Http(http, wait)))
+        }
         (Some(signal), None) => match wait {
             None => Some(Some(signal)),
             Some((_, at)) => {
-                r.problem(at, "a signal is not waited for: `wait` goes with `run`");
+                r.problem(
+                    at,
+                    "a signal is not waited for: `wait` goes with `run` and `http`",
+                );
                 None
             }
         },
         _ => {
             r.problem(
                 v.span(),
-                format_args!("`{key}` has either {{ signal = \"HUP\" }} or {{ run = [...] }}"),
+                format_args!(
+                    "`{key}` has one of {{ signal = \"HUP\" }}, {{ run = [...] }} and {{ http = \"POST ...\" }}"
+                ),
             );
             None
         }
@@ -528,6 +557,19 @@ pub(super) fn define(
     check_stop(r, &at, &stop, notify, output);
     let reload = said.reload.or_else(|| defaults.reload.clone()).flatten();
     check_reload(r, &at, &stop, &reload);
+    let check = said
+        .check
+        .take()
+        .or_else(|| defaults.check.clone())
+        .flatten();
+    if check.is_none() && said.check_timeout.is_some() {
+        r.problem(at.clone(), "`check-timeout` goes with `check`");
+    }
+    let check_timeout = said.check_timeout.or(defaults.check_timeout);
+    let check = check.map(|argv| Checker {
+        argv,
+        wait: check_timeout.unwrap_or(CHECK_TIMEOUT),
+    });
     let success = said.success.or_else(|| defaults.success.clone());
     let (success_exit, success_signal) = success.unwrap_or_default();
     let Some(command) = said.command else {
@@ -581,6 +623,7 @@ pub(super) fn define(
             success_exit,
             success_signal,
             reload,
+            check,
             max_connections: said.max_connections.or(defaults.max_connections).flatten(),
         },
     })
@@ -678,6 +721,6 @@ fn check_reload(r: &mut Reader, at: &Range<usize>, stop: &Schedule, reload: &Opt
             at.clone(),
             format_args!("`reload` sends {signal}, which `stop` sends too: it must come once"),
         ),
-        Some(Reload::Signal(_) | Reload::Run(..)) | None => {}
+        Some(Reload::Signal(_) | Reload::Run(..) | Reload::Http(..)) | None => {}
     }
 }

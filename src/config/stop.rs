@@ -477,7 +477,7 @@ pub const UNTIL: &[(&str, Until)] = &[
     ("done", Until::ActionEnded),
 ];
 
-fn read_http(r: &mut Reader, value: &Value) -> Option<Action> {
+pub(super) fn read_http(r: &mut Reader, value: &Value) -> Option<Action> {
     let text = r.text("http", value)?;
     let http = r.parsed("http", value, value::http(&text))?;
     Some(Action::Http(Rc::new(http)))

@@ -785,12 +785,44 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ("success-exit = [256]", "must be from 0 to 255"),
         (
             "reload = { signal = \"HUP\", run = [\"/x\"] }",
-            "has either",
+            "3:10: service \"x\": `reload` has one of { signal = \"HUP\" }, { run = [...] } and { http = \"POST ...\" }",
+        ),
+        (
+            "reload = { http = \"POST http://127.0.0.1:1/x\", run = [\"/x\"] }",
+            "3:10: service \"x\": `reload` has one of { signal = \"HUP\" }, { run = [...] } and { http = \"POST ...\" }",
+        ),
+        (
+            "reload = { http = \"POST http://example.org:1/x\" }",
+            "3:19: service \"x\": `http`: `example.org` must be an address like 127.0.0.1 or [::1], or localhost (names are not looked up)",
+        ),
+        (
+            "reload = { http = \"POST\" }",
+            "3:19: service \"x\": `http`: `POST` is not a request: write \"POST http://127.0.0.1:2019/stop\"",
+        ),
+        (
+            "check = true",
+            "3:9: service \"x\": `check` must be an array of strings, not true or false",
+        ),
+        (
+            "check = []",
+            "3:9: service \"x\": `check` is empty: write [\"/path/to/program\", \"argument\"]",
+        ),
+        (
+            "check = \"caddy validate\"",
+            "3:9: service \"x\": `check` must be an array of strings, not a string: write [\"caddy\", \"validate\"]",
+        ),
+        (
+            "check = [\"/x\"]\ncheck-timeout = \"0s\"",
+            "4:17: service \"x\": `check-timeout` must be longer than 0",
+        ),
+        (
+            "check-timeout = \"1s\"",
+            "service \"x\": `check-timeout` goes with `check`",
         ),
         ("reload = { signal = \"KILL\" }", "does not reload"),
         (
             "reload = { signal = \"HUP\", wait = \"1s\" }",
-            "`wait` goes with `run`",
+            "3:35: service \"x\": a signal is not waited for: `wait` goes with `run` and `http`",
         ),
         ("requires = [\"x\"]", "names the service itself"),
         ("after = \"y\"", "write [\"y\"]"),
@@ -1541,4 +1573,30 @@ fn two_services_cannot_have_one_log_file() {
     ] {
         good(&two(a, b));
     }
+}
+
+#[test]
+fn a_reload_is_a_signal_a_command_or_a_request_and_has_a_checker() {
+    let x = service("reload = { http = \"POST http://127.0.0.1:9090/-/reload\", wait = \"5s\" }");
+    match x.policy.reload {
+        Some(Reload::Http(http, wait)) => {
+            assert_eq!(http.to_string(), "POST http://127.0.0.1:9090/-/reload");
+            assert_eq!(wait, Duration::from_secs(5));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(x.policy.check, None);
+    let check = service("check = [\"/bin/x\", \"-t\"]")
+        .policy
+        .check
+        .unwrap();
+    assert_eq!(check.argv.join(" "), "/bin/x -t");
+    assert_eq!(check.wait, Duration::from_secs(30));
+    let text = "[defaults]\ncheck = [\"/bin/t\"]\ncheck-timeout = \"2s\"\n\
+                [service.x]\ncommand = [\"/bin/x\"]\n\
+                [service.y]\ncommand = [\"/bin/y\"]\ncheck = false\n";
+    let both = good(text).services;
+    let wait = both["x"].policy.check.as_ref().unwrap().wait;
+    assert_eq!(wait, Duration::from_secs(2));
+    assert_eq!(both["y"].policy.check, None);
 }

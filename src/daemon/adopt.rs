@@ -270,6 +270,7 @@ impl Reactor {
             }
             let (instance, memory) = (entry.memory.instance(), entry.memory);
             let actions: Vec<ActionId> = memory.actions().collect();
+            let checker = memory.checker();
             self.feed(Event::Adopt(Box::new(Adopted {
                 service: id,
                 spec,
@@ -277,6 +278,9 @@ impl Reactor {
                 found,
             })));
             let alive = self.adopt_commands(id, instance, &entry.commands, &actions);
+            if let Some(action) = checker.filter(|a| alive.contains(a)) {
+                self.open_checker(id, action, false);
+            }
             for action in actions.into_iter().filter(|a| !alive.contains(a)) {
                 let text = "it was under way when superd was killed; how it ended is not known";
                 self.resumed.push(Event::ActionEnded(
@@ -458,6 +462,7 @@ impl Reactor {
             Exit::Code(0) => Outcome::Done,
             exit => Outcome::Unhappy(format!("{}: {exit}", command.program)),
         };
+        let outcome = self.with_last_words(command.action, outcome);
         let AdoptedCommand {
             service,
             instance,

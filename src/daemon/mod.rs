@@ -5,6 +5,7 @@ pub mod actions;
 mod adopt;
 mod announce;
 mod answer;
+mod checkers;
 pub mod clients;
 mod crashes;
 pub mod demo;

@@ -1,6 +1,6 @@
 //! Effects, performed. No decision is made here: what cannot be done is reported back.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -105,6 +105,9 @@ impl Reactor {
             }
             Effect::Run(service, instance, action, argv) => {
                 self.run_command(service, instance, action, &argv);
+            }
+            Effect::Verify(service, instance, action, argv) => {
+                self.verify(service, instance, action, &argv);
             }
             Effect::Http(service, instance, action, http) => {
                 self.request(service, instance, action, &http);
@@ -361,11 +364,25 @@ impl Reactor {
         action: ActionId,
         argv: &Rc<[String]>,
     ) {
+        let out = self.logs.writer(service);
+        let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
+        self.run_command_into(service, instance, action, argv, out);
+    }
+
+    /// Runs a command that has this for its output; none: what superd's is.
+    pub(super) fn run_command_into(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        argv: &Rc<[String]>,
+        out: Option<OwnedFd>,
+    ) {
         let Some(program) = self.registry.program(service) else {
             return;
         };
         let name = self.registry.name(service);
-        let stdout = self.logs.writer(service);
+        let stdout = out.as_ref().map(AsFd::as_fd);
         let outcome = match self.trees.run(action, &name, &program, argv, stdout) {
             Ok(child) => {
                 let command = Command {
@@ -381,6 +398,7 @@ impl Reactor {
             }
             Err(error) => Outcome::Impossible(error.to_string()),
         };
+        self.checkers.end(action);
         self.feed(Event::ActionEnded(service, instance, action, outcome));
     }
 
@@ -468,6 +486,7 @@ impl Reactor {
 
     fn end_action(&mut self, service: ServiceId, instance: Instance, action: ActionId) {
         self.actions.cancel(action);
+        self.checkers.end(action);
         self.drains.end_action(action);
         self.trees.kill_command(action);
         self.logs.unwatch(service, instance);

@@ -35,6 +35,7 @@ use syslog::Severity;
 use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
 use super::announce::Announcer;
+use super::checkers::Checkers;
 use super::clients::{ClientEvent, Clients, Stream};
 use super::crashes::Crashes;
 use super::drain::Drains;
@@ -157,6 +158,7 @@ pub struct Reactor {
     pub(super) announcer: Option<Announcer>,
     pub(super) actions: Actions,
     pub(super) probes: Probes,
+    pub(super) checkers: Checkers,
     pub(super) drains: Drains,
     pub(super) sockets: Sockets,
     pub(super) world: World,
@@ -269,6 +271,7 @@ impl Reactor {
             announcer: None,
             actions: Actions::default(),
             probes: Probes::default(),
+            checkers: Checkers::default(),
             drains: Drains::default(),
             sockets: Sockets::default(),
             world: World::default(),
@@ -405,6 +408,7 @@ impl Reactor {
         let mut ends = Vec::new();
         let mut run_dir = false;
         let mut lines = Vec::new();
+        let mut talk = Vec::new();
         for event in events {
             match Source::of(event.token()) {
                 Some(Source::Wake) => woken = true,
@@ -427,6 +431,7 @@ impl Reactor {
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(index)) => ends.push(index),
                 Some(Source::World(_)) => self.world.ready(),
+                Some(Source::Checker(n)) => talk.push(ServiceId(n)),
                 Some(Source::Other(0)) => run_dir = true,
                 Some(Source::Other(n)) => lines.push(ServiceId(n - 1)),
                 None => {}
@@ -443,6 +448,9 @@ impl Reactor {
         }
         for service in lines {
             self.hear_ready_descriptor(service);
+        }
+        for service in talk {
+            self.checkers.hear(service);
         }
         woken
     }

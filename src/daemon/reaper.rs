@@ -119,6 +119,7 @@ impl Reactor {
             (_, Exit::Code(0)) => Outcome::Done,
             (_, exit) => Outcome::Unhappy(format!("{first}: {exit}")),
         };
+        let outcome = self.with_last_words(*action, outcome);
         self.feed(Event::ActionEnded(*service, *instance, *action, outcome));
     }
 

@@ -31,6 +31,8 @@ pub enum Source {
     Spawn(u32),
     /// What tells of changes of the world, by an index of `world`'s choice.
     World(u32),
+    /// The output of a service's checker, by [`crate::machine::event::ServiceId`].
+    Checker(u32),
     /// Anything else of the reactor's, by an index of its choice.
     Other(u32),
 }
@@ -50,6 +52,7 @@ impl Source {
             Source::Spawn(i) => (8, i),
             Source::Other(i) => (9, i),
             Source::World(i) => (10, i),
+            Source::Checker(i) => (11, i),
         };
         Token((kind << SHIFT) | (index as usize & INDEX))
     }
@@ -69,6 +72,7 @@ impl Source {
             8 => Source::Spawn(index),
             9 => Source::Other(index),
             10 => Source::World(index),
+            11 => Source::Checker(index),
             _ => return None,
         })
     }

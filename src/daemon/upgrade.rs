@@ -349,6 +349,7 @@ impl Reactor {
             logs: self.logs.keep(lines, fds),
             actions: self.actions.keep(fds),
             probes: self.probes.keep(fds),
+            checkers: self.checkers.keep(fds),
             history: self.history.keep(),
             crashes: &self.crashes,
             lost_lines: self.sink.lost(),

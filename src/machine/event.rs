@@ -288,7 +288,10 @@ pub enum Effect {
     NotePorts(ServiceId, Instance),
     /// Run the command of a stop step or of `reload`. Answered by `ActionEnded`.
     Run(ServiceId, Instance, ActionId, Rc<[String]>),
-    /// Make the HTTP request of a stop step. Answered by `ActionEnded`.
+    /// Run a service's checker: as `Run`, and the reason why it is not happy ends with what
+    /// it said last. Its output goes nowhere else.
+    Verify(ServiceId, Instance, ActionId, Rc<[String]>),
+    /// Make the HTTP request of a stop step or of `reload`. Answered by `ActionEnded`.
     Http(ServiceId, Instance, ActionId, Rc<super::spec::Http>),
     /// Ask a question of `ready` or `health`. Answered by `ActionEnded`.
     Probe(ServiceId, Instance, ActionId, Rc<Probe>),
@@ -339,6 +342,7 @@ impl Effect {
             | Effect::Signal(..)
             | Effect::KillTree(..)
             | Effect::Run(..)
+            | Effect::Verify(..)
             | Effect::Http(..)
             | Effect::Drain(..)
             | Effect::Limit(..)

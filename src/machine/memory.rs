@@ -125,7 +125,7 @@ impl Memory {
             record: service.record.clone(),
             last: service.last,
             says: service.says.clone(),
-            reload: service.reload,
+            reload: service.reload.clone(),
             looks_out: service.outlook.as_ref().map(|o| o.since),
         }
     }
@@ -207,8 +207,14 @@ impl Memory {
             | State::Sweeping(_)
             | State::Backoff { .. } => None,
         };
-        let of_reload = self.reload.map(|r| r.action);
+        let of_reload = self.reload.as_ref().map(|r| r.action);
         of_stop.into_iter().chain(of_reload)
+    }
+
+    /// The checker that was under way.
+    pub fn checker(&self) -> Option<ActionId> {
+        let run = self.reload.as_ref().filter(|r| r.is_check());
+        run.map(|r| r.action)
     }
 
     /// Why this cannot be what a superd has written; none: it can. What comes from outside
@@ -235,6 +241,7 @@ impl Memory {
                 .wait_for
                 .as_ref()
                 .is_none_or(|w| w.timeout.is_none_or(|t| t <= LONGEST))
+            && spec.check.as_ref().is_none_or(|c| c.wait <= LONGEST)
             && crash_loop
                 .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
         let state_is_sound = match &self.state {

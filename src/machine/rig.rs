@@ -326,6 +326,7 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Signal(s, i, signal, to) => one(&format!("{signal} to {to} of"), s, i),
         Effect::KillTree(s, i) => one("kill", s, i),
         Effect::Run(s, i, ..) => one("run", s, i),
+        Effect::Verify(s, i, ..) => one("check", s, i),
         Effect::Http(s, i, ..) => one("http", s, i),
         Effect::Probe(s, i, ..) => one("probe", s, i),
         Effect::NoteFile(s, i, _) => one("note file", s, i),

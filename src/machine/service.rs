@@ -19,7 +19,9 @@
 //! ³ over: Down when it is not wanted, else what the restart policy says (Starting,
 //!   Backoff, or Down). `Start` in a state that runs is decided above, in `supervisor`,
 //!   by setting want: an instance that is going down ends first (never two).
-//! In Up, a timeout ends a reload command that takes too long. New connections may be held
+//! In Up, a timeout ends a reload command, or a checker, that takes too long. A checker runs
+//! before a reload and before a restart that somebody asks for: until it is happy nothing is
+//! sent to the service, and nothing of the service ends. Whatever stops the service ends it. New connections may be held
 //! back there, because somebody asked for a drain or there are too many: that is in the run
 //! and changes no state.
 //!
@@ -63,7 +65,7 @@ use super::outlook::Outlook;
 use super::ready::{self, About, Await};
 use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
-use super::spec::{Drain, Schedule, Spec};
+use super::spec::{Drain, Reload, Schedule, Spec, To};
 use super::stop::{Course, Order, Scene, Stop};
 use super::time::{Span, Tick};
 
@@ -308,12 +310,14 @@ pub struct Moved {
     pub over: Option<(Verdict, How)>,
     /// The reload action ended.
     pub reloaded: Option<Result<(), String>>,
+    /// The checker before a restart ended: who had asked for the restart, or why it is not to be.
+    pub verified: Option<Result<Origin, String>>,
     /// No connection is open any more, outside of a stop; or that cannot be seen.
     pub drained: Option<Result<(), String>>,
 }
 
-/// A reload command that runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// A command or request of `reload`, or a checker, that is under way. One at a time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReloadRun {
     /// Its number.
     pub action: ActionId,
@@ -321,6 +325,43 @@ pub struct ReloadRun {
     pub until: Tick,
     /// How long that is after its start.
     pub wait: Duration,
+    /// What it is.
+    #[serde(default)]
+    pub what: Doing,
+}
+
+impl ReloadRun {
+    /// Whether a restart waits for it.
+    pub fn is_before_restart(&self) -> bool {
+        matches!(self.what, Doing::CheckForRestart(_))
+    }
+
+    /// Whether it is a checker.
+    pub fn is_check(&self) -> bool {
+        match self.what {
+            Doing::Reload => false,
+            Doing::CheckForReload | Doing::CheckForRestart(_) => true,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self.is_check() {
+            true => "`check`",
+            false => "`reload`",
+        }
+    }
+}
+
+/// What a [`ReloadRun`] is.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Doing {
+    /// The reload itself.
+    #[default]
+    Reload,
+    /// The checker; then the reload.
+    CheckForReload,
+    /// The checker; then the restart that this one has asked for.
+    CheckForRestart(Origin),
 }
 
 /// Somebody who waits.
@@ -336,6 +377,11 @@ impl Waiter {
     /// It waits for a next instance.
     pub fn wants_it_up(&self) -> bool {
         matches!(self.goal, Goal::UpAfter(_))
+    }
+
+    /// It waits for the end of a reload.
+    pub fn wants_it_reloaded(&self) -> bool {
+        matches!(self.goal, Goal::Reloaded)
     }
 
     /// It waits for the last connection.
@@ -504,7 +550,7 @@ impl Service {
             State::Waiting => self.outlook_until(),
             State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
             State::Up(_) => {
-                let reload = self.reload.map(|r| r.until);
+                let reload = self.reload.as_ref().map(|r| r.until);
                 let watch = self.watch.as_ref().map(|w| w.next_deadline());
                 let all = reload.into_iter().chain(watch);
                 all.min().filter(|at| *at < Tick::NEVER)
@@ -675,11 +721,11 @@ impl Service {
             }
             (State::Up(run), Input::ActionEnded(action, outcome)) => {
                 let drain = run.drain.as_ref().and_then(|hold| hold.action);
-                let reload = self.reload.map(|r| r.action);
+                let reload = self.reload.as_ref().map(|r| r.action);
                 if drain == Some(action) {
                     self.drain_ended(outcome, cx)
                 } else if reload == Some(action) {
-                    self.reload_ended(action, outcome, cx)
+                    self.reload_ended(outcome, now, cx)
                 } else {
                     self.in_watch(now, cx, |watch, about| {
                         watch.action_ended(action, outcome, about)
@@ -787,7 +833,9 @@ impl Service {
             }
             (State::Up(_), Input::Timeout) => {
                 let mut moved = self.in_watch(now, cx, Watch::timeout);
-                moved.reloaded = self.reload_timeout(now, cx).reloaded.or(moved.reloaded);
+                let late = self.reload_timeout(now, cx);
+                moved.reloaded = late.reloaded;
+                moved.verified = late.verified;
                 moved
             }
             (State::Starting(run), Input::Timeout) => {
@@ -1193,26 +1241,119 @@ impl Service {
         }
     }
 
-    fn reload_ended(&mut self, action: ActionId, outcome: Outcome, cx: &mut Context<'_>) -> Moved {
-        if self.reload.is_none_or(|r| r.action != action) {
-            return Moved::default();
-        }
-        self.reload = None;
-        let result = match outcome {
-            Outcome::Done => Ok(()),
-            Outcome::Unhappy(error) | Outcome::Impossible(error) => {
-                cx.publish(
-                    self.id,
-                    Happening::ActionFailed {
-                        error: error.clone(),
-                    },
-                );
-                Err(error)
-            }
+    /// Whether its checker is to be asked before a restart: it runs well, and nothing else is
+    /// about to end it.
+    pub(super) fn asks_before_restart(&self) -> bool {
+        let stays = self.want == Want::Up && self.target && !self.is_going();
+        self.spec.check.is_some() && stays && matches!(self.state, State::Up(_))
+    }
+
+    /// It is up, and a stop of it has been ordered.
+    fn is_going(&self) -> bool {
+        self.cycle || self.order.is_some()
+    }
+
+    /// Asks the checker, if there is one; `what` says what for.
+    pub(super) fn begin_check(&mut self, what: Doing, now: Tick, cx: &mut Context<'_>) {
+        let Some(check) = self.spec.check.clone() else {
+            return;
         };
-        Moved {
-            reloaded: Some(result),
-            ..Moved::default()
+        let (id, instance) = (self.id, self.instance);
+        let action = self.begin_doing(what, check.wait, now, cx);
+        cx.effects
+            .push(Effect::Verify(id, instance, action, check.argv));
+    }
+
+    /// Reloads. True when that was all.
+    pub(super) fn begin_reload(&mut self, now: Tick, cx: &mut Context<'_>) -> bool {
+        let (id, instance) = (self.id, self.instance);
+        match self.spec.reload.clone() {
+            Some(Reload::Signal(signal)) => {
+                cx.effects
+                    .push(Effect::Signal(id, instance, signal, To::Main));
+                true
+            }
+            Some(Reload::Run(argv, wait)) => {
+                let action = self.begin_doing(Doing::Reload, wait, now, cx);
+                cx.effects.push(Effect::Run(id, instance, action, argv));
+                false
+            }
+            Some(Reload::Http(http, wait)) => {
+                let action = self.begin_doing(Doing::Reload, wait, now, cx);
+                cx.effects.push(Effect::Http(id, instance, action, http));
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn begin_doing(
+        &mut self,
+        what: Doing,
+        wait: Duration,
+        now: Tick,
+        cx: &mut Context<'_>,
+    ) -> ActionId {
+        self.end_reload(cx);
+        let action = cx.next_action();
+        self.reload = Some(ReloadRun {
+            action,
+            until: now + wait,
+            wait,
+            what,
+        });
+        action
+    }
+
+    fn reload_ended(&mut self, outcome: Outcome, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let Some(run) = self.reload.take() else {
+            return Moved::default();
+        };
+        let error = match outcome {
+            Outcome::Done => None,
+            Outcome::Unhappy(error) | Outcome::Impossible(error) => Some(error),
+        };
+        match (run.what.clone(), error) {
+            (_, Some(error)) => self.reload_failed(&run, error, cx),
+            (Doing::Reload, None) => Moved {
+                reloaded: Some(Ok(())),
+                ..Moved::default()
+            },
+            // The stop has not begun, because others go first.
+            (Doing::CheckForReload, None) if self.is_going() => Moved {
+                reloaded: Some(Err("it is being stopped".to_owned())),
+                ..Moved::default()
+            },
+            (Doing::CheckForReload, None) => Moved {
+                reloaded: self.begin_reload(now, cx).then_some(Ok(())),
+                ..Moved::default()
+            },
+            (Doing::CheckForRestart(by), None) => Moved {
+                verified: Some(Ok(by)),
+                ..Moved::default()
+            },
+        }
+    }
+
+    /// Nothing comes of it; the service runs on as it is.
+    fn reload_failed(&mut self, run: &ReloadRun, error: String, cx: &mut Context<'_>) -> Moved {
+        let error = match run.is_check() {
+            true => format!("{}: {error}", run.name()),
+            false => error,
+        };
+        let happening = Happening::ActionFailed {
+            error: error.clone(),
+        };
+        cx.publish(self.id, happening);
+        match run.is_before_restart() {
+            true => Moved {
+                verified: Some(Err(error)),
+                ..Moved::default()
+            },
+            false => Moved {
+                reloaded: Some(Err(error)),
+                ..Moved::default()
+            },
         }
     }
 
@@ -1245,24 +1386,18 @@ impl Service {
         }
     }
 
-    /// The reload command does not come to an end: it is killed, and those who wait are told.
+    /// It does not come to an end: it is killed, and those who wait are told.
     fn reload_timeout(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let Some(reload) = self.reload.filter(|r| now >= r.until) else {
+        let Some(run) = self.reload.clone().filter(|r| now >= r.until) else {
             return Moved::default();
         };
         self.end_reload(cx);
-        let error = format!(
-            "the reload command did not end within {} and was killed",
-            Span(reload.wait)
-        );
-        let happening = Happening::ActionFailed {
-            error: error.clone(),
+        let text = match run.is_check() {
+            true => "it did not end within",
+            false => "the reload did not end within",
         };
-        cx.publish(self.id, happening);
-        Moved {
-            reloaded: Some(Err(error)),
-            ..Moved::default()
-        }
+        let error = format!("{text} {} and was ended", Span(run.wait));
+        self.reload_failed(&run, error, cx)
     }
 
     /// A drain counts, or the number has crossed one of the limits.

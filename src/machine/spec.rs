@@ -50,6 +50,8 @@ pub struct Spec {
     pub success_signal: Vec<Signal>,
     /// How it is told to read its configuration again; none: it cannot.
     pub reload: Option<Reload>,
+    /// What says, before a reload and a restart that somebody asks for, whether that may go well.
+    pub check: Option<Checker>,
     /// How many connections it may have; none: as many as it likes.
     pub max_connections: Option<MaxConnections>,
 }
@@ -80,6 +82,18 @@ pub enum Reload {
     Signal(Signal),
     /// Run this command, for so long at most; then it is killed with its tree.
     Run(Rc<[String]>, Duration),
+    /// Make this request, which may take so long.
+    Http(Rc<Http>, Duration),
+}
+
+/// A service's own checker of its configuration (`caddy validate`): what it does not like is
+/// not given to a service that runs well.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Checker {
+    /// The command; status 0 means that all is well.
+    pub argv: Rc<[String]>,
+    /// The longest it takes; then it is killed with its tree.
+    pub wait: Duration,
 }
 
 /// The stop schedule: these steps in order, then KILL of whatever is left.

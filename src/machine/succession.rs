@@ -250,7 +250,7 @@ impl World {
                     self.leftovers = 0;
                 }
             }
-            Effect::Run(s, i, action, _) => {
+            Effect::Run(s, i, action, _) | Effect::Verify(s, i, action, _) => {
                 *self.counts.runs.entry(action).or_default() += 1;
                 self.events
                     .push_back(Event::ActionEnded(s, i, action, Outcome::Done));

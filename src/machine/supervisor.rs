@@ -440,6 +440,9 @@ impl Supervisor {
         }
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
+        if let Some(verdict) = moved.verified {
+            self.verified(id, verdict, now, effects);
+        }
         if let Some(why) = &moved.start_failed {
             self.tell_dependents(id, why, effects);
         }

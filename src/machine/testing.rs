@@ -44,6 +44,7 @@ pub fn spec(name: &str) -> Spec {
         success_exit: Vec::new(),
         success_signal: Vec::new(),
         reload: None,
+        check: None,
         max_connections: None,
     }
 }

@@ -9,7 +9,7 @@ use super::report::{Crash, Exit, Happening, SpawnError, Stage, Stuck, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
 use super::service::{State, Want};
 use super::signal::Signal;
-use super::spec::{Action, CrashLoop, MaxConnections, Policy, Reload, Spec, To, Until};
+use super::spec::{Action, Checker, CrashLoop, MaxConnections, Policy, Reload, Spec, To, Until};
 use super::supervisor::{Ending, Supervisor};
 use super::testing::spec;
 
@@ -1018,6 +1018,107 @@ fn a_reload_command_answers_all_who_asked_for_it_meanwhile() {
         "reply 6: refused",
     ];
     assert_eq!(did, [first, then].concat());
+}
+
+fn checked() -> Spec {
+    let argv = |word: &str| vec![word.to_owned()].into();
+    Spec {
+        reload: Some(Reload::Run(argv("reload"), ms(500))),
+        check: Some(Checker {
+            argv: argv("check"),
+            wait: ms(300),
+        }),
+        ..spec("a")
+    }
+}
+
+fn unhappy() -> Outcome {
+    Outcome::Unhappy("check: exited with status 1: line 3: no".to_owned())
+}
+
+#[test]
+fn a_reload_comes_after_its_check_and_not_when_that_fails() {
+    let mut rig = Rig::new(vec![checked()]);
+    rig.did();
+    rig.ask(A, Verb::Reload);
+    rig.ask(A, Verb::Reload);
+    assert_eq!(rig.did(), ["check a1"]);
+    rig.action_ends(A, 1, Outcome::Done);
+    assert_eq!(rig.did(), ["run a1"]);
+    rig.action_ends(A, 2, Outcome::Done);
+    assert_eq!(rig.did(), ["reply 1: done", "reply 2: done"]);
+    rig.ask(A, Verb::Reload);
+    rig.action_ends(A, 3, unhappy());
+    assert_eq!(rig.did(), ["check a1", "reply 3: failed"]);
+    rig.ask(A, Verb::Reload);
+    rig.pass(300);
+    assert_eq!(rig.did(), ["check a1", "end action a1", "reply 4: failed"]);
+    assert_eq!(rig.state(A), "up");
+    assert_eq!(rig.machine.next_deadline(), None);
+}
+
+#[test]
+fn a_restart_comes_after_its_check_and_not_when_that_fails() {
+    let mut rig = Rig::new(vec![checked()]);
+    rig.did();
+    rig.ask(A, Verb::Restart);
+    rig.ask(A, Verb::Restart);
+    rig.ask(A, Verb::Start);
+    rig.ask(A, Verb::Reload);
+    let did = rig.did();
+    assert_eq!(did, ["check a1", "reply 3: already", "reply 4: refused"]);
+    rig.action_ends(A, 1, unhappy());
+    assert_eq!(rig.did(), ["reply 1: failed", "reply 2: failed"]);
+    assert_eq!(rig.state(A), "up");
+    rig.ask(A, Verb::Restart);
+    rig.pass(300);
+    assert_eq!(rig.did(), ["check a1", "end action a1", "reply 5: failed"]);
+    rig.ask(A, Verb::Restart);
+    rig.action_ends(A, 3, Outcome::Done);
+    assert_eq!(rig.did(), ["check a1", "TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did(), ["release a1", "spawn a2", "reply 6: done"]);
+}
+
+#[test]
+fn a_stop_ends_the_check_before_a_restart_and_now_asks_none() {
+    let mut rig = Rig::new(vec![checked()]);
+    rig.did();
+    rig.ask(A, Verb::Reload);
+    rig.ask(A, Verb::Restart);
+    let did = rig.did();
+    let first = ["check a1", "end action a1", "check a1", "reply 1: failed"];
+    assert_eq!(did, first);
+    rig.ask(A, Verb::Stop);
+    // The end of the killed one says nothing.
+    rig.action_ends(A, 2, Outcome::Done);
+    assert_eq!(rig.did(), ["reply 2: failed", "end action a1", "TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did(), ["release a1", "reply 3: done, clean"]);
+    rig.ask(A, Verb::Start);
+    rig.did();
+    rig.ask(A, Verb::Restart);
+    rig.ask(A, Verb::RestartNow);
+    assert_eq!(rig.did(), ["check a2", "end action a2", "kill a2"]);
+    rig.exits(A, Exit::Signal(Signal::KILL), 0);
+    let did = rig.did();
+    let last = ["release a2", "spawn a3", "reply 5: done", "reply 6: done"];
+    assert_eq!(did, last);
+}
+
+#[test]
+fn a_restart_that_was_checked_does_not_undo_a_stop_that_waits_for_others() {
+    let mut b = spec("b");
+    b.requires = vec![A];
+    let mut rig = Rig::new(vec![checked(), b]);
+    rig.did();
+    rig.ask(A, Verb::Restart);
+    rig.ask(A, Verb::Stop);
+    rig.did();
+    rig.action_ends(A, 1, Outcome::Done);
+    rig.exits(B, Exit::Code(0), 0);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.state(A), "down");
 }
 
 #[test]

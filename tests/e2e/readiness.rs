@@ -255,7 +255,8 @@ fn ready_after_some_time_and_more_time_on_request() {
             .as_u64()
             .unwrap()
     };
-    assert!(told("executing") >= told("up") + 49, "{events:?}");
+    // What is told is told a little later where much else runs, but a start before its exec.
+    assert!(told("starting") >= told("up") + 49, "{events:?}");
     wait_until("more time is given", || {
         s.status("slow")["awaiting"]["left_ms"]
             .as_u64()

@@ -368,3 +368,106 @@ fn a_reload_can_send_the_log_elsewhere_and_back() {
     assert_eq!(heard("the third", 3), 2, "it goes to standard error again");
     s.end();
 }
+
+/// What the checker of `web` does is in the file `verdict`, a shell script.
+const CHECKED: &str = r#"
+    [service.web]
+    command = [$TWIN:web, "obey"]
+    check = ["/bin/sh", "$DIR/verdict"]
+    check-timeout = "60s"
+    reload = { signal = "HUP" }
+"#;
+
+#[test]
+fn a_broken_file_takes_no_service_down_and_who_asked_is_told_why() {
+    let place = Place::new();
+    let verdict = place.file("verdict");
+    std::fs::write(
+        &verdict,
+        "echo first; echo 'line 3: no such word' >&2; exit 1",
+    )
+    .unwrap();
+    place.configure(Flavour::NoCgroups, CHECKED);
+    let s = place.resume();
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    let pid = s.pid_of("web");
+    for verb in ["restart", "reload"] {
+        let said = s.ctl(&[verb, "web"]);
+        assert_eq!(said.code, 1, "{verb}");
+        let why = "`check`: /bin/sh: exited with status 1: first | line 3: no such word";
+        assert!(said.err.contains(why), "{verb}: {}", said.err);
+    }
+    assert_eq!(s.pid_of("web"), pid);
+    assert_eq!(s.record("web").count("signal HUP"), 0);
+    std::fs::write(&verdict, "exit 0").unwrap();
+    s.ok(&["reload", "web"]);
+    s.wait_record("web", "signal HUP", 1);
+    s.ok(&["restart", "web"]);
+    s.wait_record("web", "start", 2);
+    s.end();
+}
+
+/// A checker that is at work when superd is killed is heard by the next one.
+#[test]
+fn the_checker_before_a_restart_outlives_superd() {
+    let place = Place::new();
+    let gate = place.file("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = "echo begun > $DIR/begun; read x < $DIR/gate; echo late; exit 1";
+    std::fs::write(place.file("verdict"), place.expand(script)).unwrap();
+    place.configure(Flavour::NoCgroups, CHECKED);
+    let s = place.resume();
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    let pid = s.pid_of("web");
+    s.ok(&["restart", "--no-wait", "web"]);
+    let begun = s.place.file("begun");
+    wait_until("the checker runs", || begun.exists());
+    let s = s.succeed();
+    std::fs::write(&gate, "x\n").unwrap();
+    wait_until("its end is told", || {
+        s.events("web")
+            .iter()
+            .any(|e| e["event"] == "action-failed")
+    });
+    assert_eq!(s.pid_of("web"), pid);
+    assert_eq!(s.record("web").count("start"), 1);
+    s.end();
+}
+
+#[test]
+fn a_reload_by_a_request_has_gone_well_when_the_answer_says_so() {
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = [$TWIN:web, "web", "--listen", "$HOST:9090", "--status", "$DIR/status"]
+        reload = { http = "POST http://$HOST:9090/-/reload", wait = "10m" }
+        [service.mute]
+        command = [$TWIN:mute, "obey"]
+        reload = { http = "POST http://$HOST:9/-/reload" }
+        "#,
+    );
+    s.wait_record("web", "ready", 1);
+    s.wait_record("mute", "start", 1);
+    s.wait_state("web", "up");
+    s.wait_state("mute", "up");
+    s.ok(&["reload", "web"]);
+    let request = "request POST /-/reload HTTP/1.1";
+    assert_eq!(s.record("web").count(request), 1);
+    std::fs::write(s.place.file("status"), "500").unwrap();
+    let said = s.ctl(&["reload", "web"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.err.contains("HTTP 500"), "{}", said.err);
+    // Nobody listens there.
+    let said = s.ctl(&["reload", "mute"]);
+    assert_eq!(said.code, 1, "{}", said.err);
+    assert!(said.err.contains("refused"), "{}", said.err);
+    for name in ["web", "mute"] {
+        assert_eq!(s.record(name).count("start"), 1);
+        assert_eq!(s.record(name).count("signal"), 0);
+        let failed = |e: &serde_json::Value| e["event"] == "action-failed";
+        assert!(s.events(name).iter().any(failed), "{name}");
+    }
+    s.end();
+}

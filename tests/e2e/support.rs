@@ -209,7 +209,7 @@ pub fn shipped(name: &str, command: &str, stop: Option<&str>) -> String {
     let path = format!("etc/services.d/{name}.toml");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     let mut text = fs::read_to_string(path).unwrap();
-    for key in ["command", "environment", "directory", "reload"] {
+    for key in ["command", "environment", "directory", "reload", "check"] {
         text = without_key(&text, key);
     }
     text.push_str(&format!("command = {command}\n"));

@@ -9,14 +9,23 @@ use superd::machine::outlook::{Condition, Then, WaitFor};
 use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{
-    Action, CrashLoop, Http, HttpAddress, MaxConnections, Oneshot, Policy, Reload, Restart,
-    Schedule, Spec, Step, To, Until,
+    Action, Checker, CrashLoop, Http, HttpAddress, MaxConnections, Oneshot, Policy, Reload,
+    Restart, Schedule, Spec, Step, To, Until,
 };
 
 use crate::dice::Dice;
 
 fn argv(dice: &mut Dice) -> Rc<[String]> {
     vec![format!("/bin/stop-{}", dice.below(3))].into()
+}
+
+fn http(dice: &mut Dice) -> Rc<Http> {
+    Rc::new(Http {
+        method: "POST".to_owned(),
+        to: HttpAddress::Unix("/run/admin".to_owned()),
+        host: "localhost".to_owned(),
+        path: format!("/stop{}", dice.below(3)),
+    })
 }
 
 fn action(dice: &mut Dice) -> Action {
@@ -34,12 +43,7 @@ fn action(dice: &mut Dice) -> Action {
         5 => Action::Signal(Signal::QUIT, To::Main),
         6 => Action::Signal(Signal::USR2, To::Main),
         7 => Action::Run(argv(dice)),
-        8 => Action::Http(Rc::new(Http {
-            method: "POST".to_owned(),
-            to: HttpAddress::Unix("/run/admin".to_owned()),
-            host: "localhost".to_owned(),
-            path: format!("/stop{}", dice.below(3)),
-        })),
+        8 => Action::Http(http(dice)),
         _ => Action::Drain(Rc::default()),
     }
 }
@@ -213,11 +217,16 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         restart: restart(dice),
         success_exit: vec![3],
         success_signal: Vec::new(),
-        reload: match dice.below(3) {
+        reload: match dice.below(4) {
             0 => None,
             1 => Some(Reload::Signal(Signal::HUP)),
+            2 => Some(Reload::Http(http(dice), pause(dice))),
             _ => Some(Reload::Run(argv(dice), pause(dice))),
         },
+        check: dice.chance(30).then(|| Checker {
+            argv: argv(dice),
+            wait: pause(dice),
+        }),
         max_connections: dice
             .chance(30)
             .then_some(MaxConnections { high: 20, low: 10 }),

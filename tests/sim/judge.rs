@@ -142,6 +142,8 @@ struct Live {
     /// It is so because somebody asked for just that.
     maintained: bool,
     actions: BTreeSet<ActionId>,
+    /// Its checker, as it was asked last.
+    check: Option<ActionId>,
 }
 
 impl Live {
@@ -198,6 +200,8 @@ pub struct Judge {
     /// Those that are up, and not about to go: to start one of them changes nothing.
     pub up: BTreeSet<ServiceId>,
     asked: Option<(Target, Verb)>,
+    /// Whose checker has just been happy.
+    passed: Option<Key>,
     /// When superd became another program last.
     pub became: Option<Tick>,
     actions: BTreeSet<ActionId>,
@@ -273,6 +277,7 @@ impl Judge {
 
     pub fn hear(&mut self, now: Tick, event: &Event) {
         self.asked = None;
+        self.passed = None;
         match event {
             Event::Adopt(adopted) => {
                 let live = self.services.get_mut(&adopted.service);
@@ -386,6 +391,13 @@ impl Judge {
                 Self::condition(l, now, |u| matches!(u, Until::Log(_)));
             }),
             Event::ActionEnded(s, i, action, outcome) => {
+                let happy = *outcome == Outcome::Done;
+                let mut passed = false;
+                self.with(*s, *i, |l| {
+                    let open = l.actions.contains(action);
+                    passed = happy && open && l.check == Some(*action);
+                });
+                self.passed = passed.then_some((*s, *i));
                 self.with(*s, *i, |l| Self::action_ended(l, *action, outcome, now));
             }
             Event::NotSpawned(..)
@@ -559,6 +571,7 @@ impl Judge {
             }
             Effect::KillTree(s, i) => self.kill(now, *s, *i),
             Effect::Run(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Run(x.clone())),
+            Effect::Verify(s, i, a, x) => self.verify((*s, *i), *a, x),
             Effect::Http(s, i, a, x) => self.action(now, *s, *i, *a, &Action::Http(x.clone())),
             Effect::Probe(s, i, a, _) => self.probe(now, *s, *i, *a),
             Effect::Drain(s, i, a, x) => self.drain(now, (*s, *i), *a, x),
@@ -735,12 +748,14 @@ impl Judge {
             limited: false,
             maintained: false,
             actions: BTreeSet::new(),
+            check: None,
         });
         Ok(())
     }
 
     fn signal(&mut self, now: Tick, id: ServiceId, i: Instance, signal: Signal, to: To) -> Ruling {
         let asked = self.asked;
+        let may_reload = self.may_reload(id, i);
         let reload = self.services.get(&id).and_then(|s| s.spec.reload.clone());
         let live = self.live(id, i)?;
         require(
@@ -762,15 +777,37 @@ impl Judge {
                 let harmless = live.stop.is_none() || !signal.ends_or_stops_a_process();
                 wanted == signal && to == To::Main && harmless
             }
-            Some((_, Verb::Reload)) => {
-                live.stop.is_none() && reload == Some(Reload::Signal(signal))
-            }
-            _ => false,
+            _ => may_reload && live.stop.is_none() && reload == Some(Reload::Signal(signal)),
         };
         match by_hand {
             true => Ok(()),
             false => self.step(now, id, i, &Action::Signal(signal, to)),
         }
+    }
+
+    /// Whether this is a moment for a reload: somebody has asked for it, and the checker, if
+    /// there is one, is happy.
+    fn may_reload(&self, id: ServiceId, i: Instance) -> bool {
+        let is_checked = |s: &Shadow| s.spec.check.is_some();
+        let asked = matches!(self.asked, Some((_, Verb::Reload)));
+        let unchecked = asked && !self.services.get(&id).is_some_and(is_checked);
+        unchecked || self.passed == Some((id, i))
+    }
+
+    /// A checker is asked when somebody wants a reload or a restart of what is well.
+    fn verify(&mut self, key: Key, a: ActionId, argv: &Rc<[String]>) -> Ruling {
+        let fresh = self.actions.insert(a);
+        let asked = matches!(self.asked, Some((_, Verb::Reload | Verb::Restart)));
+        let check = self.services.get(&key.0).and_then(|s| s.spec.check.clone());
+        let live = self.live(key.0, key.1)?;
+        let idle = live.check.is_none_or(|c| !live.actions.contains(&c));
+        let well = live.up && live.stop.is_none() && live.exited.is_none();
+        live.actions.insert(a);
+        live.check = Some(a);
+        let ok = fresh && asked && idle && well && check.is_some_and(|c| c.argv == *argv);
+        require(ok, "a checker is asked once, of what is up", || {
+            format!("{key:?}")
+        })
     }
 
     /// A drain is a step like others, but for one thing: the next superd begins it again.
@@ -834,7 +871,7 @@ impl Judge {
         require(self.actions.insert(a), "actions have new numbers", || {
             format!("{a:?}")
         })?;
-        let asked = self.asked;
+        let may_reload = self.may_reload(id, i);
         let reload = self.services.get(&id).and_then(|s| s.spec.reload.clone());
         let remedy = self.services.get(&id).and_then(|s| s.spec.health.clone());
         let live = self.live(id, i)?;
@@ -850,9 +887,12 @@ impl Judge {
                 return Ok(());
             }
         }
-        if let (None, Some((_, Verb::Reload))) = (&live.stop, asked) {
-            let ok =
-                matches!((reload, action), (Some(Reload::Run(x, _)), Action::Run(y)) if x == *y);
+        if live.stop.is_none() && may_reload {
+            let ok = match (reload, action) {
+                (Some(Reload::Run(x, _)), Action::Run(y)) => x == *y,
+                (Some(Reload::Http(x, _)), Action::Http(y)) => x == *y,
+                _ => false,
+            };
             return require(ok, "reload runs its command", || format!("{id:?}"));
         }
         if let Some(stop) = &mut live.stop {

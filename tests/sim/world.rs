@@ -222,7 +222,9 @@ impl World {
             Effect::Spawn(s, i) => self.spawn((*s, *i), out),
             Effect::Signal(s, i, signal, to) => self.signal((*s, *i), *signal, *to),
             Effect::KillTree(s, i) => self.kill((*s, *i)),
-            Effect::Run(s, i, a, _) | Effect::Http(s, i, a, _) => self.act((*s, *i), *a, out),
+            Effect::Run(s, i, a, _) | Effect::Verify(s, i, a, _) | Effect::Http(s, i, a, _) => {
+                self.act((*s, *i), *a, out);
+            }
             Effect::Probe(s, i, a, _) => self.probe((*s, *i), *a, out),
             Effect::Drain(s, i, a, _) => self.drain((*s, *i), *a, out),
             Effect::WatchOutput(s, i, _) => {

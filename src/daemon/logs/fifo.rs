@@ -83,7 +83,11 @@ pub fn remove_all(run_dir: &Path) {
     for entry in fs::read_dir(run_dir).into_iter().flatten().flatten() {
         let path = entry.path();
         let is_fifo = entry.file_type().is_ok_and(|t| t.is_fifo());
-        if is_fifo && path.extension().is_some_and(|e| e == "out" || e == "ready") {
+        if is_fifo
+            && path
+                .extension()
+                .is_some_and(|e| e == "out" || e == "ready" || e == "check")
+        {
             fs::remove_file(path).ok(); // a read-only directory: nothing to do
         }
     }

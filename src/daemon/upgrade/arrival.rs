@@ -16,6 +16,7 @@ use super::STATE;
 use crate::control::reply::Reply;
 use crate::daemon::actions::Actions;
 use crate::daemon::adopt::AdoptedCommand;
+use crate::daemon::checkers::Checkers;
 use crate::daemon::history::History;
 use crate::daemon::journal::{self, Journal};
 use crate::daemon::probes::Probes;
@@ -105,6 +106,7 @@ impl Reactor {
         self.logs.take_up(work.logs, left, self.poll.registry())?;
         self.actions = Actions::kept(work.actions, left, self.poll.registry())?;
         self.probes = Probes::kept(work.probes, left, self.poll.registry())?;
+        self.checkers = Checkers::kept(work.checkers, left, self.poll.registry())?;
         self.history = History::kept(work.history);
         self.crashes = work.crashes;
         self.sink.set_lost(work.lost_lines);

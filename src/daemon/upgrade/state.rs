@@ -23,7 +23,7 @@ use crate::daemon::journal;
 use crate::daemon::logs::KeptLog;
 use crate::daemon::registry::Registry;
 use crate::daemon::sockets;
-use crate::daemon::{actions, clients, notify, probes, signals, trees};
+use crate::daemon::{actions, checkers, clients, notify, probes, signals, trees};
 use crate::machine::event::{ActionId, Instance, ServiceId, Ticket};
 use crate::machine::keep::Whole;
 use crate::machine::report::Origin;
@@ -211,6 +211,7 @@ pub struct WritingWork<'a> {
     pub logs: Vec<KeptLog>,
     pub actions: Vec<actions::Kept>,
     pub probes: probes::Kept,
+    pub checkers: Vec<checkers::Kept>,
     pub history: Vec<(ServiceId, Tick, EventLine)>,
     pub crashes: &'a Crashes,
     pub lost_lines: u64,
@@ -267,6 +268,9 @@ pub struct Work {
     /// What is remembered for probes.
     #[serde(default)]
     pub probes: probes::Kept,
+    /// Checkers at work.
+    #[serde(default)]
+    pub checkers: Vec<checkers::Kept>,
     /// For `why`.
     pub history: Vec<(ServiceId, Tick, EventLine)>,
     /// For `crashes`, and reports that are not written yet.

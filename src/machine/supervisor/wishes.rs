@@ -9,11 +9,9 @@ use crate::machine::event::{
     ActionId, Answer, Change, Effect, ServiceId, Target, Ticket, Verb, Wait,
 };
 use crate::machine::report::{Happening, Origin};
-use crate::machine::service::{
-    Context, Hold, Input, ReloadRun, Rest, Service, State, Waiter, Want,
-};
+use crate::machine::service::{Context, Doing, Hold, Input, Rest, Service, State, Waiter, Want};
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Oneshot, Reload, Spec, To};
+use crate::machine::spec::{Oneshot, Spec, To};
 use crate::machine::stop;
 use crate::machine::time::Tick;
 
@@ -275,6 +273,10 @@ impl Supervisor {
                 // Still up: a stop of it, or of what it requires, is called off.
                 up.then_some(Answer::Done(None))
             }
+            Verb::Restart if service.asks_before_restart() => {
+                self.check_restart(id, by, now, effects);
+                None
+            }
             Verb::Restart | Verb::RestartNow => {
                 let running = service.is_running();
                 service.note_absorbed();
@@ -440,36 +442,86 @@ impl Supervisor {
         effects: &mut Vec<Effect>,
     ) -> Option<Answer> {
         let service = self.services.get_mut(&id)?;
-        let Some(reload) = service.spec.reload.clone() else {
+        if service.spec.reload.is_none() {
             let text = "it has no `reload` in its configuration";
             return Some(Answer::Refused(text.to_owned()));
-        };
+        }
         if !matches!(service.state, State::Up(_)) || service.cycle {
             return Some(Answer::Refused("it is not running".to_owned()));
         }
-        if service.reload.is_some() {
+        match &service.reload {
+            Some(run) if run.is_before_restart() => {
+                return Some(Answer::Refused(
+                    "a restart of it is being checked".to_owned(),
+                ));
+            }
             // One at a time: this request waits for the one under way.
-            return None;
+            Some(_) => return None,
+            None => {}
         }
         effects.push(Effect::Publish(id, Happening::Reloading { by: by.clone() }));
-        match reload {
-            Reload::Signal(signal) => {
-                effects.push(Effect::Signal(id, service.instance, signal, To::Main));
-                Some(Answer::Done(None))
+        let mut cx = Context {
+            effects,
+            rng: &mut self.rng,
+            actions: &mut self.actions,
+        };
+        let done = match service.spec.check {
+            Some(_) => {
+                service.begin_check(Doing::CheckForReload, now, &mut cx);
+                false
             }
-            Reload::Run(argv, wait) => {
-                self.actions += 1;
-                let action = ActionId(self.actions);
-                let until = now + wait;
-                service.reload = Some(ReloadRun {
-                    action,
-                    until,
-                    wait,
-                });
-                effects.push(Effect::Run(id, service.instance, action, argv));
-                self.list_deadline(id);
-                None
+            None => service.begin_reload(now, &mut cx),
+        };
+        self.list_deadline(id);
+        done.then_some(Answer::Done(None))
+    }
+
+    /// A restart is asked for, and the service's checker is to be asked first. One who asks
+    /// while it is at work joins those who wait.
+    fn check_restart(&mut self, id: ServiceId, by: &Origin, now: Tick, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.get_mut(&id) else {
+            return;
+        };
+        if service
+            .reload
+            .as_ref()
+            .is_some_and(|r| r.is_before_restart())
+        {
+            return;
+        }
+        let mut cx = Context {
+            effects,
+            rng: &mut self.rng,
+            actions: &mut self.actions,
+        };
+        service.begin_check(Doing::CheckForRestart(by.clone()), now, &mut cx);
+        self.list_deadline(id);
+        let why = "somebody has asked for a restart meanwhile";
+        self.dismiss(id, Waiter::wants_it_reloaded, why, effects);
+    }
+
+    /// The checker before a restart has ended.
+    pub(super) fn verified(
+        &mut self,
+        id: ServiceId,
+        verdict: Result<Origin, String>,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
+        match verdict {
+            Ok(by) => {
+                // Who has asked for something else meanwhile has dealt with those who wait.
+                if self
+                    .services
+                    .get(&id)
+                    .is_some_and(Service::asks_before_restart)
+                {
+                    self.cycle(id, &by, now);
+                    self.retarget(effects);
+                    self.look_at_all();
+                }
             }
+            Err(why) => self.dismiss(id, Waiter::wants_it_up, &why, effects),
         }
     }
 
