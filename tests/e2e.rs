@@ -23,6 +23,8 @@ mod dependencies;
 mod doctor;
 #[path = "e2e/drains.rs"]
 mod drains;
+#[path = "e2e/files.rs"]
+mod files;
 #[path = "e2e/five_twins.rs"]
 mod five_twins;
 #[path = "e2e/health.rs"]

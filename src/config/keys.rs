@@ -133,6 +133,9 @@ pub const HEALTH: &[&str] = &[
     "tcp", "http", "status", "exec", "memory", "interval", "timeout", "failures", "action", "run",
 ];
 
+/// `output`, where it is a file.
+pub const OUTPUT: &[&str] = &["file", "max-size", "keep", "timestamps"];
+
 /// `crash-loop`.
 pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
 

@@ -19,6 +19,7 @@ use crate::machine::spec::Schedule;
 use super::files::{self, Disk, Files, FILE_CAP, TOTAL_CAP};
 use super::model::{Config, Daemon, ServiceDef};
 use super::order::{self, Named};
+use super::output;
 use super::problem::{word, Place, Problems, Source};
 use super::read::{Reader, Value};
 use super::service::{self, Said};
@@ -401,6 +402,7 @@ impl Load<'_> {
         }
         order::check_cycles(&self.services, &self.places, &mut self.problems);
         order::check_conflicts(&self.services, &self.places, &mut self.problems);
+        output::check_files(&self.services, &self.places, &mut self.problems);
         self.problems.into_result()?;
         Ok(Config {
             daemon: self.daemon,

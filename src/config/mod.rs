@@ -41,6 +41,7 @@ mod load;
 pub mod model;
 mod order;
 mod outlook;
+mod output;
 mod plan;
 mod problem;
 mod read;

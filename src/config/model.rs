@@ -148,6 +148,9 @@ pub struct Program {
     pub watchdog: Option<Duration>,
     /// What happens to standard output and error.
     pub output: Output,
+    /// With [`Output::File`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_file: Option<FileOutput>,
     /// Listening TCP sockets that superd opens for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<SocketAddr>,
@@ -219,10 +222,25 @@ pub enum Output {
     Log,
     /// Ring only.
     Ring,
+    /// Ring, and a file of its own.
+    File,
     /// /dev/null.
     Null,
     /// superd's own (wrap mode, debugging).
     Inherit,
+}
+
+/// The file that a service's output goes to.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct FileOutput {
+    /// Absolute.
+    pub path: String,
+    /// Bytes; a file that is so long is turned over.
+    pub max_size: u64,
+    /// Full files beside the one that is written.
+    pub keep: u32,
+    /// Each line has its time before it.
+    pub timestamps: bool,
 }
 
 /// What superd does with a service.

@@ -304,7 +304,7 @@ pub(super) fn define(
         }
         Some(Sign::Log(_)) if matches!(output, Output::Null | Output::Inherit) => r.problem(
             at.clone(),
-            "ready = { log = ... } needs output = \"log\" or \"ring\"",
+            "ready = { log = ... } needs output = \"log\", \"ring\" or a file",
         ),
         _ => {}
     }

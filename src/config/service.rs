@@ -23,11 +23,11 @@ use crate::machine::spec::{
 };
 
 use super::keys;
-use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
+use super::model::{FileOutput, Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
 use super::stop::positive;
-use super::{confine, health, limits, outlook, ready, stop, value};
+use super::{confine, health, limits, outlook, output, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -44,7 +44,7 @@ pub(super) struct Said {
     directory: Option<String>,
     limits: Vec<Limit>,
     notify: Option<bool>,
-    output: Option<Output>,
+    output: Option<(Output, Option<FileOutput>)>,
     autostart: Option<bool>,
     wait_for: Option<Option<Rc<WaitFor>>>,
     ready: Option<Option<Sign>>,
@@ -130,7 +130,7 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "directory" => said.directory = r.path(key, v),
         "limits" => said.limits = limits::read(r, key, v),
         "notify" => said.notify = r.boolean(key, v),
-        "output" => said.output = r.choice(key, v, OUTPUT),
+        "output" => said.output = output::read(r, key, v),
         "autostart" => said.autostart = r.boolean(key, v),
         "wait-for" => said.wait_for = outlook::read(r, key, v),
         "ready" => said.ready = ready::read(r, key, v),
@@ -173,13 +173,6 @@ enum Kind {
 }
 
 const KIND: &[(&str, Kind)] = &[("daemon", Kind::Daemon), ("oneshot", Kind::Oneshot)];
-
-const OUTPUT: &[(&str, Output)] = &[
-    ("log", Output::Log),
-    ("ring", Output::Ring),
-    ("null", Output::Null),
-    ("inherit", Output::Inherit),
-];
 
 const RESTART: &[(&str, Policy)] = &[
     ("always", Policy::Always),
@@ -514,7 +507,8 @@ pub(super) fn define(
 ) -> Option<ServiceDef> {
     let stop = said.schedule(defaults);
     let notify = said.notify.or(defaults.notify).unwrap_or(true);
-    let output = said.output.or(defaults.output).unwrap_or(Output::Log);
+    let to = said.output.take().or_else(|| defaults.output.clone());
+    let (output, log_file) = to.unwrap_or((Output::Log, None));
     let parts = |s: &Said| ready::Parts {
         ready: s.ready.clone(),
         after: s.ready_after,
@@ -607,6 +601,7 @@ pub(super) fn define(
             notify,
             watchdog,
             output,
+            log_file,
             sockets: said.sockets,
             confine,
         }),
@@ -714,7 +709,7 @@ fn check_stop(r: &mut Reader, at: &Range<usize>, stop: &Schedule, notify: bool, 
     if unseen && waits(|u| matches!(u, Until::Log(_))) {
         r.problem(
             at.clone(),
-            "until = \"log=...\" in `stop` needs output = \"log\" or \"ring\"",
+            "until = \"log=...\" in `stop` needs output = \"log\", \"ring\" or a file",
         );
     }
 }

@@ -414,7 +414,7 @@ fn readiness_that_makes_no_sense_is_told_with_its_place() {
         ("ready = { log = \"x\", timeout = \"1s\" }", "3:32: service \"x\": nobody is asked: `interval`, `timeout` and `status` go with tcp, http and exec"),
         ("ready = { exec = [\"/x\"], interval = \"1ms\" }", "3:37: service \"x\": `interval` must be at least 10ms"),
         ("ready = { notify = true }\nnotify = false", "1:10: service \"x\": ready = { notify = true } needs notify = true"),
-        ("ready = { log = \"x\" }\noutput = \"null\"", "1:10: service \"x\": ready = { log = ... } needs output = \"log\" or \"ring\""),
+        ("ready = { log = \"x\" }\noutput = \"null\"", "1:10: service \"x\": ready = { log = ... } needs output = \"log\", \"ring\" or a file"),
         ("ready = { notify = true }\nready-after = \"1s\"", "1:10: service \"x\": has `ready` and `ready-after`: one of them"),
         ("ready-after = \"0s\"", "3:15: service \"x\": `ready-after` must be longer than 0"),
         ("start-timeout = \"5s\"", "1:10: service \"x\": has `start-timeout` and nothing to wait for: it needs `ready`"),
@@ -1364,6 +1364,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
         keys::READY,
         keys::HEALTH,
         keys::CRASH_LOOP,
+        keys::OUTPUT,
         keys::MAX_CONNECTIONS,
         keys::RELOAD,
     ];
@@ -1500,6 +1501,78 @@ fn no_mutation_of_a_file_makes_it_panic() {
         loaded > rounds / 100,
         "{loaded} of {rounds}: the mutations are too wild to say much"
     );
+}
+
+#[test]
+fn output_may_be_a_file() {
+    let file = |keys: &str| service(keys).program.log_file.clone().unwrap();
+    let f = file("output = { file = \"/var/log/x.log\" }");
+    assert_eq!((f.max_size, f.keep, f.timestamps), (1 << 20, 4, false));
+    let f = file("output = { file = \"/x\", max-size = \"64KiB\", keep = 0, timestamps = true }");
+    assert_eq!((f.max_size, f.keep, f.timestamps), (65_536, 0, true));
+    for (value, said) in [
+        (
+            "\"file\"",
+            "3:10: service \"x\": `output` cannot be `file`; it is one of log, ring, null, inherit",
+        ),
+        (
+            "{}",
+            "3:10: service \"x\": `output` needs `file`: write { file = \"/var/log/name.log\" }",
+        ),
+        (
+            "{ file = \"x.log\" }",
+            "3:19: service \"x\": `file` must be a path that begins with /, not `x.log`",
+        ),
+        (
+            "{ file = \"/var/log/\" }",
+            "3:19: service \"x\": `file` must be the path of a file, of at most 500 bytes",
+        ),
+        (
+            "{ file = \"/x\", max-size = 100 }",
+            "3:36: service \"x\": `max-size` must be at least 16KiB, not 100 bytes",
+        ),
+        (
+            "{ file = \"/x\", keep = 101 }",
+            "3:32: service \"x\": `keep` must be from 0 to 100, not 101",
+        ),
+        (
+            "{ file = \"/x\", timestamps = 1 }",
+            "3:38: service \"x\": `timestamps` must be true or false, not a whole number",
+        ),
+        (
+            "{ file = \"/x\", keeps = 1 }",
+            "3:25: service \"x\": unknown key `keeps` (did you mean `keep`?)",
+        ),
+    ] {
+        assert_eq!(bad_service(&format!("output = {value}")), said, "{value}");
+    }
+}
+
+#[test]
+fn two_services_cannot_have_one_log_file() {
+    let two = |a: &str, b: &str| {
+        let one = |name: &str, file: &str| {
+            format!("[service.{name}]\ncommand = [\"/x\"]\noutput = {{ file = \"{file}\" }}\n")
+        };
+        one("a", a) + &one("b", b)
+    };
+    // The second: what the other's file is renamed to when it is full.
+    for (a, b) in [("/l/x", "/l/x"), ("/l/x", "/l/x.1"), ("/l/x.12", "/l/x")] {
+        let said = bad(&two(a, b));
+        assert_eq!(said.len(), 1, "{said:?}");
+        let end = format!(
+            "service \"b\": {b} is the log file of service \"a\" too: each needs one of its own"
+        );
+        assert!(said[0].ends_with(&end), "{said:?}");
+    }
+    for (a, b) in [
+        ("/l/x", "/l/y"),
+        ("/l/x", "/l/x."),
+        ("/l/x", "/l/x.1a"),
+        ("/l/x", "/l/x1"),
+    ] {
+        good(&two(a, b));
+    }
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, Problems> {
         }
         let mut program = (*def.program).clone();
         program.output = Output::Inherit;
+        program.log_file = None;
         program.directory = here();
         def.program = Rc::new(program);
     }

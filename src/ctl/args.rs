@@ -77,6 +77,12 @@ pub enum Command {
         /// Only so many of the last lines
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<u32>,
+        /// Only what is not older: 10m, 1h30m, or a time of day like 14:05
+        #[arg(long, value_name = "WHEN", value_parser = since)]
+        since: Option<Duration>,
+        /// Only lines that contain this text
+        #[arg(long, value_name = "TEXT")]
+        grep: Option<String>,
         /// Service
         #[arg(value_name = "NAME")]
         name: String,
@@ -323,6 +329,38 @@ pub fn superd(args: impl IntoIterator<Item = OsString>) -> Result<Superd, Instea
     Superd::try_parse_from(args).map_err(|e| Instead::of(&e, "superd"))
 }
 
+/// How long ago: a duration, or a time of day, which was today or yesterday.
+fn since(text: &str) -> Result<Duration, String> {
+    if !text.contains(':') {
+        let hint = "a time of day like 14:05, or 90, 10m, 1h30m";
+        return duration_or_seconds(text).map_err(|_| format!("`{text}` is not {hint}"));
+    }
+    let local = crate::sys::timer::local(crate::sys::timer::wall());
+    let now = [local.hour, local.minute, local.second].map(|n| u64::try_from(n).unwrap_or(0));
+    let [hour, minute, second] = now;
+    time_ago(text, hour * 3600 + minute * 60 + second)
+        .ok_or_else(|| format!("`{text}` is not a time of day: write 14:05 or 14:05:30"))
+}
+
+/// `now`: seconds since midnight.
+fn time_ago(text: &str, now: u64) -> Option<Duration> {
+    let mut seconds = 0;
+    let mut parts = 0;
+    for (part, below) in text.split(':').zip([24, 60, 60, 0]) {
+        let digits = matches!(part.len(), 1..=2) && part.bytes().all(|b| b.is_ascii_digit());
+        let n: u64 = part.parse().ok().filter(|n| digits && *n < below)?;
+        seconds = seconds * 60 + n;
+        parts += 1;
+    }
+    let at = match parts {
+        2 => seconds * 60,
+        3 => seconds,
+        _ => return None,
+    };
+    let day = 86_400;
+    Some(Duration::from_secs((now + day - at) % day))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -456,5 +494,18 @@ mod tests {
         assert_eq!(missing(&Ctl::command(), page), Vec::<String>::new());
         let page = include_str!("../../packaging/man/superd.8");
         assert_eq!(missing(&Superd::command(), page), Vec::<String>::new());
+    }
+
+    #[test]
+    fn since_takes_a_time_of_day() {
+        let ago = |text: &str| time_ago(text, 14 * 3600).map(|d| d.as_secs());
+        assert_eq!(ago("13:59"), Some(60));
+        assert_eq!(ago("13:59:30"), Some(30));
+        assert_eq!(ago("14:01"), Some(86_400 - 60), "yesterday");
+        for bad in ["24:00", "1:2:3:4", "12:", ":", "12:60", "+1:00", "a:b"] {
+            assert_eq!(ago(bad), None, "{bad}");
+        }
+        assert_eq!(since("10m").unwrap(), Duration::from_secs(600));
+        assert!(since("soon").unwrap_err().contains("14:05"));
     }
 }

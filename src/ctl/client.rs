@@ -12,7 +12,7 @@ use crate::machine::time::Span;
 use super::act::{json_reply, Acting};
 use super::args::{self, Command, Ctl, PlanArgs, Which, WhichNow, DEFAULT_CONFIG, DEFAULT_SOCKET};
 use super::converse::{converse, Patience, QUIET_POLL};
-use super::look::Looking;
+use super::look::{Looking, Only};
 use super::render::{self, Style};
 use super::talk::Trouble;
 use super::{action_code, lsb, offline, Around, PROGRAM};
@@ -116,15 +116,20 @@ impl<'a> Client<'a> {
             Command::Logs {
                 follow,
                 lines,
+                since,
+                grep,
                 name,
-            } => self.look(
-                Request {
+            } => {
+                let only = Only::new(*since, grep.clone());
+                // What is looked for may be anywhere in what superd has.
+                let lines = lines.or((!only.is_all()).then_some(u32::MAX));
+                let request = Request {
                     follow: *follow,
-                    lines: *lines,
+                    lines,
                     ..about(Verb::Logs, name)
-                },
-                |_| Ok(()),
-            ),
+                };
+                self.look_for(only, request, |_| Ok(()))
+            }
             Command::Events {
                 follow,
                 lines,
@@ -244,10 +249,20 @@ impl<'a> Client<'a> {
         request: Request,
         finish: impl FnOnce(&mut Looking<'_>) -> io::Result<()>,
     ) -> io::Result<i32> {
+        self.look_for(Only::default(), request, finish)
+    }
+
+    fn look_for(
+        &mut self,
+        only: Only,
+        request: Request,
+        finish: impl FnOnce(&mut Looking<'_>) -> io::Result<()>,
+    ) -> io::Result<i32> {
         let limit = (!request.follow).then_some(LOOK_LIMIT);
         let patience = self.patience(LOOK_PATIENCE, BUSY_PATIENCE, limit);
         let requests = [request];
         let mut looking = Looking::new(self.out, self.err, self.style, self.json);
+        looking.only = only;
         match converse(&self.socket, &requests, patience, &mut looking) {
             Ok(()) => {
                 finish(&mut looking)?;

@@ -2,9 +2,10 @@
 //! they come, tables when they are complete.
 
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use crate::control::crash::{CrashLine, CrashReport};
-use crate::control::reply::{Code, EventLine, Finding, Node, PlanLine, Reply, Status};
+use crate::control::reply::{Code, EventLine, Finding, LogLine, Node, PlanLine, Reply, Status};
 use crate::control::request::{Request, Verb};
 
 use super::act::json_line;
@@ -36,6 +37,44 @@ pub struct Looking<'a> {
     reports: Vec<CrashReport>,
     lines: usize,
     bytes: usize,
+    /// Of the lines of output.
+    pub only: Only,
+}
+
+/// Which lines of output are shown.
+#[derive(Default)]
+pub struct Only {
+    /// The oldest, in milliseconds ago, when it was asked; and when that was.
+    since: Option<(u64, Instant)>,
+    grep: Option<String>,
+}
+
+impl Only {
+    /// As it was typed.
+    pub fn new(since: Option<Duration>, grep: Option<String>) -> Only {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        Only {
+            since: since.map(|d| (ms(d), Instant::now())),
+            grep,
+        }
+    }
+
+    /// Nothing is left out.
+    pub fn is_all(&self) -> bool {
+        self.since.is_none() && self.grep.is_none()
+    }
+
+    fn shows(&self, line: &LogLine) -> bool {
+        let is_old = |(ms, asked): (u64, Instant)| {
+            let since_then = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
+            line.ago_ms > ms.saturating_add(since_then)
+        };
+        !self.since.is_some_and(is_old)
+            && self
+                .grep
+                .as_ref()
+                .is_none_or(|text| line.text.contains(text.as_str()))
+    }
 }
 
 impl<'a> Looking<'a> {
@@ -61,6 +100,7 @@ impl<'a> Looking<'a> {
             reports: Vec::new(),
             lines: 0,
             bytes: 0,
+            only: Only::default(),
         }
     }
 
@@ -174,6 +214,13 @@ impl<'a> Looking<'a> {
 impl Hear for Looking<'_> {
     fn heard(&mut self, asked: &Request, got: &Incoming) -> Result<(), Trouble> {
         let reply = &got.reply;
+        if reply
+            .line
+            .as_ref()
+            .is_some_and(|line| !self.only.shows(line))
+        {
+            return Ok(());
+        }
         if self.json {
             json_line(self.out, &got.raw, self.style)?;
         }

@@ -122,6 +122,8 @@ fn command(method: &str, arguments: Arguments) -> Result<Command, String> {
         },
         "logs" => Command::Logs {
             follow: false,
+            since: None,
+            grep: None,
             lines,
             name,
         },

@@ -340,11 +340,14 @@ impl Reactor {
         instance: Instance,
         main: Option<Pid>,
     ) {
-        if let Output::Log | Output::Ring = output {
+        if let Output::Log | Output::Ring | Output::File = output {
             let (name, registry) = (name.into(), self.poll.registry());
             let opened = self.logs.adopt(registry, id, &name, output, main);
             // The next start tries again and says why.
             if opened.is_ok() {
+                let program = self.registry.program(id);
+                let file = program.as_ref().and_then(|p| p.log_file.as_ref());
+                self.logs.set_file(id, file);
                 self.logs.begin(id, instance);
             }
             self.say_of_output();
@@ -354,6 +357,9 @@ impl Reactor {
     /// Why output does not outlive superd, if it does not.
     pub(super) fn say_of_output(&mut self) {
         if let Some(text) = self.logs.take_complaint() {
+            self.say(Severity::LOG_WARNING, &text);
+        }
+        for text in self.logs.take_said() {
             self.say(Severity::LOG_WARNING, &text);
         }
     }

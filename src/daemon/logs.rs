@@ -14,6 +14,7 @@
 pub mod carry;
 mod crash_text;
 pub(super) mod fifo;
+mod file;
 mod ring;
 mod split;
 
@@ -32,6 +33,7 @@ use nix::unistd::pipe2;
 use serde::{Deserialize, Serialize};
 
 use crash_text::{long_crash, CrashText};
+use file::LogFile;
 pub use ring::Ring;
 use split::Splitter;
 
@@ -40,7 +42,7 @@ use carry::Carry;
 use super::rundir::plain;
 use super::token::Source;
 use super::upgrade::state::{Bytes, Fds};
-use crate::config::model::Output;
+use crate::config::model::{FileOutput, Output};
 use crate::machine::crash;
 use crate::machine::event::{Instance, Pid, ServiceId};
 use crate::machine::report::{Crash, Exit};
@@ -123,6 +125,8 @@ struct Log {
     flooding: bool,
     splitter: Splitter,
     kept: Kept,
+    /// With [`Output::File`].
+    file: Option<Box<LogFile>>,
 }
 
 /// What outlives a change of the program.
@@ -140,6 +144,8 @@ pub struct KeptLog {
     began: u64,
     watch: Option<(Instance, Rc<str>)>,
     crash: Option<CrashText>,
+    #[serde(default)]
+    file: Option<FileOutput>,
 }
 
 /// What is remembered of the output.
@@ -185,6 +191,7 @@ impl Logs {
             began: log.kept.began,
             watch: log.kept.watch.clone(),
             crash: log.kept.crash.as_deref().cloned(),
+            file: log.file.as_ref().map(|f| f.spec().clone()),
         };
         let all = self.logs.iter().map(|(service, log)| (service, &**log));
         all.map(&mut keep).collect()
@@ -207,7 +214,9 @@ impl Logs {
                 Source::Log(log.service.0).token(),
                 Interest::READABLE,
             )?;
+            let file = log.file.map(|spec| LogFile::new(log.name.clone(), spec));
             let taken = Log {
+                file: file.map(Box::new),
                 name: log.name,
                 output: log.output,
                 read,
@@ -335,6 +344,7 @@ impl Logs {
                 begun: 0,
                 flooding: false,
                 splitter: Splitter::default(),
+                file: None,
                 kept: Kept {
                     ring: Ring::new(self.ring),
                     instance: Instance::default(),
@@ -350,6 +360,28 @@ impl Logs {
         };
         log.output = output;
         Ok(log.write.as_fd())
+    }
+
+    /// With [`Output::File`]: where to.
+    pub fn set_file(&mut self, service: ServiceId, to: Option<&FileOutput>) {
+        if let Some(log) = self.logs.get_mut(&service) {
+            if log.file.as_ref().map(|f| f.spec()) != to {
+                let file = to.map(|spec| LogFile::new(log.name.clone(), spec.clone()));
+                log.file = file.map(Box::new);
+            }
+        }
+    }
+
+    /// Somebody has moved the log files: what comes goes to new ones.
+    pub fn reopen_files(&mut self) {
+        let files = self.logs.values_mut().filter_map(|log| log.file.as_mut());
+        files.for_each(|file| file.reopen());
+    }
+
+    /// What there is to be said about log files.
+    pub fn take_said(&mut self) -> Vec<String> {
+        let files = self.logs.values_mut().filter_map(|log| log.file.as_mut());
+        files.flat_map(|file| file.take_said()).collect()
     }
 
     /// The descriptor that [`Logs::open`] gave, if it was called.
@@ -414,10 +446,14 @@ impl Logs {
             };
             let (share, price) = match log.output {
                 Output::Log => (LOGGED_SHARE, LARGE / LOGGED_SHARE),
-                Output::Ring | Output::Null | Output::Inherit => (LARGE, 1),
+                Output::File if log.has_stamps() => (LOGGED_SHARE, LARGE / LOGGED_SHARE),
+                Output::File | Output::Ring | Output::Null | Output::Inherit => (LARGE, 1),
             };
-            let carry = self.carry.as_deref().filter(|_| log.is_carried());
-            let (n, finished) = match carry {
+            let carry = self.carry.as_deref();
+            let (n, finished) = match carry.filter(|_| log.is_carried()) {
+                _ if log.is_spliced() => {
+                    log.pass_to_file(service, carry, &mut self.buf, share, now, hear)
+                }
                 Some(carry) => log.pass(service, carry, &mut self.buf, share, false, now, hear),
                 None => log.read(service, &mut self.buf, share, now, hear),
             };
@@ -440,7 +476,11 @@ impl Logs {
         let Some(log) = self.logs.get_mut(&service) else {
             return;
         };
-        match self.carry.as_deref().filter(|_| log.is_carried()) {
+        let carry = self.carry.as_deref();
+        match carry.filter(|_| log.is_carried()) {
+            _ if log.is_spliced() => {
+                log.pass_to_file(service, carry, &mut self.buf, DRAIN, now, hear)
+            }
             Some(carry) => log.pass(service, carry, &mut self.buf, DRAIN, true, now, hear),
             None => log.read(service, &mut self.buf, DRAIN, now, hear),
         };
@@ -449,9 +489,17 @@ impl Logs {
             kept,
             name,
             output,
+            file,
             ..
         } = &mut **log;
-        splitter.finish(&mut |line| kept.take(line, service, name, *output, now, hear));
+        splitter.finish(&mut |line| {
+            stamp(file, line, now);
+            kept.take(line, service, name, *output, now, hear);
+        });
+        if let Some(file) = file {
+            file.flush(None, now);
+            file.end_line();
+        }
     }
 
     /// The last `n` lines with their times, oldest first.
@@ -535,7 +583,61 @@ impl Log {
 
     /// Whether its output is left in the pipe until it was passed on.
     fn is_carried(&self) -> bool {
-        self.fifo.is_some() && self.output == Output::Log
+        let is_passed_on = self.output == Output::Log || self.has_stamps();
+        self.fifo.is_some() && is_passed_on
+    }
+
+    fn has_stamps(&self) -> bool {
+        self.output == Output::File && self.file.as_ref().is_some_and(|f| f.has_stamps())
+    }
+
+    /// Whether its output goes as it is into a file.
+    fn is_spliced(&self) -> bool {
+        self.output == Output::File && self.file.as_ref().is_some_and(|f| !f.has_stamps())
+    }
+
+    /// Moves at most `share` bytes into the file; how many it were, and whether that was all.
+    /// They are looked at before, for the ring.
+    fn pass_to_file(
+        &mut self,
+        service: ServiceId,
+        carry: Option<&Carry>,
+        buf: &mut Vec<u8>,
+        share: usize,
+        now: Tick,
+        hear: Hear<'_>,
+    ) -> (usize, bool) {
+        let Some(carry) = carry else {
+            return self.read(service, buf, share, now, hear);
+        };
+        let mut total = 0;
+        loop {
+            let there = waiting_bytes(self.read.as_fd()).unwrap_or(SMALL);
+            if there == 0 {
+                return (total, true);
+            }
+            let want = there.clamp(SMALL, LARGE).min(share - total);
+            if buf.len() < want {
+                buf.resize(want, 0);
+            }
+            let Some(space) = buf.get_mut(..want) else {
+                return (total, true);
+            };
+            let n = match carry.look(self.read.as_fd(), space) {
+                Ok(n) if n > 0 => n,
+                // Interrupted before anything was copied, or it cannot be copied: the usual way.
+                Ok(_) | Err(_) => return self.read(service, buf, share, now, hear),
+            };
+            let chunk = space.get(..n).unwrap_or_default();
+            self.take(service, chunk, now, hear);
+            if let Some(file) = &mut self.file {
+                file.pass(self.read.as_fd(), chunk, now);
+            }
+            total += n;
+            if total >= share {
+                return (total, false);
+            }
+        }
     }
 
     /// Whether the service has set O_DIRECT (pipe(2)): then the rest of what it wrote at once
@@ -595,17 +697,26 @@ impl Log {
             }
             carry.begin(&self.name, chunk);
             let (mut passed, name, output) = (0, &self.name, self.output);
+            let has_stamps = self.has_stamps();
             let lines = chunk.get(..end).unwrap_or_default();
             for line in lines.split_inclusive(|b| *b == b'\n') {
                 passed += line.len();
                 carry.due(passed);
-                let kept = &mut self.kept;
-                let mut take = |line: &[u8]| kept.take(line, service, name, output, now, hear);
+                let (kept, file) = (&mut self.kept, &mut self.file);
+                let mut take = |line: &[u8]| {
+                    stamp(file, line, now);
+                    kept.take(line, service, name, output, now, hear);
+                };
                 self.splitter.push(line, &mut take);
                 if last && passed == n && n == there {
                     self.splitter.finish(&mut take);
                 }
-                carry.pass(); // whoever did not write it
+                if !has_stamps {
+                    carry.pass(); // whoever did not write it
+                }
+            }
+            if let (true, Some(file)) = (has_stamps, &mut self.file) {
+                file.flush(Some(carry), now);
             }
             let taken = carry.take(self.read.as_fd(), end, space);
             total += end;
@@ -643,6 +754,12 @@ impl Log {
             total += n;
             let chunk = space.get(..n).unwrap_or_default();
             self.take(service, chunk, now, hear);
+            if let (true, Some(file)) = (self.output == Output::File, &mut self.file) {
+                match file.has_stamps() {
+                    true => file.flush(None, now),
+                    false => file.write(chunk, now),
+                }
+            }
             // A packet is read whole or its rest is lost; none is longer than this.
             if share - total < SMALL {
                 return (total, false);
@@ -658,7 +775,8 @@ impl Log {
         // of the chunk is worth splitting. And a crash text, whose end may be a flood too.
         let skip = match self.output {
             Output::Log => 0,
-            Output::Ring | Output::Null | Output::Inherit => {
+            Output::File if self.has_stamps() => 0,
+            Output::File | Output::Ring | Output::Null | Output::Inherit => {
                 chunk.len().saturating_sub(self.kept.ring.bound())
             }
         };
@@ -673,7 +791,9 @@ impl Log {
             }
         }
         let (kept, name, output) = (&mut self.kept, &self.name, self.output);
+        let file = &mut self.file;
         self.splitter.push(rest, &mut |line| {
+            stamp(file, line, now);
             kept.take(line, service, name, output, now, hear);
         });
     }
@@ -714,6 +834,13 @@ impl Kept {
             line,
             matched,
         });
+    }
+}
+
+/// Adds the line to a file whose lines have stamps.
+fn stamp(file: &mut Option<Box<LogFile>>, line: &[u8], now: Tick) {
+    if let Some(file) = file.as_mut().filter(|f| f.has_stamps()) {
+        file.add(line, now);
     }
 }
 

@@ -246,7 +246,7 @@ impl Reactor {
             program: &r.program,
             group: r.group.clone(),
             out: match r.program.output {
-                Output::Log | Output::Ring => logs.writer(r.service),
+                Output::Log | Output::Ring | Output::File => logs.writer(r.service),
                 Output::Null | Output::Inherit => None,
             },
             notify: notify.filter(|_| r.program.notify),
@@ -275,10 +275,11 @@ impl Reactor {
             return Err(failure(Stage::Fork, "", "it is not configured"));
         };
         let name = self.registry.name(service);
-        if let Output::Log | Output::Ring = program.output {
+        if let Output::Log | Output::Ring | Output::File = program.output {
             let registry = self.poll.registry();
             let pipe = self.logs.open(registry, service, &name, program.output);
             pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
+            self.logs.set_file(service, program.log_file.as_ref());
             self.say_of_output();
             self.logs.begin(service, instance);
         }

@@ -609,6 +609,7 @@ impl Reactor {
                 |said: Said<'_>| hear_line(said, now, clients, sink, machine, &mut matched);
             logs.turn(now, &mut hear);
             self.tell_matches(matched);
+            self.say_of_output();
         }
     }
 
@@ -626,6 +627,7 @@ impl Reactor {
         let mut hear = |said: Said<'_>| hear_line(said, now, clients, sink, machine, &mut matched);
         logs.drain(service, now, &mut hear);
         self.tell_matches(matched);
+        self.say_of_output();
     }
 
     fn tell_matches(&mut self, matched: Vec<(ServiceId, Instance)>) {

@@ -621,6 +621,7 @@ mod tests {
             notify: false,
             watchdog: None,
             output: Output::Null,
+            log_file: None,
             sockets: Vec::new(),
             confine: Confine::default(),
         }

@@ -325,7 +325,7 @@ impl Trees {
             let (w, cookie): (&Wanted<'_>, &String) = (w, cookie);
             let (out, err) = match w.program.output {
                 Output::Inherit => (Some(stdout.as_fd()), Some(stderr.as_fd())),
-                Output::Log | Output::Ring | Output::Null => (None, None),
+                Output::Log | Output::Ring | Output::File | Output::Null => (None, None),
             };
             let context = Context {
                 service: w.name,

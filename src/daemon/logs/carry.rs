@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::fcntl::{fcntl, tee, FcntlArg, OFlag, SpliceFFlags};
 use nix::unistd::{pipe2, read};
 
-use super::fifo;
+use super::{fifo, file};
 use crate::sys::shared::{waiting_bytes, SharedPage};
 
 /// Name of the page in the run directory.
@@ -38,13 +38,19 @@ const LENGTH: usize = 4;
 const TRY: usize = 5;
 const TRY_AT: usize = 6;
 const TRY_BYTES: usize = 7;
+// How long the path of that file is; 0: it is superd's own log.
+const PLACE_LENGTH: usize = NAME + NAME_CAP;
+/// A letter in each word.
+const PLACE: usize = PLACE_LENGTH + 1;
+/// As `config/output.rs` has it.
+const PLACE_CAP: usize = 500;
 /// A letter in each word.
 const NAME: usize = 8;
 /// Names of files are not longer.
 const NAME_CAP: usize = 255;
 
 /// Somebody's output is being passed on. Another number is another layout.
-const BUSY: u32 = 0x5355_0001;
+const BUSY: u32 = 0x5355_0002;
 
 /// The page, and the pipe that output is copied to.
 pub struct Carry {
@@ -122,6 +128,7 @@ impl Carry {
         let first = bytes.first().copied().unwrap_or(0);
         self.set(PASSED, 0);
         self.set(TRY, 0);
+        self.set(PLACE_LENGTH, 0);
         self.set(FIRST, first.into());
         self.poison(first);
         let length = service.len().min(NAME_CAP);
@@ -155,6 +162,16 @@ impl Carry {
         }
     }
 
+    /// The same for a file of a service's own, at this path.
+    pub fn attempt_at(&self, path: &str, file: u64, bytes: usize) {
+        let length = path.len().min(PLACE_CAP);
+        for (n, letter) in path.bytes().take(length).enumerate() {
+            self.set(PLACE + n, letter.into());
+        }
+        self.set(PLACE_LENGTH, u32::try_from(length).unwrap_or(0));
+        self.attempt(file, bytes);
+    }
+
     /// They are passed on: takes so many out of the pipe, into `bin`.
     ///
     /// # Errors
@@ -179,7 +196,11 @@ impl Carry {
 
     fn resume(&self, run_dir: &Path, log: Option<u64>) {
         let mut passed = self.get(PASSED) as usize;
-        if let (BUSY, Some(log), 1..) = (self.get(STATE), log, self.get(TRY)) {
+        if self.get(STATE) == BUSY && self.get(TRY) > 0 && self.get(PLACE_LENGTH) > 0 {
+            if file::settle(&self.place(), self.get(TRY_AT), self.get(TRY_BYTES)) {
+                passed = self.get(TRY) as usize;
+            }
+        } else if let (BUSY, Some(log), 1..) = (self.get(STATE), log, self.get(TRY)) {
             let more = (log as u32).wrapping_sub(self.get(TRY_AT));
             if more >= self.get(TRY_BYTES) {
                 passed = self.get(TRY) as usize;
@@ -201,12 +222,20 @@ impl Carry {
         self.set(STATE, 0);
     }
 
+    fn letters(&self, at: usize, length: usize) -> Vec<u8> {
+        let letter = |n| (self.get(at + n) & 0xff) as u8;
+        (0..length).map(letter).collect()
+    }
+
+    fn place(&self) -> String {
+        let length = (self.get(PLACE_LENGTH) as usize).min(PLACE_CAP);
+        String::from_utf8_lossy(&self.letters(PLACE, length)).into_owned()
+    }
+
     /// The pipe of the service that is noted.
     fn pipe(&self, run_dir: &Path) -> Option<File> {
         let length = (self.get(LENGTH) as usize).min(NAME_CAP);
-        let name: Vec<u8> = (0..length)
-            .map(|n| (self.get(NAME + n) & 0xff) as u8)
-            .collect();
+        let name = self.letters(NAME, length);
         let name = std::str::from_utf8(&name).ok()?;
         crate::config::service_name(name).ok()?;
         fifo::find(&fifo::path(run_dir, name))

@@ -32,6 +32,8 @@ impl Reactor {
         if self.machine.is_shutting_down() {
             return Err("superd is shutting down".to_owned());
         }
+        // Also when the file is wrong: who has moved a log file waits for the new one.
+        self.logs.reopen_files();
         self.announce_reload();
         let done = self.reload_from(&path, by);
         self.announce_ready();

@@ -31,7 +31,8 @@ output = %(output)s
 stop = [{ signal = "TERM", wait = %(grace)s }]
 """
 
-OUTPUT = {False: "null", True: "ring"}           # by s.log
+# With s.log; as supervisord's, 10 files of 1 MB beside the one that is written.
+FILE = '{ file = %s, max-size = 1000000, keep = 10 }'
 ARGV = ["--foreground", "--config", "%(config)s"]
 CLIENT = ["--socket", "%(socket)s"]
 CONFIG = "superd.toml"
@@ -54,7 +55,7 @@ class Superd(Adapter):
                 "superctl": ("BENCH_SUPERCTL", "superctl")}
     restart_note = "restart-delay=1ms, max-delay=1ms, crash-loop=false"
     grace_note = "stop = TERM, wait 1s; then KILL of the tree"
-    log_note = 'output="ring": ring in its own memory, no file'
+    log_note = "output = { file }, 10 files of 1 MB, and the ring in its own memory"
     notes = "one multi-call binary"
 
     @classmethod
@@ -115,7 +116,8 @@ class Superd(Adapter):
         text = DAEMON % {"run": toml(self.path(RUN_DIR))}
         for s in self.services:
             text += SERVICE % {"name": s.name, "command": toml(s.argv),
-                               "output": toml(OUTPUT[bool(s.log)]),
+                               "output": FILE % toml(self.path(s.name + ".log")) if s.log
+                               else toml("null"),
                                "grace": toml(duration(self.grace or 10))}
         self.write(CONFIG, text)
 
