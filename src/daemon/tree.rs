@@ -42,7 +42,8 @@ use super::spawn::INSTANCE;
 
 /// How often one call of [`Tree::kill`] looks for new processes. The caller repeats it.
 const PASSES: usize = 8;
-/// So many looks in a row that find nothing count, although a process vanished in each.
+/// So many looks in a row that find nothing count, although a process vanished in each, or
+/// could not be recognized.
 const BLURRED: u8 = 8;
 /// Looks at most for one process that may be a member.
 const LOOKS: usize = 5;
@@ -186,16 +187,18 @@ impl Forest {
         self.marks.clear();
     }
 
-    /// Whether this process carries the mark.
-    fn carries(&mut self, s: &Stat, mark: &[u8]) -> bool {
+    /// Whether this process carries the mark. None: it cannot be told now.
+    fn carries(&mut self, s: &Stat, mark: &[u8]) -> Option<bool> {
         if !self.is_held {
-            let scanner = self.scanner.as_mut();
-            return scanner.is_some_and(|c| c.has_variable(s.pid, mark));
+            return match &mut self.scanner {
+                Some(scanner) => scanner.has_variable(s.pid, mark),
+                None => Some(false),
+            };
         }
         let read = || proc::variable(s.pid, INSTANCE.as_bytes());
         let found = self.marks.entry((s.pid, s.start)).or_insert_with(read);
         let wanted = mark.get(INSTANCE.len() + 1..); // after the `=`
-        found.is_some() && found.as_deref() == wanted
+        Some(found.is_some() && found.as_deref() == wanted)
     }
 
     /// Orphans of adopted trees may be children of these.
@@ -386,7 +389,8 @@ pub struct Tree {
     /// When we last looked, that was not so, and no zombie was there that may be of this tree.
     is_settled: bool,
     ports: Vec<(Option<PathBuf>, Listener)>,
-    /// Looks in a row in which somebody vanished. Only of an adopted tree.
+    /// Looks in a row in which somebody vanished (only of an adopted tree) or could not be
+    /// recognized.
     blurred: u8,
     /// Start time of our own child, once it was read.
     noted_start: Option<u64>,
@@ -973,7 +977,8 @@ impl Tree {
         members.retain(Stat::is_alive);
         // Init reaps, too: of those that went to it there may be no zombie. But on a machine
         // where somebody dies in every look, some looks that find nothing have to do.
-        self.blurred = match self.is_adopted && !forest.is_whole {
+        // Nor may one without a mark that hides its arguments hold up a stop for ever.
+        self.blurred = match found.has_unread || (self.is_adopted && !forest.is_whole) {
             true => self.blurred.saturating_add(1),
             false => 0,
         };
@@ -1034,12 +1039,16 @@ impl Tree {
     /// A process that was left to superd is whose mark it carries. A dying one carries none:
     /// one that has died since the scan may have been anybody's.
     fn ask_orphan(&self, forest: &mut Forest, s: &Stat, then: Then, found: &mut Found) {
-        let is_ours = forest.carries(s, &self.mark);
+        let mark = forest.carries(s, &self.mark);
+        let is_ours = mark == Some(true);
         if forest.is_held && !is_ours {
             return; // numbers of the held scan are old anyway
         }
         match forest.meet(s, then, |_| is_ours) {
             Some(now) if is_ours => found.add(s, now),
+            Some(now) if now.is_alive() && !now.is_exiting && mark.is_none() => {
+                found.has_unread = true;
+            }
             Some(now) if now.is_alive() && !now.is_exiting => {}
             // Under init or a shell somebody dies all the time, and that says nothing.
             _ => found.has_lost |= s.ppid == forest.own,
@@ -1066,6 +1075,9 @@ struct Found {
     members: Vec<Stat>,
     /// A process that was a member, or may have been, had died when it was looked at again.
     has_lost: bool,
+    /// A process that was left to superd is in the middle of execve(2): whose mark it carries
+    /// can be read in a moment.
+    has_unread: bool,
 }
 
 impl Found {
@@ -1183,6 +1195,13 @@ mod tests {
             }
         }
 
+        /// In the middle of execve(2) nobody can be recognized.
+        fn wait_for_sleepers(&self) {
+            while !self.pids.iter().all(|pid| proc::comm(*pid) == "sleep") {
+                std::thread::yield_now();
+            }
+        }
+
         /// The tree has exactly so many processes, as soon as those that prepared it are gone.
         fn wait_for_count(&mut self, n: u32) {
             while self.tree.count(&mut self.forest) != Some(n) {
@@ -1246,7 +1265,12 @@ mod tests {
     fn children_of_every_kind_are_left_when_the_main_process_ends_at_once() {
         both_ways("ended", |name, group| {
             // Nobody looked while the main process lived.
-            let mut r = three(name, group, "exit 0");
+            let mut r = three(name, group, "kill -STOP $$; exit 0");
+            r.wait_for_sleepers();
+            while r.forest.stat(r.main).unwrap().state != b'T' {
+                std::thread::yield_now();
+            }
+            kill(r.main, libc::SIGCONT).unwrap();
             r.wait_for_zombie();
             // The two that prepare the third child may still be ending.
             assert!(r.tree.before_reap(&mut r.forest) >= Some(3), "{name}");

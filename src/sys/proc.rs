@@ -151,16 +151,20 @@ impl Scanner {
     }
 
     /// Whether the environment that a process was started with holds exactly this
-    /// `NAME=value`. False when it may not be read.
-    pub fn has_variable(&mut self, pid: i32, variable: &[u8]) -> bool {
+    /// `NAME=value`. False when it may not be read. None: nobody can tell now, because the
+    /// process is in the middle of execve(2) or of its end; ask again.
+    pub fn has_variable(&mut self, pid: i32, variable: &[u8]) -> Option<bool> {
         // In the middle of execve(2) a process has no environment for some microseconds.
         for _ in 0..4 {
             match self.search_environ(pid, variable) {
-                Some(found) => return found,
+                Some(found) => return Some(found),
                 None => std::thread::yield_now(),
             }
         }
-        false
+        // And no arguments either, unlike one that was started without an environment.
+        let has_arguments = open_at(&self.proc, pid, "cmdline")
+            .is_ok_and(|file| matches!(nix::unistd::read(file.as_fd(), &mut self.file), Ok(1..)));
+        has_arguments.then_some(false)
     }
 
     /// None: the environment is empty.
@@ -725,10 +729,11 @@ mod tests {
         let mut scanner = Scanner::new().unwrap();
         let pid = child.id() as i32;
         // The parent goes on a little before the kernel has put the environment in place.
-        while !scanner.has_variable(pid, b"SUPERD_INSTANCE=test-77") {
+        while scanner.has_variable(pid, b"SUPERD_INSTANCE=test-77") != Some(true) {
             assert!(scanner.stat(pid).unwrap().is_alive());
         }
-        assert!(!scanner.has_variable(pid, b"SUPERD_INSTANCE=test-7"));
+        let other = scanner.has_variable(pid, b"SUPERD_INSTANCE=test-7");
+        assert_eq!(other, Some(false));
         child.kill().unwrap();
         // Not reaped yet: a zombie, sooner or later.
         while scanner.stat(pid).unwrap().is_alive() {
@@ -736,6 +741,20 @@ mod tests {
         }
         child.wait().unwrap();
         assert_eq!(scanner.stat(pid), None);
+        // One without an environment is known not to have it.
+        let mut bare = std::process::Command::new("sleep")
+            .arg("60")
+            .env_clear()
+            .spawn()
+            .unwrap();
+        let pid = bare.id() as i32;
+        while comm(pid) != "sleep" {
+            std::thread::yield_now();
+        }
+        let other = scanner.has_variable(pid, b"SUPERD_INSTANCE=test-77");
+        bare.kill().unwrap();
+        bare.wait().unwrap();
+        assert_eq!(other, Some(false));
     }
 
     #[test]

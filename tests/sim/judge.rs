@@ -144,6 +144,8 @@ struct Live {
     actions: BTreeSet<ActionId>,
     /// Its checker, as it was asked last.
     check: Option<ActionId>,
+    /// And a restart waits for what it says.
+    check_restarts: bool,
 }
 
 impl Live {
@@ -200,6 +202,8 @@ pub struct Judge {
     /// Those that are up, and not about to go: to start one of them changes nothing.
     pub up: BTreeSet<ServiceId>,
     asked: Option<(Target, Verb)>,
+    /// Restarts asked for in this step that a checker may have to allow.
+    undecided: Vec<ServiceId>,
     /// Whose checker has just been happy.
     passed: Option<Key>,
     /// When superd became another program last.
@@ -276,6 +280,7 @@ impl Judge {
     // ---- events ------------------------------------------------------------
 
     pub fn hear(&mut self, now: Tick, event: &Event) {
+        self.decide();
         self.asked = None;
         self.passed = None;
         match event {
@@ -392,13 +397,18 @@ impl Judge {
             }),
             Event::ActionEnded(s, i, action, outcome) => {
                 let happy = *outcome == Outcome::Done;
-                let mut passed = false;
+                let (mut passed, mut restarts) = (false, false);
                 self.with(*s, *i, |l| {
                     let open = l.actions.contains(action);
                     passed = happy && open && l.check == Some(*action);
+                    restarts = passed && l.check_restarts && l.stop.is_none();
                 });
                 self.passed = passed.then_some((*s, *i));
                 self.with(*s, *i, |l| Self::action_ended(l, *action, outcome, now));
+                // Who has asked for something else meanwhile has the last word.
+                if restarts && self.target(*s) {
+                    self.want_up(*s);
+                }
             }
             Event::NotSpawned(..)
             | Event::ExecFailed(..)
@@ -465,6 +475,8 @@ impl Judge {
                     self.want_up(id);
                 }
             }
+            // Until its checker is happy, nothing has been said.
+            Verb::Restart if open && self.may_be_checked(id) => self.undecided.push(id),
             Verb::Restart if open => self.want_up(id),
             Verb::RestartNow if open => {
                 self.want_up(id);
@@ -483,6 +495,28 @@ impl Judge {
             | Verb::Signal(_)
             | Verb::Drain
             | Verb::Undrain => {}
+        }
+    }
+
+    fn may_be_checked(&self, id: ServiceId) -> bool {
+        let Some(s) = self.services.get(&id) else {
+            return false;
+        };
+        let well = |l: &Live| l.up && l.stop.is_none() && l.exited.is_none();
+        s.spec.check.is_some() && s.want == Want::Up && s.live.as_ref().is_some_and(well)
+    }
+
+    /// Restarts that no checker was asked about are as good as said.
+    fn decide(&mut self) {
+        for id in std::mem::take(&mut self.undecided) {
+            let waits = |l: &Live| {
+                l.check
+                    .is_some_and(|c| l.check_restarts && l.actions.contains(&c))
+            };
+            let live = self.services.get(&id).and_then(|s| s.live.as_ref());
+            if !live.is_some_and(waits) {
+                self.want_up(id);
+            }
         }
     }
 
@@ -558,6 +592,7 @@ impl Judge {
         })?;
         match effect {
             Effect::Spawn(s, i) => {
+                self.decide();
                 self.world_allows(now, *s, world)?;
                 self.spawn(*s, *i, world)
             }
@@ -749,6 +784,7 @@ impl Judge {
             maintained: false,
             actions: BTreeSet::new(),
             check: None,
+            check_restarts: false,
         });
         Ok(())
     }
@@ -798,12 +834,17 @@ impl Judge {
     fn verify(&mut self, key: Key, a: ActionId, argv: &Rc<[String]>) -> Ruling {
         let fresh = self.actions.insert(a);
         let asked = matches!(self.asked, Some((_, Verb::Reload | Verb::Restart)));
+        let restarts = matches!(self.asked, Some((_, Verb::Restart)));
         let check = self.services.get(&key.0).and_then(|s| s.spec.check.clone());
         let live = self.live(key.0, key.1)?;
         let idle = live.check.is_none_or(|c| !live.actions.contains(&c));
         let well = live.up && live.stop.is_none() && live.exited.is_none();
         live.actions.insert(a);
         live.check = Some(a);
+        live.check_restarts = restarts;
+        if restarts {
+            self.undecided.retain(|id| *id != key.0);
+        }
         let ok = fresh && asked && idle && well && check.is_some_and(|c| c.argv == *argv);
         require(ok, "a checker is asked once, of what is up", || {
             format!("{key:?}")
@@ -1159,6 +1200,7 @@ impl Judge {
     // ---- after each step -----------------------------------------------------
 
     pub fn after(&mut self, now: Tick, machine: &Supervisor) -> Ruling {
+        self.decide();
         if let Some(next) = machine.next_deadline() {
             require(next > now, "next_deadline is in the future", || {
                 format!("{next:?} at {now:?}")
@@ -1212,7 +1254,8 @@ impl Judge {
             };
             let runs = |d: &ServiceId| machine.service(*d).is_some_and(|d| !d.is_at_rest());
             let rivals = self.rivals(*id);
-            let lost = |d: &ServiceId| !machine.service(*d).is_some_and(is_up);
+            // What is done, but may not be used: what it requires itself has ended.
+            let lost = |d: &ServiceId| !self.target(*d) || !machine.service(*d).is_some_and(is_up);
             let ok = match &real.state {
                 State::Down(_) if s.want == Want::Down || self.shutdown => true,
                 State::Down(Rest::Done) => s.done,

@@ -517,6 +517,7 @@ impl Supervisor {
                     .is_some_and(Service::asks_before_restart)
                 {
                     self.cycle(id, &by, now);
+                    self.want_up(id, &by, now, effects);
                     self.retarget(effects);
                     self.look_at_all();
                 }
