@@ -43,6 +43,9 @@ pub struct Memory {
     /// Since when it waits for the world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     looks_out: Option<Tick>,
+    /// When its timer runs it next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Tick>,
 }
 
 /// A start that is about to be carried out: all that is written down before it, because
@@ -127,6 +130,7 @@ impl Memory {
             says: service.says.clone(),
             reload: service.reload,
             looks_out: service.outlook.as_ref().map(|o| o.since),
+            due: service.due,
         }
     }
 
@@ -150,6 +154,7 @@ impl Memory {
             says: String::new(),
             reload: None,
             looks_out: None,
+            due: None,
         }
     }
 
@@ -231,6 +236,7 @@ impl Memory {
             && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
             && spec.health.as_ref().is_none_or(|h| h.is_sound(LONGEST))
             && spec.watchdog.is_none_or(|d| d <= LONGEST)
+            && spec.every.is_none_or(|d| d <= LONGEST)
             && spec
                 .wait_for
                 .as_ref()
@@ -284,6 +290,7 @@ impl Service {
         self.last = memory.last;
         self.says = memory.says;
         self.reload = memory.reload;
+        self.due = memory.due;
         let is_waiting = matches!(self.state, State::Waiting);
         self.outlook = memory
             .looks_out
@@ -306,7 +313,13 @@ impl Service {
         let id = self.id;
         let instance = self.instance;
         match (&mut self.state, found) {
-            (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => Moved::default(),
+            (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => {
+                if self.due.is_none() {
+                    // An earlier superd knew nothing of timers.
+                    self.keep_step(now);
+                }
+                Moved::default()
+            }
             // It never came into being.
             (State::Starting(run), Presence::Gone { left: Some(0), .. }) if run.pid.is_none() => {
                 cx.effects.push(Effect::Release(id, instance));

@@ -33,4 +33,5 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod timer;
 pub mod upgrade;

@@ -32,6 +32,8 @@
 //!
 //! A oneshot stays there until its end. After a success it is Down and done: `supervisor` counts
 //! it as up for those who require it.
+//! A oneshot with `every` is started by its timeout in Down (`timer`).
+//!
 //! With `wait-for`, a service that has all the services it needs stays in Waiting until the world
 //! is as it should be (`outlook`); a timeout there starts it all the same, or is a failed start
 //! (Backoff or Down).
@@ -397,6 +399,8 @@ pub struct Service {
     pub says: String,
     /// The reload command that runs.
     pub reload: Option<ReloadRun>,
+    /// When its timer runs it next.
+    pub due: Option<Tick>,
     /// While it waits for the world: what is known of that.
     pub outlook: Option<Outlook>,
     /// The watch over its health, while it is up.
@@ -427,6 +431,7 @@ impl Service {
             last: None,
             says: String::new(),
             reload: None,
+            due: None,
             outlook: None,
             watch: None,
             waiters: Vec::new(),
@@ -486,7 +491,7 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) => None,
+            State::Down(_) => self.timer_due(),
             State::Waiting => self.outlook_until(),
             State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
             State::Up(_) => {
@@ -781,7 +786,7 @@ impl Service {
                 self.in_wait(now, cx, |wait, about| wait.timeout(adopted, about))
             }
             (State::Waiting, Input::Timeout) => self.outlook_timeout(now, cx),
-            (State::Down(_), Input::Timeout) => Moved::default(),
+            (State::Down(_), Input::Timeout) => self.timer_timeout(now),
         }
     }
 
@@ -791,6 +796,7 @@ impl Service {
             self.restarts = self.restarts.saturating_add(1);
         }
         self.says.clear();
+        self.keep_step(now);
         self.order = None;
         self.cycle = false;
         let (id, instance) = (self.id, self.instance);
@@ -1468,6 +1474,7 @@ impl Service {
         cx: &mut Context<'_>,
     ) -> Moved {
         let asked = stopped || self.cycle || self.order.is_some();
+        self.keep_step(now);
         self.cycle = false;
         self.order = None;
         if self.gone || self.want == Want::Down {

@@ -310,10 +310,14 @@ impl Sim {
             let Some(shadow) = self.judge.services.get(&id) else {
                 continue;
             };
-            if shadow.spec.health.is_some() || shadow.spec.watchdog.is_some() {
+            if shadow.spec.health.is_some()
+                || shadow.spec.watchdog.is_some()
+                || shadow.spec.every.is_some()
+            {
                 let spec = Spec {
                     health: None,
                     watchdog: None,
+                    every: None,
                     ..(*shadow.spec).clone()
                 };
                 changed.push((id, Rc::new(spec), Change::Policy));

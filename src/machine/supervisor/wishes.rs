@@ -54,6 +54,11 @@ impl Supervisor {
                         service.renew_watch(now, &mut cx);
                         watches.push(id);
                     }
+                    if old.every != service.spec.every {
+                        service.due = None;
+                        service.keep_step(now);
+                        watches.push(id);
+                    }
                     if old.wait_for != service.spec.wait_for {
                         service.look_away(effects);
                         watches.push(id);
