@@ -51,6 +51,7 @@ fn dispatch(superd: Superd) -> ExitCode {
             ctl::check_or_plan(|to| offline::check(args, config, to))
         }
         Some(SuperdCommand::Plan(args)) => ctl::check_or_plan(|to| offline::plan(args, config, to)),
+        Some(SuperdCommand::Rpcd { what, method }) => ctl::rpcd(what, method.as_deref()),
         Some(SuperdCommand::Ctl(ctl)) => ctl::main_parsed(ctl),
     }
 }

@@ -11,10 +11,16 @@
 #[path = "e2e/support.rs"]
 mod support;
 
+#[path = "e2e/announces.rs"]
+mod announces;
+#[path = "e2e/confinement.rs"]
+mod confinement;
 #[path = "e2e/crashes.rs"]
 mod crashes;
 #[path = "e2e/dependencies.rs"]
 mod dependencies;
+#[path = "e2e/doctor.rs"]
+mod doctor;
 #[path = "e2e/drains.rs"]
 mod drains;
 #[path = "e2e/five_twins.rs"]
@@ -23,6 +29,8 @@ mod five_twins;
 mod health;
 #[path = "e2e/hostile.rs"]
 mod hostile;
+#[path = "e2e/init_scripts.rs"]
+mod init_scripts;
 #[path = "e2e/notices.rs"]
 mod notices;
 #[path = "e2e/outlooks.rs"]
@@ -31,12 +39,16 @@ mod outlooks;
 mod places;
 #[path = "e2e/points.rs"]
 mod points;
+#[path = "e2e/procd.rs"]
+mod procd;
 #[path = "e2e/readiness.rs"]
 mod readiness;
 #[path = "e2e/real_servers.rs"]
 mod real_servers;
 #[path = "e2e/restarts.rs"]
 mod restarts;
+#[path = "e2e/rpcd.rs"]
+mod rpcd;
 #[path = "e2e/starts.rs"]
 mod starts;
 #[path = "e2e/stops.rs"]

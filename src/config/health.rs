@@ -62,11 +62,11 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Rc<Hea
     if !is_whole {
         return None;
     }
-    if asked.questions.len() != 1 {
+    if !asked.is_one() {
         r.problem(
             v.span(),
             format_args!(
-                "`{key}` asks one of tcp, http and exec: write {{ http = \"http://127.0.0.1/\" }}"
+                "`{key}` asks one of tcp, http and exec, or for `memory`: write {{ http = \"http://127.0.0.1/\" }}"
             ),
         );
         return None;

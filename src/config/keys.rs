@@ -62,6 +62,35 @@ pub const SERVICE: &[&str] = &[
     "reload",
     "max-connections",
     "sockets",
+    "memory-max",
+    "memory-high",
+    "pids-max",
+    "cpu-weight",
+    "cpu-max",
+    "io-weight",
+    "capabilities",
+    "no-new-privileges",
+    "private-tmp",
+    "read-only-paths",
+    "writable-paths",
+    "network-namespace",
+    "optional",
+];
+
+/// Keys of a service that may stand in its `optional`.
+pub const OPTIONAL: &[&str] = &[
+    "memory-max",
+    "memory-high",
+    "pids-max",
+    "cpu-weight",
+    "cpu-max",
+    "io-weight",
+    "capabilities",
+    "no-new-privileges",
+    "private-tmp",
+    "read-only-paths",
+    "writable-paths",
+    "network-namespace",
 ];
 
 /// Keys of a service that make no sense in `[defaults]`.
@@ -101,7 +130,7 @@ pub const WAIT_FOR: &[&str] = &["interface", "path", "address", "time", "timeout
 
 /// `health`.
 pub const HEALTH: &[&str] = &[
-    "tcp", "http", "status", "exec", "interval", "timeout", "failures", "action", "run",
+    "tcp", "http", "status", "exec", "memory", "interval", "timeout", "failures", "action", "run",
 ];
 
 /// `crash-loop`.
@@ -147,5 +176,13 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("timeout", "wait"),
     ("respawn", "restart"),
     ("services", "service"),
+    ("memory-limit", "memory-max"),
+    ("tasks-max", "pids-max"),
+    ("cpu-quota", "cpu-max"),
+    ("ambient-capabilities", "capabilities"),
+    ("read-only", "read-only-paths"),
+    ("read-write-paths", "writable-paths"),
+    ("netns", "network-namespace"),
+    ("no-new-privs", "no-new-privileges"),
     ("target", "to"),
 ];

@@ -29,6 +29,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod confine;
 mod daemon;
 mod diff;
 pub mod faults;

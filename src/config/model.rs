@@ -151,9 +151,51 @@ pub struct Program {
     /// Listening TCP sockets that superd opens for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<SocketAddr>,
+    /// What it gets no more of, and may no more.
+    #[serde(default, skip_serializing_if = "Confine::is_nothing")]
+    pub confine: Confine,
 }
 
-/// Of `limits::LIMITS`.
+/// What a service is kept to.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Confine {
+    /// Limits of its cgroup.
+    pub controls: Vec<Control>,
+    /// The name of a network namespace.
+    pub network_namespace: Option<String>,
+    /// /tmp and /var/tmp are its own.
+    pub private_tmp: bool,
+    /// Cannot be written to; a leading `-` means it may be missing.
+    pub read_only_paths: Vec<String>,
+    /// Can be written to, and nothing else; a leading `-` means it may be missing.
+    pub writable_paths: Option<Vec<String>>,
+    /// Capabilities by number; none: superd's own as root, nothing as another user.
+    pub capabilities: Option<u64>,
+    /// Nothing that it executes has more privileges.
+    pub no_new_privileges: bool,
+    /// Keys whose failure does not keep it from starting.
+    pub optional: Vec<String>,
+}
+
+impl Confine {
+    /// Whether it is kept to nothing.
+    pub fn is_nothing(&self) -> bool {
+        *self == Confine::default()
+    }
+}
+
+/// A limit of a cgroup: one of `confine::CONTROLS`, and its value.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Control {
+    /// The key.
+    #[serde(deserialize_with = "super::confine::known")]
+    pub key: LimitName,
+    /// Bytes, a number, percent.
+    pub value: u64,
+}
+
+/// Of `limits::LIMITS` or `confine::CONTROLS`.
 pub type LimitName = &'static str;
 
 /// One resource limit (setrlimit(2)); `u64::MAX` is "unlimited".

@@ -12,7 +12,7 @@ use crate::machine::ready::{Probe, Question, Ready, Sign};
 use super::keys;
 use super::model::Output;
 use super::read::{Reader, Value};
-use super::value;
+use super::{confine, value};
 
 /// How long a start may take when it does not say.
 pub(super) const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,6 +29,7 @@ pub(super) struct Asked {
     /// The questions, and where each stands; one is right.
     pub questions: Vec<(Question, Range<usize>)>,
     status: Option<(Vec<u16>, Range<usize>)>,
+    memory: Option<u64>,
     interval: Option<Duration>,
     timeout: Option<(Duration, Range<usize>)>,
 }
@@ -58,6 +59,10 @@ impl Asked {
                 self.status = Some((read_statuses(r, key, v)?, v.span()));
                 return Some(());
             }
+            "memory" => {
+                self.memory = Some(confine::read_size(r, key, v)? / 1024);
+                return Some(());
+            }
             "interval" => {
                 self.interval = Some(at_least(r, key, v, Duration::from_millis(10))?);
                 return Some(());
@@ -73,7 +78,12 @@ impl Asked {
 
     /// The one question that there is. None: what does not fit is reported.
     pub fn probe(self, r: &mut Reader, interval: Duration) -> Option<Probe> {
-        let (mut what, _) = self.questions.into_iter().next()?;
+        let first = self.questions.into_iter().next();
+        let mut what = match (first, self.memory) {
+            (Some((what, _)), _) => what,
+            (None, Some(_)) => Question::Memory,
+            (None, None) => return None,
+        };
         match (&mut what, self.status) {
             (Question::Http(_, statuses), Some((wanted, _))) => *statuses = wanted.into(),
             (_, Some((_, at))) => {
@@ -82,18 +92,28 @@ impl Asked {
             }
             (_, None) => {}
         }
-        if let (Question::File(_), Some((_, at))) = (&what, &self.timeout) {
-            r.problem(
-                at.clone(),
-                "a file is looked at, not waited for: no `timeout`",
-            );
+        if let (Question::File(_) | Question::Memory, Some((_, at))) = (&what, &self.timeout) {
+            let text = match what {
+                Question::Memory => "memory is looked at, not waited for: no `timeout`",
+                _ => "a file is looked at, not waited for: no `timeout`",
+            };
+            r.problem(at.clone(), text);
             return None;
         }
         Some(Probe {
             what,
             interval: self.interval.unwrap_or(interval),
             timeout: self.timeout.map_or(TIMEOUT, |(t, _)| t),
+            memory: self.memory,
         })
+    }
+
+    /// Whether it asks for one thing: memory can be asked for besides.
+    pub fn is_one(&self) -> bool {
+        match self.questions.len() {
+            0 => self.memory.is_some(),
+            n => n == 1,
+        }
     }
 
     /// Where something stands that only a probe has.

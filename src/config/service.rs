@@ -2,7 +2,7 @@
 //! and the checks that concern one service alone.
 //!
 //! Whether the services of `after`, `requires` and so on exist is seen in `order`. Longer than
-//! other files because a service has 25 keys, each with a line in four places: what was
+//! other files because a service has 50 keys, each with a line in four places: what was
 //! said, how it is read, what it is by default, what is made of it.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use super::model::{Limit, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
 use super::stop::positive;
-use super::{health, limits, outlook, ready, stop, value};
+use super::{confine, health, limits, outlook, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -63,6 +63,7 @@ pub(super) struct Said {
     reload: Option<Option<Reload>>,
     max_connections: Option<Option<MaxConnections>>,
     sockets: Vec<SocketAddr>,
+    confine: confine::Said,
     kind: Option<Kind>,
     remain: Option<(bool, Range<usize>)>,
     every: Option<(Duration, Range<usize>)>,
@@ -153,6 +154,7 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "reload" => said.reload = read_reload(r, key, v),
         "sockets" => said.sockets = read_sockets(r, key, v),
         "max-connections" => said.max_connections = read_max_connections(r, key, v),
+        _ if confine::read_key(r, &mut said.confine, key, v) => {}
         // A key that is in the list and not here would be accepted and ignored.
         _ => r.problem(v.span(), format_args!("key `{key}` is known but not read")),
     }
@@ -552,6 +554,7 @@ pub(super) fn define(
         }
         return None;
     };
+    let confine = confine::define(r, &at, said.confine, &defaults.confine);
     let mut environment = defaults.environment.clone();
     environment.append(&mut said.environment);
     Some(ServiceDef {
@@ -575,6 +578,7 @@ pub(super) fn define(
             watchdog,
             output,
             sockets: said.sockets,
+            confine,
         }),
         policy: PolicyDef {
             autostart: said.autostart.or(defaults.autostart).unwrap_or(true),

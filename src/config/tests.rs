@@ -292,6 +292,110 @@ fn readiness_is_read_in_each_of_its_forms() {
 }
 
 #[test]
+fn what_a_service_is_kept_to_is_read() {
+    let confine = |keys: &str| service(keys).program.confine.clone();
+    assert!(confine("").is_nothing());
+    assert!(
+        confine("capabilities = false\nmemory-max = false\nwritable-paths = false").is_nothing()
+    );
+    let c = confine(
+        "memory-max = \"64MiB\"\nmemory-high = \"48MiB\"\npids-max = 50\ncpu-weight = 200\n\
+         cpu-max = \"250%\"\nio-weight = 10\ncapabilities = [\"net-bind-service\", \"CAP_CHOWN\"]\n\
+         network-namespace = \"vpn\"\nread-only-paths = [\"/etc\", \"-/mnt\"]\nwritable-paths = []\n\
+         no-new-privileges = true\nprivate-tmp = true\noptional = [\"io-weight\", \"cpu-max\"]",
+    );
+    let written: Vec<_> = c
+        .controls
+        .iter()
+        .map(|set| {
+            let control = confine::CONTROLS.iter().find(|c| c.key == set.key).unwrap();
+            format!("{}={}", control.file, control.text(set.value))
+        })
+        .collect();
+    assert_eq!(
+        written,
+        [
+            "memory.max=67108864",
+            "memory.high=50331648",
+            "pids.max=50",
+            "cpu.weight=200",
+            "cpu.max=250000 100000",
+            "io.weight=default 10"
+        ]
+    );
+    assert_eq!(c.capabilities, Some(1 << 10 | 1));
+    assert_eq!(c.writable_paths, Some(Vec::new()));
+    assert_eq!(c.optional, ["cpu-max", "io-weight"]);
+    assert_eq!(c.network_namespace.as_deref(), Some("vpn"));
+    // Key by key a service goes before the defaults; false is as if nobody had said it.
+    let config = good(
+        "[defaults]\nmemory-max = \"1MiB\"\npids-max = 5\nprivate-tmp = true\n\
+         capabilities = []\n[service.a]\ncommand = [\"/bin/a\"]\npids-max = false\n\
+         capabilities = false\n",
+    );
+    let a = &config.services["a"].program.confine;
+    assert_eq!(a.controls.len(), 1);
+    assert_eq!((a.private_tmp, a.capabilities), (true, None));
+    // It is kept as it was over a change of superd's own program.
+    let text = serde_json::to_string(&c).unwrap();
+    let read: model::Confine = serde_json::from_str(&text).unwrap();
+    assert_eq!(read, c);
+    // A changed key is a changed program.
+    let with = |keys: &str| good(&format!("[service.x]\ncommand = [\"/bin/x\"]\n{keys}\n"));
+    for key in [
+        "memory-max = \"1MiB\"",
+        "private-tmp = true",
+        "capabilities = []",
+        "optional = [\"cpu-max\"]",
+    ] {
+        let changed = diff(&with(""), &with(key)).changed;
+        assert_eq!(changed, [("x".to_owned(), Change::Program)], "{key}");
+    }
+}
+
+#[test]
+fn what_a_service_cannot_be_kept_to_is_told_with_its_place() {
+    for (keys, said) in [
+        ("memory-max = \"12 apples\"", "3:14: service \"x\": `memory-max`: `12 apples` is not a size: write bytes, or 16KiB, 4MiB, 1GiB"),
+        ("memory-max = 64", "3:14: service \"x\": `memory-max` must be at least 256KiB, not 64 bytes"),
+        ("memory-high = true", "3:15: service \"x\": `memory-high` must be a whole number, not true or false"),
+        ("memory-max = \"1MiB\"\nmemory-high = \"2MiB\"", "1:10: service \"x\": `memory-high` is above `memory-max`"),
+        ("pids-max = 0", "3:12: service \"x\": `pids-max` must be from 1 to 4194304, not 0"),
+        ("cpu-weight = 10001", "3:14: service \"x\": `cpu-weight` must be from 1 to 10000, not 10001"),
+        ("io-weight = \"high\"", "3:13: service \"x\": `io-weight` must be a whole number, not a string"),
+        ("cpu-max = 50", "3:11: service \"x\": `cpu-max` must be a string, not a whole number: write \"50\""),
+        ("cpu-max = \"200000%\"", "3:11: service \"x\": `cpu-max`: `200000%` is not a share of CPU time: write \"50%\" for half of one CPU, \"200%\" for two; from 1% to 102400%"),
+        ("cpu-max = \"0%\"", "3:11: service \"x\": `cpu-max`: `0%` is not a share of CPU time: write \"50%\" for half of one CPU, \"200%\" for two; from 1% to 102400%"),
+        ("capabilities = [\"net-bind-servise\"]", "3:16: service \"x\": `capabilities`: unknown capability `net-bind-servise` (did you mean `net-bind-service`?)"),
+        ("capabilities = \"chown\"", "3:16: service \"x\": `capabilities` must be an array of strings, not a string: write [\"chown\"]"),
+        ("no-new-privileges = 1", "3:21: service \"x\": `no-new-privileges` must be true or false, not a whole number"),
+        ("private-tmp = \"yes\"", "3:15: service \"x\": `private-tmp` must be true or false, not a string"),
+        ("read-only-paths = [\"etc\"]", "3:19: service \"x\": `read-only-paths` has paths that begin with / (or -/), not `etc`"),
+        ("writable-paths = [\"-var\"]", "3:18: service \"x\": `writable-paths` has paths that begin with / (or -/), not `-var`"),
+        ("network-namespace = \"/run/netns/a\"", "3:21: service \"x\": `network-namespace` is the name that `ip netns list` shows, not `/run/netns/a`"),
+        ("optional = [\"memory-mx\"]", "3:12: service \"x\": `optional`: `memory-mx` is no key that can be optional (did you mean `memory-max`?)"),
+        ("optional = [\"user\"]", "3:12: service \"x\": `optional`: `user` is no key that can be optional"),
+        ("netns = \"a\"", "3:1: service \"x\": unknown key `netns` (did you mean `network-namespace`?)"),
+        ("health = { memory = \"1KiB\" }", "3:21: service \"x\": `memory` must be at least 256KiB, not 1024 bytes"),
+        ("health = { memory = \"1MiB\", timeout = \"1s\" }", "3:39: service \"x\": memory is looked at, not waited for: no `timeout`"),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
+    }
+    let health =
+        |value: &str| (*service(&format!("health = {value}")).policy.health.unwrap()).clone();
+    let h = health("{ memory = \"64MiB\" }");
+    assert_eq!(
+        (h.probe.what.clone(), h.probe.memory),
+        (Question::Memory, Some(65_536))
+    );
+    let h = health("{ memory = \"64MiB\", tcp = \"127.0.0.1:1\" }");
+    assert_eq!(
+        (h.probe.what.to_string().as_str(), h.probe.memory),
+        ("tcp 127.0.0.1:1", Some(65_536))
+    );
+}
+
+#[test]
 fn readiness_that_makes_no_sense_is_told_with_its_place() {
     for (keys, said) in [
         ("ready = true", "3:9: service \"x\": `ready` must be a table, not true or false"),
@@ -346,7 +450,7 @@ fn health_and_watchdog_are_read() {
     );
     assert_eq!((watchdog(""), watchdog("watchdog = false")), (None, None));
     for (keys, said) in [
-        ("health = {}", "3:10: service \"x\": `health` asks one of tcp, http and exec: write { http = \"http://127.0.0.1/\" }"),
+        ("health = {}", "3:10: service \"x\": `health` asks one of tcp, http and exec, or for `memory`: write { http = \"http://127.0.0.1/\" }"),
         ("health = { htp = \"x\" }", "3:12: service \"x\": unknown key `htp` (did you mean `http`?)"),
         ("health = { file = \"/x\" }", "3:12: service \"x\": unknown key `file`"),
         ("health = { exec = [\"/x\"], failures = 0 }", "3:38: service \"x\": `failures` must be from 1 to 1000, not 0"),
@@ -1269,7 +1373,8 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
     let limits = LIMITS.iter().map(|(name, ..)| *name);
     let words = limits
         .chain(PRESETS.iter().copied())
-        .chain(stop::UNTIL.iter().map(|(w, _)| *w));
+        .chain(stop::UNTIL.iter().map(|(w, _)| *w))
+        .chain(confine::CAPABILITIES.iter().copied());
     for word in words {
         assert!(
             man.contains(&format!(" {word}\n")) || man.contains(&format!(" {word} ")),

@@ -79,7 +79,8 @@ pub enum Code {
     Refused,
     /// Too many clients or requests; try again.
     Busy,
-    /// Nobody listens on the socket. Only superctl says this, with `--json`.
+    /// Nobody listens on the socket (which only superctl says, with `--json`); or superd is
+    /// ending, and is asked for what the next one is to do.
     NotRunning,
     /// It took longer than the client wanted to wait. Only superctl says this, with `--json`.
     TimedOut,

@@ -33,6 +33,9 @@ pub struct Request {
     /// `start`, `stop`, `restart`, `reload`, `drain`: reply when it is done.
     #[serde(default, skip_serializing_if = "is_false")]
     pub wait: bool,
+    /// `upgrade`: only if another file has taken the place of the program that runs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub if_changed: bool,
     /// `signal`: which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<String>,
@@ -126,6 +129,7 @@ impl Request {
             now: false,
             leave_running: false,
             wait: false,
+            if_changed: false,
             signal: None,
             lines: None,
             follow: false,

@@ -136,7 +136,11 @@ pub enum Command {
         no_wait: bool,
     },
     /// Replace superd by its new binary in place; services and clients notice nothing
-    Upgrade,
+    Upgrade {
+        /// Do nothing, with success, if the file is still the one that runs
+        #[arg(long)]
+        if_changed: bool,
+    },
     /// Show the version
     Version,
 }
@@ -229,6 +233,15 @@ pub enum SuperdCommand {
     /// The child that it leaves behind
     #[command(hide = true)]
     DemoChild,
+    /// Answer OpenWrt's rpcd: `list`, or `call METHOD` with JSON on standard input
+    Rpcd {
+        /// list or call
+        #[arg(value_name = "WHAT")]
+        what: String,
+        /// status, why, logs, start, stop or restart
+        #[arg(value_name = "METHOD")]
+        method: Option<String>,
+    },
     /// The same as superctl
     Ctl(Ctl),
 }

@@ -10,7 +10,7 @@ use crate::control::request::{Request, Verb};
 use crate::machine::time::Span;
 
 use super::act::{json_reply, Acting};
-use super::args::{self, Command, Ctl, PlanArgs, Which, WhichNow, DEFAULT_SOCKET};
+use super::args::{self, Command, Ctl, PlanArgs, Which, WhichNow, DEFAULT_CONFIG, DEFAULT_SOCKET};
 use super::converse::{converse, Patience, QUIET_POLL};
 use super::look::Looking;
 use super::render::{self, Style};
@@ -40,6 +40,7 @@ pub struct Client<'a> {
     style: Style,
     err_is_terminal: bool,
     json: bool,
+    root: PathBuf,
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
 }
@@ -64,6 +65,7 @@ impl<'a> Client<'a> {
             style: Style::new(around.out_is_terminal),
             err_is_terminal: around.err_is_terminal,
             json: ctl.json,
+            root: PathBuf::from(around.root.clone().unwrap_or_else(|| "/".into())),
             out,
             err,
         }
@@ -106,8 +108,9 @@ impl<'a> Client<'a> {
                 wait: !no_wait,
                 ..Request::new(1, Verb::Shutdown)
             }]),
-            Command::Upgrade => self.act(vec![Request {
+            Command::Upgrade { if_changed } => self.act(vec![Request {
                 wait: true,
+                if_changed: *if_changed,
                 ..Request::new(1, Verb::Upgrade)
             }]),
             Command::Logs {
@@ -153,7 +156,11 @@ impl<'a> Client<'a> {
             Command::Graph { dot } => {
                 self.look(Request::new(1, Verb::Graph), |l| l.finish_graph(*dot))
             }
-            Command::Doctor => self.look(Request::new(1, Verb::Doctor), |l| l.finish_doctor()),
+            Command::Doctor => {
+                let config = self.root.join(DEFAULT_CONFIG.trim_start_matches('/'));
+                let own = super::router::findings(&self.root, &config);
+                self.look(Request::new(1, Verb::Doctor), |l| l.finish_doctor(own))
+            }
             Command::Plan(args) => self.plan(args),
             Command::Check(args) => offline::check(args, None, &mut self.offline()),
             Command::Version => {

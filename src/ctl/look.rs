@@ -123,11 +123,19 @@ impl<'a> Looking<'a> {
         self.out.write_all(text.as_bytes())
     }
 
-    /// `doctor`.
-    pub fn finish_doctor(&mut self) -> io::Result<()> {
+    /// `doctor`, with what superctl has found by itself.
+    pub fn finish_doctor(&mut self, own: Vec<Finding>) -> io::Result<()> {
         if self.json {
+            for finding in own {
+                let reply = Reply {
+                    finding: Some(finding),
+                    ..Reply::ok(0)
+                };
+                super::act::json_reply(self.out, &reply, self.style)?;
+            }
             return Ok(());
         }
+        self.findings.extend(own);
         let text = status::doctor(&self.findings, self.style);
         self.out.write_all(text.as_bytes())
     }

@@ -20,6 +20,8 @@ pub mod look;
 pub mod lsb;
 pub mod offline;
 pub mod render;
+mod router;
+pub mod rpcd;
 pub mod talk;
 
 use act::json_reply;
@@ -40,6 +42,8 @@ const TIMED_OUT: i32 = 124;
 pub struct Around {
     /// SUPERCTL_SOCKET.
     pub socket: Option<OsString>,
+    /// SUPERCTL_ROOT: where `doctor` looks for the files of the system. For tests.
+    pub root: Option<OsString>,
     /// Standard output is a terminal.
     pub out_is_terminal: bool,
     /// Standard error is a terminal.
@@ -60,10 +64,16 @@ pub fn main_parsed(ctl: &Ctl) -> ExitCode {
     as_program(|around, out, err| run(ctl, around, out, err))
 }
 
+/// `superd rpcd`.
+pub fn rpcd(what: &str, method: Option<&str>) -> ExitCode {
+    as_program(|around, out, _| rpcd::main(what, method, around, &mut io::stdin().lock(), out))
+}
+
 fn as_program(body: impl FnOnce(&Around, &mut dyn Write, &mut dyn Write) -> i32) -> ExitCode {
     reset_signals();
     let around = Around {
         socket: std::env::var_os("SUPERCTL_SOCKET").filter(|s| !s.is_empty()),
+        root: std::env::var_os("SUPERCTL_ROOT").filter(|s| !s.is_empty()),
         out_is_terminal: io::stdout().is_terminal(),
         err_is_terminal: io::stderr().is_terminal(),
     };

@@ -111,6 +111,7 @@ fn superctl_on(socket: &Path, line: &str, terminal: bool) -> Ran {
         .chain(line.split_whitespace().map(OsString::from));
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let around = Around {
+        root: None,
         socket: None,
         out_is_terminal: terminal,
         err_is_terminal: terminal,

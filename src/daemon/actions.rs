@@ -157,7 +157,7 @@ impl Actions {
         let wanted = match question {
             Question::Tcp(to) => Wanted::Connection(to.clone()),
             Question::Http(http, statuses) => Wanted::Answer(http.clone(), statuses.clone()),
-            Question::Exec(_) | Question::File(_) => {
+            Question::Exec(_) | Question::File(_) | Question::Memory => {
                 return Err(format!("{question}: this is no connection"))
             }
         };

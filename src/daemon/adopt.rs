@@ -17,6 +17,7 @@ use mio::Interest;
 use syslog::Severity;
 
 use super::journal::{self, Begin, Entry, Found, Head, Item, Journal, Left, Place, Running};
+use super::keep::Again;
 use super::perform::Ready;
 use super::reactor::{Followed, Reactor, Role};
 use super::rundir::plain;
@@ -124,7 +125,15 @@ impl Reactor {
         let Some(journal) = &mut self.journal else {
             return;
         };
-        if let Some(why) = journal.write(items, all) {
+        let complaint = journal.write(items, all);
+        let is_good = journal.is_good();
+        let now = self.now();
+        self.journal_again = match self.journal_again {
+            _ if is_good => None,
+            Some(again) if again.at > now => Some(again),
+            before => Some(Again::after(before, now)),
+        };
+        if let Some(why) = complaint {
             let text = format!(
                 "the journal cannot be written: {why}; if superd is killed now, the next one \
                  finds services by cgroup or mark only, and knows of no stop under way"

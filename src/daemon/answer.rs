@@ -68,7 +68,7 @@ impl Reactor {
             Verb::Reload if request.service.is_some() => self.act(ticket, request, peer),
             Verb::Reload => self.reload_by(ticket, peer),
             Verb::Shutdown => self.shutdown_by(ticket, request, peer),
-            Verb::Upgrade => self.upgrade_by(ticket, peer.origin()),
+            Verb::Upgrade => self.upgrade_by(ticket, request.if_changed, peer.origin()),
             Verb::Status => self.tell_status(ticket, request),
             Verb::Logs => self.tell_logs(ticket, request),
             Verb::Why => self.tell_why(ticket, request),

@@ -34,6 +34,7 @@ impl Reactor {
             })
             .collect();
         all.push(self.containment());
+        all.push(self.controllers());
         all.push(drain());
         all.push(log_daemon());
         all.push(self.dropped_lines());
@@ -55,6 +56,36 @@ impl Reactor {
                             its environment behind escapes until superd ends; mount cgroup v2 \
                             writable for superd";
                 finding("containment", false, text.to_owned())
+            }
+        }
+    }
+
+    /// What limits of memory, processes, CPU and disks rest on.
+    fn controllers(&self) -> Finding {
+        let without =
+            "services with such limits are not started, or without the limit where it is \
+                       optional";
+        let Some(root) = self.trees.root() else {
+            let text = format!("there are no cgroups: {without}");
+            return finding("limits by cgroup", false, text);
+        };
+        let there = root.controllers();
+        let is_there = |name: &str| there.split_whitespace().any(|n| n == name);
+        let lacking: Vec<&str> = ["memory", "pids", "cpu", "io"]
+            .into_iter()
+            .filter(|name| !is_there(name))
+            .collect();
+        let used_by_v1 = lacking.iter().any(|n| sys::cgroup::used_by_v1(n));
+        let why = match used_by_v1 {
+            true => " (used by cgroup v1: boot with cgroup_no_v1=all)",
+            false => "",
+        };
+        match lacking.as_slice() {
+            [] => finding("limits by cgroup", true, "memory, pids, cpu, io".to_owned()),
+            lacking => {
+                let lacking = lacking.join(", ");
+                let text = format!("no controller {lacking}{why}: {without}");
+                finding("limits by cgroup", false, text)
             }
         }
     }

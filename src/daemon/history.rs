@@ -180,7 +180,9 @@ fn weight(what: &Happening) -> usize {
         | Happening::Status { text } => text.len(),
         Happening::WaitOver { on, .. } => on.iter().map(String::len).sum(),
         Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
-        Happening::StartFailed { error, .. } => error.thing.len() + error.cause.len(),
+        Happening::StartFailed { error, .. } | Happening::Without { error } => {
+            error.thing.len() + error.cause.len()
+        }
         Happening::Starting { .. }
         | Happening::Done { .. }
         | Happening::Healthy { .. }
@@ -337,6 +339,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
         Happening::Undrained { by } => (Notice, format!("no longer draining: {by} asked")),
         Happening::Reloading { by } => (Notice, format!("reloading: {by} asked")),
         Happening::ActionFailed { error } => (Warn, format!("action failed: {error}")),
+        Happening::Without { error } => (Warn, format!("starts without what is optional: {error}")),
         Happening::Ready { .. } => (Info, "says that it is ready".to_owned()),
         Happening::SaysReloading { .. } => (Info, "says that it is reloading".to_owned()),
         Happening::MainProcess { before, pid, .. } => {

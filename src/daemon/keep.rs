@@ -9,6 +9,7 @@ use mio::unix::SourceFd;
 use mio::Interest;
 use syslog::Severity;
 
+use super::journal::Journal;
 use super::reactor::Reactor;
 use super::rundir::{plain, RunDir};
 use super::token::Source;
@@ -24,6 +25,15 @@ const AGAIN_LONGEST: Duration = Duration::from_secs(60);
 pub(super) struct Again {
     pub at: Tick,
     pause: Duration,
+}
+
+impl Again {
+    /// The next attempt, after a pause that is longer than the one before, if there was one.
+    pub(super) fn after(before: Option<Again>, now: Tick) -> Again {
+        let pause = before.map_or(AGAIN, |a| (a.pause * 2).min(AGAIN_LONGEST));
+        let at = now + pause;
+        Again { at, pause }
+    }
 }
 
 impl Reactor {
@@ -57,22 +67,25 @@ impl Reactor {
                 self.say(Severity::LOG_WARNING, &text);
             }
             Err(why) => {
-                let pause = self
-                    .run_dir_again
-                    .map_or(AGAIN, |a| (a.pause * 2).min(AGAIN_LONGEST));
                 if self.run_dir_again.is_none() {
                     let text = format!("{shown} was removed and cannot be made again yet: {why}");
                     self.say(Severity::LOG_ERR, &text);
                 }
-                let at = now + pause;
-                self.run_dir_again = Some(Again { at, pause });
+                self.run_dir_again = Some(Again::after(self.run_dir_again, now));
             }
         }
     }
 
     /// Sees to it that a journal that was removed is written again at the end of the turn.
     fn keep_journal(&mut self) {
-        if let Some(journal) = self.journal.as_mut().filter(|j| j.is_lost()) {
+        if self.journal.as_ref().is_some_and(Journal::is_lost) {
+            self.note_all_for_journal();
+        }
+    }
+
+    /// Sees to it that everything is written at the end of the turn.
+    pub(super) fn note_all_for_journal(&mut self) {
+        if let Some(journal) = &mut self.journal {
             self.machine.services().for_each(|s| journal.note(s.id));
         }
     }

@@ -3,6 +3,7 @@
 
 pub mod actions;
 mod adopt;
+mod announce;
 mod answer;
 pub mod clients;
 mod crashes;

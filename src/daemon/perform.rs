@@ -17,7 +17,7 @@ use crate::config::model::{Output, Program};
 use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
-use crate::machine::report::{SpawnError, Stage};
+use crate::machine::report::{Happening, SpawnError, Stage};
 use crate::machine::service::{Service, State};
 use crate::machine::spec::{Drain, Http};
 use crate::machine::time::Tick;
@@ -281,7 +281,9 @@ impl Reactor {
                 thing: format!("tcp://{address}"),
                 ..io_failure(Stage::Socket, &e)
             })?;
-        let group = self.trees.place(service, &name)?;
+        let mut without = Vec::new();
+        let group = self.trees.place(service, &name, &program, &mut without)?;
+        self.tell_without(service, without);
         self.trees.mark(service, &name);
         self.note_for_journal(service);
         Ok(Ready {
@@ -318,6 +320,12 @@ impl Reactor {
         // A fast exec may be known already.
     }
 
+    fn tell_without(&mut self, service: ServiceId, without: Vec<SpawnError>) {
+        for error in without {
+            self.publish(service, Happening::Without { error });
+        }
+    }
+
     /// Says what is known of a start: executing, or failed. Nothing while it is pending.
     pub(super) fn hear_start(&mut self, index: u32) {
         let Some(start) = self.starts.get(&index) else {
@@ -326,9 +334,11 @@ impl Reactor {
         let Some(program) = self.registry.program(start.service) else {
             return;
         };
-        let outcome = spawn::outcome(&start.status, &program, &program.command);
-        let Some(result) = outcome else { return };
         let (service, instance) = (start.service, start.instance);
+        let mut without = Vec::new();
+        let outcome = spawn::outcome(&start.status, &program, &program.command, &mut without);
+        self.tell_without(service, without);
+        let Some(result) = outcome else { return };
         self.starts.remove(&index); // closes the pipe, which also leaves the poll set
         match result {
             Ok(()) => self.feed(Event::Execed(service, instance)),

@@ -6,6 +6,7 @@
 //! in the run directory, which the next superd finds as it finds a service's output.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -26,6 +27,18 @@ use super::upgrade::state::Fds;
 use crate::machine::event::{ActionId, Event, Instance, Notice, Outcome, ServiceId};
 use crate::machine::ready::{Probe, Question, Sign};
 use crate::sys::handover::Inherited;
+
+/// An amount of memory in words.
+struct Kib(u64);
+
+impl fmt::Display for Kib {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            kib @ 0..=1023 => write!(f, "{kib} KiB"),
+            kib => write!(f, "{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024),
+        }
+    }
+}
 
 /// Which file it is, and since when it is as it is (stat(2)): a file of an earlier run that
 /// was not removed is no sign of this one.
@@ -226,7 +239,21 @@ impl Reactor {
         action: ActionId,
         probe: &Rc<Probe>,
     ) {
+        let memory = probe
+            .memory
+            .map(|most| (most, self.trees.memory_kib(service)));
+        if let Some((most, used)) = memory.filter(|(most, used)| used > most) {
+            let why = format!("its memory is {}, more than {}", Kib(used), Kib(most));
+            self.feed(Event::ActionEnded(
+                service,
+                instance,
+                action,
+                Outcome::Unhappy(why),
+            ));
+            return;
+        }
         let result = match &probe.what {
+            Question::Memory => Ok(()),
             Question::Exec(argv) => {
                 return self.run_command(service, instance, action, argv);
             }

@@ -7,7 +7,8 @@
 //! 5. output, notify socket, starts, actions
 //! 6. timers
 //! 7. effects
-//! 8. an upgrade, if one is agreed and nothing is left to be done
+//! 8. what the init system is to know
+//! 9. an upgrade, if one is agreed and nothing is left to be done
 //!
 //! Nothing in here blocks, and each step has a budget; what is left over makes the next
 //! poll return at once. What is to be done the machine decides: the daemon performs
@@ -33,6 +34,7 @@ use syslog::Severity;
 
 use super::actions::{Actions, Ended};
 use super::adopt::AdoptedCommand;
+use super::announce::Announcer;
 use super::clients::{ClientEvent, Clients, Stream};
 use super::crashes::Crashes;
 use super::drain::Drains;
@@ -146,9 +148,13 @@ pub struct Reactor {
     pub(super) run_dir: Option<RunDir>,
     /// The run directory was removed and could not be made again.
     pub(super) run_dir_again: Option<Again>,
+    /// The journal could not be written.
+    pub(super) journal_again: Option<Again>,
     pub(super) clients: Option<Clients>,
     pub(super) logs: Logs,
     pub(super) notify: Option<Notify>,
+    /// None where nobody wants to hear of superd, and in wrap mode.
+    pub(super) announcer: Option<Announcer>,
     pub(super) actions: Actions,
     pub(super) probes: Probes,
     pub(super) drains: Drains,
@@ -256,9 +262,11 @@ impl Reactor {
             registry: Registry::default(),
             run_dir: parts.run_dir,
             run_dir_again: None,
+            journal_again: None,
             clients: None,
             logs,
             notify: parts.notify,
+            announcer: None,
             actions: Actions::default(),
             probes: Probes::default(),
             drains: Drains::default(),
@@ -305,6 +313,7 @@ impl Reactor {
         self.watch_run_dir();
         self.perform();
         self.remember_soon();
+        self.announce_ready();
         while !self.finished {
             self.turn(&mut events)?;
         }
@@ -333,6 +342,7 @@ impl Reactor {
         self.perform();
         self.remember_soon();
         self.write_reports();
+        self.announce();
         self.become_new_one();
         Ok(())
     }
@@ -352,17 +362,22 @@ impl Reactor {
         }
         let clients = self.clients.as_ref().and_then(Clients::next_deadline);
         let reports = self.crashes.next_deadline();
+        let announcer = self.announcer.as_ref();
+        let announcements = announcer.and_then(|a| a.herald.next_deadline());
         let run_dir = self.run_dir_again.map(|again| again.at);
+        let journal = self.journal_again.map(|again| again.at);
         let soonest = [
             self.machine.next_deadline(),
             clients,
             reports,
             run_dir,
+            journal,
             self.remember_at,
             self.look_at_unheld,
             self.upgrade.next_deadline(),
             self.drains.next_deadline(),
             self.world.next_deadline(),
+            announcements,
         ];
         let next = soonest
             .into_iter()
@@ -658,6 +673,10 @@ impl Reactor {
         }
         if self.run_dir_again.is_some_and(|again| again.at <= now) {
             self.keep_run_dir();
+        }
+        if self.journal_again.is_some_and(|again| again.at <= now) {
+            self.note_all_for_journal();
+            self.remember();
         }
         if self.upgrade.next_deadline().is_some_and(|at| at <= now) {
             self.upgrade_timeout();

@@ -111,7 +111,8 @@ impl Reactor {
             argv,
         } = command;
         let program = self.registry.program(*service);
-        let started = program.and_then(|p| spawn::outcome(status, &p, argv));
+        // What is optional was told when the service started.
+        let started = program.and_then(|p| spawn::outcome(status, &p, argv, &mut Vec::new()));
         let first = argv.first().map_or("", String::as_str);
         let outcome = match (started, exit_of(ended)) {
             (Some(Err(error)), _) => Outcome::Impossible(error.to_string()),

@@ -13,12 +13,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::config::model::Program;
+use crate::config::confine::CAPABILITIES;
+use crate::config::model::{Confine, Program};
 use crate::machine::report::{SpawnError, Stage};
 use crate::sys::cgroup::Group;
 use crate::sys::limits::{self, Limit};
 use crate::sys::spawn::{self, Child, Plan, SpawnFault, Status, StatusPipe, Step, Why};
-use crate::sys::{errno_of, strerror};
+use crate::sys::{self, errno_of, strerror};
 
 /// The variable that marks every process of an instance.
 pub const INSTANCE: &str = "SUPERD_INSTANCE";
@@ -143,17 +144,24 @@ pub fn run(
 }
 
 /// What the status pipe says: none as long as nothing is known, then once whether the
-/// program is executing.
+/// program is executing. What it has to do without, because that was optional, is added to
+/// `without`.
 pub fn outcome(
     pipe: &StatusPipe,
     program: &Program,
     command: &[String],
+    without: &mut Vec<SpawnError>,
 ) -> Option<Result<(), SpawnError>> {
-    match pipe.read() {
-        Status::Pending => None,
-        Status::Execed => Some(Ok(())),
-        Status::Failed(fault) => Some(Err(in_words(fault, program, command))),
+    // A start has a few steps that are optional.
+    for _ in 0..16 {
+        match pipe.read() {
+            Status::Pending => return None,
+            Status::Execed => return Some(Ok(())),
+            Status::Failed(fault) => return Some(Err(in_words(fault, program, command))),
+            Status::Without(fault) => without.push(in_words(fault, program, command)),
+        }
     }
+    None
 }
 
 fn plan<'a>(
@@ -197,7 +205,72 @@ fn plan<'a>(
         let path = CString::new(path).map_err(|_| nul(Stage::Directory, path))?;
         plan.directory = Cow::Owned(path);
     }
+    if !program.confine.is_nothing() {
+        let run_dir = ctx.notify_socket.and_then(Path::parent);
+        plan.confine = Some(Box::new(confine(&program.confine, run_dir)?));
+    }
     Ok(plan)
+}
+
+/// Where namespaces have their names (ip-netns(8)); on OpenWrt /run may be missing.
+const NAMESPACES: [&str; 2] = ["/var/run/netns", "/run/netns"];
+
+/// Seen also by those who have a /tmp of their own: on OpenWrt, /var is in /tmp.
+const KEPT: [&str; 3] = ["/var/run", "/etc/resolv.conf", "/etc/localtime"];
+
+fn confine(from: &Confine, run_dir: Option<&Path>) -> Result<sys::confine::Confine, SpawnError> {
+    let nul = |stage| move |_| error(stage, "", libc::EINVAL, "contains a NUL byte");
+    let places = |stage, paths: &[String]| -> Result<Vec<_>, SpawnError> {
+        let place = |path: &String| {
+            let (path, may_be_missing) = optional_path(path);
+            Ok((CString::new(path).map_err(nul(stage))?, may_be_missing))
+        };
+        paths.iter().map(place).collect()
+    };
+    let namespace = |name: &String| {
+        let file = |dir| CString::new(format!("{dir}/{name}")).map_err(nul(Stage::Network));
+        NAMESPACES.into_iter().map(file).collect::<Result<_, _>>()
+    };
+    let in_tmp = |path: &Path| {
+        let real = path.canonicalize().ok()?;
+        real.starts_with("/tmp/").then_some(real)
+    };
+    let kept = KEPT.iter().map(Path::new).chain(run_dir);
+    let kept = kept.filter(|_| from.private_tmp).filter_map(in_tmp);
+    let steps = from.optional.iter().filter_map(|key| step_of(key));
+    let network = from.network_namespace.as_ref().map(namespace);
+    let writable = from.writable_paths.as_ref();
+    let writable = writable.map(|paths| places(Stage::Writable, paths));
+    Ok(sys::confine::Confine {
+        network: network.transpose()?.unwrap_or_default(),
+        private_tmp: from.private_tmp,
+        kept_in_tmp: kept.collect(),
+        read_only: places(Stage::ReadOnly, &from.read_only_paths)?,
+        writable: writable.transpose()?,
+        capabilities: from.capabilities,
+        no_new_privileges: from.no_new_privileges,
+        optional: steps.collect(),
+    })
+}
+
+/// The path, and whether it may be missing.
+fn optional_path(configured: &str) -> (&str, bool) {
+    match configured.strip_prefix('-') {
+        Some(path) => (path, true),
+        None => (configured, false),
+    }
+}
+
+fn step_of(key: &str) -> Option<Step> {
+    Some(match key {
+        "network-namespace" => Step::Network,
+        "private-tmp" => Step::PrivateTmp,
+        "read-only-paths" => Step::ReadOnly,
+        "writable-paths" => Step::Writable,
+        "capabilities" => Step::Capabilities,
+        "no-new-privileges" => Step::NoNewPrivileges,
+        _ => return None, // a limit of the cgroup: before there is a child
+    })
 }
 
 /// Later ones win: superd's own, the environment file, `environment`, what superd sets.
@@ -275,6 +348,10 @@ fn error(stage: Stage, thing: &str, errno: i32, cause: &str) -> SpawnError {
 fn in_words(fault: SpawnFault, program: &Program, command: &[String]) -> SpawnError {
     let index = usize::from(fault.index);
     let text = |t: &Option<String>| t.clone().unwrap_or_default();
+    let path = |list: &[String]| {
+        list.get(index)
+            .map_or(String::new(), |p| optional_path(p).0.to_owned())
+    };
     let (stage, thing) = match fault.step {
         Step::Pipe => (Stage::Pipe, String::new()),
         Step::Cgroup => (Stage::Cgroup, String::new()),
@@ -300,15 +377,64 @@ fn in_words(fault: SpawnFault, program: &Program, command: &[String]) -> SpawnEr
         }
         Step::Directory => (Stage::Directory, text(&program.directory)),
         Step::Exec => (Stage::Exec, text(&command.first().cloned())),
+        Step::Network => (Stage::Network, text(&program.confine.network_namespace)),
+        Step::PrivateTmp => (Stage::PrivateTmp, String::new()),
+        Step::ReadOnly => (Stage::ReadOnly, path(&program.confine.read_only_paths)),
+        Step::Writable => {
+            let paths = program.confine.writable_paths.as_deref();
+            let thing = match fault.errno {
+                // These are about all of it.
+                libc::ENOSYS | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT => String::new(),
+                _ => path(paths.unwrap_or_default()),
+            };
+            (Stage::Writable, thing)
+        }
+        Step::Capabilities => {
+            let name = CAPABILITIES.get(index).copied().unwrap_or_default();
+            (Stage::Capabilities, name.to_owned())
+        }
+        Step::NoNewPrivileges => (Stage::NoNewPrivileges, String::new()),
     };
     let cause = match (fault.why, stage) {
-        (Why::Errno, _) => strerror(fault.errno),
+        (Why::Errno, stage) => lack(stage, &thing, fault.errno).unwrap_or(strerror(fault.errno)),
         (Why::Unknown, Stage::Group) => "no such group",
         (Why::Unknown, _) => "no such user",
         (Why::NoGroup, _) => "has no entry, so `group` must be set too",
         (Why::Interpreter, _) => "its interpreter or dynamic loader does not exist",
     };
     error(stage, &thing, fault.errno, cause)
+}
+
+/// What the kernel or superd lacks, where the errno does not say it.
+fn lack(stage: Stage, thing: &str, errno: i32) -> Option<&'static str> {
+    Some(match (stage, errno) {
+        (Stage::Network, libc::ENOENT) => "there is no such namespace (see ip netns list)",
+        (Stage::Network | Stage::PrivateTmp | Stage::ReadOnly, libc::EPERM) => {
+            "superd may not: it needs CAP_SYS_ADMIN"
+        }
+        (Stage::Network, libc::EINVAL) => {
+            "it is no network namespace, or the kernel has none (CONFIG_NET_NS)"
+        }
+        (Stage::PrivateTmp, libc::ENODEV) => "the kernel has no tmpfs (CONFIG_TMPFS)",
+        (Stage::ReadOnly, libc::ENOSYS) => {
+            "the kernel has no mount_setattr(2), which came with Linux 5.12"
+        }
+        (Stage::Writable, libc::ENOSYS) => {
+            "the kernel has no Landlock (Linux 5.13, CONFIG_SECURITY_LANDLOCK)"
+        }
+        (Stage::Writable, libc::EOPNOTSUPP) => {
+            "Landlock is switched off: boot with lsm=landlock,..."
+        }
+        (Stage::Writable, libc::EPROTONOSUPPORT) => {
+            "the kernel's Landlock does not know of truncate(2): that came with Linux 6.2"
+        }
+        (Stage::Capabilities, libc::EPERM) if thing.is_empty() => {
+            "superd may not take any away: it needs CAP_SETPCAP"
+        }
+        (Stage::Capabilities, libc::EPERM) => "superd itself does not have it",
+        (Stage::Capabilities, libc::EINVAL) => "this kernel does not know it",
+        _ => return None,
+    })
 }
 
 fn number(n: Option<i32>) -> String {
@@ -321,10 +447,7 @@ pub type Variable = (Vec<u8>, Vec<u8>);
 /// Reads an environment file. With a leading `-` it may be missing. As root it must belong
 /// to root, and nobody else may write it: its content decides what root executes.
 fn read_environment_file(configured: &str) -> Result<Vec<Variable>, SpawnError> {
-    let (path, optional) = match configured.strip_prefix('-') {
-        Some(path) => (path, true),
-        None => (configured, false),
-    };
+    let (path, optional) = optional_path(configured);
     let fail = |errno, cause: &str| error(Stage::EnvironmentFile, path, errno, cause);
     let io = |e: std::io::Error| fail(errno_of(&e), strerror(errno_of(&e)));
     // Non-blocking: opening a FIFO without a writer would wait for one.
@@ -499,6 +622,7 @@ mod tests {
             watchdog: None,
             output: Output::Null,
             sockets: Vec::new(),
+            confine: Confine::default(),
         }
     }
 
@@ -552,7 +676,7 @@ mod tests {
     fn run_to_end(program: &Program, ctx: &Context<'_>) -> Result<(), SpawnError> {
         let child = run(program, &program.command, &base(), ctx)?;
         let told = loop {
-            match outcome(&child.status, program, &program.command) {
+            match outcome(&child.status, program, &program.command, &mut Vec::new()) {
                 Some(told) => break told,
                 None => std::thread::yield_now(),
             }
@@ -627,7 +751,7 @@ mod tests {
                     }
                 };
                 assert_eq!(
-                    outcome(&child.status, program, &program.command),
+                    outcome(&child.status, program, &program.command, &mut Vec::new()),
                     Some(Ok(()))
                 );
                 ended

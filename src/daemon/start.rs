@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use mio::Poll;
 use syslog::Severity;
 
+use super::announce::Announcer;
 use super::clients::Clients;
 use super::notify::Notify;
 use super::reactor::{Mode, Options, Parts, Reactor};
@@ -44,7 +45,7 @@ pub fn run(options: &DaemonOptions) -> ExitCode {
     // The signals are still held if there is a state.
     let mut complaint = None;
     match upgrade::receive() {
-        Received::Nothing => {}
+        Received::Nothing => sys::handover::close_what_was_left(),
         Received::Bad(why) => complaint = Some(why),
         Received::State(state) => match go_on(options, *state) {
             Ok(reactor) => return serve(reactor),
@@ -229,6 +230,13 @@ fn drive(mut reactor: Reactor, config: Config, complaints: &[String], by: Origin
 }
 
 fn serve(mut reactor: Reactor) -> ExitCode {
+    match Announcer::of_environment(reactor.now()) {
+        Ok(announcer) => reactor.announcer = announcer,
+        Err(e) => {
+            let text = format!("NOTIFY_SOCKET is not used: {}", plain(&e));
+            reactor.say(Severity::LOG_WARNING, &text);
+        }
+    }
     sys::memory::give_back();
     let ran = reactor.run();
     if let Err(e) = &ran {
@@ -267,6 +275,7 @@ fn local_time() -> Stamp {
 /// `superd run`: one service in the foreground. Returns the child's exit status, 128 + n
 /// for a signal.
 pub fn wrap(config: Config) -> ExitCode {
+    sys::handover::close_what_was_left();
     if let Err(e) = sys::signals::clean_start() {
         return refuse(&format!("setting up signals: {}", plain(&e)));
     }

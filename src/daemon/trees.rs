@@ -18,12 +18,13 @@ use super::rundir::plain;
 use super::spawn::{self, Base, Context, INSTANCE};
 use super::tree::{Forest, KeptForest, Reachable, Tree, Usage};
 use super::upgrade::state::Fds;
-use crate::config::model::{Output, Program};
+use crate::config::confine::{Control, CONTROLS};
+use crate::config::model::{Confine, Output, Program};
 use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
 use crate::machine::report::{SpawnError, Stage, Stuck};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
-use crate::sys::cgroup::{Group, Root};
+use crate::sys::cgroup::{Group, Lack, Root};
 use crate::sys::handover::Inherited;
 use crate::sys::klog::Klog;
 use crate::sys::limits::Limit;
@@ -210,11 +211,91 @@ impl Trees {
     /// # Errors
     /// EBUSY at the stage `cgroup` when a process of an earlier instance is still there: it
     /// is KILLed, and the start is to be tried again.
-    pub fn place(&mut self, service: ServiceId, name: &str) -> Result<Option<Group>, SpawnError> {
-        match self.groups.get(&service) {
+    /// And at the stage `control` when a limit cannot be set; `without` has those that are
+    /// optional.
+    pub fn place(
+        &mut self,
+        service: ServiceId,
+        name: &str,
+        program: &Program,
+        without: &mut Vec<SpawnError>,
+    ) -> Result<Option<Group>, SpawnError> {
+        let group = match self.groups.get(&service) {
             // Somebody may have removed it since the last instance.
-            Some(group) if group.exists() => Ok(Some(group.clone())),
-            Some(_) | None => self.empty_group(service, name),
+            Some(group) if group.exists() => Some(group.clone()),
+            Some(_) | None => self.empty_group(service, name)?,
+        };
+        self.limit(group.as_ref(), &program.confine, without)?;
+        Ok(group)
+    }
+
+    /// Sets the limits of a group; what is not said is as if nobody ever had.
+    fn limit(
+        &self,
+        group: Option<&Group>,
+        confine: &Confine,
+        without: &mut Vec<SpawnError>,
+    ) -> Result<(), SpawnError> {
+        let is_limited = self.root.as_ref().is_some_and(Root::is_limited);
+        if !is_limited && confine.controls.is_empty() {
+            return Ok(());
+        }
+        for control in CONTROLS {
+            let set = confine.controls.iter().find(|c| c.key == control.key);
+            let Some(set) = set else {
+                if let Some(group) = group.filter(|_| is_limited) {
+                    group.limit(control.file, control.default).ok(); // never was enabled
+                }
+                continue;
+            };
+            if let Err(error) = self.set_limit(group, control, set.value) {
+                match confine.optional.iter().any(|key| key == control.key) {
+                    true => without.push(error),
+                    false => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_limit(
+        &self,
+        group: Option<&Group>,
+        control: &Control,
+        value: u64,
+    ) -> Result<(), SpawnError> {
+        let fail = |errno, cause: String| SpawnError {
+            cause,
+            ..failure(Stage::Control, control.key, errno)
+        };
+        let Some((root, group)) = self.root.as_ref().zip(group) else {
+            let text = "there are no cgroups here (see superctl doctor)";
+            return Err(fail(0, text.to_owned()));
+        };
+        root.enable(control.controller).map_err(|lack| match lack {
+            Lack::NotThere(dir) => {
+                let list = dir.join("cgroup.controllers");
+                let why = crate::sys::cgroup::used_by_v1(control.controller);
+                let why = if why { ": it is used by cgroup v1" } else { "" };
+                let (name, list) = (control.controller, list.display());
+                fail(0, format!("controller {name} is not in {list}{why}"))
+            }
+            Lack::NotAlone(dir) => {
+                let dir = dir.display();
+                fail(
+                    0,
+                    format!("others than superd are in {dir}: start it in a cgroup of its own"),
+                )
+            }
+            Lack::Refused(dir, e) => {
+                fail(errno_of(&e), format!("{}: {}", dir.display(), plain(&e)))
+            }
+        })?;
+        match group.limit(control.file, &control.text(value)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(fail(0, format!("the kernel has no {}", control.file)))
+            }
+            other => other.map_err(|e| fail(errno_of(&e), plain(&e))),
         }
     }
 
@@ -305,6 +386,13 @@ impl Trees {
     ) -> Result<Child, SpawnError> {
         let group = self.group(&format!("{name}.command-{}", action.0))?;
         let group = group.map(|(group, _)| group);
+        // What is optional was told when the service started.
+        if let Err(error) = self.limit(group.as_ref(), &program.confine, &mut Vec::new()) {
+            if let Some(group) = group {
+                group.remove().ok(); // nothing ever was in it
+            }
+            return Err(error);
+        }
         let cookie = self.base.new_cookie(&self.scope, name);
         let context = Context {
             service: name,
@@ -515,6 +603,14 @@ impl Trees {
         match self.live.get_mut(&service) {
             Some(live) => live.tree.usage(&mut self.forest),
             None => Usage::default(),
+        }
+    }
+
+    /// Resident memory of the tree, as [`Trees::usage`] counts it.
+    pub fn memory_kib(&mut self, service: ServiceId) -> u64 {
+        match self.live.get_mut(&service) {
+            Some(live) => live.tree.memory_kib(&mut self.forest),
+            None => 0,
         }
     }
 

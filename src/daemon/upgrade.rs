@@ -70,23 +70,30 @@ pub(super) struct Asked {
     output: File,
 }
 
+/// The program that runs, whatever has become of its name.
+const OWN: &str = "/proc/self/exe";
+
 // ---- which program -------------------------------------------------------------
 
 /// The path that superd was started as, to be asked at the start: a link may lead to another
 /// file later. Without one in the arguments it is the file itself.
 pub fn own_program() -> PathBuf {
-    let own = Path::new("/proc/self/exe");
     let named = std::env::args_os().next().map(PathBuf::from);
     let named = named.filter(|p| p.as_os_str().as_bytes().contains(&b'/'));
     let named = named.map(|p| std::env::current_dir().unwrap_or_default().join(p));
-    let is_it = |p: &PathBuf| match (fs::metadata(p), fs::metadata(own)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    };
-    match (named.clone().filter(is_it), fs::read_link(own)) {
+    let is_it = |p: &PathBuf| is_own(p);
+    match (named.clone().filter(is_it), fs::read_link(OWN)) {
         (Some(named), _) => named,
         (None, Ok(exe)) => without_deleted(&exe),
         (None, Err(_)) => named.unwrap_or_default(), // no /proc
+    }
+}
+
+/// Whether this file is the program that runs.
+fn is_own(path: &Path) -> bool {
+    match (fs::metadata(path), fs::metadata(OWN)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
     }
 }
 
@@ -162,14 +169,27 @@ impl Reactor {
     }
 
     /// `superctl upgrade`.
-    pub(super) fn upgrade_by(&mut self, ticket: Ticket, by: Origin) {
+    pub(super) fn upgrade_by(&mut self, ticket: Ticket, if_changed: bool, by: Origin) {
+        if if_changed && self.is_ending() {
+            // An init script that starts superd is to start the next one.
+            let text = "superd is ending";
+            return self.reply(ticket, Reply::error(0, Code::NotRunning, text));
+        }
+        if if_changed && is_own(&self.options.program) {
+            let message = "its program is still the one that runs".to_owned();
+            let reply = Reply {
+                message,
+                ..Reply::ok(0)
+            };
+            return self.reply(ticket, reply);
+        }
         if let Err(why) = self.wish_for_upgrade(by, Some(ticket)) {
             let text = format!("not upgraded: {why}");
             self.reply(ticket, Reply::error(0, Code::Refused, text));
         }
     }
 
-    fn is_ending(&self) -> bool {
+    pub(super) fn is_ending(&self) -> bool {
         self.machine.is_shutting_down() || self.leaving
     }
 
@@ -438,6 +458,7 @@ mod tests {
             why: Why::Errno,
             index: 0,
             errno: libc::ENOEXEC,
+            skipped: false,
         };
         let failed = judge(Status::Failed(fault), Ended::Code(127), b"");
         assert_eq!(failed.unwrap_err(), "Exec format error");

@@ -272,6 +272,7 @@ mod tests {
             what: Question::Exec(vec!["/bin/check".to_owned()].into()),
             interval: ms(1_000),
             timeout: ms(200),
+            memory: None,
         };
         Spec {
             health: Some(Rc::new(Health {

@@ -4,6 +4,7 @@
 //! The same inputs give the same outputs.
 #![forbid(unsafe_code)]
 
+pub mod announce;
 #[cfg(test)]
 mod cells;
 pub mod crash;

@@ -78,6 +78,9 @@ pub struct Probe {
     pub interval: Duration,
     /// The longest wait for one.
     pub timeout: Duration,
+    /// And does it use no more memory than this many KiB?
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 /// What a probe asks.
@@ -91,6 +94,8 @@ pub enum Question {
     Exec(Rc<[String]>),
     /// Is this file there, and another one than before the start?
     File(Rc<str>),
+    /// Nothing but what [`Probe::memory`] asks.
+    Memory,
 }
 
 impl fmt::Display for Question {
@@ -101,6 +106,7 @@ impl fmt::Display for Question {
             Question::Http(http, _) => write!(f, "{http}"),
             Question::Exec(argv) => write!(f, "exec {}", argv.join(" ")),
             Question::File(path) => write!(f, "file {path}"),
+            Question::Memory => f.write_str("memory"),
         }
     }
 }
@@ -475,6 +481,7 @@ mod tests {
             what: Question::Exec(vec!["/bin/ready".to_owned()].into()),
             interval: ms(100),
             timeout: ms(timeout),
+            memory: None,
         };
         Spec {
             ready: ready(Sign::Probe(Rc::new(probe)), 10_000),

@@ -188,6 +188,20 @@ pub enum Stage {
     Directory,
     /// execve(2).
     Exec,
+    /// A limit of its cgroup.
+    Control,
+    /// setns(2).
+    Network,
+    /// An own /tmp.
+    PrivateTmp,
+    /// mount_setattr(2).
+    ReadOnly,
+    /// Landlock.
+    Writable,
+    /// capset(2), prctl(2).
+    Capabilities,
+    /// prctl(2).
+    NoNewPrivileges,
 }
 
 impl fmt::Display for Stage {
@@ -207,6 +221,13 @@ impl fmt::Display for Stage {
             Stage::Group => "setting group",
             Stage::Directory => "changing to directory",
             Stage::Exec => "executing",
+            Stage::Control => "setting",
+            Stage::Network => "entering network-namespace",
+            Stage::PrivateTmp => "making private-tmp",
+            Stage::ReadOnly => "setting read-only-paths",
+            Stage::Writable => "setting writable-paths",
+            Stage::Capabilities => "setting capabilities",
+            Stage::NoNewPrivileges => "setting no-new-privileges",
         })
     }
 }
@@ -622,6 +643,11 @@ pub enum Happening {
     ActionFailed {
         /// What went wrong.
         error: String,
+    },
+    /// A start goes on without something that is optional and not possible.
+    Without {
+        /// What it is, and why.
+        error: SpawnError,
     },
     /// READY=1 of the service: it is ready, or ready again after a reload.
     Ready {

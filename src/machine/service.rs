@@ -6,7 +6,7 @@
 //! | state \ input | `Start`   | `Halt`    | `Force`   | `Spawned`/`NotSpawned` | `Execed`/`ExecFailed` | `Exited`  | checks, notices, action ends | timeout          |
 //! |---------------|-----------|-----------|-----------|------------------------|-----------------------|-----------|------------------------------|------------------|
 //! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | -                |
-//! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | -                |
+//! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | time is up       |
 //! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered          | -                |
 //! | Up            | -         | Stopping  | Killing   | -                      | -                     | Sweeping² | STOPPING remembered          | -                |
 //! | Stopping      | -         | absorbed  | Killing   | -                      | remembered            | Sweeping² | step goes on or ends         | step ends        |

@@ -500,6 +500,7 @@ fn lives() -> Vec<(Spec, Character, Verb)> {
         what: Question::Exec(Rc::new(["/bin/true".to_owned()])),
         interval: ms(100),
         timeout: ms(100),
+        memory: None,
     };
     let mut asked = three();
     asked.ready = Some(Rc::new(Ready {

@@ -1,8 +1,11 @@
 //! cgroup v2 (Documentation/admin-guide/cgroup-v2.rst) as a container of processes.
 //!
-//! No controller is used: with none enabled, processes in inner nodes are fine, so superd
-//! stays where it was started and its services get groups below. Everything is found by
-//! path at each use: a descriptor per service would cost more than the lookup.
+//! As long as no service has a limit no controller is used: with none enabled, processes in
+//! inner nodes are fine, so superd stays where it was started and its services get groups below.
+//! The first limit makes superd move into a leaf of its own ([`Root::enable`]). Everything is
+//! found by path at each use: a descriptor per service would cost more than the lookup.
+//!
+//! One file, although it is long: all of it is about these directories.
 
 use std::cell::Cell;
 use std::fs;
@@ -94,6 +97,20 @@ pub struct Root {
     dir: PathBuf,
     /// Whether cgroup.kill exists (Linux 5.14).
     has_kill: bool,
+    /// Whether a controller was enabled for the groups below, ever.
+    #[serde(default)]
+    limited: Cell<bool>,
+}
+
+/// Why a controller cannot be used.
+#[derive(Debug)]
+pub enum Lack {
+    /// It is not among those of this directory.
+    NotThere(PathBuf),
+    /// There are other processes than superd in this directory, which must be empty.
+    NotAlone(PathBuf),
+    /// The kernel refuses to enable it here.
+    Refused(PathBuf, io::Error),
 }
 
 impl Root {
@@ -114,7 +131,13 @@ impl Root {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
         let has_kill = dir.join("cgroup.kill").exists();
-        Ok(Root { dir, has_kill })
+        let enabled = read_small(&dir.join(SUBTREE)).unwrap_or_default();
+        let limited = Cell::new(enabled.iter().any(u8::is_ascii_alphabetic));
+        Ok(Root {
+            dir,
+            has_kill,
+            limited,
+        })
     }
 
     /// Where it is.
@@ -181,16 +204,132 @@ impl Root {
 
     /// Removes the directory if no group is left in it.
     pub fn remove(&self) -> io::Result<()> {
+        if self.is_limited() {
+            self.step_back();
+        }
         fs::remove_dir(&self.dir)
+    }
+
+    /// Whether a controller was enabled for the groups below, ever: then each group has limits
+    /// of somebody, if only those of the instance before.
+    pub fn is_limited(&self) -> bool {
+        self.limited.get()
+    }
+
+    /// Makes a controller work for the groups below.
+    ///
+    /// Only in a directory without processes (or in the very root) can it be enabled for those
+    /// below. So superd moves into a leaf, if it is in the way and the only one.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn enable(&self, controller: &str) -> Result<(), Lack> {
+        if lists(&self.dir.join(SUBTREE), controller) {
+            return Ok(());
+        }
+        let base = self.dir.parent().unwrap_or(&self.dir);
+        if !lists(&base.join("cgroup.controllers"), controller) {
+            return Err(Lack::NotThere(base.to_path_buf()));
+        }
+        match switch(base, '+', controller) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => self.step_aside(base, controller)?,
+            Err(e) => return Err(Lack::Refused(base.to_path_buf(), e)),
+            Ok(()) => {}
+        }
+        switch(&self.dir, '+', controller).map_err(|e| Lack::Refused(self.dir.clone(), e))?;
+        self.limited.set(true);
+        Ok(())
+    }
+
+    fn step_aside(&self, base: &Path, controller: &str) -> Result<(), Lack> {
+        let refused = |e| Lack::Refused(base.to_path_buf(), e);
+        let leaf = self.dir.join(LEAF);
+        make_dir(&leaf).map_err(refused)?;
+        move_to(&leaf).map_err(refused)?;
+        switch(base, '+', controller).map_err(|e| {
+            move_to(base).ok(); // it came from there a moment ago
+            fs::remove_dir(&leaf).ok(); // as before
+            match e.raw_os_error() {
+                Some(libc::EBUSY) => Lack::NotAlone(base.to_path_buf()),
+                _ => refused(e),
+            }
+        })
+    }
+
+    /// Undoes [`Root::enable`]: whoever starts the next superd may want to put it where this
+    /// one was.
+    fn step_back(&self) {
+        let base = self.dir.parent().unwrap_or(&self.dir);
+        let leaf = self.dir.join(LEAF);
+        let moved = leaf.exists();
+        let enabled = read_small(&self.dir.join(SUBTREE)).unwrap_or_default();
+        let names = enabled.split(|b| b.is_ascii_whitespace());
+        for name in names.filter_map(|n| std::str::from_utf8(n).ok().filter(|n| !n.is_empty())) {
+            switch(&self.dir, '-', name).ok(); // a service is left: then it stays
+            if moved {
+                switch(base, '-', name).ok(); // as above
+            }
+        }
+        if moved {
+            move_to(base).ok(); // as above
+            fs::remove_dir(&leaf).ok(); // as above
+        }
+    }
+
+    /// The controllers that services can have here.
+    pub fn controllers(&self) -> String {
+        let base = self.dir.parent().unwrap_or(&self.dir);
+        let text = read_small(&base.join("cgroup.controllers")).unwrap_or_default();
+        String::from_utf8_lossy(&text).trim().to_owned()
     }
 
     /// Removes the groups below it in which nobody is left, and it itself if none remains.
     pub fn clear(&self) -> io::Result<()> {
         for group in nested(&self.dir, 1)? {
+            if group.ends_with(LEAF) {
+                continue; // superd itself may be in it
+            }
             remove(&group, DEPTH).ok(); // a process that cannot be killed keeps its group
         }
         self.remove()
     }
+}
+
+/// Which controllers the groups below a directory have.
+const SUBTREE: &str = "cgroup.subtree_control";
+
+/// superd's own group, once a controller is enabled. No service's group is called so.
+const LEAF: &str = "superd";
+
+/// Whether a hierarchy of cgroup v1 has this controller: then v2 has not.
+pub fn used_by_v1(controller: &str) -> bool {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut lists = own.lines().filter_map(|l| l.split(':').nth(1));
+    lists.any(|list| {
+        list.split(',')
+            .any(|name| name == controller || (name, controller) == ("blkio", "io"))
+    })
+}
+
+/// Whether a file with a list of controllers has this one.
+fn lists(file: &Path, controller: &str) -> bool {
+    let text = read_small(file).unwrap_or_default();
+    let mut names = text.split(|b| b.is_ascii_whitespace());
+    names.any(|name| name == controller.as_bytes())
+}
+
+fn switch(dir: &Path, sign: char, controller: &str) -> io::Result<()> {
+    write(&dir.join(SUBTREE), format!("{sign}{controller}").as_bytes())
+}
+
+/// This process.
+fn move_to(dir: &Path) -> io::Result<()> {
+    write(&dir.join("cgroup.procs"), b"0")
+}
+
+fn write(path: &Path, what: &[u8]) -> io::Result<()> {
+    let mut how = fs::OpenOptions::new();
+    how.write(true).open(path)?.write_all(what)
 }
 
 /// Whether it was not there.
@@ -340,12 +479,16 @@ impl Group {
         remove(&self.dir, DEPTH)
     }
 
+    /// Sets a limit: `memory.max`, `1048576`.
+    ///
+    /// # Errors
+    /// ENOENT where the controller is not enabled, or the kernel was built without this file.
+    pub fn limit(&self, file: &str, value: &str) -> io::Result<()> {
+        self.write(file, value.as_bytes())
+    }
+
     fn write(&self, file: &str, what: &[u8]) -> io::Result<()> {
-        let path = self.dir.join(file);
-        fs::OpenOptions::new()
-            .write(true)
-            .open(path)?
-            .write_all(what)
+        write(&self.dir.join(file), what)
     }
 }
 
@@ -494,6 +637,32 @@ pub(crate) mod tests {
         assert_eq!(find(b"25 1 0:22 / /x rw - tmpfs t rw\n", b"0::/\n"), None);
         assert_eq!(find(plain, b"1:cpu:/\n"), None);
         assert_eq!(find(b"", b""), None);
+    }
+
+    #[test]
+    fn a_controller_is_enabled_on_the_way_down_or_it_is_told_what_lacks() {
+        let base = std::env::temp_dir().join(format!("superd-controls-{}", std::process::id()));
+        let root = Root {
+            dir: base.join("superd.x"),
+            has_kill: false,
+            limited: Cell::new(false),
+        };
+        fs::create_dir_all(&root.dir).unwrap();
+        fs::write(base.join("cgroup.controllers"), "cpuset memory pids\n").unwrap();
+        for dir in [&base, &root.dir] {
+            fs::write(dir.join(SUBTREE), "").unwrap();
+        }
+        assert!(matches!(root.enable("cpu"), Err(Lack::NotThere(dir)) if dir == base));
+        assert!(!root.is_limited());
+        root.enable("memory").unwrap();
+        assert!(root.is_limited());
+        let written = |dir: &Path| fs::read_to_string(dir.join(SUBTREE)).unwrap();
+        assert_eq!(written(&base), "+memory");
+        assert_eq!(written(&root.dir), "+memory");
+        assert_eq!(root.controllers(), "cpuset memory pids");
+        fs::remove_file(base.join(SUBTREE)).unwrap();
+        assert!(matches!(root.enable("pids"), Err(Lack::Refused(dir, _)) if dir == base));
+        fs::remove_dir_all(&base).unwrap();
     }
 
     #[test]

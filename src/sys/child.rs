@@ -3,7 +3,10 @@
 //! The order is: signals, session, cgroup, descriptors, then the lookup of user and groups
 //! (here and not in superd, because a name service on the network may block), nice,
 //! OOM score and limits while it still may, then the user, the directory as that user, and
-//! the program. Lookups come before limits, which may leave no descriptor to do them with.
+//! the program. Lookups come before limits, which may leave no descriptor to do them with, and
+//! before another network is entered. What `confine.rs` takes away goes as late as it can:
+//! namespaces while it may, the right to write after the last file of /proc was written, the
+//! capabilities last.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -19,13 +22,17 @@ use super::limits;
 use super::signals::{Numbers, SIGNALS};
 use super::spawn::{above_own, above_sockets, Ends, Plan, Prepared, SpawnFault, Step, Why};
 
-/// Becomes the program, or reports why not and exits with status 127.
+/// Becomes the program, or reports why not and exits with status 127; 126 where a shell does.
 pub(super) fn run(prepared: &Prepared<'_>, ends: &Ends) -> ! {
     let _guard = ExitGuard;
     let Err(fault) = become_program(prepared, ends);
     // If even the report fails, the exit status 127 is all that is left to say.
     nix::unistd::write(&ends.report, &fault.to_bytes()).ok();
-    exit()
+    exit(match fault.step {
+        // As a shell says it: it is there, and cannot be executed.
+        Step::Exec if fault.errno != libc::ENOENT || fault.why == Why::Interpreter => 126,
+        _ => 127,
+    })
 }
 
 /// A panic must not unwind into the copy of superd's loop.
@@ -33,13 +40,13 @@ struct ExitGuard;
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
-        exit();
+        exit(127);
     }
 }
 
-fn exit() -> ! {
+fn exit(status: i32) -> ! {
     // SAFETY: _exit(2) takes a number; no exit handler of superd's may run in the child.
-    unsafe { libc::_exit(127) }
+    unsafe { libc::_exit(status) }
 }
 
 fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, SpawnFault> {
@@ -71,6 +78,14 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     keep.sort_unstable();
     close_others(low.unsigned_abs(), &keep);
     let identity = Identity::look_up(prepared)?;
+    // One record more on the status pipe; if it cannot be written, nobody is told.
+    let skip = |fault: SpawnFault| {
+        nix::unistd::write(&ends.report, &fault.skipped().to_bytes()).ok();
+    };
+    let confine = plan.confine.as_deref();
+    if let Some(confine) = confine {
+        confine.enter(&skip)?;
+    }
     if let Some(nice) = plan.nice {
         // SAFETY: setpriority(2) takes three numbers; 0 is ourselves.
         if unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, nice) } != 0 {
@@ -79,6 +94,10 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     }
     if let Some(score) = plan.oom_score_adj {
         oom_score(score).map_err(SpawnFault::io(Step::OomScore))?;
+    }
+    if let Some(confine) = confine {
+        confine.restrict(&skip)?;
+        confine.bound_capabilities(&skip)?;
     }
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.umask as _));
     for (i, (resource, limit)) in plan.limits.iter().enumerate() {
@@ -94,6 +113,9 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     }
     identity.assume()?;
     nix::unistd::chdir(plan.directory.as_ref()).map_err(at(Step::Directory))?;
+    if let Some(confine) = confine {
+        confine.set_privileges(&skip)?;
+    }
     Err(match (&identity.entry, plan.sockets.as_slice()) {
         // The usual case allocates nothing: each page that is written to is copied first.
         (None, []) => execute(prepared, &prepared.env),
@@ -372,6 +394,7 @@ fn unknown(step: Step, why: Why, index: u16) -> SpawnFault {
         why,
         index,
         errno: 0,
+        skipped: false,
     }
 }
 

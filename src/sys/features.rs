@@ -72,6 +72,27 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
             "the status of an adopted process is unknown",
         ),
         feature(
+            "Landlock (6.2)",
+            landlock_version() >= 3,
+            "does not start services with writable-paths, or without that where it is optional",
+        ),
+        feature(
+            "mount_setattr (5.12)",
+            probe_errno(libc::SYS_mount_setattr, [-1, 0, 0]) != libc::ENOSYS,
+            "does not start services with read-only-paths, or without that where it is optional",
+        ),
+        feature(
+            "own mounts and networks (CAP_SYS_ADMIN)",
+            has_capability(21),
+            "does not start services with private-tmp, read-only-paths or network-namespace, or \
+             without that where it is optional",
+        ),
+        feature(
+            "fewer capabilities (CAP_SETPCAP)",
+            has_capability(8),
+            "does not start services with capabilities, or without that where it is optional",
+        ),
+        feature(
             "child subreaper (3.4)",
             nix::sys::prctl::get_child_subreaper().is_ok(),
             "orphans go to init and are found by SUPERD_INSTANCE only",
@@ -87,10 +108,15 @@ pub fn may_copy_descriptors() -> bool {
 /// Whether superd may look into processes of other users (CAP_SYS_PTRACE, capabilities(7)).
 pub fn may_trace() -> bool {
     const CAP_SYS_PTRACE: u32 = 19;
+    has_capability(CAP_SYS_PTRACE)
+}
+
+/// Whether superd has a capability, by its number.
+fn has_capability(number: u32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
     let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    bits.is_some_and(|bits| bits >> CAP_SYS_PTRACE & 1 == 1)
+    bits.is_some_and(|bits| bits >> number & 1 == 1)
 }
 
 /// Whether superd may attach a filter to a TCP socket. Newer kernels ask for CAP_NET_ADMIN
@@ -111,6 +137,14 @@ fn probe_errno(call: libc::c_long, args: [libc::c_long; 3]) -> i32 {
         -1 => nix::errno::Errno::last_raw(),
         _ => 0,
     }
+}
+
+/// The version of Landlock's interface: 3 came with Linux 6.2. Less than 1: it is not there, or switched off.
+fn landlock_version() -> libc::c_long {
+    const VERSION: libc::c_int = 1; // LANDLOCK_CREATE_RULESET_VERSION
+    let null = std::ptr::null::<u8>();
+    // SAFETY: with this flag the call makes nothing and reads nothing: it returns a number.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0_usize, VERSION) }
 }
 
 fn clone_into_cgroup() -> bool {
@@ -154,7 +188,7 @@ mod tests {
     #[test]
     fn probing_answers_everything_and_leaves_nothing() {
         let features = probe(true);
-        assert_eq!(features.len(), 9);
+        assert_eq!(features.len(), 13);
         for f in &features {
             println!("{:5} {} (else: {})", f.has, f.name, f.instead);
         }

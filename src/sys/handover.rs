@@ -64,8 +64,9 @@ impl Inherited {
     }
 }
 
-/// Closes every descriptor from 3 on, when what was left cannot be used. To be called before
-/// this program has opened anything by itself.
+/// Closes every descriptor from 3 on: when what was left cannot be used, and those that whoever
+/// has started superd forgot (an init script's lock, which every later script would wait for).
+/// To be called before this program has opened anything by itself.
 pub fn close_what_was_left() {
     super::child::close_others(3, &[]);
 }

@@ -10,10 +10,13 @@
 //! | `child.rs` | `sigtimedwait` | initialised sets, writable siginfo |
 //! | `child.rs` | `siginfo_t::si_pid` | the signal was sent by a process |
 //! | `child.rs` | `rt_sigaction` | a zeroed kernel sigaction is SIG_DFL |
-//! | `child.rs` | `dup2`, `close`, `close_range` | only the child's own descriptors |
+//! | `child.rs` | `dup2`, `close`, `close_range` | only the child's own descriptors, or superd's before it has opened any |
 //! | `child.rs` | `setpriority` | no pointers |
 //! | `child.rs` | `execve` | NUL-terminated arrays of C strings |
 //! | `child.rs` | `_exit` | no pointers |
+//! | `confine.rs` | `setns`, `unshare`, `prctl` | descriptors and numbers |
+//! | `confine.rs` | `mount`, `mount_setattr` | C strings, a struct of the size given |
+//! | `confine.rs` | `capget`, `capset` | a header and two sets of three u32 each |
 //! | `features.rs` | probing system calls | null or absent objects: they fail, and say how |
 //! | `filter.rs` | `setsockopt`, `getsockopt` | values and instructions of the lengths given |
 //! | `filter.rs` | `ioctl(SIOCGSTAMPNS)` | room for a timespec |
@@ -46,6 +49,7 @@
 
 pub mod cgroup;
 mod child;
+pub mod confine;
 pub mod features;
 pub mod filter;
 pub mod handover;

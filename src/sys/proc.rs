@@ -323,7 +323,8 @@ pub(super) fn page_size() -> u64 {
 }
 
 fn read_capped(path: &str, cap: u64) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
+    // Room for all that most of these files have: each read(2) of one makes it anew.
+    let mut text = Vec::with_capacity(cap.min(4096) as usize);
     fs::File::open(path)?.take(cap).read_to_end(&mut text)?;
     Ok(text)
 }

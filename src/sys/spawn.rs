@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 
 use super::cgroup::Group;
+use super::confine::Confine;
 use super::errno_of;
 use super::limits::Limit;
 use super::pidfd::PidFd;
@@ -54,10 +55,22 @@ pub enum Step {
     Directory,
     /// execve(2).
     Exec,
+    /// Entering a network namespace.
+    Network,
+    /// An own /tmp.
+    PrivateTmp,
+    /// Making a path read-only.
+    ReadOnly,
+    /// Landlock.
+    Writable,
+    /// Capabilities.
+    Capabilities,
+    /// PR_SET_NO_NEW_PRIVS.
+    NoNewPrivileges,
 }
 
 impl Step {
-    const ALL: [Step; 12] = [
+    const ALL: [Step; 18] = [
         Step::Pipe,
         Step::Cgroup,
         Step::Fork,
@@ -70,6 +83,12 @@ impl Step {
         Step::Group,
         Step::Directory,
         Step::Exec,
+        Step::Network,
+        Step::PrivateTmp,
+        Step::ReadOnly,
+        Step::Writable,
+        Step::Capabilities,
+        Step::NoNewPrivileges,
     ];
 }
 
@@ -94,11 +113,13 @@ pub struct SpawnFault {
     pub step: Step,
     /// What the errno does not say.
     pub why: Why,
-    /// Which one: an index into `limits` ([`Step::Limits`]); for [`Step::Group`] 0 is the
-    /// primary group, n the (n-1)th of `groups`.
+    /// Which one: an index into `limits` ([`Step::Limits`]) or into paths; the number of a
+    /// capability; for [`Step::Group`] 0 is the primary group, n the (n-1)th of `groups`.
     pub index: u16,
     /// The errno, 0 when there is none.
     pub errno: i32,
+    /// It was optional: the start went on without it.
+    pub skipped: bool,
 }
 
 impl SpawnFault {
@@ -108,6 +129,14 @@ impl SpawnFault {
             why: Why::Errno,
             index: 0,
             errno,
+            skipped: false,
+        }
+    }
+
+    pub(super) fn skipped(self) -> SpawnFault {
+        SpawnFault {
+            skipped: true,
+            ..self
         }
     }
 
@@ -119,22 +148,27 @@ impl SpawnFault {
     pub(super) fn to_bytes(self) -> [u8; RECORD] {
         let [i0, i1] = self.index.to_ne_bytes();
         let [e0, e1, e2, e3] = self.errno.to_ne_bytes();
-        [self.step as u8, self.why as u8, i0, i1, e0, e1, e2, e3]
+        let step = self.step as u8 | if self.skipped { SKIPPED } else { 0 };
+        [step, self.why as u8, i0, i1, e0, e1, e2, e3]
     }
 
     fn from_bytes(record: [u8; RECORD]) -> Option<SpawnFault> {
         let [step, why, i0, i1, e0, e1, e2, e3] = record;
         let whys = [Why::Errno, Why::Unknown, Why::NoGroup, Why::Interpreter];
         Some(SpawnFault {
-            step: *Step::ALL.get(usize::from(step))?,
+            step: *Step::ALL.get(usize::from(step & !SKIPPED))?,
             why: *whys.get(usize::from(why))?,
             index: u16::from_ne_bytes([i0, i1]),
             errno: i32::from_ne_bytes([e0, e1, e2, e3]),
+            skipped: step & SKIPPED != 0,
         })
     }
 }
 
 const RECORD: usize = 8;
+
+/// In the first byte of a record: the start goes on.
+const SKIPPED: u8 = 0x80;
 
 /// Everything about a process to be.
 #[derive(Clone, Debug)]
@@ -179,6 +213,8 @@ pub struct Plan<'a> {
     pub groups: Option<&'a [String]>,
     /// Working directory, entered as the user.
     pub directory: Cow<'a, CStr>,
+    /// What is taken away from it; none: nothing.
+    pub confine: Option<Box<Confine>>,
     /// Whether the parent wants a pidfd.
     pub pidfd: bool,
     /// Never clone3(2): the caller has more than one thread, so the C library's own fork
@@ -209,6 +245,7 @@ impl Plan<'_> {
             group: None,
             groups: None,
             directory: c"/".into(),
+            confine: None,
             pidfd: false,
             threads: cfg!(test),
         }
@@ -239,6 +276,8 @@ pub enum Status {
     Execed,
     /// It could not become the program, and exits.
     Failed(SpawnFault),
+    /// Something optional is not possible: it goes on without. More may follow.
+    Without(SpawnFault),
 }
 
 impl StatusPipe {
@@ -247,13 +286,14 @@ impl StatusPipe {
         StatusPipe(fd)
     }
 
-    /// Reads it. After anything but `Pending` it has nothing more to say.
+    /// Reads it. After anything but `Pending` and `Without` it has nothing more to say.
     pub fn read(&self) -> Status {
         let mut record = [0_u8; RECORD];
         loop {
             return match nix::unistd::read(self.0.as_fd(), &mut record) {
                 Ok(0) => Status::Execed,
                 Ok(RECORD) => match SpawnFault::from_bytes(record) {
+                    Some(fault) if fault.skipped => Status::Without(fault),
                     Some(fault) => Status::Failed(fault),
                     None => Status::Failed(SpawnFault::new(Step::Pipe, libc::EPROTO)),
                 },

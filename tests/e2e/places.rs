@@ -130,6 +130,7 @@ in_both_flavours! {
         };
         // While superd stands still, so that it cannot come in between.
         s.signal(libc::SIGSTOP);
+        wait_until("it stands still", || state_of(s.pid) == Some('T'));
         std::fs::remove_dir_all(&run_dir).unwrap();
         if flavour == Flavour::Cgroups {
             // The directory is free, the services are not.

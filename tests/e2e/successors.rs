@@ -333,6 +333,28 @@ in_both_flavours! {
         once(&superd, "web", "start");
         superd.end();
     }
+
+    // It was not tried again before something else happened to a service.
+    fn a_journal_that_could_not_be_written_is_tried_again(flavour: Flavour) {
+        let superd = Superd::start_in(flavour, "[service.w]\ncommand = [$TWIN:w, \"obey\"]\n");
+        superd.wait_record("w", "start", 1);
+        let journal = superd.place.file("run/journal");
+        wait_until("it is written", || journal.exists());
+        let in_the_way = superd.place.file("run/journal.new");
+        fs::create_dir(&in_the_way).unwrap();
+        fs::write(in_the_way.join("x"), "").unwrap();
+        fs::remove_file(&journal).unwrap();
+        wait_until("it is told", || superd.place.log().contains("the journal cannot be written"));
+        fs::remove_dir_all(&in_the_way).unwrap();
+        wait_until("it is written again", || journal.exists());
+        let pid = superd.pid_of("w");
+        let superd = superd.succeed();
+        assert_eq!(superd.pid_of("w"), pid);
+        assert_eq!(superd.status("w")["adopted"], true);
+        assert_eq!(superd.place.log().matches("cannot be written").count(), 1);
+        superd.ok(&["stop", "w"]);
+        superd.end();
+    }
 }
 
 #[test]

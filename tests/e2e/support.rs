@@ -21,8 +21,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::{json, Value};
 
+/// How many times slower than usual the machine is that the tests are built for: an emulated
+/// one (tests/vm). Every limit is multiplied by it.
+pub const SLOWNESS: u64 = match option_env!("SUPERD_TEST_SLOWNESS") {
+    None => 1,
+    Some(text) => match u64::from_str_radix(text, 10) {
+        Ok(slowness) => slowness,
+        Err(_) => panic!("SUPERD_TEST_SLOWNESS: not a number"),
+    },
+};
+
 /// For whatever should happen soon. Long, because the machine may be busy with other things.
-pub const LIMIT: Duration = Duration::from_secs(40);
+pub const LIMIT: Duration = Duration::from_secs(40 * SLOWNESS);
 
 /// Between two looks at something that has no event.
 const PAUSE: Duration = Duration::from_millis(2);

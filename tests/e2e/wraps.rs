@@ -49,8 +49,16 @@ fn a_command_that_does_not_exist_is_one_line() {
         .to_vec();
     let mut command = place.command(&args);
     let said = run(&mut command);
-    assert!(said.code == 127 || said.code == 126, "{said:?}");
+    assert_eq!(said.code, 127, "{said:?}");
     assert!(said.err.contains("/no/such/program"), "{said:?}");
+    // It is there and cannot be executed: what a shell says, too.
+    let plain = place.file("plain");
+    std::fs::write(&plain, "no program").unwrap();
+    let path = plain.display().to_string();
+    let args: Vec<String> = [SUPERD, "run", "--", &path].map(str::to_owned).to_vec();
+    let said = run(&mut place.command(&args));
+    assert_eq!(said.code, 126, "{said:?}");
+    assert!(said.err.contains(&path), "{said:?}");
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn ready(dice: &mut Dice) -> Option<Rc<Ready>> {
             what,
             interval: Duration::from_millis(10 + dice.below(2_000)),
             timeout: Duration::from_millis(1 + dice.below(3_000)),
+            memory: None,
         }))
     };
     let sign = match dice.below(10) {
@@ -145,6 +146,7 @@ fn health(dice: &mut Dice) -> Rc<Health> {
         what,
         interval: Duration::from_millis(10 + dice.below(2_000)),
         timeout: Duration::from_millis(1 + dice.below(3_000)),
+        memory: None,
     };
     let remedy = match dice.below(4) {
         0 => Remedy::Stop,

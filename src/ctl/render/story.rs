@@ -231,6 +231,7 @@ fn happening(what: &Happening) -> String {
         }
         Happening::Reloading { by } => format!("reloading, asked by {by}"),
         Happening::ActionFailed { error } => format!("failed: {error}"),
+        Happening::Without { error } => format!("starts without what is optional: {error}"),
         Happening::Ready { .. } => "says that it is ready".to_owned(),
         Happening::SaysReloading { .. } => "says that it is reloading".to_owned(),
         Happening::MainProcess { before, pid, .. } => {

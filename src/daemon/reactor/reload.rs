@@ -32,7 +32,14 @@ impl Reactor {
         if self.machine.is_shutting_down() {
             return Err("superd is shutting down".to_owned());
         }
-        let config = crate::config::load(&path)
+        self.announce_reload();
+        let done = self.reload_from(&path, by);
+        self.announce_ready();
+        done
+    }
+
+    fn reload_from(&mut self, path: &Path, by: &Origin) -> Result<String, String> {
+        let config = crate::config::load(path)
             .map_err(|problems| format!("configuration not reloaded:\n{problems}"))?;
         // Of what was just started perhaps only that was written down. The next superd would
         // take it for what the file says now.

@@ -55,13 +55,25 @@ fn output(plan: &Plan<'_>) -> String {
     text
 }
 
+/// The errno, but for a program that is there and whose interpreter is not.
+fn at_exec(fault: &SpawnFault) -> i32 {
+    match fault.why {
+        Why::Interpreter => libc::ENOEXEC,
+        _ => fault.errno,
+    }
+}
+
 /// Runs a plan that cannot work and returns what it reports.
 fn fault(plan: &Plan<'_>) -> SpawnFault {
     let child = spawn(plan).unwrap();
     let told = status(&child);
-    assert_eq!(end(&child), Ended::Code(127));
+    let ended = end(&child);
     match told {
-        Status::Failed(fault) => fault,
+        Status::Failed(fault) => {
+            let found = fault.step != Step::Exec || matches!(at_exec(&fault), libc::ENOENT);
+            assert_eq!(ended, Ended::Code(if found { 127 } else { 126 }));
+            fault
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -285,8 +297,12 @@ fn records_that_make_no_sense_are_not_believed() {
         why: Why::Unknown,
         index: 513,
         errno: -7,
+        skipped: false,
     };
     assert_eq!(SpawnFault::from_bytes(fault.to_bytes()), Some(fault));
-    assert_eq!(SpawnFault::from_bytes([12, 0, 0, 0, 0, 0, 0, 0]), None);
+    let skipped = fault.skipped();
+    assert_eq!(SpawnFault::from_bytes(skipped.to_bytes()), Some(skipped));
+    assert_eq!(SpawnFault::from_bytes([18, 0, 0, 0, 0, 0, 0, 0]), None);
+    assert_eq!(SpawnFault::from_bytes([0x92, 0, 0, 0, 0, 0, 0, 0]), None);
     assert_eq!(SpawnFault::from_bytes([0, 4, 0, 0, 0, 0, 0, 0]), None);
 }

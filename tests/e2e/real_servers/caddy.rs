@@ -6,11 +6,12 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 
-const ROUNDS: usize = 30;
+/// Fewer where each takes its time: a Caddy needs seconds to start on an emulated machine.
+const ROUNDS: usize = if SLOWNESS > 1 { 10 } else { 30 };
 
 /// How long the request stays open after the stop, and what a stop may take beyond that.
-const OPEN: Duration = Duration::from_millis(500);
-const BEYOND: Duration = Duration::from_secs(8);
+const OPEN: Duration = Duration::from_millis(500 * SLOWNESS);
+const BEYOND: Duration = Duration::from_secs(8 * SLOWNESS);
 
 /// Chance that is the same in each run.
 struct Chance(u32);
@@ -218,20 +219,66 @@ fn an_idle_keep_alive_connection_is_closed_by_a_drain() {
     s.end();
 }
 
+/// A caddy with this place's home.
+fn caddy_command(caddy: &Path, place: &Place, args: &[&str]) -> Command {
+    let mut all = vec![caddy.display().to_string()];
+    all.extend(args.iter().map(|a| (*a).to_owned()));
+    let mut command = place.command(&all);
+    command
+        .env("HOME", &place.dir)
+        .env("XDG_DATA_HOME", &place.dir)
+        .env("XDG_CONFIG_HOME", &place.dir);
+    command
+}
+
+fn caddy_stop(caddy: &Path, place: &Place) -> Child {
+    let admin = format!("{}:2019", place.host);
+    let mut command = caddy_command(caddy, place, &["stop", "--address", &admin]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// The same two stops without superd: what tests/servers/baseline.py counts, where there is no
+/// python. A machine on which nothing panics would prove nothing.
+#[test]
+fn without_superd_two_stops_make_it_panic() {
+    let name = "without_superd_two_stops_make_it_panic";
+    let Some(caddy) = server_or_skip(name, "caddy") else {
+        return;
+    };
+    const TRIES: usize = 10;
+    let place = place(&caddy, false, API);
+    let config = place.file("caddy.json").display().to_string();
+    let mut chance = Chance(7);
+    let mut panicked = 0;
+    for _ in 0..TRIES {
+        std::fs::write(place.file("superd.log"), "").unwrap();
+        let mut server = caddy_command(&caddy, &place, &["run", "--config", &config])
+            .spawn()
+            .unwrap();
+        let mut request = OpenRequest::begin(&format!("{}:8080", place.host)).0;
+        let rival = caddy_stop(&caddy, &place);
+        // Its start takes its time where the machine is slow; the fault's offset is from the request.
+        wait_until("the rival's request", || {
+            place.log().contains(r#""uri":"/stop""#)
+        });
+        std::thread::sleep(Duration::from_millis(chance.below(81)));
+        kill(server.id() as i32, libc::SIGTERM);
+        std::thread::sleep(OPEN);
+        request.write_all(b"0123456789").ok(); // it may be gone already
+        let status = server.wait().unwrap();
+        finish(rival);
+        panicked += usize::from(status.code() == Some(2) && place.log().contains("\ngoroutine "));
+    }
+    tell(&format!(
+        "caddy: without superd: {panicked} of {TRIES} panicked"
+    ));
+    assert!(panicked * 2 >= TRIES, "this machine proves nothing");
+}
+
 /// The fault: `caddy stop`, and 0 to 80 ms later superd's own stop.
 fn caddy_stop_and_superctl(s: &Superd, caddy: &Path, later: Duration) -> Vec<(Child, bool)> {
-    let admin = format!("{}:2019", s.place.host);
-    let mut rival = Command::new(caddy);
-    let rival = rival
-        .args(["stop", "--address", &admin])
-        .env("HOME", &s.place.dir)
-        .env("XDG_DATA_HOME", &s.place.dir)
-        .env("XDG_CONFIG_HOME", &s.place.dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let rival = caddy_stop(caddy, &s.place);
     // Which of the two stops comes first is left to chance: this offset is the fault's.
     std::thread::sleep(later);
     vec![(rival, false), (superctl_stop(s), true)] // its own status is no verdict

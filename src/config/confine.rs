@@ -1,0 +1,380 @@
+//! What a service is kept to: limits of its cgroup, capabilities, files, network.
+//!
+//! What of this a machine can do is none of a check's business: the same file may be meant for
+//! another one. A start fails where it cannot, see `optional`.
+
+use std::ops::Range;
+
+use toml::de::DeValue;
+
+use super::keys;
+use super::model::{self, Confine};
+use super::problem::{did_you_mean, word};
+use super::read::{Reader, Value};
+
+/// How the value of a limit is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Bytes.
+    Size,
+    /// A number up to this.
+    Number(i64),
+    /// Percent of one CPU.
+    Percent,
+}
+
+/// A limit of a cgroup (Documentation/admin-guide/cgroup-v2.rst).
+#[derive(Clone, Copy, Debug)]
+pub struct Control {
+    /// The key.
+    pub key: &'static str,
+    /// The controller that has to be enabled.
+    pub controller: &'static str,
+    /// The file that is written.
+    pub file: &'static str,
+    /// What is in it when nobody has set anything.
+    pub default: &'static str,
+    /// How its value is written.
+    pub kind: Kind,
+}
+
+const fn control(
+    key: &'static str,
+    controller: &'static str,
+    file: &'static str,
+    default: &'static str,
+    kind: Kind,
+) -> Control {
+    Control {
+        key,
+        controller,
+        file,
+        default,
+        kind,
+    }
+}
+
+/// Every limit.
+pub const CONTROLS: &[Control] = &[
+    control("memory-max", "memory", "memory.max", "max", Kind::Size),
+    control("memory-high", "memory", "memory.high", "max", Kind::Size),
+    control(
+        "pids-max",
+        "pids",
+        "pids.max",
+        "max",
+        Kind::Number(4_194_304),
+    ),
+    control(
+        "cpu-weight",
+        "cpu",
+        "cpu.weight",
+        "100",
+        Kind::Number(10_000),
+    ),
+    control("cpu-max", "cpu", "cpu.max", "max 100000", Kind::Percent),
+    control(
+        "io-weight",
+        "io",
+        "io.weight",
+        "default 100",
+        Kind::Number(10_000),
+    ),
+];
+
+impl Control {
+    /// What is written into the file.
+    pub fn text(&self, value: u64) -> String {
+        match (self.kind, self.file) {
+            // Of 100 ms.
+            (Kind::Percent, _) => format!("{} 100000", value * 1000),
+            (_, "io.weight") => format!("default {value}"),
+            _ => value.to_string(),
+        }
+    }
+}
+
+/// The name of a key as superd has once written it.
+pub(super) fn known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
+    let text: String = serde::Deserialize::deserialize(from)?;
+    let found = CONTROLS.iter().find(|c| c.key == text);
+    found
+        .map(|c| c.key)
+        .ok_or_else(|| serde::de::Error::custom("unknown limit"))
+}
+
+/// Less than this is a forgotten unit.
+const LEAST: u64 = 256 * 1024;
+
+/// More CPUs than any machine of ours has.
+const CPUS: u64 = 1024;
+
+/// capabilities(7), each at its number.
+pub const CAPABILITIES: &[&str] = &[
+    "chown",
+    "dac-override",
+    "dac-read-search",
+    "fowner",
+    "fsetid",
+    "kill",
+    "setgid",
+    "setuid",
+    "setpcap",
+    "linux-immutable",
+    "net-bind-service",
+    "net-broadcast",
+    "net-admin",
+    "net-raw",
+    "ipc-lock",
+    "ipc-owner",
+    "sys-module",
+    "sys-rawio",
+    "sys-chroot",
+    "sys-ptrace",
+    "sys-pacct",
+    "sys-admin",
+    "sys-boot",
+    "sys-nice",
+    "sys-resource",
+    "sys-time",
+    "sys-tty-config",
+    "mknod",
+    "lease",
+    "audit-write",
+    "audit-control",
+    "setfcap",
+    "mac-override",
+    "mac-admin",
+    "syslog",
+    "wake-alarm",
+    "block-suspend",
+    "audit-read",
+    "perfmon",
+    "bpf",
+    "checkpoint-restore",
+];
+
+/// What a section says of this; none where it is silent, `Some` of nothing where it says false.
+#[derive(Clone, Default)]
+pub(super) struct Said {
+    controls: Vec<(&'static str, Option<u64>)>,
+    network_namespace: Option<Option<String>>,
+    private_tmp: Option<bool>,
+    read_only_paths: Option<Vec<String>>,
+    writable_paths: Option<Option<Vec<String>>>,
+    capabilities: Option<Option<u64>>,
+    no_new_privileges: Option<bool>,
+    optional: Option<Vec<String>>,
+}
+
+/// Whether the key is one of these.
+pub(super) fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) -> bool {
+    if let Some(control) = CONTROLS.iter().find(|c| c.key == key) {
+        if let Some(value) = read_control(r, control, v) {
+            said.controls.push((control.key, value));
+        }
+        return true;
+    }
+    match key {
+        "network-namespace" => said.network_namespace = read_namespace(r, key, v),
+        "private-tmp" => said.private_tmp = r.boolean(key, v),
+        "read-only-paths" => said.read_only_paths = read_paths(r, key, v),
+        "writable-paths" => {
+            said.writable_paths = match is_false(v) {
+                true => Some(None),
+                false => read_paths(r, key, v).map(Some),
+            }
+        }
+        "capabilities" => said.capabilities = read_capabilities(r, key, v),
+        "no-new-privileges" => said.no_new_privileges = r.boolean(key, v),
+        "optional" => said.optional = read_optional(r, key, v),
+        _ => return false,
+    }
+    true
+}
+
+fn is_false(v: &Value) -> bool {
+    matches!(v.get_ref(), DeValue::Boolean(false))
+}
+
+/// A value, or false.
+fn read_control(r: &mut Reader, control: &Control, v: &Value) -> Option<Option<u64>> {
+    if is_false(v) {
+        return Some(None);
+    }
+    let key = control.key;
+    Some(Some(match control.kind {
+        Kind::Size => read_size(r, key, v)?,
+        Kind::Number(most) => r.integer(key, v, 1..most + 1)?.unsigned_abs(),
+        Kind::Percent => read_percent(r, key, v)?,
+    }))
+}
+
+/// A size that a program fits into.
+pub(super) fn read_size(r: &mut Reader, key: &str, v: &Value) -> Option<u64> {
+    let size = r.size(key, v, i64::MAX)?;
+    if size < LEAST {
+        r.problem(
+            v.span(),
+            format_args!("`{key}` must be at least 256KiB, not {size} bytes"),
+        );
+        return None;
+    }
+    Some(size)
+}
+
+/// `50%` of one CPU; `200%` are two.
+fn read_percent(r: &mut Reader, key: &str, v: &Value) -> Option<u64> {
+    let text = r.text(key, v)?;
+    let number = text.strip_suffix('%').filter(|n| {
+        let digits = n.bytes().all(|b| b.is_ascii_digit());
+        digits && matches!(n.len(), 1..=6)
+    });
+    match number.and_then(|n| n.parse::<u64>().ok()) {
+        Some(n) if (1..=100 * CPUS).contains(&n) => Some(n),
+        _ => {
+            r.problem(
+                v.span(),
+                format_args!(
+                    "`{key}`: `{}` is not a share of CPU time: write \"50%\" for half of one \
+                     CPU, \"200%\" for two; from 1% to {}%",
+                    word(&text),
+                    100 * CPUS
+                ),
+            );
+            None
+        }
+    }
+}
+
+/// A name below /var/run/netns, or false.
+fn read_namespace(r: &mut Reader, key: &str, v: &Value) -> Option<Option<String>> {
+    if is_false(v) {
+        return Some(None);
+    }
+    let name = r.text(key, v)?;
+    if name.contains('/') || name == "." || name == ".." || name.len() > 255 {
+        r.problem(
+            v.span(),
+            format_args!(
+                "`{key}` is the name that `ip netns list` shows, not `{}`",
+                word(&name)
+            ),
+        );
+        return None;
+    }
+    Some(Some(name))
+}
+
+/// Absolute paths; a leading `-` means that one may be missing.
+fn read_paths(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<String>> {
+    let paths = r.strings(key, v)?;
+    for path in &paths {
+        if !path.strip_prefix('-').unwrap_or(path).starts_with('/') {
+            r.problem(
+                v.span(),
+                format_args!(
+                    "`{key}` has paths that begin with / (or -/), not `{}`",
+                    word(path)
+                ),
+            );
+            return None;
+        }
+    }
+    Some(paths)
+}
+
+/// Names of capabilities, or false.
+fn read_capabilities(r: &mut Reader, key: &str, v: &Value) -> Option<Option<u64>> {
+    if is_false(v) {
+        return Some(None);
+    }
+    let mut mask = 0;
+    for typed in r.strings(key, v)? {
+        let plain = typed.to_ascii_lowercase().replace('_', "-");
+        let plain = plain.strip_prefix("cap-").unwrap_or(&plain);
+        match CAPABILITIES.iter().zip(0..).find(|(n, _)| **n == plain) {
+            Some((_, number)) => mask |= 1_u64 << number,
+            None => {
+                let hint = did_you_mean(plain, CAPABILITIES.iter().copied());
+                r.problem(
+                    v.span(),
+                    format_args!("`{key}`: unknown capability `{}`{hint}", word(&typed)),
+                );
+                return None;
+            }
+        }
+    }
+    Some(Some(mask))
+}
+
+/// Names of keys.
+fn read_optional(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<String>> {
+    let mut names = r.strings(key, v)?;
+    for name in &names {
+        if !keys::OPTIONAL.contains(&name.as_str()) {
+            let hint = did_you_mean(name, keys::OPTIONAL.iter().copied());
+            r.problem(
+                v.span(),
+                format_args!(
+                    "`{key}`: `{}` is no key that can be optional{hint}",
+                    word(name)
+                ),
+            );
+            return None;
+        }
+    }
+    names.sort_unstable();
+    names.dedup();
+    Some(names)
+}
+
+/// What the service's section says, and the defaults where it is silent.
+pub(super) fn define(r: &mut Reader, at: &Range<usize>, said: Said, defaults: &Said) -> Confine {
+    let mut controls = Vec::new();
+    for control in CONTROLS {
+        let say = |s: &Said| {
+            s.controls
+                .iter()
+                .find(|(key, _)| *key == control.key)
+                .copied()
+        };
+        if let Some((key, Some(value))) = say(&said).or_else(|| say(defaults)) {
+            controls.push(model::Control { key, value });
+        }
+    }
+    let value = |key: &str| {
+        let found = controls.iter().find(|c: &&model::Control| c.key == key);
+        found.map(|c| c.value)
+    };
+    if let (Some(high), Some(max)) = (value("memory-high"), value("memory-max")) {
+        if high > max {
+            r.problem(at.clone(), "`memory-high` is above `memory-max`");
+        }
+    }
+    Confine {
+        controls,
+        network_namespace: said
+            .network_namespace
+            .or_else(|| defaults.network_namespace.clone())
+            .flatten(),
+        private_tmp: said.private_tmp.or(defaults.private_tmp).unwrap_or(false),
+        read_only_paths: said
+            .read_only_paths
+            .or_else(|| defaults.read_only_paths.clone())
+            .unwrap_or_default(),
+        writable_paths: said
+            .writable_paths
+            .or_else(|| defaults.writable_paths.clone())
+            .flatten(),
+        capabilities: said.capabilities.or(defaults.capabilities).flatten(),
+        no_new_privileges: said
+            .no_new_privileges
+            .or(defaults.no_new_privileges)
+            .unwrap_or(false),
+        optional: said
+            .optional
+            .or_else(|| defaults.optional.clone())
+            .unwrap_or_default(),
+    }
+}

@@ -1,0 +1,2 @@
+define RustBinPackage
+endef

@@ -1,0 +1,6 @@
+define BuildPackage
+stage:
+	$(call Package/$(1)/install,$(DEST))
+conffiles:
+	$(info $(Package/$(1)/conffiles))
+endef
