@@ -56,6 +56,9 @@ pub struct Begun {
     at: Tick,
     by: Origin,
     restarts: u32,
+    /// When its timer runs it next; an earlier superd said nothing of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Tick>,
 }
 
 impl Begun {
@@ -80,6 +83,7 @@ impl Begun {
             at: service.since,
             by: service.start_by.clone(),
             restarts: service.restarts,
+            due: service.due,
         })
     }
 }
@@ -99,8 +103,10 @@ impl Memory {
             at,
             by,
             restarts,
+            due,
         } = begun;
         self.restarts = restarts;
+        self.due = due;
         self.want = Want::Up;
         self.state = State::Starting(Run::new(instance, at));
         self.since = at;

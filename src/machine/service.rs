@@ -5,7 +5,7 @@
 //!
 //! | state \ input | `Start`   | `Halt`    | `Force`   | `Spawned`/`NotSpawned` | `Execed`/`ExecFailed` | `Exited`  | checks, notices, action ends | timeout          |
 //! |---------------|-----------|-----------|-----------|------------------------|-----------------------|-----------|------------------------------|------------------|
-//! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | -                |
+//! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | Down, due⁵       |
 //! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | time is up       |
 //! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered          | -                |
 //! | Up            | -         | Stopping  | Killing   | -                      | -                     | Sweeping² | STOPPING remembered          | -                |
@@ -32,14 +32,13 @@
 //!
 //! A oneshot stays there until its end. After a success it is Down and done: `supervisor` counts
 //! it as up for those who require it.
-//! A oneshot with `every` is started by its timeout in Down (`timer`).
-//!
 //! With `wait-for`, a service that has all the services it needs stays in Waiting until the world
 //! is as it should be (`outlook`); a timeout there starts it all the same, or is a failed start
 //! (Backoff or Down).
 //!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
+//! ⁵ a oneshot with `every` is as if it had never run, and what follows is as for ⁴ (`timer`).
 //!
 //! What was seen of a stuck process (`Looked`) is remembered in Stopping, Killing and
 //! Sweeping, for the report.
@@ -791,6 +790,10 @@ impl Service {
     }
 
     fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
+        if self.instance == Instance(0) {
+            // The first start is what the next ones are counted from.
+            self.due = None;
+        }
         self.instance = Instance(self.instance.0.wrapping_add(1).max(1));
         if by == Origin::Policy {
             self.restarts = self.restarts.saturating_add(1);

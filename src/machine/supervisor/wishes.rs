@@ -57,6 +57,10 @@ impl Supervisor {
                     if old.every != service.spec.every {
                         service.due = None;
                         service.keep_step(now);
+                        if service.start_by == Origin::Timer {
+                            // It waits for its start, and that timer is no more.
+                            service.start_by = by.clone();
+                        }
                         watches.push(id);
                     }
                     if old.wait_for != service.spec.wait_for {
@@ -309,6 +313,7 @@ impl Supervisor {
                     let done = matches!(service.state, State::Down(Rest::Done));
                     service.order = None;
                     service.enter(State::Down(Rest::Stopped), now);
+                    self.list_deadline(id);
                     return Some(match done {
                         // And so are those who require it.
                         true => Answer::Done(None),
