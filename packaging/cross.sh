@@ -25,7 +25,7 @@ set -euo pipefail
 
 # The gates, in one place: what a build may have, and what we aim at. The resident memory is measured
 # by tests/vm/run, in a virtual router with a few services.
-GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1700000}
+GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1760000}
 AIM_FILE_BYTES=600000
 GATE_RSS_KB=${SUPERD_MOST_RSS_KB:-2000}
 AIM_RSS_KB=800
@@ -259,18 +259,27 @@ step_smoke-vm() {
 
 # ---- size ----
 
+# Two more builds, at once: each spends most of its time in one thread of the linker.
 step_size() {
     [ -x "$out/superd" ] || fail "$out/superd: not built"
-    local bytes
+    local bytes elsewhere names failed=
     bytes=$(stat -c %s "$out/superd")
     echo "$target: $bytes bytes; gate $GATE_FILE_BYTES, aim $AIM_FILE_BYTES; $(gzip -9c "$out/superd" | wc -c) as gzip -9"
-    local built=${CARGO_TARGET_DIR:-$root/target}/cross-build
-    # Names in which also what a generic function was made for can be read.
-    MORE_FLAGS=-Csymbol-mangling-version=v0 CARGO_PROFILE_RELEASE_STRIP=false \
-        build_in "$root" "$built/unstripped"
-    "$root/packaging/crate-sizes.py" "$built/unstripped/$target/release/superd"
-    same_bytes_elsewhere
+    same_bytes_elsewhere &
+    elsewhere=$!
+    what_crates_cost &
+    names=$!
+    wait "$names" || failed=yes
+    wait "$elsewhere" || failed=yes
+    [ -z "$failed" ] || fail 'size: see above'
     [ "$bytes" -le "$GATE_FILE_BYTES" ] || fail "$bytes bytes: more than $GATE_FILE_BYTES"
+}
+
+# From a build with its names, in which also what a generic function was made for can be read.
+what_crates_cost() {
+    local built=${CARGO_TARGET_DIR:-$root/target}/cross-build/unstripped
+    MORE_FLAGS=-Csymbol-mangling-version=v0 CARGO_PROFILE_RELEASE_STRIP=false build_in "$root" "$built"
+    "$root/packaging/crate-sizes.py" "$built/$target/release/superd"
 }
 
 # Builds the same sources in another folder; the bytes must not know.
@@ -278,7 +287,7 @@ same_bytes_elsewhere() {
     local other
     other=$(mktemp -d)
     # shellcheck disable=SC2064 # the name is wanted as it is now
-    trap "rm -rf '$other'" RETURN
+    trap "rm -rf '$other'" EXIT
     mkdir "$other/deep" "$other/deep/er"
     (cd "$root" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf -) |
         tar -xf - -C "$other/deep/er"

@@ -4,7 +4,10 @@
 //! The filter is attached through a copy of the service's own listening socket, so the
 //! service takes no part in it and is not disturbed. The copies are kept until the instance
 //! is over: who comes while it ends is delayed, and not refused. What is kept is let go
-//! before ports are looked at and before a next instance can bind them.
+//! before ports are looked at and before a next instance can bind them; but in a restart what
+//! was opened with SO_REUSEPORT keeps the place until the next instance listens, see [`Kept`].
+//! That is in no journal and no state: a killed superd's copies are closed with it, and so are
+//! those of one that is upgraded. Then who comes is refused for a moment, as everywhere else.
 //!
 //! Nothing is looked at here while nothing is drained. While something is, all drains are
 //! counted in one look, at most [`PAUSE`] apart, and less often when a look takes long.
@@ -24,6 +27,7 @@ use super::trees::Trees;
 use crate::machine::event::{ActionId, Event, Instance, Outcome, ServiceId};
 use crate::machine::spec::{self, Drain, MaxConnections};
 use crate::machine::time::{Span, Tick};
+use crate::sys::conntrack;
 use crate::sys::filter::{self, Attached};
 use crate::sys::pidfd::PidFd;
 use crate::sys::proc::{self, Connection, Listener, Transport};
@@ -52,11 +56,19 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 const QUIET: Duration = Duration::from_secs(5);
 /// Sockets of one instance, at most.
 const SOCKETS: usize = 256;
+/// Between two looks whether the next instance listens, while its place is kept ...
+const KEPT_PAUSE: Duration = Duration::from_millis(10);
+/// ... and for how long that is done.
+const KEPT: Duration = Duration::from_secs(10);
 
 /// Everything that is drained.
 #[derive(Default)]
 pub struct Drains {
     holds: BTreeMap<ServiceId, Hold>,
+    /// Places of instances that are over, for the next ones.
+    kept: Vec<Kept>,
+    /// When the next instances of those are looked for.
+    kept_next: Option<Tick>,
     /// Running instances with a limit on their connections.
     watches: BTreeMap<ServiceId, Watch>,
     next: Option<Tick>,
@@ -78,6 +90,17 @@ struct Hold {
     open: Option<u32>,
     /// When idle connections are looked for.
     sweep: Tick,
+}
+
+/// A listening socket of an instance that is over. Its filter drops what asks for a connection,
+/// so who comes before the next instance listens is delayed, and not refused. It was opened with
+/// SO_REUSEPORT, so it keeps nobody from the port who does the same.
+struct Kept {
+    service: ServiceId,
+    /// The one that is over.
+    instance: Instance,
+    held: Held,
+    until: Tick,
 }
 
 /// A running instance whose connections are counted when there may be too many.
@@ -186,9 +209,81 @@ impl Drains {
         self.rest();
     }
 
+    /// The instance is over, and another one is to begin: TCP sockets with SO_REUSEPORT are
+    /// kept until that one listens, see [`Drains::let_places_go`]. All else is let go.
+    ///
+    /// Not in another network namespace: with the last process there is nobody left by whom
+    /// superd could see who listens in it.
+    pub fn keep_places(&mut self, service: ServiceId, instance: Instance, now: Tick) {
+        let hold = self.holds.get_mut(&service);
+        if let Some(hold) = hold.filter(|h| h.instance == instance) {
+            let may_stay = |held: &Held| {
+                held.listener.transport == Transport::Tcp
+                    && held.bound.network.is_none()
+                    && filter::shares_port(held.copy.as_fd())
+            };
+            let (kept, rest) = std::mem::take(&mut hold.sockets)
+                .into_iter()
+                .partition(may_stay);
+            hold.sockets = rest;
+            let kept: Vec<Held> = kept;
+            for held in kept {
+                let until = now + KEPT;
+                self.kept.push(Kept {
+                    service,
+                    instance,
+                    held,
+                    until,
+                });
+            }
+            if !self.kept.is_empty() {
+                self.kept_next = Some(now + KEPT_PAUSE);
+            }
+        }
+        self.let_go(service, instance);
+    }
+
+    /// Whose places are kept.
+    pub fn kept(&self) -> Vec<ServiceId> {
+        let mut services: Vec<ServiceId> = self.kept.iter().map(|k| k.service).collect();
+        services.dedup();
+        services
+    }
+
+    /// No next instance of this service is to be waited for.
+    pub fn let_places_go(&mut self, service: ServiceId) {
+        self.kept.retain(|k| k.service != service);
+        if self.kept.is_empty() {
+            self.kept_next = None;
+        }
+    }
+
+    /// An address where anybody else listens is left to who does: of what comes there the kernel
+    /// gives each socket its part, and what is kept would drop it.
+    fn look_at_places(&mut self, now: Tick) {
+        if self.kept_next.is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(ports) = range(self.kept.iter().map(|k| &k.held.bound)) else {
+            return;
+        };
+        let listening = proc::listening(&ports);
+        let own: Vec<u64> = self.kept.iter().map(|k| k.held.listener.inode).collect();
+        let is_taken = |bound: &Bound| {
+            let mut others = listening.iter().filter(|(_, inode)| !own.contains(inode));
+            others.any(|(at, _)| bound.meets(*at))
+        };
+        self.kept
+            .retain(|k| now < k.until && !is_taken(&k.held.bound));
+        self.kept_next = (!self.kept.is_empty()).then_some(now + KEPT_PAUSE);
+    }
+
     /// The instance is over.
     pub fn forget(&mut self, service: ServiceId, instance: Instance) {
         self.let_go(service, instance);
+        // The next one has not made it: perhaps it could not bind.
+        self.kept
+            .retain(|k| k.service != service || k.instance == instance);
         self.watches
             .retain(|id, w| *id != service || w.instance != instance);
     }
@@ -197,13 +292,22 @@ impl Drains {
     pub fn held(&self, service: ServiceId, instance: Instance) -> Vec<u64> {
         let hold = self.holds.get(&service).filter(|h| h.instance == instance);
         let sockets = hold.map_or(&[][..], |h| &h.sockets);
-        sockets.iter().map(|held| held.listener.inode).collect()
+        let kept = self.kept.iter().filter(|k| k.service == service);
+        let kept = kept.map(|k| k.held.listener.inode);
+        sockets
+            .iter()
+            .map(|held| held.listener.inode)
+            .chain(kept)
+            .collect()
     }
 
     /// When [`Drains::look`] is due.
     pub fn next_deadline(&self) -> Option<Tick> {
         let watch = self.watches.values().map(|w| w.next).min();
-        [self.next, watch].into_iter().flatten().min()
+        [self.next, self.kept_next, watch]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// See [`Effect::Watch`](crate::machine::event::Effect::Watch).
@@ -292,6 +396,7 @@ impl Drains {
         let began = clock();
         let before = cpu_used();
         let mut events = Vec::new();
+        self.look_at_places(began);
         self.look_at_watches(trees, &clock, &mut events);
         if self.next.is_none_or(|at| at > began) {
             return events;
@@ -479,18 +584,40 @@ impl Hold {
         }
     }
 
-    /// UDP sockets to which something has come not long ago.
+    /// Of UDP sockets to which something has come not long ago: the connections that the
+    /// kernel's connection tracking knows, each socket at least one. Where it tracks nothing
+    /// (no firewall asks it to) there is one for each.
     fn noisy(&mut self, now: Tick) -> u32 {
-        let mut n = 0;
+        let mut noisy: Vec<&Bound> = Vec::new();
         let is_udp = |held: &&mut Held| held.listener.transport == Transport::Udp;
         for held in self.sockets.iter_mut().filter(is_udp) {
             let packet = filter::last_packet(held.copy.as_fd());
             if packet != held.packet.0 {
                 held.packet = (packet, now);
             }
-            n += u32::from(now < held.packet.1 + QUIET);
+            if now < held.packet.1 + QUIET {
+                noisy.push(&held.bound);
+            }
         }
-        n
+        let mut counts = vec![0_u32; noisy.len()];
+        if !noisy.is_empty() {
+            conntrack::udp(QUIET, &mut |local| {
+                let of_this = |b: &Bound| b.network.is_none() && b.is_at(local);
+                for (_, n) in noisy.iter().zip(&mut counts).filter(|(b, _)| of_this(b)) {
+                    *n = n.saturating_add(1);
+                }
+            });
+        }
+        // Sockets that share a port are told the same number: it is the one of them all.
+        let mut ports: BTreeMap<(u16, bool), u32> = BTreeMap::new();
+        for (bound, n) in noisy.iter().zip(counts) {
+            let of_port = ports.entry((bound.local.port(), n > 0)).or_default();
+            *of_port = match n {
+                0 => of_port.saturating_add(1),
+                _ => n.max(*of_port),
+            };
+        }
+        ports.values().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
     fn networks(&self) -> BTreeSet<PathBuf> {
@@ -570,6 +697,20 @@ impl Hold {
 }
 
 impl Bound {
+    /// Whether what comes to this address comes to this socket; IPv4 also by one of IPv6.
+    fn is_at(&self, local: SocketAddr) -> bool {
+        let (own, ip) = (self.local.ip().to_canonical(), local.ip().to_canonical());
+        self.local.port() == local.port()
+            && (own == ip || (own.is_unspecified() && (self.local.is_ipv6() || local.is_ipv4())))
+    }
+
+    /// Whether one address is the other, or takes in what comes to it.
+    fn meets(&self, other: SocketAddr) -> bool {
+        let (own, ip) = (self.local.ip().to_canonical(), other.ip().to_canonical());
+        self.local.port() == other.port()
+            && (own == ip || own.is_unspecified() || ip.is_unspecified())
+    }
+
     /// Whether a connection is to this socket.
     fn has(&self, connection: &Connection, network: Option<&Path>) -> bool {
         let (own, local) = (self.local, connection.local);

@@ -138,7 +138,14 @@ impl Reactor {
                     let text = format!("new connections to {names} are let in again");
                     self.say_of(service, Severity::LOG_NOTICE, &text);
                 }
-                self.drains.let_go(service, instance);
+                let is_over = |s: &Service| matches!(s.state, State::Sweeping(_));
+                let state = self.machine.service(service);
+                if state.is_some_and(|s| is_over(s) && s.is_to_follow()) {
+                    let now = self.now();
+                    self.drains.keep_places(service, instance, now);
+                } else {
+                    self.drains.let_go(service, instance);
+                }
             }
             Effect::EndAction(service, instance, action) => {
                 self.end_action(service, instance, action);
@@ -421,12 +428,19 @@ impl Reactor {
         }
     }
 
-    /// The sockets of services that are down: before that is said, and at the end of a turn.
+    /// The sockets of services that are down, and the places of those that do not begin again:
+    /// before that is said, and at the end of a turn.
     fn close_sockets(&mut self) {
         for service in self.sockets.services() {
             let is_down = |s: &Service| matches!(s.state, State::Down(_));
             if self.machine.service(service).is_none_or(is_down) {
                 self.sockets.close(service);
+            }
+        }
+        for service in self.drains.kept() {
+            let state = self.machine.service(service);
+            if !state.is_some_and(Service::is_to_follow) {
+                self.drains.let_places_go(service);
             }
         }
     }

@@ -455,6 +455,20 @@ impl Service {
         }
     }
 
+    /// An instance that was stopped in order is over, and the next one is to begin at once or
+    /// has begun: who comes in between may be let wait for it.
+    pub fn is_to_follow(&self) -> bool {
+        let wanted = self.want == Want::Up && !self.gone && self.target;
+        match &self.state {
+            State::Sweeping(end) => wanted && end.stop.is_some(),
+            State::Waiting => wanted,
+            State::Starting(_) | State::Up(_) => true,
+            State::Down(_) | State::Stopping(..) | State::Killing(..) | State::Backoff { .. } => {
+                false
+            }
+        }
+    }
+
     /// It runs and nobody has begun to stop it.
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Starting(_) | State::Up(_))

@@ -189,6 +189,13 @@ pub fn identity(socket: BorrowedFd<'_>) -> io::Result<(u64, bool)> {
     Ok((stat.st_ino, getsockopt(&socket, AcceptConn)?))
 }
 
+/// Whether the socket was opened so that others of the same user may listen at its address
+/// (SO_REUSEPORT, socket(7)).
+pub fn shares_port(socket: BorrowedFd<'_>) -> bool {
+    use nix::sys::socket::{getsockopt, sockopt::ReusePort};
+    getsockopt(&socket, ReusePort).unwrap_or(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -50,6 +50,7 @@
 pub mod cgroup;
 mod child;
 pub mod confine;
+pub mod conntrack;
 pub mod features;
 pub mod filter;
 pub mod handover;

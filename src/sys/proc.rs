@@ -569,6 +569,32 @@ pub fn listeners(pid: &str, found: &mut Vec<Listener>) {
     read_listeners(pid, found);
 }
 
+/// The TCP sockets that listen on these ports in superd's network namespace: address and inode.
+pub fn listening(ports: &RangeInclusive<u16>) -> Vec<(SocketAddr, u64)> {
+    let mut found = Vec::new();
+    if super::sock_diag::listening(ports, &mut found).is_err() {
+        found.clear();
+        read_listening(ports, &mut found);
+    }
+    found
+}
+
+/// The same from /proc/net.
+fn read_listening(ports: &RangeInclusive<u16>, found: &mut Vec<(SocketAddr, u64)>) {
+    for file in ["tcp", "tcp6"] {
+        each_line(&format!("/proc/self/net/{file}"), |line| {
+            let mut fields = line
+                .split(u8::is_ascii_whitespace)
+                .filter(|f| !f.is_empty());
+            let local = fields.nth(1).and_then(parse_address);
+            let local = local.filter(|at| ports.contains(&at.port()));
+            if let Some(listener) = parse_listener(Transport::Tcp, line) {
+                found.extend(local.map(|at| (at, listener.inode)));
+            }
+        });
+    }
+}
+
 /// The same from /proc/net. A line longer than any kernel writes ends the reading.
 pub(super) fn read_listeners(pid: &str, found: &mut Vec<Listener>) {
     for (file, transport) in [
@@ -603,6 +629,7 @@ fn each_line(path: &str, mut f: impl FnMut(&[u8])) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     fn line(comm: &str) -> Vec<u8> {
         format!("4242 ({comm}) S 17 4242 4240 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 99887766 1 2 3")
@@ -725,6 +752,23 @@ mod tests {
             parse_listener(Transport::Tcp, b"  sl  local_address rem_address   st\n"),
             None
         );
+    }
+
+    #[test]
+    fn who_listens_on_a_port_is_found_with_its_address() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = std::net::TcpListener::bind(address) else {
+                println!("skipped: {address}: no such address here");
+                continue;
+            };
+            let at = listener.local_addr().unwrap();
+            let (inode, _) = crate::sys::filter::identity(listener.as_fd()).unwrap();
+            let ports = at.port()..=at.port();
+            assert!(listening(&ports).contains(&(at, inode)));
+            let mut read = Vec::new();
+            read_listening(&ports, &mut read);
+            assert!(read.contains(&(at, inode)));
+        }
     }
 
     #[test]

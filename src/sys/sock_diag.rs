@@ -74,6 +74,27 @@ pub fn connections(ports: &RangeInclusive<u16>, found: &mut Vec<Connection>) -> 
     Ok(())
 }
 
+/// Adds the TCP sockets that listen on these ports: address and inode.
+///
+/// # Errors
+/// As [`listeners`].
+pub fn listening(
+    ports: &RangeInclusive<u16>,
+    found: &mut Vec<(SocketAddr, u64)>,
+) -> io::Result<()> {
+    let mut diag = Diag::open()?;
+    let (protocol, states) = protocol_and_states(Transport::Tcp);
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let request = request(family, protocol, states, Some(ports));
+        diag.dump(&request, &mut |message| {
+            let inode = u32_at(message, HEADER + 68).map(u64::from);
+            let ours = local(message).filter(|at| ports.contains(&at.port()));
+            found.extend(ours.zip(inode));
+        })?;
+    }
+    Ok(())
+}
+
 /// A netlink socket that asks questions of that kind.
 struct Diag {
     socket: OwnedFd,
@@ -185,8 +206,7 @@ fn listener(message: &[u8], transport: Transport) -> Option<Listener> {
 }
 
 /// struct inet_diag_msg: family, state, two more; local port, remote port; local address.
-fn connection(message: &[u8]) -> Option<Connection> {
-    let state = *message.get(HEADER + 1)?;
+fn local(message: &[u8]) -> Option<SocketAddr> {
     let port = message.get(HEADER + 4..HEADER + 6)?.try_into().ok()?;
     let address = message.get(HEADER + 8..HEADER + 24)?;
     let ip = match i32::from(*message.get(HEADER)?) {
@@ -194,8 +214,13 @@ fn connection(message: &[u8]) -> Option<Connection> {
         libc::AF_INET6 => IpAddr::from(<[u8; 16]>::try_from(address).ok()?),
         _ => return None,
     };
+    Some(SocketAddr::new(ip, u16::from_be_bytes(port)))
+}
+
+fn connection(message: &[u8]) -> Option<Connection> {
+    let state = *message.get(HEADER + 1)?;
     Some(Connection {
-        local: SocketAddr::new(ip, u16::from_be_bytes(port)),
+        local: local(message)?,
         is_handshake: connection_state(state)?,
         inode: u64::from(u32_at(message, HEADER + 68)?),
     })

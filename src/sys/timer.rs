@@ -109,8 +109,9 @@ pub fn wall() -> Duration {
 /// A wall-clock time broken down in the local zone (localtime_r(3)).
 pub fn local(wall: Duration) -> LocalTime {
     let mut tm = std::mem::MaybeUninit::<libc::tm>::zeroed();
-    // Seconds since 1970 fit every time_t until 2038, and those that are 64 bits wide.
-    let s: libc::time_t = wall.as_secs().try_into().unwrap_or(libc::time_t::MAX);
+    // Seconds since 1970 fit every time_t until 2038, and those of 64 bits for ever. The type is not
+    // named: libc calls it deprecated on musl, where it is about to become wider.
+    let s = wall.as_secs().try_into().unwrap_or(0);
     // SAFETY: localtime_r(3) gets two valid pointers; it may read TZ from the environment,
     // which nothing writes: superd is single-threaded and never sets variables of its own.
     // All zeroes is a valid tm where it fails.

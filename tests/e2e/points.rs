@@ -5,6 +5,8 @@
 
 use crate::support::*;
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -317,6 +319,135 @@ fn during_an_upgrade(flavour: Flavour, in_a_stop: bool, step: usize) {
         assert_eq!(record.count("start"), 1, "{name}, call {at}: {record:?}");
         ended
     });
+}
+
+const DRAINED: &str = r#"
+    [service.pages]
+    command = [$TWIN:pages, "pages", "--listen", "$HOST:8080"]
+    max-connections = { high = 2, low = 1 }
+    stop = [{ drain = "10m" }, { signal = "TERM", wait = "10m" }]
+"#;
+
+fn says(stream: &mut BufReader<TcpStream>, line: &str, answer: &str) -> bool {
+    let sent = stream.get_mut().write_all(format!("{line}\n").as_bytes());
+    let mut got = String::new();
+    sent.is_ok() && stream.read_line(&mut got).is_ok() && got.trim_end() == answer
+}
+
+fn client(at: &str) -> BufReader<TcpStream> {
+    let stream = wait_for("it takes connections", || TcpStream::connect(at).ok());
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut stream = BufReader::new(stream);
+    assert!(says(&mut stream, "begin", "begun"), "{at}");
+    stream
+}
+
+/// What a superd is killed in the midst of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Holding {
+    /// A stop whose first step is a drain.
+    Stop,
+    /// `superctl drain`.
+    Drain,
+    /// `superctl undrain`.
+    Undrain,
+    /// There are more connections than there may be.
+    Limit,
+}
+
+/// A request that is open is never cut by it, and when all is done nothing is held back.
+fn during_a_drain(holding: Holding, step: usize) {
+    points(&format!("{holding:?} with a filter"), step, |at| {
+        let name = format!("{holding:?}, call {at}");
+        let superd = Superd::start_in(Flavour::NoCgroups, DRAINED);
+        superd.wait_record("pages", "start", 1);
+        superd.wait_state("pages", "up");
+        let address = format!("{}:8080", superd.place.host);
+        let mut open = client(&address);
+        if holding == Holding::Undrain {
+            superd.ok(&["drain", "--no-wait", "pages"]);
+        }
+        attach(superd.pid);
+        let verb = match holding {
+            Holding::Stop => Some("stop"),
+            Holding::Drain => Some("drain"),
+            Holding::Undrain => Some("undrain"),
+            Holding::Limit => None,
+        };
+        let mut asking = verb.map(|verb| {
+            let mut ctl = superd.ctl_command(&[verb, "pages"]);
+            ctl.stderr(std::process::Stdio::null()).spawn().unwrap()
+        });
+        // In the accept queue they count.
+        let more = if holding == Holding::Limit { 3 } else { 0 };
+        let more: Vec<TcpStream> = (0..more)
+            .map(|_| TcpStream::connect(&address).unwrap())
+            .collect();
+        let log = superd.place.file("superd.log");
+        let sign = match holding {
+            Holding::Stop | Holding::Drain => "are held back",
+            Holding::Undrain => "let in again",
+            Holding::Limit => "more than 2: new ones are held back",
+        };
+        let watch = kill_when(superd.pid, move || {
+            std::fs::read_to_string(&log).is_ok_and(|t| t.contains(sign))
+        });
+        let ended = kill_after(superd.pid, at);
+        watch.end();
+        if let Some(asking) = &mut asking {
+            asking.kill().ok(); // it may have ended
+            asking.wait().unwrap();
+        }
+        let superd = superd.killed().resume();
+        // While it is open nobody has told the server to stop.
+        assert!(says(&mut open, "end", "whole"), "{name}: cut");
+        assert_eq!(superd.record("pages").count("signal"), 0, "{name}");
+        drop((open, more));
+        if holding == Holding::Stop {
+            superd.ok(&["stop", "pages"]);
+            superd.ok(&["start", "pages"]);
+        } else {
+            superd.ok(&["undrain", "pages"]);
+        }
+        assert!(says(&mut client(&address), "end", "whole"), "{name}: held");
+        superd.ok(&["stop", "pages"]);
+        let record = superd.record("pages");
+        let runs = 1 + usize::from(holding == Holding::Stop);
+        assert_eq!(record.count("start"), runs, "{name}: {record:?}");
+        assert_eq!(record.count("bind failed"), 0, "{name}: two: {record:?}");
+        assert_eq!(record.count("signal TERM"), runs, "{name}: {record:?}");
+        superd.end();
+        ended
+    });
+}
+
+fn drains(name: &str, holding: Holding, step: usize) {
+    if is_traceable(name) && crate::drains::can_drain(name) {
+        during_a_drain(holding, step);
+    }
+}
+
+#[test]
+fn killed_after_a_system_call_of_a_stop_that_drains() {
+    let name = "killed_after_a_system_call_of_a_stop_that_drains";
+    drains(name, Holding::Stop, 9);
+}
+
+#[test]
+fn killed_after_a_system_call_of_a_drain() {
+    drains("killed_after_a_system_call_of_a_drain", Holding::Drain, 9);
+}
+
+#[test]
+fn killed_after_a_system_call_of_an_undrain() {
+    let name = "killed_after_a_system_call_of_an_undrain";
+    drains(name, Holding::Undrain, 9);
+}
+
+#[test]
+fn killed_after_a_system_call_of_a_limit_that_is_reached() {
+    let name = "killed_after_a_system_call_of_a_limit_that_is_reached";
+    drains(name, Holding::Limit, 9);
 }
 
 in_both_flavours! {

@@ -17,6 +17,8 @@ use crate::support::*;
 mod caddy;
 #[path = "real_servers/nats.rs"]
 mod nats;
+#[path = "real_servers/nginx.rs"]
+mod nginx;
 #[path = "real_servers/quic.rs"]
 mod quic;
 #[path = "real_servers/stuck.rs"]

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds the real faulty servers, each once, at its pinned version and unmodified.
 #
-#   build.sh [NAME...]     default: all; one NAME is one directory under go/
+#   build.sh [NAME...]     default: all; one NAME is one directory under go/, or nginx, which is
+#                          taken out of Debian's package and not installed
 #
 # Output: $SUPERD_SERVERS_DIR, else target/servers of the repository.
 # Status: 0 built or already there; 77 skipped, no `go` on this machine; 1 build failed; 2 usage.
@@ -9,7 +10,7 @@ set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 out=${SUPERD_SERVERS_DIR:-$here/../../target/servers}
-[ $# -gt 0 ] || set -- caddy nats quic hupproof stuck
+[ $# -gt 0 ] || set -- caddy nats quic hupproof stuck nginx
 
 # local: the Go that is installed, never a download of another one.
 # CGO off: no C compiler needed, and the same binary on every machine.
@@ -48,7 +49,29 @@ build() {
     fi
 }
 
+nginx() {
+    [ ! -x "$out/nginx" ] || return 0
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+        echo "build.sh: nginx: skipped: no apt-get on this machine" >&2
+        exit 77
+    fi
+    fresh=$out/.nginx.$$
+    mkdir "$fresh"
+    if (cd "$fresh" && apt-get -qq download nginx && dpkg-deb -x nginx_*.deb .) >"$out/nginx.log" 2>&1; then
+        mv "$fresh/usr/sbin/nginx" "$out/nginx"
+        rm -rf "$fresh" "$out/nginx.log"
+        echo "build.sh: nginx: there"
+    else
+        rm -rf "$fresh"
+        echo "build.sh: nginx: no package (apt-get update?): $out/nginx.log" >&2
+        exit 1
+    fi
+}
+
 mkdir -p "$out"
 for server in "$@"; do
-    build "$server"
+    case $server in
+    nginx) nginx ;;
+    *) build "$server" ;;
+    esac
 done

@@ -369,3 +369,33 @@ fn int_and_term_to_superd_at_once_are_one_stop() {
         "a panic in the output"
     );
 }
+
+/// Caddy opens its ports with SO_REUSEPORT, so superd can keep the place in between.
+#[test]
+fn caddy_restarts_with_a_drain_and_nobody_notices() {
+    let name = "caddy_restarts_with_a_drain_and_nobody_notices";
+    let Some(caddy) = server_or_skip(name, "caddy") else {
+        return;
+    };
+    if !crate::drains::can_drain(name) {
+        return;
+    }
+    alone(|| {
+        let place = place(&caddy, true, DRAIN);
+        let at = format!("{}:8080", place.host);
+        let command = place.command(&place.superd_args());
+        let s = Superd::launch(place, command);
+        OpenRequest::begin(&at).finish();
+        let whole = "hello from caddy\n".len();
+        let begin = || OpenRequest::begin(&at);
+        super::nginx::restarts_that_nobody_notices(
+            &s,
+            "caddy",
+            &at,
+            whole,
+            begin,
+            OpenRequest::finish,
+        );
+        s.end();
+    });
+}

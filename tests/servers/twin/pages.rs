@@ -40,6 +40,48 @@ fn accept(twin: &'static Twin, listener: TcpListener) {
     });
 }
 
+/// With SO_REUSEPORT, as a server with a socket for each of its workers does it. Only IPv4.
+fn shared(at: &str) -> std::io::Result<TcpListener> {
+    let at: std::net::SocketAddrV4 = at.parse().unwrap();
+    let failed = |r: i32| match r {
+        0.. => Ok(r),
+        _ => Err(std::io::Error::last_os_error()),
+    };
+    let length = |n: usize| n as libc::socklen_t;
+    // SAFETY: plain system calls; what the pointers point to lives until they return.
+    unsafe {
+        let fd = failed(libc::socket(
+            libc::AF_INET,
+            libc::SOCK_STREAM | libc::SOCK_CLOEXEC,
+            0,
+        ))?;
+        let socket = TcpListener::from_raw_fd(fd);
+        let one = 1_i32;
+        for option in [libc::SO_REUSEADDR, libc::SO_REUSEPORT] {
+            let place = std::ptr::from_ref(&one).cast();
+            failed(libc::setsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                option,
+                place,
+                length(4),
+            ))?;
+        }
+        let mut address: libc::sockaddr_in = std::mem::zeroed();
+        address.sin_family = libc::AF_INET as libc::sa_family_t;
+        address.sin_port = at.port().to_be();
+        address.sin_addr.s_addr = u32::from_ne_bytes(at.ip().octets());
+        let place = std::ptr::from_ref(&address).cast();
+        failed(libc::bind(
+            fd,
+            place,
+            length(std::mem::size_of_val(&address)),
+        ))?;
+        failed(libc::listen(fd, 511))?;
+        Ok(socket)
+    }
+}
+
 /// `fd/3`: a socket that was passed (sd_listen_fds(3)).
 fn passed(at: &str) -> Option<std::io::Result<TcpListener>> {
     let fd: i32 = at.strip_prefix("fd/")?.parse().unwrap();
@@ -54,7 +96,15 @@ fn passed(at: &str) -> Option<std::io::Result<TcpListener>> {
 }
 
 fn bind(twin: &'static Twin, at: &str) {
-    match passed(at).unwrap_or_else(|| TcpListener::bind(at)) {
+    open(
+        twin,
+        at,
+        passed(at).unwrap_or_else(|| TcpListener::bind(at)),
+    );
+}
+
+fn open(twin: &'static Twin, at: &str, listener: std::io::Result<TcpListener>) {
+    match listener {
         Ok(listener) => {
             accept(twin, listener);
             twin.note(&format!("listening {at}"));
@@ -69,8 +119,16 @@ fn bind(twin: &'static Twin, at: &str) {
 pub fn pages(twin: &'static Twin) {
     hold_signals();
     let at = twin.text("--listen").unwrap_or_else(|| usage());
+    // So many sockets for each address that share it, in place of one. `--unshare FILE`: from
+    // when the file is there, one that is not shared.
+    let unshare = twin.text("--unshare");
+    let is_shared = !unshare.is_some_and(|file| std::path::Path::new(&file).exists());
+    let sockets = twin.number("--reuseport").filter(|_| is_shared);
     for at in at.split(',') {
-        bind(twin, at);
+        match sockets {
+            None => bind(twin, at),
+            Some(n) => (0..n).for_each(|_| open(twin, at, shared(at))),
+        }
     }
     if let Some(at) = twin.text("--udp") {
         let socket = UdpSocket::bind(at).unwrap();
