@@ -57,6 +57,8 @@ mod starts;
 mod stops;
 #[path = "e2e/successors.rs"]
 mod successors;
+#[path = "e2e/timers.rs"]
+mod timers;
 #[path = "e2e/trees.rs"]
 mod trees;
 #[path = "e2e/upgrades.rs"]

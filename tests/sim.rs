@@ -148,4 +148,6 @@ fn every_mistake_made_on_purpose_is_noticed() {
     is_noticed(Tamper::FinishTwice, &["nothing after Finish"]);
     is_noticed(Tamper::FinishEarly, &["Finish when asked and nothing runs"]);
     is_noticed(Tamper::NoFinish, &["Finish comes in the end"]);
+    is_noticed(Tamper::DueLost, &["what is due is not left out"]);
+    is_noticed(Tamper::DueAgain, &["what is due is run once"]);
 }

@@ -261,6 +261,9 @@ pub struct PolicyDef {
     /// It runs to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oneshot: Option<Oneshot>,
+    /// A oneshot is run again this often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
     /// What of the world it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_for: Option<Rc<WaitFor>>,
@@ -301,6 +304,7 @@ impl ServiceDef {
             conflicts: p.conflicts.iter().filter_map(|n| id(n)).collect(),
             oneshot: p.oneshot,
             wait_for: p.wait_for.clone(),
+            every: p.every,
             ready: p.ready.clone(),
             health: p.health.clone(),
             watchdog: self.program.watchdog,

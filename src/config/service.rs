@@ -69,6 +69,7 @@ pub(super) struct Said {
     confine: confine::Said,
     kind: Option<Kind>,
     remain: Option<(bool, Range<usize>)>,
+    every: Option<(Duration, Range<usize>)>,
     /// Names of other services, with their places: they are checked at the end.
     pub after: Vec<(String, Place)>,
     pub requires: Vec<(String, Place)>,
@@ -144,6 +145,7 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "watchdog" => said.watchdog = ready::read_timeout(r, key, v),
         "type" => said.kind = r.choice(key, v, KIND),
         "remain" => said.remain = r.boolean(key, v).map(|b| (b, v.span())),
+        "every" => said.every = read_every(r, key, v),
         "stop" => said.steps = stop::read(r, v),
         "leftover-grace" => said.leftover_grace = r.duration(key, v),
         "restart" => said.restart = r.choice(key, v, RESTART),
@@ -182,6 +184,16 @@ const RESTART: &[(&str, Policy)] = &[
 
 fn read_i32(r: &mut Reader, key: &str, v: &Value, range: Range<i64>) -> Option<i32> {
     i32::try_from(r.integer(key, v, range)?).ok()
+}
+
+/// Not so often that it is a daemon.
+fn read_every(r: &mut Reader, key: &str, v: &Value) -> Option<(Duration, Range<usize>)> {
+    let every = r.duration(key, v)?;
+    if every < Duration::from_secs(1) {
+        r.problem(v.span(), format_args!("`{key}` must be at least 1s"));
+        return None;
+    }
+    Some((every, v.span()))
 }
 
 fn read_umask(r: &mut Reader, key: &str, v: &Value) -> Option<u32> {
@@ -612,6 +624,7 @@ pub(super) fn define(
             wants: names(said.wants),
             conflicts: names(said.conflicts),
             oneshot,
+            every: said.every.map(|(every, _)| every),
             wait_for: said
                 .wait_for
                 .or_else(|| defaults.wait_for.clone())
@@ -659,6 +672,9 @@ fn define_oneshot(r: &mut Reader, at: &Range<usize>, said: &Said) -> Option<Ones
     if said.kind != Some(Kind::Oneshot) {
         if let Some((_, at)) = &said.remain {
             r.problem(at.clone(), "`remain` goes with type = \"oneshot\"");
+        }
+        if let Some((_, at)) = &said.every {
+            r.problem(at.clone(), "`every` goes with type = \"oneshot\"");
         }
         return None;
     }

@@ -1309,6 +1309,26 @@ fn what_is_commented_out_in_the_reference_is_right_and_is_the_default() {
 }
 
 #[test]
+fn every_is_for_oneshots() {
+    let every = |keys: &str| service(keys).policy.every;
+    assert_eq!(every("type = \"oneshot\""), None);
+    let six = Some(Duration::from_secs(6 * 3600));
+    assert_eq!(every("type = \"oneshot\"\nevery = \"6h\""), six);
+    for (keys, said) in [
+        (
+            "every = \"6h\"",
+            "3:9: service \"x\": `every` goes with type = \"oneshot\"",
+        ),
+        (
+            "every = \"999ms\"",
+            "3:9: service \"x\": `every` must be at least 1s",
+        ),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
+    }
+}
+
+#[test]
 fn what_of_the_world_is_waited_for_is_read() {
     let wait_for = |keys: &str| service(keys).policy.wait_for.map(|w| (*w).clone());
     assert_eq!(wait_for(""), None);

@@ -41,8 +41,8 @@ pub fn status(
         last_exit: last_exit(service),
         retry_ms: match &service.state {
             State::Backoff { until, .. } => Some(ms(*until - now)),
-            State::Down(_)
-            | State::Waiting
+            State::Down(_) => service.timer_due().map(|at| ms(at - now)),
+            State::Waiting
             | State::Starting(_)
             | State::Up(_)
             | State::Stopping(..)

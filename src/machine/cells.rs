@@ -181,6 +181,20 @@ policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
 looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
 
+# timed up: a oneshot that has ended with success, and is run again by its timer
+drain -> down up: reply refused
+undrain -> down up: reply already
+start -> down up: reply already
+restart, restart-now, program -> starting up: spawn a2
+stop, stop-now -> down down: reply done
+reload, hup, winch -> down up: reply refused
+gone -> none none: forget a
+shutdown, shutdown-now -> down up: finish
+policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-there, world-lacks -> -
+timeout -> starting up: spawn a2
+
 # starting down: a stop came before the fork
 drain -> starting down: reply refused
 undrain -> starting down: reply already
@@ -462,6 +476,18 @@ fn reach(heading: &str) -> Rig {
             }]),
             |r| r.exits(A, Exit::Code(0), 0),
         ),
+        "timed up" => after(
+            Rig::new(vec![Spec {
+                oneshot: Some(Oneshot::Remains),
+                every: Some(ms(3_600_000)),
+                ready: Some(Rc::new(Ready {
+                    sign: Sign::Exit,
+                    within: None,
+                })),
+                ..plain()
+            }]),
+            |r| r.exits(A, Exit::Code(0), 0),
+        ),
         "starting down" => after(ordered(), |r| {
             r.ask(A, Verb::Stop);
         }),
@@ -650,6 +676,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 21 * EVENTS.len());
+    assert_eq!(cells, 22 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

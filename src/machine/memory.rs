@@ -43,6 +43,9 @@ pub struct Memory {
     /// Since when it waits for the world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     looks_out: Option<Tick>,
+    /// When its timer runs it next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Tick>,
 }
 
 /// A start that is about to be carried out: all that is written down before it, because
@@ -53,6 +56,9 @@ pub struct Begun {
     at: Tick,
     by: Origin,
     restarts: u32,
+    /// When its timer runs it next; an earlier superd said nothing of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Tick>,
 }
 
 impl Begun {
@@ -77,6 +83,7 @@ impl Begun {
             at: service.since,
             by: service.start_by.clone(),
             restarts: service.restarts,
+            due: service.due,
         })
     }
 }
@@ -96,8 +103,10 @@ impl Memory {
             at,
             by,
             restarts,
+            due,
         } = begun;
         self.restarts = restarts;
+        self.due = due;
         self.want = Want::Up;
         self.state = State::Starting(Run::new(instance, at));
         self.since = at;
@@ -127,6 +136,7 @@ impl Memory {
             says: service.says.clone(),
             reload: service.reload.clone(),
             looks_out: service.outlook.as_ref().map(|o| o.since),
+            due: service.due,
         }
     }
 
@@ -150,6 +160,7 @@ impl Memory {
             says: String::new(),
             reload: None,
             looks_out: None,
+            due: None,
         }
     }
 
@@ -237,6 +248,7 @@ impl Memory {
             && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
             && spec.health.as_ref().is_none_or(|h| h.is_sound(LONGEST))
             && spec.watchdog.is_none_or(|d| d <= LONGEST)
+            && spec.every.is_none_or(|d| d <= LONGEST)
             && spec
                 .wait_for
                 .as_ref()
@@ -291,6 +303,7 @@ impl Service {
         self.last = memory.last;
         self.says = memory.says;
         self.reload = memory.reload;
+        self.due = memory.due;
         let is_waiting = matches!(self.state, State::Waiting);
         self.outlook = memory
             .looks_out
@@ -313,7 +326,13 @@ impl Service {
         let id = self.id;
         let instance = self.instance;
         match (&mut self.state, found) {
-            (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => Moved::default(),
+            (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => {
+                if self.due.is_none() {
+                    // An earlier superd knew nothing of timers.
+                    self.keep_step(now);
+                }
+                Moved::default()
+            }
             // It never came into being.
             (State::Starting(run), Presence::Gone { left: Some(0), .. }) if run.pid.is_none() => {
                 cx.effects.push(Effect::Release(id, instance));

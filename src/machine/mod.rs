@@ -34,4 +34,5 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod timer;
 pub mod upgrade;

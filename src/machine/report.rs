@@ -48,6 +48,8 @@ pub enum Origin {
     },
     /// The configuration was loaded or changed.
     Config,
+    /// Its time has come (`every`).
+    Timer,
     /// superd itself: the restart policy, or its own shutdown deadline.
     Policy,
     /// superd found it unfit: it was not ready in time, or failed its health check.
@@ -89,6 +91,7 @@ impl fmt::Display for Origin {
                     named(command)
                 )
             }
+            Origin::Timer => f.write_str("its timer"),
             Origin::Dependency { service } => write!(f, "dependency {service}"),
             Origin::Conflict { service } => write!(f, "{service} (conflicts with it)"),
             Origin::Config => f.write_str("configuration"),

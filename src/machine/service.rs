@@ -5,7 +5,7 @@
 //!
 //! | state \ input | `Start`   | `Halt`    | `Force`   | `Spawned`/`NotSpawned` | `Execed`/`ExecFailed` | `Exited`  | checks, notices, action ends | timeout          |
 //! |---------------|-----------|-----------|-----------|------------------------|-----------------------|-----------|------------------------------|------------------|
-//! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | -                |
+//! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | Down, due⁵       |
 //! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | time is up       |
 //! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered          | -                |
 //! | Up            | -         | Stopping  | Killing   | -                      | -                     | Sweeping² | STOPPING remembered          | -                |
@@ -40,6 +40,7 @@
 //!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
+//! ⁵ a oneshot with `every` is as if it had never run, and what follows is as for ⁴ (`timer`).
 //!
 //! What was seen of a stuck process (`Looked`) is remembered in Stopping, Killing and
 //! Sweeping, for the report.
@@ -443,6 +444,8 @@ pub struct Service {
     pub says: String,
     /// The reload command that runs.
     pub reload: Option<ReloadRun>,
+    /// When its timer runs it next.
+    pub due: Option<Tick>,
     /// While it waits for the world: what is known of that.
     pub outlook: Option<Outlook>,
     /// The watch over its health, while it is up.
@@ -473,6 +476,7 @@ impl Service {
             last: None,
             says: String::new(),
             reload: None,
+            due: None,
             outlook: None,
             watch: None,
             waiters: Vec::new(),
@@ -546,7 +550,7 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) => None,
+            State::Down(_) => self.timer_due(),
             State::Waiting => self.outlook_until(),
             State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
             State::Up(_) => {
@@ -843,16 +847,21 @@ impl Service {
                 self.in_wait(now, cx, |wait, about| wait.timeout(adopted, about))
             }
             (State::Waiting, Input::Timeout) => self.outlook_timeout(now, cx),
-            (State::Down(_), Input::Timeout) => Moved::default(),
+            (State::Down(_), Input::Timeout) => self.timer_timeout(now),
         }
     }
 
     fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
+        if self.instance == Instance(0) {
+            // The first start is what the next ones are counted from.
+            self.due = None;
+        }
         self.instance = Instance(self.instance.0.wrapping_add(1).max(1));
         if by == Origin::Policy {
             self.restarts = self.restarts.saturating_add(1);
         }
         self.says.clear();
+        self.keep_step(now);
         self.order = None;
         self.cycle = false;
         let (id, instance) = (self.id, self.instance);
@@ -1617,6 +1626,7 @@ impl Service {
         cx: &mut Context<'_>,
     ) -> Moved {
         let asked = stopped || self.cycle || self.order.is_some();
+        self.keep_step(now);
         self.cycle = false;
         self.order = None;
         if self.gone || self.want == Want::Down {

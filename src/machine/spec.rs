@@ -34,6 +34,8 @@ pub struct Spec {
     pub oneshot: Option<Oneshot>,
     /// What of the world has to be there before it starts.
     pub wait_for: Option<Rc<WaitFor>>,
+    /// A oneshot is run again this often.
+    pub every: Option<Duration>,
     /// How it becomes ready; none: it is as soon as the program executes.
     pub ready: Option<Rc<Ready>>,
     /// How it is seen whether it is well.

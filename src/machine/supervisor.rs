@@ -471,7 +471,9 @@ impl Supervisor {
     /// The service's state changed: look at it and everybody who may have waited for that.
     fn note_move(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
         let lost = |s: &Service| matches!(s.state, State::Down(Rest::Failed(_) | Rest::Finished));
-        if self.services.get(&id).is_some_and(lost) {
+        // One that is tried anew by its timer is lost no longer.
+        let anew = |s: &Service| s.due.is_some() && s.state == State::Down(Rest::Stopped);
+        if self.services.get(&id).is_some_and(|s| lost(s) || anew(s)) {
             self.retarget(effects);
         }
         let edges = self.order.of(id);

@@ -210,6 +210,8 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         conflicts,
         oneshot,
         wait_for,
+        every: (oneshot.is_some() && dice.chance(50))
+            .then(|| Duration::from_secs(1 + dice.below(30))),
         ready,
         health,
         watchdog,

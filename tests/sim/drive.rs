@@ -310,10 +310,14 @@ impl Sim {
             let Some(shadow) = self.judge.services.get(&id) else {
                 continue;
             };
-            if shadow.spec.health.is_some() || shadow.spec.watchdog.is_some() {
+            if shadow.spec.health.is_some()
+                || shadow.spec.watchdog.is_some()
+                || shadow.spec.every.is_some()
+            {
                 let spec = Spec {
                     health: None,
                     watchdog: None,
+                    every: None,
                     ..(*shadow.spec).clone()
                 };
                 changed.push((id, Rc::new(spec), Change::Policy));
@@ -426,6 +430,11 @@ impl Sim {
         let leaving = self.machine.services().filter(|s| s.gone).map(|s| s.id);
         let gone = leaving.collect();
         self.world.outlooks.clear();
+        if self.judge.is_quiet() && self.dice.chance(50) {
+            // The next one takes its time, or the machine was asleep.
+            let away = Duration::from_millis(self.dice.below(100_000));
+            self.set_clock(self.now + away);
+        }
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
         self.machine.number_actions_after(self.steps << 32);
@@ -491,9 +500,11 @@ impl Sim {
                 left: Some(child.map_or(0, Child::orphans_alive)),
             },
         };
-        let Ok(text) = serde_json::to_string(&Memory::of(service)) else {
+        let Ok(mut written) = serde_json::to_value(Memory::of(service)) else {
             panic!("a memory cannot be written");
         };
+        self.tamper.with_memory(&mut written);
+        let text = written.to_string();
         let Ok(memory) = serde_json::from_str::<Memory>(&text) else {
             panic!("a memory cannot be read: {text}");
         };

@@ -172,6 +172,33 @@ impl Live {
     }
 }
 
+/// The times at which a oneshot is run by its timer: the beginning, and so often after it.
+#[derive(Debug)]
+struct Timer {
+    began: Tick,
+    every: Duration,
+    /// How many of these times were over when a run began or ended last: they are done with.
+    covered: u128,
+    /// And when it had waited in vain for the world, or was given up.
+    excused: u128,
+}
+
+impl Timer {
+    fn new(now: Tick, every: Duration) -> Timer {
+        Timer {
+            began: now,
+            every,
+            covered: 0,
+            excused: 0,
+        }
+    }
+
+    /// How many of them are over.
+    fn over(&self, now: Tick) -> u128 {
+        (now - self.began).as_nanos() / self.every.as_nanos().max(1)
+    }
+}
+
 /// A service as its operator sees it.
 #[derive(Debug)]
 pub struct Shadow {
@@ -188,6 +215,24 @@ pub struct Shadow {
     stays: bool,
     last: Instance,
     live: Option<Live>,
+    timer: Option<Timer>,
+}
+
+impl Shadow {
+    /// A run begins or ends: what was to be run by now is done with.
+    fn cover(&mut self, now: Tick) {
+        if let Some(every) = self.spec.every {
+            let timer = self.timer.get_or_insert_with(|| Timer::new(now, every));
+            timer.covered = timer.over(now);
+        }
+    }
+
+    /// No run, but what counts as one.
+    fn excuse(&mut self, now: Tick) {
+        if let Some(timer) = &mut self.timer {
+            timer.excused = timer.over(now);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -436,7 +481,11 @@ impl Judge {
             stays: false,
             last: Instance(0),
             live: None,
+            timer: None,
         });
+        if s.spec.every != spec.every {
+            s.timer = spec.every.map(|every| Timer::new(now, every));
+        }
         let watched = |s: &Spec| (s.health.clone(), s.watchdog);
         if watched(&s.spec) != watched(spec) {
             if let Some(live) = &mut s.live {
@@ -594,7 +643,7 @@ impl Judge {
             Effect::Spawn(s, i) => {
                 self.decide();
                 self.world_allows(now, *s, world)?;
-                self.spawn(*s, *i, world)
+                self.spawn(now, *s, *i, world)
             }
             Effect::Signal(s, i, signal, to) => self.signal(now, *s, *i, *signal, *to),
             Effect::Wake(s, i, _) => {
@@ -645,9 +694,12 @@ impl Judge {
             }
             Effect::LookOut(s, None) => {
                 self.outlooks.remove(s);
+                if let Some(s) = self.services.get_mut(s) {
+                    s.excuse(now);
+                }
                 Ok(())
             }
-            Effect::Release(s, i) => self.release(*s, *i, world),
+            Effect::Release(s, i) => self.release(now, *s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
                 let ok = self.services.remove(s).is_some_and(at_rest);
@@ -723,7 +775,7 @@ impl Judge {
         )
     }
 
-    fn spawn(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+    fn spawn(&mut self, now: Tick, id: ServiceId, instance: Instance, world: &World) -> Ruling {
         self.spawns += 1;
         let wanted = self.target(id);
         let missing = self.missing_before(id);
@@ -747,6 +799,11 @@ impl Judge {
             return broken("never without being wanted", format!("{id:?}"));
         };
         s.done = false;
+        s.given_up = false;
+        if s.last == Instance(0) {
+            s.timer = None;
+        }
+        s.cover(now);
         require(s.live.is_none(), "never two", || {
             format!("{instance:?} of {id:?} before the one before was released")
         })?;
@@ -1012,6 +1069,18 @@ impl Judge {
                 live.triggered = false;
                 require(fit, "up when it is ready", || format!("{id:?}"))
             }
+            Happening::Starting {
+                by: Origin::Timer, ..
+            } => {
+                let s = self.services.get(&id);
+                // It may have waited in vain for its first start.
+                let first = s.is_some_and(|s| s.last == Instance(0));
+                let timer = s.and_then(|s| s.timer.as_ref());
+                let due = first || timer.is_some_and(|t| t.over(now) > t.covered);
+                require(due, "what is due is run once", || {
+                    format!("{id:?} at {now:?}: {timer:?}")
+                })
+            }
             Happening::Step { instance, what, .. } if !what.starts_with("KILL to the tree") => {
                 let live = self.live(id, *instance)?;
                 let said = live.stopping_said;
@@ -1047,6 +1116,7 @@ impl Judge {
                     return broken("services are kept", format!("{id:?}"));
                 };
                 s.given_up = true;
+                s.excuse(now);
                 let never = s.spec.restart.policy != Policy::Always || s.stays;
                 require(never && s.want == Want::Up, "never given up", || {
                     format!("{id:?}")
@@ -1172,7 +1242,7 @@ impl Judge {
         }
     }
 
-    fn release(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+    fn release(&mut self, now: Tick, id: ServiceId, instance: Instance, world: &World) -> Ruling {
         self.live(id, instance)?;
         let child = world.children.get(&(id, instance));
         let left = child.map_or(0, |c| c.tree());
@@ -1182,6 +1252,7 @@ impl Judge {
         let live = self.services.get_mut(&id).and_then(|s| {
             s.ended_well = s.live.as_ref().is_some_and(|l| l.success);
             s.stays = s.live.as_ref().is_some_and(|l| l.stay);
+            s.cover(now);
             s.live.take()
         });
         // A successor that finds it ended holds nothing any more.
@@ -1207,6 +1278,15 @@ impl Judge {
             })?;
         }
         for (id, s) in &mut self.services {
+            let timer = s.timer.as_ref().filter(|_| s.live.is_none());
+            let missed = timer.is_some_and(|t| t.over(now) > t.covered.max(t.excused));
+            if missed && s.want == Want::Up && !s.gone && !self.shutdown {
+                let state = machine.service(*id).map(|s| &s.state);
+                let waits = matches!(state, Some(State::Waiting | State::Backoff { .. }));
+                require(waits, "what is due is not left out", || {
+                    format!("{id:?} at {now:?}: {timer:?}, {state:?}")
+                })?;
+            }
             let Some(live) = &mut s.live else { continue };
             let pid = machine.service(*id).and_then(|s| s.pid());
             require(
@@ -1234,6 +1314,13 @@ impl Judge {
             stop.forced |= live.forced;
         }
         Ok(())
+    }
+
+    /// Nothing is under way that has to end in time.
+    pub fn is_quiet(&self) -> bool {
+        let quiet = |l: &Live| l.stop.is_none() && l.exited.is_none();
+        let mut live = self.services.values().filter_map(|s| s.live.as_ref());
+        live.all(quiet)
     }
 
     /// Everything has calmed down and every deadline has run out.

@@ -1,6 +1,7 @@
 //! Mistakes on purpose: what the machine says is spoilt on its way to the world. Each
 //! must be noticed, or the simulator proves nothing.
 
+use serde_json::Value;
 use superd::machine::event::{Effect, Instance};
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
@@ -35,9 +36,24 @@ pub enum Tamper {
     FinishEarly,
     /// superd never ends.
     NoFinish,
+    /// The next superd does not know when a timer is due.
+    DueLost,
+    /// The next superd takes what is done for due.
+    DueAgain,
 }
 
 impl Tamper {
+    /// What is written down of a service.
+    pub fn with_memory(self, written: &mut Value) {
+        let due = written.get_mut("due").filter(|due| !due.is_null());
+        let Some(due) = due else { return };
+        match self {
+            Tamper::DueLost => *due = Value::Null,
+            Tamper::DueAgain => *due = Value::from(1),
+            _ => {}
+        }
+    }
+
     pub fn with(self, effects: &mut Vec<Effect>) {
         let twice = |e: &Effect| match (self, e) {
             (Tamper::TermTwice, Effect::Signal(_, _, s, _)) => *s == Signal::TERM,

@@ -52,6 +52,15 @@ impl Supervisor {
                         service.renew_watch(now, &mut cx);
                         watches.push(id);
                     }
+                    if old.every != service.spec.every {
+                        service.due = None;
+                        service.keep_step(now);
+                        if service.start_by == Origin::Timer {
+                            // It waits for its start, and that timer is no more.
+                            service.start_by = by.clone();
+                        }
+                        watches.push(id);
+                    }
                     if old.wait_for != service.spec.wait_for {
                         service.look_away(effects);
                         watches.push(id);
@@ -306,6 +315,7 @@ impl Supervisor {
                     let done = matches!(service.state, State::Down(Rest::Done));
                     service.order = None;
                     service.enter(State::Down(Rest::Stopped), now);
+                    self.list_deadline(id);
                     return Some(match done {
                         // And so are those who require it.
                         true => Answer::Done(None),
