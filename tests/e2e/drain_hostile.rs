@@ -196,6 +196,60 @@ const PASSED_ALONE: &str = r#"
     stop = [{ drain = "10m" }, { signal = "TERM", wait = "10m" }]
 "#;
 
+/// Sockets of superd are shared with each run; none may spoil them for the next.
+#[test]
+fn what_a_run_does_to_a_socket_of_superd_does_not_reach_the_next() {
+    let name = "what_a_run_does_to_a_socket_of_superd_does_not_reach_the_next";
+    for (how, drained) in [
+        ("shutdown", false),
+        ("nonblock", true),
+        ("own", false),
+        ("locked", false),
+        ("lock", false),
+    ] {
+        let Some((s, at)) = start(name, Flavour::NoCgroups, PASSED_ALONE) else {
+            return;
+        };
+        let mut client = Client::begin(&at);
+        assert_eq!(client.ask(&format!("spoil {how}")), "spoilt");
+        drop(client);
+        for n in 2..=3 {
+            s.ok(&["restart", "pages"]);
+            s.wait_record("pages", "start", n);
+            assert_eq!(Client::begin(&at).ask("end"), "whole", "{how}");
+        }
+        let ends = s.ends("pages");
+        let outcome = |n: usize| ends[n]["steps"][0]["outcome"].clone();
+        assert_eq!(outcome(0) == "held", drained, "{how}: {ends:?}");
+        assert_eq!(outcome(1), "held", "{how}: {ends:?}");
+        s.end();
+    }
+}
+
+#[test]
+fn a_new_socket_that_cannot_be_opened_does_not_close_the_others() {
+    let name = "a_new_socket_that_cannot_be_opened_does_not_close_the_others";
+    let Some((s, at)) = start(name, Flavour::NoCgroups, PASSED_ALONE) else {
+        return;
+    };
+    let other = format!("{}:8081", s.place.host);
+    let taken = std::net::TcpListener::bind(&other).unwrap();
+    let two = format!("sockets = [\"tcp://{at}\", \"tcp://{other}\"]");
+    let toml = PASSED_ALONE.replace("sockets = [\"tcp://$HOST:8080\"]", &two);
+    s.place.configure(Flavour::NoCgroups, &toml);
+    s.ok(&["reload"]);
+    wait_until("it is told", || {
+        s.place.log().contains("8081\": Address already in use")
+    });
+    let early = TcpStream::connect(&at).expect("the first one is still open");
+    let mut early = Client(BufReader::new(early));
+    early.say("begin");
+    drop(taken);
+    assert_eq!(early.line(), "begun");
+    drop(early);
+    s.end();
+}
+
 /// Makes system calls fail in this process and all that it starts (seccomp(2)): each with its
 /// first two arguments, where they matter.
 fn forbid(calls: &[(libc::c_long, [Option<u32>; 3])], errno: i32) -> std::io::Result<()> {
