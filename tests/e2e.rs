@@ -61,6 +61,8 @@ mod starts;
 mod stops;
 #[path = "e2e/successors.rs"]
 mod successors;
+#[path = "e2e/templates.rs"]
+mod templates;
 #[path = "e2e/trees.rs"]
 mod trees;
 #[path = "e2e/upgrades.rs"]

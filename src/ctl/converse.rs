@@ -19,6 +19,8 @@ const FIRST_POLL_ID: u64 = 1 << 32;
 pub const QUIET_POLL: Duration = Duration::from_secs(5);
 /// ... and believes that it hangs when it has said nothing for this long.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How long a superd that has hung up may take to be gone, in milliseconds.
+const EXIT_MS: u16 = 2000;
 /// The most services of which the progress is kept. No router has so many.
 const STATES_CAP: usize = 10_000;
 
@@ -78,9 +80,16 @@ pub fn converse<'a>(
         })
         .collect();
     let limit = |t: Instant| patience.deadline.map_or(t, |d| d.min(t));
+    let is_the_end = |r: &Request| r.verb == Verb::Shutdown && r.wait;
     loop {
-        let round = Connection::open(path, limit(patience.absent), patience.deadline)
-            .and_then(|conn| Talk::new(conn, patience).until_answered(&mut pending, hear));
+        let mut superd = None;
+        let round =
+            Connection::open(path, limit(patience.absent), patience.deadline).and_then(|conn| {
+                if requests.iter().any(is_the_end) {
+                    superd = conn.superd();
+                }
+                Talk::new(conn, patience).until_answered(&mut pending, hear)
+            });
         let trouble = match round {
             Ok(()) => return Ok(()),
             Err(trouble) => trouble,
@@ -92,7 +101,13 @@ pub fn converse<'a>(
                 pending.iter_mut().for_each(|p| p.sent = false);
                 continue;
             }
-            Trouble::Closed if is_over(path, &pending) => return Ok(()),
+            Trouble::Closed if is_over(path, &pending) => {
+                // It has hung up: what is left of it is its exit.
+                if let Some(superd) = superd {
+                    superd.ends_within(EXIT_MS);
+                }
+                return Ok(());
+            }
             other => other,
         };
         return Err((trouble, pending.iter().map(|p| p.request).collect()));

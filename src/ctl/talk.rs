@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    connect, send, setsockopt, socket, sockopt, AddressFamily, MsgFlags, SockFlag, SockType,
-    UnixAddr,
+    connect, getsockopt, send, setsockopt, socket, sockopt, AddressFamily, MsgFlags, SockFlag,
+    SockType, UnixAddr,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::control::codec::{decode_reply, encode_request, Line, Lines, REPLY_CAP};
 use crate::control::reply::Reply;
 use crate::control::request::Request;
+use crate::sys::pidfd::PidFd;
 
 /// Between two attempts to connect.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -125,6 +126,13 @@ impl Connection {
             stream,
             lines: Lines::new(REPLY_CAP),
         }
+    }
+
+    /// The superd that listens. None where it cannot be held: old kernels, other pid namespaces,
+    /// and a superd that is the first process, with which everything ends.
+    pub fn superd(&self) -> Option<PidFd> {
+        let listens = getsockopt(&self.stream, sockopt::PeerCredentials).ok()?;
+        PidFd::open(listens.pid()).ok()
     }
 
     /// Sends requests.

@@ -75,13 +75,19 @@ impl PidFd {
 
     /// Whether the process has ended: it is a zombie, or reaped.
     pub fn has_ended(&self) -> bool {
+        self.ends_within(0)
+    }
+
+    /// Waits, at most so many milliseconds, until the process has ended; false: it has not,
+    /// or a signal came. Not for the loop.
+    pub fn ends_within(&self, ms: u16) -> bool {
         let mut one = libc::pollfd {
             fd: self.fd.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: poll(2) reads and writes one pollfd, which is ours; it does not wait.
-        unsafe { libc::poll(&mut one, 1, 0) == 1 }
+        // SAFETY: poll(2) reads and writes one pollfd, which is ours.
+        unsafe { libc::poll(&mut one, 1, i32::from(ms)) == 1 }
     }
 
     /// How a process that is gone ended, if the kernel still says (Linux 6.15,

@@ -621,6 +621,23 @@ fn a_frozen_service_is_thawed_to_end() {
 }
 
 #[test]
+fn shutdown_says_that_superd_has_ended_when_it_has() {
+    for _ in 0..10 {
+        let s = Superd::start(
+            r#"
+            [service.quick]
+            command = ["sleep", "1000"]
+            "#,
+        );
+        s.ok(&["shutdown"]);
+        // Whoever starts the next one now must not meet it.
+        let state = state_of(s.pid);
+        assert!(matches!(state, None | Some('Z' | 'X')), "{state:?}");
+        s.end();
+    }
+}
+
+#[test]
 fn each_request_to_shut_down_is_counted_once() {
     let s = Superd::start(
         r#"

@@ -102,7 +102,8 @@ service() {
 
 none_is_left() {
 	local left
-	left=$(pgrep -x -d ' ' 'sleep|superd' || true)
+	# Not those that have ended: here the first process is a bash, which reaps when it comes to it.
+	left=$(pgrep -x -l -r D,R,S,T 'sleep|superd' || true)
 	[ -z "$left" ] || fail "$1: left: $left"
 }
 
