@@ -21,6 +21,10 @@ mod crashes;
 mod dependencies;
 #[path = "e2e/doctor.rs"]
 mod doctor;
+#[path = "e2e/drain_hostile.rs"]
+mod drain_hostile;
+#[path = "e2e/drain_tracked.rs"]
+mod drain_tracked;
 #[path = "e2e/drains.rs"]
 mod drains;
 #[path = "e2e/files.rs"]
@@ -59,6 +63,8 @@ mod stops;
 mod successors;
 #[path = "e2e/timers.rs"]
 mod timers;
+#[path = "e2e/templates.rs"]
+mod templates;
 #[path = "e2e/trees.rs"]
 mod trees;
 #[path = "e2e/upgrades.rs"]

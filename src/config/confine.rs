@@ -336,7 +336,7 @@ pub(super) fn define(r: &mut Reader, at: &Range<usize>, said: Said, defaults: &S
         let say = |s: &Said| {
             s.controls
                 .iter()
-                .find(|(key, _)| *key == control.key)
+                .rfind(|(key, _)| *key == control.key)
                 .copied()
         };
         if let Some((key, Some(value))) = say(&said).or_else(|| say(defaults)) {

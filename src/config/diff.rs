@@ -26,8 +26,11 @@ pub struct Diff {
 /// Compares two configurations.
 pub fn diff(old: &Config, new: &Config) -> Diff {
     let mut diff = Diff::default();
+    let appeared: Vec<&String> = instances(new, old).chain(instances(old, new)).collect();
     for (name, def) in &new.services {
-        match change(old.services.get(name), def) {
+        let names_one = |def: &ServiceDef| appeared.iter().any(|n| def.policy.names(n));
+        let changed = change(old.services.get(name), def);
+        match changed.or_else(|| names_one(def).then_some(Change::Policy)) {
             Some(change) => diff.changed.push((name.clone(), change)),
             None => diff.unchanged.push(name.clone()),
         }
@@ -39,6 +42,12 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
     diff.gone = gone.cloned().collect();
     diff_daemon(&mut diff, old, new);
     diff
+}
+
+/// Instances that are here and not there: for those who name them that is a change too.
+fn instances<'c>(here: &'c Config, there: &'c Config) -> impl Iterator<Item = &'c String> {
+    let names = here.services.keys();
+    names.filter(|n| super::parts(n).is_some() && !there.services.contains_key(*n))
 }
 
 fn change(old: Option<&ServiceDef>, new: &ServiceDef) -> Option<Change> {

@@ -17,12 +17,13 @@ use toml::Spanned;
 use crate::machine::spec::Schedule;
 
 use super::files::{self, Disk, Files, FILE_CAP, TOTAL_CAP};
-use super::model::{Config, Daemon, ServiceDef};
+use super::model::{Config, Daemon, Made, ServiceDef};
 use super::order::{self, Named};
 use super::output;
 use super::problem::{word, Place, Problems, Source};
 use super::read::{Reader, Value};
 use super::service::{self, Said};
+use super::template::{self, Templates};
 use super::{daemon, keys, value};
 
 /// The most services.
@@ -55,12 +56,15 @@ pub fn load_with(path: &Path, files: &mut dyn Files) -> Result<Config, Problems>
         places: BTreeMap::new(),
         services: BTreeMap::new(),
         named: Vec::new(),
+        templates: Templates::default(),
+        later: Vec::new(),
         torn: false,
     };
     let includes = load.main_file(path);
     for (place, path) in includes {
         load.included_file(&place, &path);
     }
+    load.instances();
     load.finish()
 }
 
@@ -80,6 +84,9 @@ struct Load<'f> {
     services: BTreeMap<String, ServiceDef>,
     /// Who names whom.
     named: Vec<Named>,
+    templates: Templates,
+    /// Files with sections of instances, which are read when all templates are known.
+    later: Vec<(PathBuf, usize, String)>,
     /// Some file could not be read to its end: a service that seems to be missing may be there.
     torn: bool,
 }
@@ -107,6 +114,7 @@ impl Load<'_> {
                     .copied()
                     .collect();
                 self.defaults = service::read(&mut r, table, &known).with_schedule();
+                self.templates.set_defaults(Some(table));
             }
         }
         let mut includes = Includes::new();
@@ -341,6 +349,7 @@ impl Load<'_> {
             );
             return;
         };
+        let mut later = false;
         for (key, value) in services.iter() {
             let name = key.get_ref().as_ref();
             let place = source.place(key.span().start);
@@ -350,14 +359,72 @@ impl Load<'_> {
                 self.problems.add(place, text);
                 continue;
             }
-            if self.places.len() == SERVICES_CAP {
+            if self.places.len() + self.templates.len() == SERVICES_CAP {
                 self.torn = true;
                 let text = format_args!("more than {SERVICES_CAP} services");
                 self.problems.add(place, text);
                 return;
             }
+            if template::is_template(name) {
+                self.template(source, key, value, place, who);
+                continue;
+            }
             self.places.insert(name.to_owned(), place);
-            self.service(source, key, value, who);
+            match template::parts(name) {
+                Some(_) => later = true,
+                None => self.service(source, key, value, who),
+            }
+        }
+        if later {
+            let text = source.text.to_owned();
+            self.later
+                .push((source.file.to_path_buf(), source.rank, text));
+        }
+    }
+
+    fn template(&mut self, source: &Source, key: &Key, value: &Value, place: Place, who: String) {
+        let name = key.get_ref().as_ref();
+        if let Some(first) = self.templates.get(name) {
+            let text = format_args!("{who}: is defined a second time; first at {}", first.place);
+            return self.problems.add(place, text);
+        }
+        let mut r = Reader::new(source, &mut self.problems, who);
+        if let Err(rule) = value::service_name(name) {
+            return r.problem(key.span(), rule);
+        }
+        let Some(table) = section(&mut r, key, value) else {
+            return;
+        };
+        let (template, named) = template::check(&mut r, name, key.span(), table, &self.defaults);
+        self.templates.add(template);
+        self.named
+            .extend(named.into_iter().map(|(key, to, place)| Named {
+                by: name.to_owned(),
+                key,
+                name: to,
+                place,
+            }));
+    }
+
+    /// The sections of instances.
+    fn instances(&mut self) {
+        for (path, rank, text) in std::mem::take(&mut self.later) {
+            let source = Source::new(path.as_path().into(), rank, &text);
+            // It was parsed before: keys that are given twice are known.
+            let (table, _) = DeTable::parse_recoverable(&text);
+            let Some(DeValue::Table(services)) =
+                table.get_ref().get("service").map(|v| v.get_ref())
+            else {
+                continue;
+            };
+            for (key, value) in services.iter() {
+                let name = key.get_ref().as_ref();
+                let is_here = |p: &Place| *p == source.place(key.span().start);
+                if template::parts(name).is_some() && self.places.get(name).is_some_and(is_here) {
+                    let who = format!("service \"{}\"", word(name));
+                    self.service(&source, key, value, who);
+                }
+            }
         }
     }
 
@@ -377,13 +444,24 @@ impl Load<'_> {
         let Some(table) = section(&mut r, key, value) else {
             return;
         };
-        let said = service::read(&mut r, table, keys::SERVICE);
-        for (key, list) in [
-            ("after", &said.after),
-            ("requires", &said.requires),
-            ("wants", &said.wants),
-            ("conflicts", &said.conflicts),
-        ] {
+        let template = template::parts(name)
+            .and_then(|(template, instance)| Some((self.templates.get(template)?, instance)));
+        let said = match template {
+            None => service::read(&mut r, table, keys::SERVICE),
+            Some((template, instance)) => {
+                if let Err(rule) = template::instance_name(instance) {
+                    return r.problem(key.span(), rule);
+                }
+                let Some(mut said) = r.of_template(template, instance) else {
+                    return; // that was said where the template is
+                };
+                let mut table = table.clone();
+                template::fill(&mut r, &mut table, instance);
+                service::read_into(&mut r, &mut said, &table, keys::SERVICE);
+                said
+            }
+        };
+        for (key, list) in said.names() {
             self.named.extend(list.iter().map(|(to, place)| Named {
                 by: name.to_owned(),
                 key,
@@ -398,15 +476,31 @@ impl Load<'_> {
 
     fn finish(mut self) -> Result<Config, Problems> {
         if !self.torn {
-            order::check_names(&self.named, &self.places, &mut self.problems);
+            let (named, templates) = (&self.named, &self.templates);
+            order::check_names(named, &self.places, templates, &mut self.problems);
+            let nobody = std::iter::empty();
+            template::grow(
+                &mut self.services,
+                templates,
+                &self.defaults,
+                nobody,
+                &mut self.problems,
+            );
+            for (name, def) in self.services.iter().filter(|(_, d)| d.made == Made::Named) {
+                self.places.insert(name.clone(), Place::of_text(&def.place));
+            }
         }
         order::check_cycles(&self.services, &self.places, &mut self.problems);
         order::check_conflicts(&self.services, &self.places, &mut self.problems);
         output::check_files(&self.services, &self.places, &mut self.problems);
         self.problems.into_result()?;
+        if self.templates.is_empty() {
+            self.templates = Templates::default(); // nobody needs the defaults any more
+        }
         Ok(Config {
             daemon: self.daemon,
             services: self.services,
+            templates: self.templates,
             files: self.read,
         })
     }

@@ -48,6 +48,7 @@ mod read;
 mod ready;
 mod service;
 mod stop;
+mod template;
 mod value;
 mod wrap;
 
@@ -64,6 +65,7 @@ pub use model::Config;
 pub use plan::{plan, term_timeout, Plan, ServicePlan};
 pub use problem::{nearest, Place, Problem, Problems, SHOWN};
 pub use stop::{preset, PRESETS};
+pub use template::{is_template, parts, Templates, INSTANCES_CAP};
 pub use value::{duration, duration_or_seconds, service_name, LONGEST};
 pub use wrap::{wrap, Wrapped};
 
@@ -121,7 +123,7 @@ pub fn stop_schedule(text: &str) -> Result<Schedule, String> {
 
 fn warnings(config: &Config, plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
-    if config.services.is_empty() {
+    if config.services.is_empty() && config.templates.is_empty() {
         warnings.push("no service is configured".to_owned());
     }
     if let Err(problems) = faults::load(&config.daemon.known_faults) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::template::Templates;
 use crate::machine::event::ServiceId;
 use crate::machine::health::Health;
 use crate::machine::outlook::WaitFor;
@@ -24,6 +25,9 @@ pub struct Config {
     pub daemon: Daemon,
     /// The services, by name.
     pub services: BTreeMap<String, ServiceDef>,
+    /// What services are made from.
+    #[serde(default)]
+    pub templates: Templates,
     /// Every file that was read, the main one first.
     pub files: Vec<PathBuf>,
 }
@@ -110,10 +114,31 @@ pub struct ServiceDef {
     pub name: String,
     /// Where it is defined, for messages: `file:line:col`.
     pub place: String,
+    /// Why there is such a service.
+    #[serde(default, skip_serializing_if = "Made::is_in_file")]
+    pub made: Made,
     /// What is executed and how. A change here replaces a running instance.
     pub program: Rc<Program>,
     /// What superd does with it. A change here takes effect in place.
     pub policy: PolicyDef,
+}
+
+/// Why there is such a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Made {
+    /// It has a section.
+    #[default]
+    InFile,
+    /// An instance of a template: another one requires or wants it.
+    Named,
+    /// An instance of a template: somebody asked for its start.
+    Asked,
+}
+
+impl Made {
+    fn is_in_file(&self) -> bool {
+        *self == Made::InFile
+    }
 }
 
 /// What is executed and how.
@@ -289,6 +314,14 @@ pub struct PolicyDef {
     /// How many connections it may have.
     #[serde(default)]
     pub max_connections: Option<MaxConnections>,
+}
+
+impl PolicyDef {
+    /// Whether it says something about that service.
+    pub fn names(&self, other: &str) -> bool {
+        let lists = [&self.after, &self.requires, &self.wants, &self.conflicts];
+        lists.iter().any(|list| list.iter().any(|n| n == other))
+    }
 }
 
 impl ServiceDef {

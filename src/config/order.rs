@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::ServiceDef;
 use super::problem::{did_you_mean, word, Place, Problems, SHOWN};
+use super::template::Templates;
 
 /// A name of another service.
 pub(super) struct Named {
@@ -18,10 +19,12 @@ pub(super) struct Named {
     pub place: Place,
 }
 
-/// Reports names that no service has. `places`: every service, also broken ones.
+/// Reports names that no service has, and that none can be made for. `places`: every service,
+/// also broken ones.
 pub(super) fn check_names(
     named: &[Named],
     places: &BTreeMap<String, Place>,
+    templates: &Templates,
     problems: &mut Problems,
 ) {
     for n in named {
@@ -36,7 +39,15 @@ pub(super) fn check_names(
                 place.clone(),
                 format_args!("service \"{by}\": `{key}` names the service itself"),
             );
-        } else if !places.contains_key(name) {
+        } else if templates.has(name) {
+            problems.add(
+                place.clone(),
+                format_args!(
+                    "service \"{by}\": `{key}`: \"{name}\" is a template: name an instance of it, \
+                     like \"{name}1\""
+                ),
+            );
+        } else if !places.contains_key(name) && !templates.make(name) {
             // Thousands of names against thousands would take minutes; nobody reads them.
             let hint = match problems.len() < SHOWN {
                 true => did_you_mean(name, places.keys().map(String::as_str)),

@@ -50,7 +50,7 @@ impl Plan {
 
 /// Plans the stop of everything.
 pub fn plan(config: &Config) -> Plan {
-    let services = &config.services;
+    let services = &config.possible();
     let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, def) in services {
         for need in order::needs(services, def) {

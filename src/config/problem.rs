@@ -144,6 +144,8 @@ pub(super) struct Source<'t> {
     pub text: &'t str,
     /// Offset of each line's first byte.
     starts: Vec<usize>,
+    /// All of it is told at this place.
+    fixed: Option<Place>,
 }
 
 impl<'t> Source<'t> {
@@ -157,11 +159,26 @@ impl<'t> Source<'t> {
             rank,
             text,
             starts,
+            fixed: None,
+        }
+    }
+
+    /// A text that nobody has written like this: its problems are told at one place.
+    pub fn at(place: Place, text: &'t str) -> Source<'t> {
+        Source {
+            file: place.file.clone(),
+            rank: place.rank,
+            text,
+            starts: Vec::new(),
+            fixed: Some(place),
         }
     }
 
     /// The place of a byte. An offset beyond the end is the end.
     pub fn place(&self, offset: usize) -> Place {
+        if let Some(place) = &self.fixed {
+            return place.clone();
+        }
         let offset = offset.min(self.text.len());
         let line = self.starts.partition_point(|start| *start <= offset);
         let start = self

@@ -35,6 +35,21 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Who is meant.
+    pub fn who(&self) -> &str {
+        &self.who
+    }
+
+    /// For another reader about the same.
+    pub fn problems_mut(&mut self) -> &mut Problems {
+        self.problems
+    }
+
+    /// How many problems there are by now.
+    pub fn problems(&self) -> usize {
+        self.problems.len()
+    }
+
     /// Reports a problem at a span.
     pub fn problem(&mut self, span: Range<usize>, text: impl fmt::Display) {
         let place = self.place(&span);

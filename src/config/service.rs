@@ -23,7 +23,7 @@ use crate::machine::spec::{
 };
 
 use super::keys;
-use super::model::{FileOutput, Limit, Output, PolicyDef, Program, ServiceDef};
+use super::model::{FileOutput, Limit, Made, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
 use super::stop::positive;
@@ -71,10 +71,10 @@ pub(super) struct Said {
     remain: Option<(bool, Range<usize>)>,
     every: Option<(Duration, Range<usize>)>,
     /// Names of other services, with their places: they are checked at the end.
-    pub after: Vec<(String, Place)>,
-    pub requires: Vec<(String, Place)>,
-    pub wants: Vec<(String, Place)>,
-    pub conflicts: Vec<(String, Place)>,
+    after: Vec<(String, Place)>,
+    requires: Vec<(String, Place)>,
+    wants: Vec<(String, Place)>,
+    conflicts: Vec<(String, Place)>,
     /// The command was there but wrong: that it is missing is not told on top.
     command_broken: bool,
 }
@@ -82,6 +82,13 @@ pub(super) struct Said {
 /// Reads a section. `known` is what may stand in it.
 pub(super) fn read(r: &mut Reader, table: &DeTable, known: &[&'static str]) -> Said {
     let mut said = Said::default();
+    read_into(r, &mut said, table, known);
+    said
+}
+
+/// Reads a section over what another one has said: its keys replace those; variables and
+/// limits come one by one.
+pub(super) fn read_into(r: &mut Reader, said: &mut Said, table: &DeTable, known: &[&'static str]) {
     for (key, value) in table.iter() {
         let name = key.get_ref().as_ref();
         if !known.contains(&name) && keys::NOT_IN_DEFAULTS.contains(&name) {
@@ -103,10 +110,9 @@ pub(super) fn read(r: &mut Reader, table: &DeTable, known: &[&'static str]) -> S
             continue;
         }
         if r.known(key, known) {
-            read_key(r, &mut said, name, value);
+            read_key(r, said, name, value);
         }
     }
-    said
 }
 
 /// `[service.my.app]` is a table `app` in the service `my`.
@@ -126,10 +132,10 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "umask" => said.umask = read_umask(r, key, v),
         "nice" => said.nice = read_i32(r, key, v, -20..20),
         "oom-score-adj" => said.oom_score_adj = read_i32(r, key, v, -1000..1001),
-        "environment" => said.environment = read_environment(r, key, v),
+        "environment" => said.environment.append(&mut read_environment(r, key, v)),
         "environment-file" => said.environment_file = read_environment_file(r, key, v),
         "directory" => said.directory = r.path(key, v),
-        "limits" => said.limits = limits::read(r, key, v),
+        "limits" => said.limits = limits::merged(limits::read(r, key, v), &said.limits),
         "notify" => said.notify = r.boolean(key, v),
         "output" => said.output = output::read(r, key, v),
         "autostart" => said.autostart = r.boolean(key, v),
@@ -480,6 +486,16 @@ pub(super) fn schedule_of(steps: Vec<Step>) -> Schedule {
 }
 
 impl Said {
+    /// The names of other services, by key.
+    pub fn names(&self) -> [(&'static str, &[(String, Place)]); 4] {
+        [
+            ("after", &self.after),
+            ("requires", &self.requires),
+            ("wants", &self.wants),
+            ("conflicts", &self.conflicts),
+        ]
+    }
+
     /// What a section without any key says. Every `[defaults]` goes through here, so that
     /// services which do not name a `stop` of their own share one schedule.
     pub fn with_schedule(mut self) -> Said {
@@ -596,6 +612,7 @@ pub(super) fn define(
     Some(ServiceDef {
         name: name.to_owned(),
         place: r.place(&at).to_string(),
+        made: Made::InFile,
         program: Rc::new(Program {
             command,
             user: said.user.or_else(|| defaults.user.clone()),

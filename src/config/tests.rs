@@ -1463,6 +1463,10 @@ fn no_mutation_of_a_file_makes_it_panic() {
         b"\xc3\xb6",
         b"365d",
         b"after = [\"x\"]\n",
+        b"[service.\"x@\"]\ncommand = [\"%i\"]\n",
+        b"[service.\"x@y\"]\n",
+        b"requires = [\"x@z\"]\n",
+        b"%%",
         b"1979-05-27",
     ];
     let rounds = if cfg!(debug_assertions) {

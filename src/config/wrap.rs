@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::load::load_with;
 use super::model::{Config, Output};
 use super::problem::Problems;
+use super::template::is_template;
 use crate::machine::spec::{Policy, Schedule};
 
 /// A command to be wrapped.
@@ -28,6 +29,10 @@ pub struct Wrapped<'a> {
 /// # Errors
 /// As of any configuration; the file is called `command line`.
 pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, Problems> {
+    if is_template(wrapped.name) {
+        let text = "a name that ends in @ is that of a template, and this is a service";
+        return Err(Problems::of_file(Path::new("command line"), text));
+    }
     let words: Vec<String> = wrapped.command.iter().map(|w| quote(w)).collect();
     let text = format!(
         "[service.{}]\ncommand = [{}]\nnotify = false\noutput = \"inherit\"\n",

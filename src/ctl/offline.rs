@@ -15,6 +15,8 @@ use super::render::{self, status, Style};
 struct Loaded {
     /// How many services it defines.
     services: usize,
+    /// And how many templates of services.
+    templates: usize,
     /// The longest stops.
     plan: Vec<PlanLine>,
     /// What is allowed and probably not meant.
@@ -25,6 +27,7 @@ fn load(path: &Path, term_timeout: Option<u64>) -> Result<Loaded, Vec<String>> {
     match config::check(path, term_timeout) {
         Ok(checked) => Ok(Loaded {
             services: checked.config.services.len(),
+            templates: checked.config.templates.len(),
             plan: PlanLine::all(&checked.plan),
             warnings: checked.warnings,
         }),
@@ -77,14 +80,16 @@ pub fn check(args: &CheckArgs, default: Option<&Path>, to: &mut Output<'_>) -> i
         .iter()
         .find(|l| l.service.is_empty())
         .map_or(0, |l| l.longest_ms);
+    let count =
+        |n: usize, one, many| render::count(u32::try_from(n).unwrap_or(u32::MAX), one, many);
+    let templates = match loaded.templates {
+        0 => String::new(),
+        n => format!(" and {}", count(n, "template", "templates")),
+    };
     let good = format!(
-        "{}: good, {}, stopping everything takes at most {}",
+        "{}: good, {}{templates}, stopping everything takes at most {}",
         path.display(),
-        render::count(
-            u32::try_from(loaded.services).unwrap_or(u32::MAX),
-            "service",
-            "services"
-        ),
+        count(loaded.services, "service", "services"),
         render::span(longest_ms)
     );
     if to.json {

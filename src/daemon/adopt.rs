@@ -23,7 +23,7 @@ use super::reactor::{Followed, Reactor, Role};
 use super::rundir::plain;
 use super::token::Source;
 use super::trees::{Main, Trees};
-use crate::config::model::{Output, ServiceDef};
+use crate::config::model::{Config, Made, Output, ServiceDef};
 use crate::machine::event::{
     ActionId, Adopted, Event, Instance, Outcome, Pid, Presence, ServiceId,
 };
@@ -182,16 +182,33 @@ impl Reactor {
 
     // ---- from the one before ---------------------------------------------------
 
-    /// Takes over what an earlier superd has left, before the configuration is.
-    pub(super) fn take_over(&mut self, configured: &BTreeMap<String, ServiceDef>) {
-        let Some(run_dir) = &self.run_dir else { return };
+    /// Takes over what an earlier superd has left, before the configuration is; returns that
+    /// with the instances of templates that somebody had asked for.
+    pub(super) fn take_over(&mut self, config: Config) -> Config {
+        let (mut config, left) = self.what_is_left(config);
+        if let Some(left) = left {
+            let asked = |(name, (def, _)): (&String, &(ServiceDef, Entry))| {
+                (def.made == Made::Asked).then(|| name.clone())
+            };
+            let asked = left.services.iter().filter_map(asked).collect();
+            config = self.make_again(config, asked);
+            self.adopt_all(left);
+        }
+        config
+    }
+
+    fn what_is_left(&mut self, mut config: Config) -> (Config, Option<Left>) {
+        let Some(run_dir) = &self.run_dir else {
+            return (config, None);
+        };
         let stale = run_dir.is_stale();
         let path = run_dir.file("journal");
         self.say_of_output();
         let Some(head) = Head::of_this_process() else {
             let text = "no journal is kept, because /proc does not tell the boot id: if superd is \
                         killed, the next one may start a second instance of a service";
-            return self.say(Severity::LOG_WARNING, text);
+            self.say(Severity::LOG_WARNING, text);
+            return (config, None);
         };
         let found = journal::read(&path, &head);
         self.trees.note_reapers(head.reapers.iter().copied());
@@ -214,10 +231,12 @@ impl Reactor {
             }
             Found::Left(mut left) => {
                 self.trees.note_reapers(left.reapers.iter().copied());
+                let begun = left.begun.iter().map(|(entry, _)| entry.name.clone());
+                config = self.make_again(config, begun.collect());
                 for (entry, program) in std::mem::take(&mut left.begun) {
                     let is_sound =
                         |d: &&ServiceDef| entry.memory.fault(&d.spec(|_| None)).is_none();
-                    match configured.get(&entry.name).filter(is_sound) {
+                    match config.services.get(&entry.name).filter(is_sound) {
                         Some(def) => {
                             let name = entry.name.clone();
                             let def = as_begun(def, program);
@@ -226,12 +245,12 @@ impl Reactor {
                         None => self.leave_alone(&entry.name),
                     }
                 }
-                self.adopt_all(left);
-                false
+                return (config, Some(left));
             }
         };
-        if strangers {
-            self.adopt_strangers(configured);
+        match strangers {
+            true => self.strangers(config),
+            false => (config, None),
         }
     }
 
@@ -474,11 +493,14 @@ impl Reactor {
 
     /// What was started by a superd that could not write it down: services that run are
     /// adopted as they are.
-    fn adopt_strangers(&mut self, configured: &BTreeMap<String, ServiceDef>) {
+    fn strangers(&mut self, config: Config) -> (Config, Option<Left>) {
         let mut marked = self.trees.marked();
+        let mut names: Vec<String> = marked.keys().cloned().collect();
+        names.extend(self.trees.group_names());
+        let config = self.make_again(config, names);
         let mut entries = BTreeMap::new();
         let now = self.now();
-        for (name, def) in configured {
+        for (name, def) in &config.services {
             let group = self.trees.populated_group(name);
             let by_mark = marked.remove(name);
             if group.is_none() && by_mark.is_none() {
@@ -502,12 +524,11 @@ impl Reactor {
         for name in marked.keys() {
             self.leave_alone(name);
         }
-        if !entries.is_empty() {
-            self.adopt_all(Left {
-                services: entries,
-                ..Left::default()
-            });
-        }
+        let left = (!entries.is_empty()).then(|| Left {
+            services: entries,
+            ..Left::default()
+        });
+        (config, left)
     }
 
     fn leave_alone(&mut self, name: &str) {

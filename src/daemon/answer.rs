@@ -83,7 +83,7 @@ impl Reactor {
     fn act(&mut self, ticket: Ticket, request: &Request, peer: &Peer) {
         let target = match (&request.service, request.all) {
             (None, true) if request.verb != Verb::Signal => Target::All,
-            (Some(name), false) => match self.find(ticket, name) {
+            (Some(name), false) => match self.find_or_make(ticket, request.verb, name, peer) {
                 Some(id) => Target::One(id),
                 None => return,
             },
@@ -149,12 +149,44 @@ impl Reactor {
         if id.is_none() {
             let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
             let text = match self.registry.nearest(&shown) {
+                _ if self.registry.templates().has(name) => format!(
+                    "\"{shown}\" is a template and no service: name an instance of it, like {shown}1"
+                ),
+                _ if self.registry.templates().make(name) => {
+                    format!("no service \"{shown}\" (superctl start makes it from its template)")
+                }
                 Some(near) => format!("no service \"{shown}\" (did you mean \"{near}\"?)"),
                 None => format!("no service \"{shown}\""),
             };
             self.reply(ticket, Reply::error(0, Code::UnknownService, text));
         }
         id
+    }
+
+    /// The service of this name; an instance of a template is made for a start, and need not be
+    /// there to be stopped.
+    fn find_or_make(
+        &mut self,
+        ticket: Ticket,
+        verb: Verb,
+        name: &str,
+        peer: &Peer,
+    ) -> Option<ServiceId> {
+        let is_there = self.registry.id(name).is_some();
+        match verb {
+            Verb::Start | Verb::Restart => {
+                if let Err((code, text)) = self.make_instance(name, peer.origin()) {
+                    self.reply(ticket, Reply::error(0, code, text));
+                    return None;
+                }
+            }
+            Verb::Stop if !is_there && self.registry.templates().make(name) => {
+                self.answer(ticket, Answer::Already);
+                return None;
+            }
+            _ => {}
+        }
+        self.find(ticket, name)
     }
 
     /// The service that the request names, or all; the client is told if there is none.

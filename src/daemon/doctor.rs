@@ -133,6 +133,12 @@ fn drain() -> Finding {
         (false, ..) => "without /proc no socket is found",
         (true, false, _) => super::drain::NO_GETFD,
         (true, true, _) if !sys::features::may_filter_tcp() => super::drain::NO_FILTER,
+        (true, true, true) if sys::features::has_mptcp() => {
+            let text =
+                "works, but for sockets of MPTCP, which programs in Go listen with here: set \
+                        GODEBUG = \"multipathtcp=0\" in the environment of such a service";
+            return finding("drain", true, text.to_owned());
+        }
         (true, true, true) => return finding("drain", true, "works".to_owned()),
         (true, true, false) => {
             let text = "works for services of superd's own user; for others superd needs \

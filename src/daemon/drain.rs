@@ -28,7 +28,9 @@ use crate::machine::event::{ActionId, Event, Instance, Outcome, ServiceId};
 use crate::machine::spec::{self, Drain, MaxConnections};
 use crate::machine::time::{Span, Tick};
 use crate::sys::conntrack;
+use crate::sys::features;
 use crate::sys::filter::{self, Attached};
+use crate::sys::limits;
 use crate::sys::pidfd::PidFd;
 use crate::sys::proc::{self, Connection, Listener, Transport};
 use crate::sys::tcp;
@@ -56,6 +58,11 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 const QUIET: Duration = Duration::from_secs(5);
 /// Sockets of one instance, at most.
 const SOCKETS: usize = 256;
+/// Of superd's own descriptors, copies may take one in so many: the others are for starts,
+/// clients and logs.
+const COPIES: u64 = 2;
+/// Lines about what cannot be held back, at most, each time.
+const LINES: usize = 8;
 /// Between two looks whether the next instance listens, while its place is kept ...
 const KEPT_PAUSE: Duration = Duration::from_millis(10);
 /// ... and for how long that is done.
@@ -168,7 +175,7 @@ impl Drains {
         for held in &mut hold.sockets {
             held.packet.1 = now;
         }
-        let taken = hold.take(&found, Which::All, now);
+        let taken = hold.take(&found, Which::All, self.room(), now);
         if hold.sockets.is_empty() {
             return Err(why_none(&taken, &found));
         }
@@ -182,6 +189,14 @@ impl Drains {
             self.next = Some(self.next.map_or(first, |at| at.min(first)));
         }
         Ok(lines)
+    }
+
+    /// How many more copies superd may have.
+    fn room(&self) -> usize {
+        let most = limits::get(limits::NOFILE).map_or(0, |l| l.soft / COPIES);
+        let held = self.holds.values().map(|h| h.sockets.len()).sum::<usize>();
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        most.saturating_sub(held + self.kept.len())
     }
 
     /// It is no longer waited for. What is held back stays so.
@@ -267,7 +282,8 @@ impl Drains {
         let Some(ports) = range(self.kept.iter().map(|k| &k.held.bound)) else {
             return;
         };
-        let listening = proc::listening(&ports);
+        // Who cannot tell who listens there lets it go when the time is up.
+        let listening = proc::listening(&ports).unwrap_or_default();
         let own: Vec<u64> = self.kept.iter().map(|k| k.held.listener.inode).collect();
         let is_taken = |bound: &Bound| {
             let mut others = listening.iter().filter(|(_, inode)| !own.contains(inode));
@@ -333,10 +349,10 @@ impl Drains {
         }
     }
 
-    /// Of an instance with a limit: its open connections now.
+    /// Of an instance with a limit: its open connections now, if that can be told.
     pub fn watched(&mut self, trees: &mut Trees, service: ServiceId) -> Option<u32> {
         let watch = self.watches.get_mut(&service)?;
-        Some(watch.count(trees, service))
+        watch.count(trees, service).ok()
     }
 
     fn look_at_watches(
@@ -362,6 +378,10 @@ impl Drains {
             let before = cpu_used();
             let n = watch.count(trees, *service);
             let cost = cpu_used().saturating_sub(before);
+            let Ok(n) = n else {
+                watch.next = clock() + (cost * SHARE).clamp(FAR, PAUSE_LONGEST);
+                continue;
+            };
             let crossed = match watch.above {
                 false => n > watch.max.high,
                 true => n < watch.max.low,
@@ -403,9 +423,12 @@ impl Drains {
         }
         self.take_new(trees, began, say);
         self.close_idle(trees, began, say);
-        let open = self.count(trees, began);
+        let (open, unknown) = self.count(trees, began);
         for (service, hold) in &mut self.holds {
             let Some(action) = hold.action else { continue };
+            if unknown.contains(service) {
+                continue; // and surely not 0
+            }
             let n = open.get(service).copied().unwrap_or(0);
             let n = n.saturating_add(hold.noisy(began));
             if hold.open != Some(n) {
@@ -428,13 +451,14 @@ impl Drains {
     /// What a service has opened since is held back like the rest.
     fn take_new(&mut self, trees: &mut Trees, now: Tick, say: &mut dyn FnMut(ServiceId, String)) {
         let mut listeners = Vec::new();
-        proc::listeners("self", &mut listeners);
+        // What cannot be told now is told the next time.
+        proc::listeners("self", &mut listeners).ok();
         let mut networks = BTreeSet::new();
         for (service, hold) in self.holds.iter().filter(|(_, h)| h.action.is_some()) {
             for network in hold.networks() {
                 if let Some(pid) = trees.one_in(*service, hold.instance, &network) {
                     if networks.insert(network) {
-                        proc::listeners(&pid.to_string(), &mut listeners);
+                        proc::listeners(&pid.to_string(), &mut listeners).ok();
                     }
                 }
             }
@@ -449,10 +473,12 @@ impl Drains {
         if !has_news {
             return;
         }
+        let mut room = self.room();
         for (service, hold) in self.holds.iter_mut().filter(|(_, h)| h.action.is_some()) {
             let found = trees.sockets(*service, hold.instance, &mut self.seen);
             let before = hold.sockets.len();
-            let taken = hold.take(&found, Which::Later, now);
+            let taken = hold.take(&found, Which::Later, room, now);
+            room = room.saturating_sub(hold.sockets.len().saturating_sub(before));
             for held in hold.sockets.iter().skip(before) {
                 let text = format!("new connections to {} are held back, too", held.listener);
                 say(*service, text);
@@ -480,8 +506,14 @@ impl Drains {
         }
     }
 
-    fn count(&self, trees: &mut Trees, now: Tick) -> BTreeMap<ServiceId, u32> {
+    /// The open connections, and of whom they cannot be told now.
+    fn count(
+        &self,
+        trees: &mut Trees,
+        now: Tick,
+    ) -> (BTreeMap<ServiceId, u32>, BTreeSet<ServiceId>) {
         let mut open: BTreeMap<ServiceId, u32> = BTreeMap::new();
+        let mut unknown = BTreeSet::new();
         let active = || self.holds.iter().filter(|(_, h)| h.action.is_some());
         let mut networks: BTreeMap<Option<PathBuf>, (ServiceId, Instance)> = BTreeMap::new();
         for (service, hold) in active() {
@@ -495,7 +527,12 @@ impl Drains {
                 // With the last process in it its connections are gone.
                 Some(n) => match trees.one_in(service, instance, n) {
                     Some(pid) => pid.to_string(),
-                    None => continue,
+                    None => {
+                        if trees.alive(service, instance).is_none() {
+                            unknown.insert(service);
+                        }
+                        continue;
+                    }
                 },
             };
             let of_this = |bound: &&Bound| bound.network == network;
@@ -503,7 +540,7 @@ impl Drains {
             let Some(range) = range(ports.filter(of_this)) else {
                 continue;
             };
-            proc::connections(&pid, &range, &mut |connection| {
+            let read = proc::connections(&pid, &range, &mut |connection| {
                 for (service, hold) in active() {
                     if hold.has(&connection, network.as_deref(), now) {
                         let n = open.entry(*service).or_default();
@@ -511,8 +548,12 @@ impl Drains {
                     }
                 }
             });
+            if read.is_err() {
+                let is_in = |h: &Hold| h.sockets.iter().any(|s| s.bound.network == network);
+                unknown.extend(active().filter(|(_, h)| is_in(h)).map(|(id, _)| *id));
+            }
         }
-        open
+        (open, unknown)
     }
 }
 
@@ -527,24 +568,46 @@ enum Which {
 }
 
 /// Removes every filter of superd's from the sockets of an instance that runs, also those of
-/// an earlier superd. Returns the names of the sockets that had one.
-pub fn remove_filters(trees: &mut Trees, service: ServiceId, instance: Instance) -> String {
+/// an earlier superd. Returns the names of the sockets that had one, and what could not be done.
+///
+/// `held`: those of which superd has copies, by which it can remove them anyway.
+pub fn remove_filters(
+    trees: &mut Trees,
+    service: ServiceId,
+    instance: Instance,
+    held: &[u64],
+) -> (String, Option<String>) {
     let found = trees.sockets(service, instance, &mut BTreeSet::new());
     let mut names: Vec<String> = Vec::new();
+    let mut left = match &found.unseen {
+        // What may not be looked at has no filter either.
+        Some(e) if e.kind() != io::ErrorKind::PermissionDenied && held.is_empty() => {
+            Some(unseen(e))
+        }
+        Some(_) | None => None,
+    };
     for reached in &found.listening {
-        let held = PidFd::open(reached.pid);
-        let Ok(copy) = held.and_then(|held| held.copy_of(reached.fd)) else {
-            continue; // closed, or nothing could have been attached to it either
-        };
-        let is_ours = filter::attached(copy.as_fd()).is_ok_and(|a| a == Attached::Ours);
-        if is_ours && filter::detach(copy.as_fd()).is_ok() {
-            let name = reached.listener.to_string();
-            if !names.contains(&name) {
-                names.push(name);
+        let process = PidFd::open(reached.pid);
+        let copy = match process.and_then(|process| process.copy_of(reached.fd)) {
+            Ok(copy) => copy,
+            Err(_) if held.contains(&reached.listener.inode) => continue,
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                left = Some(format!("{}: {}", reached.listener, plain(&e)));
+                continue;
             }
+            Err(_) => continue, // closed, or nothing could have been attached to it either
+        };
+        if !filter::attached(copy.as_fd()).is_ok_and(|a| a == Attached::Ours) {
+            continue;
+        }
+        let name = reached.listener.to_string();
+        match filter::detach(copy.as_fd()) {
+            Ok(()) if names.contains(&name) => {}
+            Ok(()) => names.push(name),
+            Err(e) => left = Some(format!("{name}: {}", plain(&e))),
         }
     }
-    names.join(", ")
+    (names.join(", "), left)
 }
 
 /// What could not be held back, and why.
@@ -555,8 +618,11 @@ struct Untaken {
 
 impl Hold {
     /// Attaches the filter to what is not held yet. Returns what that is impossible for.
-    fn take(&mut self, found: &Reachable, which: Which, now: Tick) -> Vec<Untaken> {
+    ///
+    /// `room` is for how many superd may take here.
+    fn take(&mut self, found: &Reachable, which: Which, room: usize, now: Tick) -> Vec<Untaken> {
         let mut untaken = Vec::new();
+        let most = SOCKETS.min(self.sockets.len().saturating_add(room));
         for reached in &found.listening {
             let listener = reached.listener;
             let is_held = |h: &Held| h.listener.inode == listener.inode;
@@ -564,9 +630,11 @@ impl Hold {
             if !self.wants(&listener) || later || self.sockets.iter().any(is_held) {
                 continue;
             }
-            let taken = match self.sockets.len() < SOCKETS {
+            let taken = match self.sockets.len() < most {
                 true => hold_back(reached, now),
-                false => Err(format!("superd holds {SOCKETS} of its sockets already")),
+                false => Err(format!(
+                    "superd holds back {most} of its sockets, and no more"
+                )),
             };
             match taken {
                 Ok(Some(held)) => self.sockets.push(held),
@@ -647,11 +715,23 @@ impl Hold {
             let path = if path.is_empty() { "(no name)" } else { path };
             format!("unix:{path} cannot be held back: unix sockets have no such filter")
         });
-        let blind = found.is_partial.then(|| BLIND.to_owned());
-        let lines: Vec<String> = sockets.chain(unix).chain(blind).collect();
-        let told = &mut self.told;
-        let new = |line: &String| told.len() < SOCKETS && told.insert(line.clone());
-        lines.into_iter().filter(new).collect()
+        let unseen = found.unseen.as_ref().map(unseen);
+        // What matters most comes first: a service may have thousands of sockets.
+        let mut lines: Vec<String> = Vec::new();
+        let mut more = 0_usize;
+        for line in unseen.into_iter().chain(sockets).chain(unix) {
+            if self.told.len() >= SOCKETS || !self.told.insert(line.clone()) {
+                continue;
+            }
+            match lines.len() < LINES {
+                true => lines.push(line),
+                false => more += 1,
+            }
+        }
+        if more > 0 {
+            lines.push(format!("nor can {more} others be held back"));
+        }
+        lines
     }
 
     fn close_idle(&self, trees: &mut Trees, service: ServiceId, idle: Duration) -> usize {
@@ -670,11 +750,12 @@ impl Hold {
             };
             let own = self.sockets.iter().map(|s| &s.bound);
             if let (Some(pid), Some(range)) = (pid, range(own)) {
-                proc::connections(&pid, &range, &mut |c| {
+                let read = proc::connections(&pid, &range, &mut |c| {
                     if c.inode > 0 && self.has(&c, network.as_deref(), Tick::NEVER) {
                         inodes.insert(c.inode);
                     }
                 });
+                read.ok(); // the others are found the next time
             }
         }
         if inodes.is_empty() {
@@ -723,8 +804,8 @@ impl Bound {
 
 impl Watch {
     /// Its open connections.
-    fn count(&mut self, trees: &mut Trees, service: ServiceId) -> u32 {
-        self.find_sockets(trees, service);
+    fn count(&mut self, trees: &mut Trees, service: ServiceId) -> io::Result<u32> {
+        self.find_sockets(trees, service)?;
         let networks: BTreeSet<Option<PathBuf>> =
             self.sockets.iter().map(|s| s.network.clone()).collect();
         let mut n = 0_u32;
@@ -741,16 +822,16 @@ impl Watch {
                     let is_to = |s: &Bound| s.has(&c, network.as_deref());
                     let counts = !c.is_handshake && self.sockets.iter().any(is_to);
                     n = n.saturating_add(u32::from(counts));
-                });
+                })?;
             }
         }
-        n
+        Ok(n)
     }
 
     /// Looks for its sockets, if anybody's have changed since.
-    fn find_sockets(&mut self, trees: &mut Trees, service: ServiceId) {
+    fn find_sockets(&mut self, trees: &mut Trees, service: ServiceId) -> io::Result<()> {
         let mut listeners = Vec::new();
-        proc::listeners("self", &mut listeners);
+        proc::listeners("self", &mut listeners)?;
         let tcp = listeners
             .iter()
             .filter(|l| l.transport == Transport::Tcp)
@@ -758,16 +839,21 @@ impl Watch {
         let seen: BTreeSet<u64> = tcp.collect();
         let is_own = self.sockets.iter().all(|s| s.network.is_none());
         if seen == self.seen && is_own && !self.sockets.is_empty() {
-            return;
+            return Ok(());
+        }
+        let found = trees.sockets(service, self.instance, &mut BTreeSet::new());
+        match found.unseen {
+            Some(e) if e.kind() != io::ErrorKind::PermissionDenied => return Err(e),
+            Some(_) | None => {} // what may not be looked at will not be seen later either
         }
         self.seen = seen;
-        let found = trees.sockets(service, self.instance, &mut BTreeSet::new());
         let wanted = |r: &&Reached| {
             let l = r.listener;
             l.transport == Transport::Tcp && self.what.takes(spec::Transport::Tcp, l.port)
         };
         let taken = found.listening.iter().filter(wanted).take(SOCKETS);
         self.sockets = taken.filter_map(|r| Some(copy(r).ok()??.1)).collect();
+        Ok(())
     }
 }
 
@@ -784,7 +870,10 @@ pub(super) fn copy(reached: &Reached) -> Result<Option<(OwnedFd, Bound)>, String
         Err(e) => match e.raw_os_error() {
             Some(libc::ESRCH | libc::EBADF) => return Ok(None),
             Some(libc::ENOSYS) => return Err(NO_GETFD.to_owned()),
-            _ => return Err(format!("superd may not copy the socket: {}", plain(&e))),
+            Some(libc::EPERM) if !features::may_copy_descriptors() => {
+                return Err(NO_GETFD.to_owned());
+            }
+            _ => return Err(format!("superd cannot copy the socket: {}", plain(&e))),
         },
     };
     let failed = |e: io::Error| plain(&e);
@@ -808,17 +897,21 @@ fn hold_back(reached: &Reached, now: Tick) -> Result<Option<Held>, String> {
     let Some((copy, bound)) = copy(reached)? else {
         return Ok(None);
     };
-    let failed = |e: io::Error| plain(&e);
+    let failed = |e: io::Error| match e.raw_os_error() {
+        Some(libc::EPERM) if filter::is_locked(copy.as_fd()) => LOCKED.to_owned(),
+        Some(libc::EPERM | libc::ENOSYS) => NO_FILTER.to_owned(),
+        Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT) if filter::is_mptcp(copy.as_fd()) => {
+            MPTCP.to_owned()
+        }
+        _ => plain(&e),
+    };
     let listener = reached.listener;
     match filter::attached(copy.as_fd()).map_err(failed)? {
         Attached::Foreign => return Err("it has a filter of its own".to_owned()),
         // Also one of ours: it is of an earlier superd, perhaps of another version.
         Attached::Nothing | Attached::Ours => {}
     }
-    filter::attach(copy.as_fd(), listener.transport).map_err(|e| match e.raw_os_error() {
-        Some(libc::EPERM) => NO_FILTER.to_owned(),
-        _ => plain(&e),
-    })?;
+    filter::attach(copy.as_fd(), listener.transport).map_err(failed)?;
     let packet = match listener.transport {
         Transport::Tcp => [0; 2],
         Transport::Udp => filter::last_packet(copy.as_fd()),
@@ -842,6 +935,14 @@ fn is_closed((inode, pid, fd): &(u64, i32, i32), idle: Duration) -> bool {
     is_it && silent().is_some_and(|d| d >= idle) && tcp::half_close(copy.as_fd()).is_ok()
 }
 
+/// What is said where superd could not look at everything.
+fn unseen(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => BLIND.to_owned(),
+        _ => format!("superd cannot see all of its sockets: {}", plain(e)),
+    }
+}
+
 /// What is said where superd is not privileged enough.
 const BLIND: &str =
     "superd may not look at the sockets of all its processes (that needs CAP_SYS_PTRACE)";
@@ -853,16 +954,23 @@ pub const NO_GETFD: &str = "the kernel has no pidfd_getfd (Linux 5.6), or superd
 pub const NO_FILTER: &str =
     "superd may not attach a filter to a TCP socket (with this kernel that needs CAP_NET_ADMIN)";
 
+/// What is said of a socket that can have no filter (seen up to Linux 6.18).
+const MPTCP: &str = "it is a socket of MPTCP, which knows no filters; for a program in Go set \
+                     GODEBUG = \"multipathtcp=0\" in the service's environment";
+
+/// What is said of a socket of which the service has said that its filter stays as it is.
+const LOCKED: &str = "its filter is locked (SO_LOCK_FILTER)";
+
 fn why_none(untaken: &[Untaken], found: &Reachable) -> String {
-    match untaken.first() {
-        Some(first) => format!("{}: {}", first.listener, first.why),
-        None if found.is_partial => BLIND.to_owned(),
-        None if !found.listening.is_empty() => {
+    match (untaken.first(), &found.unseen) {
+        (Some(first), _) => format!("{}: {}", first.listener, first.why),
+        (None, Some(e)) => unseen(e),
+        (None, None) if !found.listening.is_empty() => {
             "it takes no connections on the ports that are to be drained".to_owned()
         }
-        None if !found.unix.is_empty() => {
+        (None, None) if !found.unix.is_empty() => {
             "it takes connections on unix sockets only, which cannot be held back".to_owned()
         }
-        None => "it takes no connections".to_owned(),
+        (None, None) => "it takes no connections".to_owned(),
     }
 }

@@ -12,6 +12,7 @@ pub mod demo;
 mod doctor;
 mod drain;
 pub mod history;
+mod instances;
 pub mod journal;
 mod keep;
 pub mod logs;

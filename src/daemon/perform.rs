@@ -136,10 +136,16 @@ impl Reactor {
             }
             Effect::LetGo(service, instance) => {
                 // Of a tree that is dead nothing is found, and its sockets are superd's alone.
-                let names = drain::remove_filters(&mut self.trees, service, instance);
+                let held = self.drains.held(service, instance);
+                let (names, left) =
+                    drain::remove_filters(&mut self.trees, service, instance, &held);
                 if !names.is_empty() {
                     let text = format!("new connections to {names} are let in again");
                     self.say_of(service, Severity::LOG_NOTICE, &text);
+                }
+                if let Some(why) = left {
+                    let text = format!("new connections may still be held back: {why}");
+                    self.say_of(service, Severity::LOG_WARNING, &text);
                 }
                 let is_over = |s: &Service| matches!(s.state, State::Sweeping(_));
                 let state = self.machine.service(service);

@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::model::{Config, Daemon, Program, ServiceDef};
-use crate::config::{self, Plan};
+use crate::config::model::{Config, Daemon, Made, Program, ServiceDef};
+use crate::config::{self, Plan, Problems, Templates};
 use crate::machine::event::{Change, ServiceId};
 use crate::machine::spec::Spec;
 
@@ -31,6 +31,7 @@ impl Default for Registry {
             config: Config {
                 daemon: Daemon::default(),
                 services: BTreeMap::new(),
+                templates: Templates::default(),
                 files: Vec::new(),
             },
             ids: BTreeMap::new(),
@@ -132,6 +133,32 @@ impl Registry {
             services,
             ..self.config.clone()
         })
+    }
+
+    /// The instances of templates that somebody asked for.
+    pub fn asked(&self) -> Vec<&str> {
+        let services = self.config.services.values();
+        let asked = services.filter(|def| def.made == Made::Asked);
+        asked.map(|def| def.name.as_str()).collect()
+    }
+
+    /// Whether this service is there because another one requires or wants it.
+    pub fn is_named_only(&self, name: &str) -> bool {
+        let def = self.config.services.get(name);
+        def.is_some_and(|def| def.made == Made::Named)
+    }
+
+    /// What instances are made from.
+    pub fn templates(&self) -> &Templates {
+        &self.config.templates
+    }
+
+    /// As now, with these instances of templates in the place of those that were asked for.
+    ///
+    /// # Errors
+    /// Of [`Config::with_instances`].
+    pub fn with_instances(&self, asked: &[&str]) -> Result<Config, Problems> {
+        self.config.with_instances(asked.iter().copied())
     }
 
     /// The machine's part of its definition.

@@ -9,6 +9,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::sys::socket::{listen, Backlog};
 use serde::{Deserialize, Serialize};
 
@@ -37,28 +38,34 @@ pub struct Kept {
 }
 
 impl Sockets {
-    /// Opens what is not open yet, and closes what is no longer wanted.
+    /// Opens what is not open yet, and closes what is no longer wanted. What an earlier run may
+    /// have done to them does not reach the next one: see [`is_as_new`].
     ///
     /// # Errors
-    /// Which address it is about, and the error of bind(2).
+    /// Which address it is about, and the error of bind(2). What is open stays so, for who has
+    /// come already.
     pub fn prepare(
         &mut self,
         service: ServiceId,
         wanted: &[SocketAddr],
     ) -> Result<(), (SocketAddr, io::Error)> {
         let mut had = self.open.remove(&service).unwrap_or_default();
+        had.retain(|(_, socket)| is_as_new(socket));
         let mut have = Vec::with_capacity(wanted.len());
+        let mut failed = None;
         for address in wanted {
-            let socket = match had.iter().position(|(a, _)| a == address) {
-                Some(at) => had.swap_remove(at).1,
-                None => bind(*address).map_err(|e| (*address, e))?,
-            };
-            have.push((*address, socket));
+            match had.iter().position(|(a, _)| a == address) {
+                Some(at) => have.push(had.swap_remove(at)),
+                None => match bind(*address) {
+                    Ok(socket) => have.push((*address, socket)),
+                    Err(e) => failed = Some((*address, e)),
+                },
+            }
         }
         if !have.is_empty() {
             self.open.insert(service, have);
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Takes copies of the sockets that an instance of an earlier superd holds.
@@ -134,6 +141,21 @@ impl Sockets {
     pub fn services(&self) -> Vec<ServiceId> {
         self.open.keys().copied().collect()
     }
+}
+
+/// Whether a socket that was passed before is as good as a new one, after all that is shared with
+/// who had it is set back: that it does not block, and what its filter drops. One that no longer
+/// listens (shutdown(2) on it is for everybody), or whose filter is locked, is not.
+fn is_as_new(socket: &OwnedFd) -> bool {
+    filter::detach(socket.as_fd()).ok(); // it has none, or one that is locked
+    let listens = filter::identity(socket.as_fd()).is_ok_and(|(_, listens)| listens);
+    listens && !filter::is_locked(socket.as_fd()) && blocks(socket).is_ok()
+}
+
+fn blocks(socket: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?);
+    fcntl(socket, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 fn bind(address: SocketAddr) -> io::Result<OwnedFd> {

@@ -223,7 +223,7 @@ fn drive(mut reactor: Reactor, config: Config, complaints: &[String], by: Origin
     for text in complaints {
         reactor.say(Severity::LOG_WARNING, text);
     }
-    reactor.take_over(&config.services);
+    let config = reactor.take_over(config);
     let text = reactor.configure(config, by);
     reactor.say(Severity::LOG_INFO, &text);
     serve(reactor)

@@ -61,8 +61,8 @@ pub struct Reachable {
     pub listening: Vec<Reached>,
     /// The paths of unix stream sockets; empty for one without.
     pub unix: Vec<String>,
-    /// Some process may not be looked at.
-    pub is_partial: bool,
+    /// Why some process could not be looked at.
+    pub unseen: Option<io::Error>,
 }
 
 /// A listening socket, and who holds it under which number.
@@ -806,7 +806,8 @@ impl Tree {
         }
         for (network, pid) in networks {
             let mut found = Vec::new();
-            proc::listeners(if network == own { "self" } else { &pid }, &mut found);
+            let read = proc::listeners(if network == own { "self" } else { &pid }, &mut found);
+            read.ok(); // what there is
             found.retain(|l| inodes.binary_search(&l.inode).is_ok());
             self.ports
                 .extend(found.into_iter().map(|l| (network.clone(), l)));
@@ -833,14 +834,16 @@ impl Tree {
                         holders.entry(inode).or_insert((member.pid, fd));
                     }
                 }
-                Err(_) => found.is_partial = true,
+                Err(e) => found.unseen = Some(e),
             }
         }
         for (network, pid) in networks {
             let is_own = network == own;
             let pid = if is_own { "self" } else { &pid };
             let mut listeners = Vec::new();
-            proc::listeners(pid, &mut listeners);
+            if let Err(e) = proc::listeners(pid, &mut listeners) {
+                found.unseen = Some(e);
+            }
             seen.extend(listeners.iter().map(|l| l.inode));
             let network = network.filter(|_| !is_own);
             for listener in listeners {
@@ -904,14 +907,14 @@ impl Tree {
         }
         for network in networks {
             if network == own {
-                proc::listeners("self", &mut open);
+                proc::listeners("self", &mut open).ok(); // what there is
                 continue;
             }
             // Another network namespace is seen through a process in it; with the last
             // one that we can find, its sockets are gone too.
             let pids = self.members(forest).into_iter().map(|m| m.pid.to_string());
             if let Some(pid) = pids.into_iter().find(|p| proc::network_of(p) == network) {
-                proc::listeners(&pid, &mut open);
+                proc::listeners(&pid, &mut open).ok(); // what there is
             }
         }
         let noted = |l: &Listener| self.ports.iter().any(|(_, n)| n.inode == l.inode);

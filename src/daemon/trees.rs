@@ -824,6 +824,14 @@ impl Trees {
         found
     }
 
+    /// The names of all groups that an earlier superd has left.
+    pub fn group_names(&self) -> Vec<String> {
+        self.root
+            .as_ref()
+            .map(|root| root.names())
+            .unwrap_or_default()
+    }
+
     /// The group of this name that an earlier superd has left with processes in it.
     pub fn populated_group(&self, name: &str) -> Option<Group> {
         let group = self.root.as_ref()?.found(name)?;

@@ -321,6 +321,67 @@ fn a_drain_without_a_stop_holds_back_until_it_is_taken_back() {
     assert_eq!(rig.count("drain a1"), 3, "the last is the stop's own");
 }
 
+/// For whose sake places are kept: who was stopped in order and begins again at once. Not for who
+/// has crashed, who waits after that, and who is to be down.
+#[test]
+fn it_is_to_follow_only_after_a_stop_and_when_it_is_wanted() {
+    let follows = |rig: &Rig, id, state: &str| {
+        assert_eq!(rig.state(id), state);
+        rig.at(id).is_to_follow()
+    };
+    let mut rig = Rig::new(vec![spec("a"), needs("b", &[A])]);
+    assert!(follows(&rig, A, "up"));
+    rig.ask(A, Verb::Restart);
+    assert!(!follows(&rig, B, "stopping"), "it runs still");
+    rig.exits(B, Exit::Code(0), 1);
+    assert!(follows(&rig, B, "sweeping"));
+    rig.tree = 0;
+    rig.pass(2_000);
+    assert!(follows(&rig, B, "waiting"), "for what it needs");
+    assert!(!follows(&rig, A, "stopping"));
+    rig.slow_start = true;
+    rig.exits(A, Exit::Code(0), 0);
+    assert!(follows(&rig, A, "starting"));
+
+    // The same, and in the middle of it somebody wants it down.
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Restart);
+    rig.exits(A, Exit::Code(0), 1);
+    assert!(follows(&rig, A, "sweeping"));
+    rig.ask(A, Verb::Stop);
+    assert!(!follows(&rig, A, "sweeping"));
+    rig.tree = 0;
+    rig.pass(2_000);
+    assert!(!follows(&rig, A, "down"));
+
+    // superd itself is to end.
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Restart);
+    rig.shut_down(false);
+    rig.exits(A, Exit::Code(0), 1);
+    assert!(!follows(&rig, A, "sweeping"));
+
+    // It is no longer configured.
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.ask(A, Verb::Restart);
+    rig.hear(Event::Configure {
+        changed: vec![],
+        gone: vec![A],
+        by: by(),
+    });
+    rig.exits(A, Exit::Code(0), 1);
+    assert!(!follows(&rig, A, "sweeping"));
+
+    // A crash, and the pause after the second one.
+    let mut rig = Rig::new(vec![spec("a")]);
+    rig.exits(A, Exit::Signal(Signal::KILL), 1);
+    assert!(!follows(&rig, A, "sweeping"));
+    rig.tree = 0;
+    rig.pass(2_000);
+    rig.exits(A, Exit::Signal(Signal::KILL), 0);
+    assert!(!follows(&rig, A, "backoff"));
+}
+
 #[test]
 fn a_drain_without_a_stop_that_cannot_be_is_told_and_is_none() {
     let mut rig = Rig::new(vec![drained()]);

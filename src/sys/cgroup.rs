@@ -197,6 +197,15 @@ impl Root {
         Group::found(&self.dir.join(format!("{}.service", escape(name))))
     }
 
+    /// The names of all groups that are there.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names
+            .filter_map(|name| name.strip_suffix(".service").map(str::to_owned))
+            .collect()
+    }
+
     /// Whether this is its group of this name.
     pub fn holds(&self, name: &str, group: &Group) -> bool {
         *group.dir == *self.dir.join(format!("{}.service", escape(name)))

@@ -129,6 +129,12 @@ pub fn may_filter_tcp() -> bool {
         .any(|own| super::filter::attach(own.as_fd(), super::proc::Transport::Tcp).is_ok())
 }
 
+/// Whether who asks for a socket of MPTCP gets one (mptcp(7)); none of them takes a filter.
+pub fn has_mptcp() -> bool {
+    let enabled = std::fs::read_to_string("/proc/sys/net/mptcp/enabled");
+    enabled.is_ok_and(|text| text.trim() == "1")
+}
+
 /// The errno of a call that is made so that it cannot succeed or does nothing.
 fn probe_errno(call: libc::c_long, args: [libc::c_long; 3]) -> i32 {
     let [a, b, c] = args;

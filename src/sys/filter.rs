@@ -115,6 +115,35 @@ pub fn detach(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SO_DETACH_FILTER, &0_i32)
 }
 
+/// Whether the socket's filter, or that it has none, is not to be changed (SO_LOCK_FILTER).
+pub fn is_locked(socket: BorrowedFd<'_>) -> bool {
+    number(socket, libc::SO_LOCK_FILTER).is_some_and(|n| n != 0)
+}
+
+/// Whether it is one of MPTCP (RFC 8684), which has the address of a TCP socket, but takes no
+/// filter. Go programs open such since Go 1.24.
+pub fn is_mptcp(socket: BorrowedFd<'_>) -> bool {
+    number(socket, libc::SO_PROTOCOL) == Some(libc::IPPROTO_MPTCP)
+}
+
+/// An option of the socket that is a number.
+fn number(socket: BorrowedFd<'_>, option: i32) -> Option<i32> {
+    let mut value = 0_i32;
+    let mut length = std::mem::size_of::<i32>() as libc::socklen_t;
+    let place = std::ptr::from_mut(&mut value).cast::<libc::c_void>();
+    // SAFETY: getsockopt(2) writes at most `length` bytes, an int, to an int.
+    let r = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            place,
+            &mut length,
+        )
+    };
+    (r == 0).then_some(value)
+}
+
 /// What is attached to this socket.
 ///
 /// # Errors

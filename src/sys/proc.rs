@@ -353,12 +353,13 @@ pub fn some_socket_inodes(pid: i32, most: usize, inodes: &mut Vec<u64>) {
 /// The sockets that a process holds open: descriptor and inode. As [`socket_inodes`].
 ///
 /// # Errors
-/// EACCES, when it may not be looked at: that needs CAP_SYS_PTRACE. None when it is gone.
+/// EACCES, when it may not be looked at: that needs CAP_SYS_PTRACE; EMFILE and the like, when
+/// superd cannot. None when it is gone.
 pub fn sockets(pid: i32) -> io::Result<Vec<(i32, u64)>> {
     let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
-        Err(_) => return Ok(Vec::new()),
+        Err(e) if is_gone(&e) => return Ok(Vec::new()),
+        Err(e) => return Err(e),
     };
     let mut found = Vec::new();
     for entry in entries.take(65_536).filter_map(Result::ok) {
@@ -372,6 +373,11 @@ pub fn sockets(pid: i32) -> io::Result<Vec<(i32, u64)>> {
         found.extend(fd.zip(inode));
     }
     Ok(found)
+}
+
+/// The process has ended: its directory is not there, or nothing is in it any more.
+fn is_gone(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// `socket:[12345]`
@@ -454,15 +460,23 @@ pub(super) fn connection_state(state: u8) -> Option<bool> {
 
 /// Calls `f` for each TCP connection to these ports in the network namespace that `pid` (or
 /// `self`) lives in. Connections that are not accepted yet are among them.
-pub fn connections(pid: &str, ports: &RangeInclusive<u16>, f: &mut dyn FnMut(Connection)) {
+///
+/// # Errors
+/// It cannot be told now, for want of descriptors or memory, or since that process is gone.
+/// `f` may have been called then for some.
+pub fn connections(
+    pid: &str,
+    ports: &RangeInclusive<u16>,
+    f: &mut dyn FnMut(Connection),
+) -> io::Result<()> {
     if pid == "self" {
         let mut found = Vec::new();
         if super::sock_diag::connections(ports, &mut found).is_ok() {
             found.into_iter().for_each(f);
-            return;
+            return Ok(());
         }
     }
-    read_connections(pid, ports, f);
+    read_connections(pid, ports, f)
 }
 
 /// The same from /proc/net.
@@ -470,14 +484,15 @@ pub(super) fn read_connections(
     pid: &str,
     ports: &RangeInclusive<u16>,
     f: &mut dyn FnMut(Connection),
-) {
+) -> io::Result<()> {
     for file in ["tcp", "tcp6"] {
         each_line(&format!("/proc/{pid}/net/{file}"), |line| {
             if let Some(c) = parse_connection(line).filter(|c| ports.contains(&c.local.port())) {
                 f(c);
             }
-        });
+        })?;
     }
+    Ok(())
 }
 
 fn parse_connection(line: &[u8]) -> Option<Connection> {
@@ -521,9 +536,10 @@ fn parse_address(text: &[u8]) -> Option<SocketAddr> {
 /// Adds inode and path of the unix stream sockets that take connections, in the network
 /// namespace that `pid` lives in (proc_pid_net(5)).
 pub fn unix_listeners(pid: &str, found: &mut Vec<(u64, String)>) {
-    each_line(&format!("/proc/{pid}/net/unix"), |line| {
+    let read = each_line(&format!("/proc/{pid}/net/unix"), |line| {
         found.extend(parse_unix_listener(line));
     });
+    read.ok(); // they are told, and nothing else
 }
 
 /// `0000000000000000: 00000002 00000000 00010000 0001 01 12345 /run/x.sock`; the flag is
@@ -564,27 +580,36 @@ pub fn parse_listener(transport: Transport, line: &[u8]) -> Option<Listener> {
 }
 
 /// Adds the listening sockets of the network namespace that `pid` (or `self`) lives in.
-pub fn listeners(pid: &str, found: &mut Vec<Listener>) {
+///
+/// # Errors
+/// As [`connections`]; what was found until then was added.
+pub fn listeners(pid: &str, found: &mut Vec<Listener>) -> io::Result<()> {
     let before = found.len();
     if pid == "self" && super::sock_diag::listeners(found).is_ok() {
-        return;
+        return Ok(());
     }
     found.truncate(before);
-    read_listeners(pid, found);
+    read_listeners(pid, found)
 }
 
 /// The TCP sockets that listen on these ports in superd's network namespace: address and inode.
-pub fn listening(ports: &RangeInclusive<u16>) -> Vec<(SocketAddr, u64)> {
+///
+/// # Errors
+/// As [`connections`].
+pub fn listening(ports: &RangeInclusive<u16>) -> io::Result<Vec<(SocketAddr, u64)>> {
     let mut found = Vec::new();
     if super::sock_diag::listening(ports, &mut found).is_err() {
         found.clear();
-        read_listening(ports, &mut found);
+        read_listening(ports, &mut found)?;
     }
-    found
+    Ok(found)
 }
 
 /// The same from /proc/net.
-fn read_listening(ports: &RangeInclusive<u16>, found: &mut Vec<(SocketAddr, u64)>) {
+fn read_listening(
+    ports: &RangeInclusive<u16>,
+    found: &mut Vec<(SocketAddr, u64)>,
+) -> io::Result<()> {
     for file in ["tcp", "tcp6"] {
         each_line(&format!("/proc/self/net/{file}"), |line| {
             let mut fields = line
@@ -595,12 +620,13 @@ fn read_listening(ports: &RangeInclusive<u16>, found: &mut Vec<(SocketAddr, u64)
             if let Some(listener) = parse_listener(Transport::Tcp, line) {
                 found.extend(local.map(|at| (at, listener.inode)));
             }
-        });
+        })?;
     }
+    Ok(())
 }
 
-/// The same from /proc/net. A line longer than any kernel writes ends the reading.
-pub(super) fn read_listeners(pid: &str, found: &mut Vec<Listener>) {
+/// The same from /proc/net.
+pub(super) fn read_listeners(pid: &str, found: &mut Vec<Listener>) -> io::Result<()> {
     for (file, transport) in [
         ("tcp", Transport::Tcp),
         ("tcp6", Transport::Tcp),
@@ -609,23 +635,27 @@ pub(super) fn read_listeners(pid: &str, found: &mut Vec<Listener>) {
     ] {
         each_line(&format!("/proc/{pid}/net/{file}"), |line| {
             found.extend(parse_listener(transport, line));
-        });
+        })?;
     }
+    Ok(())
 }
 
-/// Reads a file line by line; none if it is not there (a kernel without IPv6).
-fn each_line(path: &str, mut f: impl FnMut(&[u8])) {
-    let Ok(file) = fs::File::open(path) else {
-        return;
+/// Reads a file line by line; none if it is not there (a kernel without IPv6). A line longer
+/// than any kernel writes ends the reading.
+fn each_line(path: &str, mut f: impl FnMut(&[u8])) -> io::Result<()> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
     };
     let mut reader = io::BufReader::with_capacity(16 * 1024, file);
     let mut line = Vec::with_capacity(256);
     loop {
         line.clear();
         let mut capped = io::Read::take(&mut reader, 1024);
-        match capped.read_until(b'\n', &mut line) {
-            Ok(n) if n > 0 && line.ends_with(b"\n") => f(&line),
-            _ => break,
+        match capped.read_until(b'\n', &mut line)? {
+            n if n > 0 && line.ends_with(b"\n") => f(&line),
+            _ => return Ok(()),
         }
     }
 }
@@ -783,9 +813,9 @@ mod tests {
             let at = listener.local_addr().unwrap();
             let (inode, _) = crate::sys::filter::identity(listener.as_fd()).unwrap();
             let ports = at.port()..=at.port();
-            assert!(listening(&ports).contains(&(at, inode)));
+            assert!(listening(&ports).unwrap().contains(&(at, inode)));
             let mut read = Vec::new();
-            read_listening(&ports, &mut read);
+            read_listening(&ports, &mut read).unwrap();
             assert!(read.contains(&(at, inode)));
         }
     }
@@ -830,13 +860,13 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         let (mut inodes, mut found) = (Vec::new(), Vec::new());
         socket_inodes(nix::unistd::getpid().as_raw(), &mut inodes);
-        listeners("self", &mut found);
+        listeners("self", &mut found).unwrap();
         let ours = found.iter().find(|l| l.port == port).unwrap();
         assert_eq!(ours.transport, Transport::Tcp);
         assert!(inodes.contains(&ours.inode));
         drop(socket);
         let mut after = Vec::new();
-        listeners("self", &mut after);
+        listeners("self", &mut after).unwrap();
         assert!(!after.iter().any(|l| l.inode == ours.inode));
     }
 

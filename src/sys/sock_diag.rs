@@ -261,7 +261,7 @@ mod tests {
         assert!(has(Transport::Udp, udp.local_addr().unwrap().port()));
         assert!(!has(Transport::Tcp, open.local_addr().unwrap().port()));
         let mut by_proc = Vec::new();
-        super::super::proc::read_listeners("self", &mut by_proc);
+        super::super::proc::read_listeners("self", &mut by_proc).unwrap();
         let own = |l: &&Listener| {
             l.port == tcp.local_addr().unwrap().port() && l.transport == Transport::Tcp
         };
@@ -288,7 +288,7 @@ mod tests {
             all
         };
         let mut by_proc = Vec::new();
-        read_connections("self", &range, &mut |c| by_proc.push(c));
+        read_connections("self", &range, &mut |c| by_proc.push(c)).unwrap();
         let by_proc = sorted(by_proc);
         assert_eq!(by_proc.len(), 2, "{by_proc:?}");
         assert_eq!(
@@ -302,7 +302,7 @@ mod tests {
         }
         drop(accepted);
         let mut left = 0;
-        read_connections("self", &range, &mut |_| left += 1);
+        read_connections("self", &range, &mut |_| left += 1).unwrap();
         assert_eq!(left, 1, "what the server has closed is not open");
     }
 

@@ -15,49 +15,53 @@ use serde_json::json;
 
 use crate::support::*;
 
-const PAGES: &str = r#"
+pub const PAGES: &str = r#"
     [service.pages]
     command = [$TWIN:pages, "pages", "--listen", "$HOST:8080", "--also", "$HOST:8081"]
     stop = [{ drain = "10m" }, { signal = "TERM", wait = "10m" }]
 "#;
 
 /// A client with a connection that stays open.
-struct Client(BufReader<TcpStream>);
+pub struct Client(pub BufReader<TcpStream>);
 
 impl Client {
-    fn connect(at: &str) -> Client {
+    pub fn connect(at: &str) -> Client {
         let stream = wait_for("it takes connections", || TcpStream::connect(at).ok());
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         Client(BufReader::new(stream))
     }
 
     /// One whose request the server has begun with.
-    fn begin(at: &str) -> Client {
+    pub fn begin(at: &str) -> Client {
         let mut client = Client::connect(at);
         assert_eq!(client.ask("begin"), "begun");
         client
     }
 
-    fn say(&mut self, line: &str) {
+    pub fn say(&mut self, line: &str) {
         let line = format!("{line}\n");
         self.0.get_mut().write_all(line.as_bytes()).unwrap();
     }
 
-    fn ask(&mut self, line: &str) -> String {
+    pub fn ask(&mut self, line: &str) -> String {
         self.say(line);
+        self.line()
+    }
+
+    pub fn line(&mut self) -> String {
         let mut answer = String::new();
         self.0.read_line(&mut answer).unwrap();
         answer.trim_end().to_owned()
     }
 
     /// The server has hung up, or cut the connection.
-    fn is_cut(&mut self) -> bool {
+    pub fn is_cut(&mut self) -> bool {
         matches!(self.0.read(&mut [0]), Ok(0) | Err(_))
     }
 }
 
 /// Whether a new connection is made within so long. Panics when it is refused.
-fn is_held(at: &str, within: Duration) -> bool {
+pub fn is_held(at: &str, within: Duration) -> bool {
     let at: SocketAddr = at.parse().unwrap();
     match TcpStream::connect_timeout(&at, within) {
         Ok(_) => false,
@@ -66,19 +70,19 @@ fn is_held(at: &str, within: Duration) -> bool {
     }
 }
 
-const SHORT: Duration = Duration::from_millis(100);
+pub const SHORT: Duration = Duration::from_millis(100);
 
-fn stop(s: &Superd) -> Child {
+pub fn stop(s: &Superd) -> Child {
     let mut command = s.ctl_command(&["stop", "pages"]);
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }
 
-fn connections(s: &Superd) -> Option<u64> {
+pub fn connections(s: &Superd) -> Option<u64> {
     s.status("pages")["connections"].as_u64()
 }
 
-fn wait_connections(s: &Superd, n: u64) {
+pub fn wait_connections(s: &Superd, n: u64) {
     wait_until(&format!("{n} connections"), || connections(s) == Some(n));
 }
 
@@ -96,7 +100,7 @@ pub fn can_drain(name: &str) -> bool {
     can
 }
 
-fn start(name: &str, flavour: Flavour, toml: &str) -> Option<(Superd, String)> {
+pub fn start(name: &str, flavour: Flavour, toml: &str) -> Option<(Superd, String)> {
     if !can_drain(name) {
         return None;
     }
@@ -183,7 +187,7 @@ in_both_flavours! {
 }
 
 /// The twin's connections come and go with a client, so whether a new one is let in is tried.
-fn wait_let_in(at: &str) {
+pub fn wait_let_in(at: &str) {
     wait_until("new connections are let in", || {
         Client::connect(at).ask("begin") == "begun"
     });
@@ -537,34 +541,9 @@ fn a_socket_that_cannot_be_opened_is_told_and_tried_again() {
     s.end();
 }
 
-/// Makes a system call fail with ENOSYS in this process and all that it starts (seccomp(2)).
-fn forbid(call: libc::c_long) -> std::io::Result<()> {
-    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // Load the number of the call; is it this one? Fail, else allow.
-    let mut ops = [
-        op(0x20, 0, 0, 0),
-        op(0x15, 0, 1, call as u32),
-        op(0x06, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
-        op(0x06, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog {
-        len: ops.len() as u16,
-        filter: ops.as_mut_ptr(),
-    };
-    // SAFETY: prctl(2) with numbers, and with a program that lives until it returns.
-    let r = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
-    };
-    match r {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
-    }
-}
-
-/// A superd that is hindered like that before it begins: its drains are skipped with one line,
+/// A superd that is hindered before it begins: its drains are skipped with one line,
 /// the stop goes on, and doctor has said so before.
-fn hindered(
+pub fn hindered(
     toml: &str,
     hinder: impl Fn() -> std::io::Result<()> + Send + Sync + 'static,
     why: &str,
@@ -596,17 +575,6 @@ fn hindered(
 }
 
 #[test]
-fn without_pidfd_getfd_it_is_skipped_and_doctor_says_so() {
-    let why = "the kernel has no pidfd_getfd (Linux 5.6), or superd may not use it";
-    let s = hindered(PAGES, || forbid(libc::SYS_pidfd_getfd), why);
-    let doctor = s.ok(&["doctor"]);
-    let line = format!("no  drain  {why}: steps that drain are skipped");
-    let words = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(doctor.lines().any(|l| words(l) == words(&line)), "{doctor}");
-    s.end();
-}
-
-#[test]
 fn without_the_privilege_to_look_at_others_it_is_skipped() {
     let name = "drains::without_the_privilege_to_look_at_others_it_is_skipped";
     if !root_or_skip(name) {
@@ -628,7 +596,7 @@ fn without_the_privilege_to_look_at_others_it_is_skipped() {
 }
 
 /// A client that sends something, and whether it comes back.
-fn is_answered(socket: &UdpSocket, first: u8, version: u32) -> bool {
+pub fn is_answered(socket: &UdpSocket, first: u8, version: u32) -> bool {
     let mut bytes = vec![first];
     bytes.extend(version.to_be_bytes());
     bytes.resize(1200, 0);
@@ -692,7 +660,7 @@ fn ports_are_closed_when_the_service_has_closed_them() {
 }
 
 /// Nanoseconds of processor time that superd, one thread, has used.
-fn used(pid: i32) -> u64 {
+pub fn used(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
     text.split(' ').next().unwrap().parse().unwrap()
 }

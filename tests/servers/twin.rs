@@ -59,7 +59,7 @@ victims:
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
   flood [--bytes N]    lines N     chat BYTES-PER-SECOND     close-stdout    exec-other   bind --listen WHERE   echo --listen WHERE
   fork-bomb N          hop N [--every-us US]   show    pause
-  pages --listen WHERE[,WHERE] [--also WHERE] [--udp WHERE]
+  pages --listen WHERE[,WHERE] [--also WHERE] [--udp WHERE] [--mptcp] [--filter own|locked|lock]
                        cuts what is open when it gets TERM
   godump [--stay] [--listen WHERE]   TERM does nothing, QUIT prints goroutines as Go does
   eat MIB --gate FILE  waits for the file, then uses so much memory

@@ -8,6 +8,7 @@ use super::{Mode, Reactor};
 use crate::config::faults::{self};
 use crate::config::model::{Config, Daemon};
 use crate::daemon::clients::{Access, Clients};
+use crate::daemon::registry::Delta;
 use crate::daemon::rundir::plain;
 use crate::daemon::signals;
 use crate::machine::event::Event;
@@ -42,6 +43,7 @@ impl Reactor {
 
     fn reload_from(&mut self, path: &Path, by: &Origin) -> Result<String, String> {
         let config = crate::config::load(path)
+            .and_then(|config| self.with_asked(config))
             .map_err(|problems| format!("configuration not reloaded:\n{problems}"))?;
         // Of what was just started perhaps only that was written down. The next superd would
         // take it for what the file says now.
@@ -71,6 +73,18 @@ impl Reactor {
             }
         }
         self.put_in_force(&daemon);
+        self.put_services(delta, by);
+        for event in std::mem::take(&mut self.resumed) {
+            self.feed(event);
+        }
+        format!(
+            "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
+            changed - new
+        )
+    }
+
+    /// Tells the journal and the machine.
+    pub(in crate::daemon) fn put_services(&mut self, delta: Delta, by: Origin) {
         if let Some(journal) = &mut self.journal {
             let ids = delta.changed.iter().map(|(id, ..)| *id);
             ids.for_each(|id| journal.redefine(id));
@@ -80,13 +94,6 @@ impl Reactor {
             gone: delta.gone,
             by,
         });
-        for event in std::mem::take(&mut self.resumed) {
-            self.feed(event);
-        }
-        format!(
-            "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
-            changed - new
-        )
     }
 
     /// What concerns superd itself, but for the log.
