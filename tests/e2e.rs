@@ -61,10 +61,10 @@ mod starts;
 mod stops;
 #[path = "e2e/successors.rs"]
 mod successors;
-#[path = "e2e/timers.rs"]
-mod timers;
 #[path = "e2e/templates.rs"]
 mod templates;
+#[path = "e2e/timers.rs"]
+mod timers;
 #[path = "e2e/trees.rs"]
 mod trees;
 #[path = "e2e/upgrades.rs"]

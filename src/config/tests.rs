@@ -14,6 +14,7 @@ use crate::machine::outlook::Then;
 use crate::machine::ready::{Question, Ready, Sign};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Action, CrashLoop, Oneshot, Policy, Reload, To, Until};
+use crate::machine::timer::Timer;
 
 const MAIN: &str = "/etc/superd/superd.toml";
 
@@ -1310,10 +1311,12 @@ fn what_is_commented_out_in_the_reference_is_right_and_is_the_default() {
 
 #[test]
 fn every_is_for_oneshots() {
-    let every = |keys: &str| service(keys).policy.every;
+    let every = |keys: &str| service(keys).policy.timer;
     assert_eq!(every("type = \"oneshot\""), None);
-    let six = Some(Duration::from_secs(6 * 3600));
+    let six = Some(Timer::Every(Duration::from_secs(6 * 3600)));
     assert_eq!(every("type = \"oneshot\"\nevery = \"6h\""), six);
+    let at = Some(Timer::At(12_600));
+    assert_eq!(every("type = \"oneshot\"\nat = \"03:30\""), at);
     for (keys, said) in [
         (
             "every = \"6h\"",
@@ -1322,6 +1325,22 @@ fn every_is_for_oneshots() {
         (
             "every = \"999ms\"",
             "3:9: service \"x\": `every` must be at least 1s",
+        ),
+        (
+            "at = \"03:30\"",
+            "3:6: service \"x\": `at` goes with type = \"oneshot\"",
+        ),
+        (
+            "at = \"3:30\"",
+            "3:6: service \"x\": `at`: `3:30` is not a time of day: write 00:00 to 23:59, or with seconds 03:30:15",
+        ),
+        (
+            "at = 330",
+            "3:6: service \"x\": `at` must be a string, not a whole number: write \"330\"",
+        ),
+        (
+            "at = \"03:30\"\nevery = \"1h\"\ntype = \"oneshot\"",
+            "4:9: service \"x\": `every` or `at`, not both",
         ),
     ] {
         assert_eq!(bad_service(keys), said, "{keys}");

@@ -7,7 +7,9 @@ use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
-use crate::machine::report::{wait_over, waiting_for, EndReport, Happening, Origin, Verdict};
+use crate::machine::report::{
+    left_out, wait_over, waiting_for, EndReport, Happening, Origin, Verdict,
+};
 use crate::machine::time::{Span, Tick};
 
 /// Ends of instances kept per service; they are what `why` is asked for.
@@ -185,6 +187,7 @@ fn weight(what: &Happening) -> usize {
         }
         Happening::Starting { .. }
         | Happening::Done { .. }
+        | Happening::LeftOut { .. }
         | Happening::Healthy { .. }
         | Happening::Up { .. }
         | Happening::Adopted { .. }
@@ -312,6 +315,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             }
         },
         Happening::Done { .. } => (Notice, "done".to_owned()),
+        Happening::LeftOut { ran, .. } => (Warn, left_out(*ran)),
         Happening::Unhealthy {
             failures, of, why, ..
         } => {

@@ -167,6 +167,8 @@ impl Reactor {
             Effect::LookOut(service, wait_for) => {
                 self.world.look_out(service, wait_for, self.poll.registry());
             }
+            Effect::WatchClock(wanted) => self.watch_clock(wanted),
+            Effect::ReadClock => self.read_clock(),
             Effect::Release(service, instance) => {
                 self.drains.forget(service, instance);
                 self.trees.release(service, instance);

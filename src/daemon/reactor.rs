@@ -37,6 +37,7 @@ use super::adopt::AdoptedCommand;
 use super::announce::Announcer;
 use super::checkers::Checkers;
 use super::clients::{ClientEvent, Clients, Stream};
+use super::clock::Clocks;
 use super::crashes::Crashes;
 use super::drain::Drains;
 use super::history::History;
@@ -162,6 +163,7 @@ pub struct Reactor {
     pub(super) drains: Drains,
     pub(super) sockets: Sockets,
     pub(super) world: World,
+    pub(super) clocks: Clocks,
     pub(super) history: History,
     pub(super) crashes: Crashes,
     /// From the file of known faults, as it was when it could be read last.
@@ -275,6 +277,7 @@ impl Reactor {
             drains: Drains::default(),
             sockets: Sockets::default(),
             world: World::default(),
+            clocks: Clocks::default(),
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),
@@ -341,6 +344,7 @@ impl Reactor {
             self.hear_notices();
         }
         self.hear_actions();
+        self.heed_clock();
         self.expire();
         self.perform();
         self.remember_soon();
@@ -431,6 +435,7 @@ impl Reactor {
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(index)) => ends.push(index),
                 Some(Source::World(_)) => self.world.ready(),
+                Some(Source::Clock) => self.clocks.ready(),
                 Some(Source::Checker(n)) => talk.push(ServiceId(n)),
                 Some(Source::Other(0)) => run_dir = true,
                 Some(Source::Other(n)) => lines.push(ServiceId(n - 1)),

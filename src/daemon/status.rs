@@ -41,14 +41,15 @@ pub fn status(
         last_exit: last_exit(service),
         retry_ms: match &service.state {
             State::Backoff { until, .. } => Some(ms(*until - now)),
-            State::Down(_) => service.timer_due().map(|at| ms(at - now)),
-            State::Waiting
+            State::Down(_)
+            | State::Waiting
             | State::Starting(_)
             | State::Up(_)
             | State::Stopping(..)
             | State::Killing(..)
             | State::Sweeping(_) => None,
         },
+        next_run_ms: service.next_run().map(|at| ms(at - now)),
         waiting_on: names(is_waiting, || machine.waits_for(id)),
         unwanted: names(is_waiting, || machine.unwanted(id)),
         stop: stop_status(service, now),
@@ -139,6 +140,7 @@ fn state_word(state: &State) -> &'static str {
         State::Down(Rest::Stopped | Rest::Finished) => "down",
         State::Down(Rest::Failed(_)) => "failed",
         State::Down(Rest::Done) => "done",
+        State::Down(Rest::Scheduled) => "scheduled",
         State::Waiting => "waiting",
         State::Starting(_) => "starting",
         State::Up(_) => "up",

@@ -22,8 +22,9 @@ use super::service::Want;
 use super::signal::Signal;
 use super::spec::{Action, Oneshot, Policy, Reload, Spec, Until};
 use super::testing::spec;
+use super::timer::Timer;
 
-const EVENTS: [&str; 38] = [
+const EVENTS: [&str; 39] = [
     "start",
     "stop",
     "stop-now",
@@ -58,6 +59,7 @@ const EVENTS: [&str; 38] = [
     "action-ended",
     "connections",
     "output",
+    "clock",
     "orphan",
     "world-there",
     "world-lacks",
@@ -75,7 +77,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 
 # down up: it has failed and its policy is never
 drain -> down up: reply refused
@@ -87,7 +89,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 
 # waiting up: it requires b, which is down
 drain -> waiting up: reply refused
@@ -99,7 +101,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 
 # looking up: nothing but the world lets it wait, and something there is missing
 drain -> waiting up: reply refused
@@ -112,7 +114,7 @@ gone -> none none: look away a, forget a
 shutdown, shutdown-now -> down up: look away a, finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, world-lacks -> -
 world-there -> starting up: spawn a1, look away a
 timeout -> backoff up: look away a
 
@@ -130,7 +132,7 @@ exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -147,7 +149,7 @@ execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 main -> starting up 8:
 
 # unready up: executing, and waited for until it says READY=1
@@ -163,7 +165,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 ready -> up up:
 timeout -> stopping up: look notify a1
 main -> starting up 8:
@@ -179,21 +181,35 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 
 # timed up: a oneshot that has ended with success, and is run again by its timer
 drain -> down up: reply refused
 undrain -> down up: reply already
-start -> down up: reply already
-restart, restart-now, program -> starting up: spawn a2
+start, restart, restart-now, program -> starting up: spawn a2
 stop, stop-now -> down down: reply done
 reload, hup, winch -> down up: reply refused
 gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 timeout -> starting up: spawn a2
+
+# scheduled up: a oneshot with a time of day, which has not come yet, in an hour
+drain -> down up: reply refused
+undrain -> down up: reply already
+start, restart, restart-now -> starting up: spawn a1
+program, policy -> down up: read the clock
+stop, stop-now -> down down: reply done
+reload, hup, winch -> down up: reply refused
+gone -> none none: watch no clock, forget a
+shutdown, shutdown-now -> down up: finish
+client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-there, world-lacks -> -
+timeout -> down up: read the clock
+clock -> starting up: spawn a1
 
 # starting down: a stop came before the fork
 drain -> starting down: reply refused
@@ -209,7 +225,7 @@ exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 main -> -
 
 # up up
@@ -226,7 +242,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 main -> up up 8:
 
 # drained up: new connections are held back, outside of a stop
@@ -243,7 +259,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: end action a1, let go a1, release a1, spawn a2
 exited-left -> sweeping up: end action a1, TERM to tree of a1
 exited-unsure -> sweeping up: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
 main -> up up 8:
 
 # watched up: it has a watchdog
@@ -260,7 +276,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 timeout -> stopping up: look notify a1
 main -> up up 8:
 
@@ -279,7 +295,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -295,7 +311,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -312,7 +328,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 main -> stopping up 8:
 
 # draining down: new connections are held back, in the first step of a stop
@@ -328,7 +344,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: end action a1, let go a1, look ports a1
 exited-left -> sweeping down: end action a1, TERM to tree of a1
 exited-unsure -> sweeping down: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 main -> stopping down 8:
 
 # killing down
@@ -340,7 +356,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -354,7 +370,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -366,7 +382,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, clock, world-there, world-lacks -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -378,7 +394,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, clock, world-there, world-lacks -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -392,7 +408,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
 ";
 
 fn plain() -> Spec {
@@ -479,7 +495,7 @@ fn reach(heading: &str) -> Rig {
         "timed up" => after(
             Rig::new(vec![Spec {
                 oneshot: Some(Oneshot::Remains),
-                every: Some(ms(3_600_000)),
+                timer: Some(Timer::Every(ms(3_600_000))),
                 ready: Some(Rc::new(Ready {
                     sign: Sign::Exit,
                     within: None,
@@ -488,6 +504,21 @@ fn reach(heading: &str) -> Rig {
             }]),
             |r| r.exits(A, Exit::Code(0), 0),
         ),
+        "scheduled up" => {
+            let mut rig = Rig::bare();
+            rig.wall = Some(0);
+            rig.configure(vec![Spec {
+                oneshot: Some(Oneshot::Remains),
+                timer: Some(Timer::At(3_601)),
+                ready: Some(Rc::new(Ready {
+                    sign: Sign::Exit,
+                    within: None,
+                })),
+                ..plain()
+            }]);
+            rig.wall = None;
+            rig
+        }
         "starting down" => after(ordered(), |r| {
             r.ask(A, Verb::Stop);
         }),
@@ -614,6 +645,10 @@ fn happen(rig: &mut Rig, event: &str) {
         "action-ended" => Event::ActionEnded(A, i, ActionId(99), Outcome::Done),
         "connections" => Event::Connections(A, i, 7),
         "output" => Event::OutputMatched(A, i),
+        "clock" => {
+            let slept = rig.now.0 + 3_600_000_000_000;
+            rig.clock(slept as i64, slept)
+        }
         "orphan" => Event::OrphanReaped,
         "world-there" => Event::World(A, Vec::new()),
         "world-lacks" => Event::World(A, vec![Condition::Synced]),
@@ -676,6 +711,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 22 * EVENTS.len());
+    assert_eq!(cells, 23 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

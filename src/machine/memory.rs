@@ -18,6 +18,7 @@ use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State,
 use super::spec::{Schedule, Spec};
 use super::stop::{Order, Scene};
 use super::time::Tick;
+use super::timer::Covered;
 
 /// No duration of a sound memory is longer.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -46,6 +47,9 @@ pub struct Memory {
     /// When its timer runs it next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     due: Option<Tick>,
+    /// What is done with, of the times of day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    covered: Option<Covered>,
 }
 
 /// A start that is about to be carried out: all that is written down before it, because
@@ -59,6 +63,9 @@ pub struct Begun {
     /// When its timer runs it next; an earlier superd said nothing of that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     due: Option<Tick>,
+    /// As in a [`Memory`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    covered: Option<Covered>,
 }
 
 impl Begun {
@@ -84,6 +91,7 @@ impl Begun {
             by: service.start_by.clone(),
             restarts: service.restarts,
             due: service.due,
+            covered: service.covered,
         })
     }
 }
@@ -104,9 +112,11 @@ impl Memory {
             by,
             restarts,
             due,
+            covered,
         } = begun;
         self.restarts = restarts;
         self.due = due;
+        self.covered = covered;
         self.want = Want::Up;
         self.state = State::Starting(Run::new(instance, at));
         self.since = at;
@@ -137,6 +147,7 @@ impl Memory {
             reload: service.reload.clone(),
             looks_out: service.outlook.as_ref().map(|o| o.since),
             due: service.due,
+            covered: service.covered,
         }
     }
 
@@ -161,6 +172,7 @@ impl Memory {
             reload: None,
             looks_out: None,
             due: None,
+            covered: None,
         }
     }
 
@@ -248,7 +260,7 @@ impl Memory {
             && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
             && spec.health.as_ref().is_none_or(|h| h.is_sound(LONGEST))
             && spec.watchdog.is_none_or(|d| d <= LONGEST)
-            && spec.every.is_none_or(|d| d <= LONGEST)
+            && spec.timer.is_none_or(|t| t.is_sound())
             && spec
                 .wait_for
                 .as_ref()
@@ -303,7 +315,9 @@ impl Service {
         self.last = memory.last;
         self.says = memory.says;
         self.reload = memory.reload;
-        self.due = memory.due;
+        // When a time of day comes, the clock will say.
+        self.due = memory.due.filter(|_| !self.is_of_day());
+        self.covered = memory.covered;
         let is_waiting = matches!(self.state, State::Waiting);
         self.outlook = memory
             .looks_out

@@ -34,5 +34,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod time;
-mod timer;
+pub mod timer;
 pub mod upgrade;
+pub mod zone;

@@ -7,7 +7,7 @@
 //! |---------------|-----------|-----------|-----------|------------------------|-----------------------|-----------|------------------------------|------------------|
 //! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | Down, due⁵       |
 //! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | time is up       |
-//! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered          | -                |
+//! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered          | late run is said⁵ |
 //! | Up            | -         | Stopping  | Killing   | -                      | -                     | Sweeping² | STOPPING remembered          | -                |
 //! | Stopping      | -         | absorbed  | Killing   | -                      | remembered            | Sweeping² | step goes on or ends         | step ends        |
 //! | Killing       | -         | absorbed  | absorbed  | -                      | remembered            | Sweeping² | -                            | KILL again       |
@@ -40,7 +40,8 @@
 //!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
-//! ⁵ a oneshot with `every` is as if it had never run, and what follows is as for ⁴ (`timer`).
+//! ⁵ a oneshot with `every` or `at` is as if it had never run, and what follows is as for ⁴; where
+//!   it still runs, that is said, and nothing else follows (`timer`).
 //!
 //! What was seen of a stuck process (`Looked`) is remembered in Stopping, Killing and
 //! Sweeping, for the report.
@@ -69,6 +70,7 @@ use super::restart::{How, Next, Record, Rng};
 use super::spec::{Drain, Reload, Schedule, Spec, To};
 use super::stop::{Course, Order, Scene, Stop};
 use super::time::{Span, Tick};
+use super::timer::{Clock, Covered};
 
 /// The pause before a KILL that had no effect is sent again; doubles each time.
 pub const KILL_AGAIN: Duration = Duration::from_secs(1);
@@ -116,6 +118,8 @@ pub enum Rest {
     Finished,
     /// A oneshot that ended with success: what requires it may run.
     Done,
+    /// A oneshot whose time of day has not come yet.
+    Scheduled,
     /// It failed and its policy is not to start it again.
     Failed(String),
 }
@@ -151,6 +155,9 @@ pub struct Run {
     /// New connections are held back because there are too many.
     #[serde(default)]
     pub limited: bool,
+    /// It was said that the next run is left out because this one takes so long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
     /// New connections have been held back at some time, by this superd or, perhaps, an earlier one. Never taken
     /// back: a superd that is killed while it lets go leaves that to the next.
     #[serde(default)]
@@ -183,6 +190,7 @@ impl Run {
             adopted: false,
             drain: None,
             limited: false,
+            overdue: false,
             filtered: false,
         }
     }
@@ -446,6 +454,10 @@ pub struct Service {
     pub reload: Option<ReloadRun>,
     /// When its timer runs it next.
     pub due: Option<Tick>,
+    /// What is done with, of a timer by the wall clock.
+    pub covered: Option<Covered>,
+    /// That clock, as it was read last.
+    pub clock: Option<Rc<Clock>>,
     /// While it waits for the world: what is known of that.
     pub outlook: Option<Outlook>,
     /// The watch over its health, while it is up.
@@ -477,6 +489,8 @@ impl Service {
             says: String::new(),
             reload: None,
             due: None,
+            covered: None,
+            clock: None,
             outlook: None,
             watch: None,
             waiters: Vec::new(),
@@ -552,7 +566,10 @@ impl Service {
         match &self.state {
             State::Down(_) => self.timer_due(),
             State::Waiting => self.outlook_until(),
-            State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
+            State::Starting(run) => {
+                let ready = run.awaits.as_ref().and_then(|w| w.next_deadline());
+                ready.into_iter().chain(self.left_out_at()).min()
+            }
             State::Up(_) => {
                 let reload = self.reload.as_ref().map(|r| r.until);
                 let watch = self.watch.as_ref().map(|w| w.next_deadline());
@@ -844,15 +861,16 @@ impl Service {
             }
             (State::Starting(run), Input::Timeout) => {
                 let adopted = run.adopted;
+                self.leave_out(now, cx);
                 self.in_wait(now, cx, |wait, about| wait.timeout(adopted, about))
             }
             (State::Waiting, Input::Timeout) => self.outlook_timeout(now, cx),
-            (State::Down(_), Input::Timeout) => self.timer_timeout(now),
+            (State::Down(_), Input::Timeout) => self.timer_timeout(now, cx),
         }
     }
 
     fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
-        if self.instance == Instance(0) {
+        if self.instance == Instance(0) && !self.is_of_day() {
             // The first start is what the next ones are counted from.
             self.due = None;
         }
@@ -1643,6 +1661,9 @@ impl Service {
         if asked || !self.target {
             // It was made to go (restart, dependency, shutdown); the supervisor starts
             // it again when it is to be up.
+            if self.start_by == Origin::Timer {
+                self.start_by = Origin::Policy; // its timer had this run
+            }
             return self.enter(State::Waiting, now);
         }
         let next = self.record.next(&self.spec.restart, now, ran, how, cx.rng);

@@ -14,6 +14,7 @@ use super::health::Health;
 use super::outlook::WaitFor;
 use super::ready::Ready;
 use super::signal::Signal;
+use super::timer::Timer;
 
 /// A service as the machine sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,8 +35,8 @@ pub struct Spec {
     pub oneshot: Option<Oneshot>,
     /// What of the world has to be there before it starts.
     pub wait_for: Option<Rc<WaitFor>>,
-    /// A oneshot is run again this often.
-    pub every: Option<Duration>,
+    /// A oneshot is run again and again.
+    pub timer: Option<Timer>,
     /// How it becomes ready; none: it is as soon as the program executes.
     pub ready: Option<Rc<Ready>>,
     /// How it is seen whether it is well.

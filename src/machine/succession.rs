@@ -283,6 +283,8 @@ impl World {
             | Effect::Publish(..)
             | Effect::NoteFile(..)
             | Effect::LookOut(..)
+            | Effect::WatchClock(_)
+            | Effect::ReadClock
             | Effect::Finish => {}
             // Of its own accord, and after some time.
             Effect::Probe(s, i, a, _) => {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use superd::machine;
 use superd::machine::event::{
     ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
     Ticket, Verb,
@@ -20,6 +21,7 @@ use superd::machine::signal::Signal;
 use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, To, Until};
 use superd::machine::supervisor::Supervisor;
 use superd::machine::time::Tick;
+use superd::machine::timer::Clock;
 
 use crate::world::{Key, World};
 
@@ -199,6 +201,59 @@ impl Timer {
     }
 }
 
+/// The times of day at which a oneshot is run, by a wall clock in UTC.
+#[derive(Debug)]
+struct Daily {
+    time: i64,
+    /// All that was due is done with until then, in nanoseconds since the boot; none: the clock has
+    /// never been read.
+    covered: Option<u64>,
+    /// And so is this one, when the clock shows it again.
+    last: Option<i64>,
+    /// What had come by then may be left out.
+    excused: u64,
+    /// It was due by the clock as it went at some time, and has not been run.
+    owed: bool,
+}
+
+impl Daily {
+    /// The last such time by now.
+    fn latest(&self, now: Tick, clock: &Clock) -> i64 {
+        let unix = seconds(clock, boot(clock, now));
+        let day = 86_400;
+        (unix - self.time).div_euclid(day) * day + self.time
+    }
+
+    fn is_due_since(&self, from: u64, now: Tick, clock: &Clock) -> bool {
+        let latest = self.latest(now, clock);
+        latest > seconds(clock, from) && Some(latest) != self.last
+    }
+
+    fn is_due(&self, now: Tick, clock: &Clock) -> bool {
+        self.covered
+            .is_some_and(|from| self.is_due_since(from, now, clock))
+    }
+
+    fn cover(&mut self, now: Tick, clock: &Clock) {
+        let from = self.covered.map(|from| seconds(clock, from));
+        let latest = self.latest(now, clock);
+        if from.is_some_and(|from| latest > from) {
+            self.last = Some(latest);
+        }
+        self.covered = Some(boot(clock, now));
+        self.owed = false;
+    }
+}
+
+fn boot(clock: &Clock, now: Tick) -> u64 {
+    clock.boot + (now - clock.at).as_nanos() as u64
+}
+
+/// What the wall clock would have shown then.
+fn seconds(clock: &Clock, boot: u64) -> i64 {
+    (clock.unix + (boot as i64 - clock.boot as i64)).div_euclid(1_000_000_000)
+}
+
 /// A service as its operator sees it.
 #[derive(Debug)]
 pub struct Shadow {
@@ -216,19 +271,26 @@ pub struct Shadow {
     last: Instance,
     live: Option<Live>,
     timer: Option<Timer>,
+    daily: Option<Daily>,
 }
 
 impl Shadow {
     /// A run begins or ends: what was to be run by now is done with.
-    fn cover(&mut self, now: Tick) {
-        if let Some(every) = self.spec.every {
+    fn cover(&mut self, now: Tick, clock: Option<&Clock>) {
+        if let (Some(daily), Some(clock)) = (&mut self.daily, clock) {
+            daily.cover(now, clock);
+        }
+        if let Some(machine::timer::Timer::Every(every)) = self.spec.timer {
             let timer = self.timer.get_or_insert_with(|| Timer::new(now, every));
             timer.covered = timer.over(now);
         }
     }
 
     /// No run, but what counts as one.
-    fn excuse(&mut self, now: Tick) {
+    fn excuse(&mut self, now: Tick, clock: Option<&Clock>) {
+        if let (Some(daily), Some(clock)) = (&mut self.daily, clock) {
+            daily.excused = boot(clock, now);
+        }
         if let Some(timer) = &mut self.timer {
             timer.excused = timer.over(now);
         }
@@ -246,6 +308,10 @@ pub struct Judge {
     pub line: Vec<ServiceId>,
     /// Those that are up, and not about to go: to start one of them changes nothing.
     pub up: BTreeSet<ServiceId>,
+    /// Those that are down until their timers start them.
+    pub timed: BTreeSet<ServiceId>,
+    /// As it was read last.
+    clock: Option<Rc<Clock>>,
     asked: Option<(Target, Verb)>,
     /// Restarts asked for in this step that a checker may have to allow.
     undecided: Vec<ServiceId>,
@@ -369,8 +435,11 @@ impl Judge {
                     Target::All => self.line.clone(),
                 };
                 for id in ids {
-                    if *target == Target::One(id) || !self.is_an_alternative(id, *verb) {
-                        self.wish(id, *verb);
+                    match target {
+                        Target::One(_) => self.wish(id, *verb),
+                        Target::All if self.is_an_alternative(id, *verb) => {}
+                        Target::All if self.is_left_to_its_timer(now, id, *verb) => {}
+                        Target::All => self.wish(id, *verb),
                     }
                 }
             }
@@ -463,6 +532,7 @@ impl Judge {
             | Event::Connections(..)
             | Event::World(..)
             | Event::OrphanReaped => {}
+            Event::Clock(clock) => self.set_clock(now, clock),
         }
     }
 
@@ -482,9 +552,31 @@ impl Judge {
             last: Instance(0),
             live: None,
             timer: None,
+            daily: None,
         });
-        if s.spec.every != spec.every {
-            s.timer = spec.every.map(|every| Timer::new(now, every));
+        let is_new = s.timer.is_none() && s.daily.is_none();
+        if s.spec.timer != spec.timer || is_new {
+            s.timer = None;
+            s.daily = None;
+            match spec.timer {
+                None => {}
+                Some(machine::timer::Timer::Every(every)) => {
+                    s.timer = Some(Timer::new(now, every));
+                }
+                Some(machine::timer::Timer::At(time)) => {
+                    let mut daily = Daily {
+                        time: i64::from(time),
+                        covered: None,
+                        last: None,
+                        excused: 0,
+                        owed: false,
+                    };
+                    if let Some(clock) = &self.clock {
+                        daily.cover(now, clock);
+                    }
+                    s.daily = Some(daily);
+                }
+            }
         }
         let watched = |s: &Spec| (s.health.clone(), s.watchdog);
         if watched(&s.spec) != watched(spec) {
@@ -513,6 +605,37 @@ impl Judge {
         let chosen = rivals.iter().any(wanted);
         let rests = |s: &Shadow| s.live.is_none() && (!s.spec.autostart || chosen);
         starts && !rivals.is_empty() && self.services.get(&id).is_some_and(rests)
+    }
+
+    /// A start of everything does not run it, and has its time of day come into force again.
+    fn is_left_to_its_timer(&mut self, now: Tick, id: ServiceId, verb: Verb) -> bool {
+        let starts = matches!(verb, Verb::Start | Verb::Restart | Verb::RestartNow);
+        let Some(s) = self.services.get_mut(&id).filter(|s| !s.gone) else {
+            return false;
+        };
+        if !starts || self.shutdown {
+            return false;
+        }
+        if s.want == Want::Down && s.daily.is_some() && s.live.is_none() {
+            s.want = Want::Up;
+            s.given_up = false;
+            s.cover(now, self.clock.as_deref());
+            return true;
+        }
+        self.timed.contains(&id)
+    }
+
+    /// The wall clock was read: what was due by it as it went before is still owed.
+    fn set_clock(&mut self, now: Tick, clock: &Rc<Clock>) {
+        let before = self.clock.replace(clock.clone());
+        for s in self.services.values_mut() {
+            let Some(daily) = &mut s.daily else { continue };
+            if daily.covered.is_none() {
+                daily.cover(now, clock);
+            }
+            let due = |clock: &Rc<Clock>| daily.is_due(now, clock);
+            daily.owed |= before.iter().any(due) || due(clock);
+        }
     }
 
     fn wish(&mut self, id: ServiceId, verb: Verb) {
@@ -695,10 +818,11 @@ impl Judge {
             Effect::LookOut(s, None) => {
                 self.outlooks.remove(s);
                 if let Some(s) = self.services.get_mut(s) {
-                    s.excuse(now);
+                    s.excuse(now, self.clock.as_deref());
                 }
                 Ok(())
             }
+            Effect::WatchClock(_) | Effect::ReadClock => Ok(()),
             Effect::Release(s, i) => self.release(now, *s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
@@ -803,7 +927,7 @@ impl Judge {
         if s.last == Instance(0) {
             s.timer = None;
         }
-        s.cover(now);
+        s.cover(now, self.clock.as_deref());
         require(s.live.is_none(), "never two", || {
             format!("{instance:?} of {id:?} before the one before was released")
         })?;
@@ -1076,9 +1200,13 @@ impl Judge {
                 // It may have waited in vain for its first start.
                 let first = s.is_some_and(|s| s.last == Instance(0));
                 let timer = s.and_then(|s| s.timer.as_ref());
-                let due = first || timer.is_some_and(|t| t.over(now) > t.covered);
+                let due = match s.and_then(|s| s.daily.as_ref()) {
+                    None => first || timer.is_some_and(|t| t.over(now) > t.covered),
+                    Some(daily) => daily.owed || self.clock.iter().any(|c| daily.is_due(now, c)),
+                };
                 require(due, "what is due is run once", || {
-                    format!("{id:?} at {now:?}: {timer:?}")
+                    let daily = s.and_then(|s| s.daily.as_ref());
+                    format!("{id:?} at {now:?}: {timer:?}, {daily:?}, {:?}", self.clock)
                 })
             }
             Happening::Step { instance, what, .. } if !what.starts_with("KILL to the tree") => {
@@ -1116,7 +1244,7 @@ impl Judge {
                     return broken("services are kept", format!("{id:?}"));
                 };
                 s.given_up = true;
-                s.excuse(now);
+                s.excuse(now, self.clock.as_deref());
                 let never = s.spec.restart.policy != Policy::Always || s.stays;
                 require(never && s.want == Want::Up, "never given up", || {
                     format!("{id:?}")
@@ -1252,7 +1380,7 @@ impl Judge {
         let live = self.services.get_mut(&id).and_then(|s| {
             s.ended_well = s.live.as_ref().is_some_and(|l| l.success);
             s.stays = s.live.as_ref().is_some_and(|l| l.stay);
-            s.cover(now);
+            s.cover(now, self.clock.as_deref());
             s.live.take()
         });
         // A successor that finds it ended holds nothing any more.
@@ -1279,12 +1407,17 @@ impl Judge {
         }
         for (id, s) in &mut self.services {
             let timer = s.timer.as_ref().filter(|_| s.live.is_none());
-            let missed = timer.is_some_and(|t| t.over(now) > t.covered.max(t.excused));
+            let mut missed = timer.is_some_and(|t| t.over(now) > t.covered.max(t.excused));
+            if let (Some(daily), Some(clock), None) = (&mut s.daily, &self.clock, &s.live) {
+                daily.owed |= daily.is_due(now, clock);
+                let from = daily.covered.unwrap_or(0).max(daily.excused);
+                missed |= daily.is_due_since(from, now, clock);
+            }
             if missed && s.want == Want::Up && !s.gone && !self.shutdown {
                 let state = machine.service(*id).map(|s| &s.state);
                 let waits = matches!(state, Some(State::Waiting | State::Backoff { .. }));
                 require(waits, "what is due is not left out", || {
-                    format!("{id:?} at {now:?}: {timer:?}, {state:?}")
+                    format!("{id:?} at {now:?}: {timer:?}, {:?}, {state:?}", s.daily)
                 })?;
             }
             let Some(live) = &mut s.live else { continue };

@@ -1,7 +1,7 @@
 //! Mistakes on purpose: what the machine says is spoilt on its way to the world. Each
 //! must be noticed, or the simulator proves nothing.
 
-use serde_json::Value;
+use serde_json::{json, Value};
 use superd::machine::event::{Effect, Instance};
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
@@ -45,12 +45,16 @@ pub enum Tamper {
 impl Tamper {
     /// What is written down of a service.
     pub fn with_memory(self, written: &mut Value) {
-        let due = written.get_mut("due").filter(|due| !due.is_null());
-        let Some(due) = due else { return };
-        match self {
-            Tamper::DueLost => *due = Value::Null,
-            Tamper::DueAgain => *due = Value::from(1),
-            _ => {}
+        for (key, done_with_nothing) in [
+            ("due", Value::from(1)),
+            ("covered", json!({ "boot": 1, "last": null })),
+        ] {
+            let value = written.get_mut(key).filter(|value| !value.is_null());
+            match (self, value) {
+                (Tamper::DueLost, Some(value)) => *value = Value::Null,
+                (Tamper::DueAgain, Some(value)) => *value = done_with_nothing,
+                _ => {}
+            }
         }
     }
 

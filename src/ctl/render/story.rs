@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::control::reply::{EventLine, LogLine};
-use crate::machine::report::{wait_over, waiting_for, EndReport, Happening, Origin, Verdict};
+use crate::machine::report::{
+    left_out, wait_over, waiting_for, EndReport, Happening, Origin, Verdict,
+};
 use crate::machine::time::Span;
 
 use super::{count, crash, span, Style};
@@ -209,6 +211,7 @@ fn happening(what: &Happening) -> String {
             }
         }
         Happening::Done { .. } => "done".to_owned(),
+        Happening::LeftOut { ran, .. } => left_out(*ran),
         Happening::Unhealthy {
             failures, of, why, ..
         } => format!("health check failed, {failures} of {of}: {why}"),
