@@ -865,6 +865,8 @@ impl Tree {
             unix.retain(|(inode, _)| holders.contains_key(inode));
             found.unix.extend(unix.into_iter().map(|(_, path)| path));
         }
+        // Where not all can be had it is those of low numbers, and not chance.
+        found.listening.sort_unstable_by_key(|r| r.listener);
         found
     }
 
