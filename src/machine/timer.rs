@@ -131,6 +131,8 @@ impl Service {
     pub(super) fn begin_timer(&mut self, now: Tick) {
         self.due = None;
         self.covered = None;
+        // It may not have been watched for a while; it is read with the new definition.
+        self.clock = None;
         self.keep_step(now);
     }
 

@@ -564,17 +564,14 @@ impl Judge {
                     s.timer = Some(Timer::new(now, every));
                 }
                 Some(machine::timer::Timer::At(time)) => {
-                    let mut daily = Daily {
+                    // It begins when the clock is read, in the same turn.
+                    s.daily = Some(Daily {
                         time: i64::from(time),
                         covered: None,
                         last: None,
                         excused: 0,
                         owed: false,
-                    };
-                    if let Some(clock) = &self.clock {
-                        daily.cover(now, clock);
-                    }
-                    s.daily = Some(daily);
+                    });
                 }
             }
         }
