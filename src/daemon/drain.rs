@@ -63,6 +63,8 @@ const SOCKETS: usize = 256;
 const COPIES: u64 = 2;
 /// Lines about what cannot be held back, at most, each time.
 const LINES: usize = 8;
+/// And sockets that such a line names.
+const NAMES: usize = 16;
 /// Between two looks whether the next instance listens, while its place is kept ...
 const KEPT_PAUSE: Duration = Duration::from_millis(10);
 /// ... and for how long that is done.
@@ -181,7 +183,10 @@ impl Drains {
         }
         hold.action = action;
         hold.open = None;
-        let mut lines = vec![format!("new connections to {} are held back", hold.names())];
+        let mut lines = vec![format!(
+            "new connections to {} are held back",
+            names(&hold.sockets)
+        )];
         lines.extend(hold.complaints(&taken, &found));
         self.holds.insert(service, hold);
         if action.is_some() {
@@ -473,21 +478,25 @@ impl Drains {
         if !has_news {
             return;
         }
-        let mut room = self.room();
+        let (mut room, mut seen) = (self.room(), all);
         for (service, hold) in self.holds.iter_mut().filter(|(_, h)| h.action.is_some()) {
-            let found = trees.sockets(*service, hold.instance, &mut self.seen);
+            let found = trees.sockets(*service, hold.instance, &mut seen);
+            if found.unseen.as_ref().is_some_and(is_passing) {
+                seen.clear(); // they are news the next time, too
+            }
             let before = hold.sockets.len();
             let taken = hold.take(&found, Which::Later, room, now);
             room = room.saturating_sub(hold.sockets.len().saturating_sub(before));
-            for held in hold.sockets.iter().skip(before) {
-                let text = format!("new connections to {} are held back, too", held.listener);
+            let new = names(hold.sockets.get(before..).unwrap_or_default());
+            if !new.is_empty() {
+                let text = format!("new connections to {new} are held back, too");
                 say(*service, text);
             }
             for line in hold.complaints(&taken, &found) {
                 say(*service, line);
             }
         }
-        self.seen.extend(all);
+        self.seen.extend(seen);
     }
 
     /// Half-closes what has been answered and then silent for longer than the drain says.
@@ -557,6 +566,23 @@ impl Drains {
     }
 }
 
+/// `tcp/80, tcp/443`: once for IPv4 and IPv6. Not all of a thousand.
+fn names(sockets: &[Held]) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for held in sockets {
+        let name = held.listener.to_string();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let more = names.len().saturating_sub(NAMES);
+    names.truncate(NAMES);
+    match more {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
 /// Which sockets a drain takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Which {
@@ -581,9 +607,7 @@ pub fn remove_filters(
     let mut names: Vec<String> = Vec::new();
     let mut left = match &found.unseen {
         // What may not be looked at has no filter either.
-        Some(e) if e.kind() != io::ErrorKind::PermissionDenied && held.is_empty() => {
-            Some(unseen(e))
-        }
+        Some(e) if is_passing(e) && held.is_empty() => Some(unseen(e)),
         Some(_) | None => None,
     };
     for reached in &found.listening {
@@ -691,18 +715,6 @@ impl Hold {
     fn networks(&self) -> BTreeSet<PathBuf> {
         let networks = self.sockets.iter().filter_map(|s| s.bound.network.clone());
         networks.collect()
-    }
-
-    /// `tcp/80, tcp/443`: once for IPv4 and IPv6.
-    fn names(&self) -> String {
-        let mut names: Vec<String> = Vec::new();
-        for held in &self.sockets {
-            let name = held.listener.to_string();
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        names.join(", ")
     }
 
     /// What is not held back, each once.
@@ -843,8 +855,8 @@ impl Watch {
         }
         let found = trees.sockets(service, self.instance, &mut BTreeSet::new());
         match found.unseen {
-            Some(e) if e.kind() != io::ErrorKind::PermissionDenied => return Err(e),
-            Some(_) | None => {} // what may not be looked at will not be seen later either
+            Some(e) if is_passing(&e) => return Err(e),
+            Some(_) | None => {} // the rest will not be seen later either
         }
         self.seen = seen;
         let wanted = |r: &&Reached| {
@@ -941,6 +953,11 @@ fn unseen(e: &io::Error) -> String {
         io::ErrorKind::PermissionDenied => BLIND.to_owned(),
         _ => format!("superd cannot see all of its sockets: {}", plain(e)),
     }
+}
+
+/// Whether it may be seen the next time: superd has no descriptor or memory left for now.
+fn is_passing(e: &io::Error) -> bool {
+    e.raw_os_error().is_some() && e.kind() != io::ErrorKind::PermissionDenied
 }
 
 /// What is said where superd is not privileged enough.

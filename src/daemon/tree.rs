@@ -54,6 +54,10 @@ const STUCK_FDS: usize = 128;
 /// So many of its listening sockets are told.
 const STUCK_PORTS: usize = 8;
 
+/// So many descriptors of a tree are looked at for its sockets. Each costs a system call, and
+/// superd has other things to do.
+const DESCRIPTORS: usize = 65_536;
+
 /// By which sockets a tree can be reached.
 #[derive(Debug, Default)]
 pub struct Reachable {
@@ -822,19 +826,19 @@ impl Tree {
         let mut networks: Vec<(Option<PathBuf>, String)> = Vec::new();
         let mut holders: BTreeMap<u64, (i32, i32)> = BTreeMap::new();
         let mut found = Reachable::default();
+        let mut left = DESCRIPTORS;
         for member in self.members(forest) {
             let pid = member.pid.to_string();
             let network = proc::network_of(&pid).or_else(|| own.clone());
             if !networks.iter().any(|(n, _)| *n == network) {
                 networks.push((network, pid));
             }
-            match proc::sockets(member.pid) {
-                Ok(sockets) => {
-                    for (fd, inode) in sockets {
-                        holders.entry(inode).or_insert((member.pid, fd));
-                    }
-                }
-                Err(e) => found.unseen = Some(e),
+            let mut sockets = Vec::new();
+            if let Err(e) = proc::sockets(member.pid, &mut left, &mut sockets) {
+                found.unseen = Some(e);
+            }
+            for (fd, inode) in sockets {
+                holders.entry(inode).or_insert((member.pid, fd));
             }
         }
         for (network, pid) in networks {
@@ -861,14 +865,20 @@ impl Tree {
             unix.retain(|(inode, _)| holders.contains_key(inode));
             found.unix.extend(unix.into_iter().map(|(_, path)| path));
         }
+        // Where not all can be had it is those of low numbers, and not chance.
+        found.listening.sort_unstable_by_key(|r| r.listener);
         found
     }
 
     /// Who holds these sockets: inode, process, descriptor; each once.
     pub fn holders(&mut self, forest: &mut Forest, inodes: &BTreeSet<u64>) -> Vec<(u64, i32, i32)> {
         let mut found = BTreeMap::new();
+        let mut left = DESCRIPTORS;
         for member in self.members(forest) {
-            for (fd, inode) in proc::sockets(member.pid).unwrap_or_default() {
+            let mut sockets = Vec::new();
+            // What is not seen is left alone.
+            proc::sockets(member.pid, &mut left, &mut sockets).ok();
+            for (fd, inode) in sockets {
                 if inodes.contains(&inode) {
                     found.entry(inode).or_insert((member.pid, fd));
                 }

@@ -350,19 +350,23 @@ pub fn some_socket_inodes(pid: i32, most: usize, inodes: &mut Vec<u64>) {
     }
 }
 
-/// The sockets that a process holds open: descriptor and inode. As [`socket_inodes`].
+/// Adds the sockets that a process holds open: descriptor and inode. `left` is how many
+/// descriptors may be looked at; what was is taken from it.
 ///
 /// # Errors
 /// EACCES, when it may not be looked at: that needs CAP_SYS_PTRACE; EMFILE and the like, when
-/// superd cannot. None when it is gone.
-pub fn sockets(pid: i32) -> io::Result<Vec<(i32, u64)>> {
+/// superd cannot; one without a number when it has more descriptors. None when it is gone.
+pub fn sockets(pid: i32, left: &mut usize, found: &mut Vec<(i32, u64)>) -> io::Result<()> {
     let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
         Ok(entries) => entries,
-        Err(e) if is_gone(&e) => return Ok(Vec::new()),
+        Err(e) if is_gone(&e) => return Ok(()),
         Err(e) => return Err(e),
     };
-    let mut found = Vec::new();
-    for entry in entries.take(65_536).filter_map(Result::ok) {
+    for entry in entries.filter_map(Result::ok) {
+        let Some(less) = left.checked_sub(1) else {
+            return Err(io::Error::other("it has too many descriptors open"));
+        };
+        *left = less;
         let link = match fs::read_link(entry.path()) {
             Ok(link) => link,
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(e),
@@ -372,7 +376,7 @@ pub fn sockets(pid: i32) -> io::Result<Vec<(i32, u64)>> {
         let inode = link.to_str().and_then(parse_socket);
         found.extend(fd.zip(inode));
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The process has ended: its directory is not there, or nothing is in it any more.
@@ -868,6 +872,20 @@ mod tests {
         let mut after = Vec::new();
         listeners("self", &mut after).unwrap();
         assert!(!after.iter().any(|l| l.inode == ours.inode));
+    }
+
+    #[test]
+    fn a_process_with_too_many_descriptors_is_looked_at_in_part() {
+        let _open = [(); 4].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let own = nix::unistd::getpid().as_raw();
+        let (mut left, mut all) = (100_000, Vec::new());
+        sockets(own, &mut left, &mut all).unwrap();
+        assert!(all.len() >= 4 && left <= 100_000 - 4);
+        let (mut left, mut some) = (3, Vec::new());
+        let e = sockets(own, &mut left, &mut some).unwrap_err();
+        assert_eq!((left, e.raw_os_error()), (0, None));
+        assert!(some.len() <= 3);
+        assert!(sockets(i32::MAX, &mut 1, &mut some).is_ok(), "nobody");
     }
 
     /// Bytes that look a little like what the kernel writes: half of them from `like`.

@@ -179,8 +179,11 @@ fn parse(mut bytes: &[u8], f: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
             return Ok(true); // garbage: nothing more can be made of it
         };
         match u16_at(message, 4) {
-            Some(DONE) => return Ok(true),
-            Some(ERROR) => {
+            // Also the end may be one by an error: a module for this protocol is missing.
+            Some(DONE) if u32_at(message, HEADER).is_none_or(|errno| errno == 0) => {
+                return Ok(true);
+            }
+            Some(DONE | ERROR) => {
                 let errno = u32_at(message, HEADER).unwrap_or(0).wrapping_neg();
                 return Err(io::Error::from_raw_os_error(errno as i32));
             }
@@ -304,6 +307,28 @@ mod tests {
         let mut left = 0;
         read_connections("self", &range, &mut |_| left += 1).unwrap();
         assert_eq!(left, 1, "what the server has closed is not open");
+    }
+
+    /// Kernels have the modules tcp_diag and udp_diag, or one of them, or neither.
+    #[test]
+    fn a_protocol_that_is_not_known_is_no_empty_answer() {
+        let Ok(mut diag) = Diag::open() else {
+            println!("skipped: a_protocol_that_is_not_known_is_no_empty_answer: no sock_diag");
+            return;
+        };
+        let unknown = request(libc::AF_INET, 250, 1 << 10, None);
+        let e = diag.dump(&unknown, &mut |_| {}).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::ENOENT));
+        let done = |what: i32| {
+            let mut bytes = 20_u32.to_ne_bytes().to_vec();
+            bytes.extend(DONE.to_ne_bytes());
+            bytes.resize(HEADER, 0);
+            bytes.extend(what.to_ne_bytes());
+            bytes
+        };
+        assert!(parse(&done(0), &mut |_| {}).unwrap());
+        let e = parse(&done(-libc::ENOENT), &mut |_| {}).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::ENOENT));
     }
 
     #[test]

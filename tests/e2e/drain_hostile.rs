@@ -180,6 +180,7 @@ fn thousands_of_sockets_take_neither_all_descriptors_nor_the_log() {
         "{log}"
     );
     assert!(log.matches("held back").count() < 20, "{log}");
+    assert!(log.lines().all(|l| l.len() < 400), "{log}");
     s.ok(&["start", "other"]);
     assert_eq!(s.state("other"), "up");
     assert_eq!(client.ask("end"), "whole");

@@ -19,6 +19,8 @@ mod caddy;
 mod nats;
 #[path = "real_servers/nginx.rs"]
 mod nginx;
+#[path = "real_servers/open.rs"]
+mod open;
 #[path = "real_servers/quic.rs"]
 mod quic;
 #[path = "real_servers/stuck.rs"]

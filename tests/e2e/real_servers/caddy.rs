@@ -61,13 +61,13 @@ const API: &str = r#"[
 ]"#;
 
 /// What a drain makes of a plain TERM.
-const DRAIN: &str = r#"[
+pub(super) const DRAIN: &str = r#"[
     { drain = "30s", ports = [8080] },
     { signal = "TERM", wait = "10s" },
 ]"#;
 
 /// A place with a Caddy that is not started yet.
-fn place(caddy: &Path, autostart: bool, stop: &str) -> Place {
+pub(super) fn place(caddy: &Path, autostart: bool, stop: &str) -> Place {
     let place = Place::new();
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/caddy.json.in");
     let config = std::fs::read_to_string(template).unwrap();

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::open::BACKEND;
 use super::*;
 
 const RESTARTS: usize = 3;
@@ -14,7 +15,7 @@ const PAGE: usize = 2_000_000;
 const RATE: &str = "1m";
 
 /// nginx with its files in the directory of the test, or None, said by name.
-fn start(name: &str) -> Option<(Superd, String)> {
+pub(super) fn start(name: &str) -> Option<(Superd, String)> {
     let nginx = server_or_skip(name, "nginx")?;
     if !root_or_skip(&format!("real_servers::{name}")) || !crate::drains::can_drain(name) {
         return None;
@@ -33,9 +34,13 @@ fn start(name: &str) -> Option<(Superd, String)> {
         "daemon off;\nuser root;\nworker_processes 2;\npid {dir}/pid;\nerror_log stderr;\n\
          events {{ worker_connections 2000; }}\n\
          http {{ access_log off; {temp}\n\
+         map $http_upgrade $connection_up {{ default upgrade; \"\" close; }}\n\
          server {{ listen {at} reuseport; root {dir};\n\
          location = /page {{ limit_rate {RATE}; }}\n\
-         location / {{ return 200 whole; }} }} }}\n"
+         location ~ ^/(ws|slow)$ {{ proxy_pass http://{}:{BACKEND}; proxy_http_version 1.1;\n\
+         proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_up; }}\n\
+         location / {{ return 200 whole; }} }} }}\n",
+        place.host
     );
     std::fs::write(place.file("nginx/conf"), text).unwrap();
     place.configure(
@@ -53,14 +58,18 @@ fn start(name: &str) -> Option<(Superd, String)> {
 }
 
 /// A request on a connection of its own; how many bytes its answer has.
-fn ask(stream: &mut BufReader<TcpStream>, path: &str, last: bool) -> std::io::Result<usize> {
+pub(super) fn ask(
+    stream: &mut BufReader<TcpStream>,
+    path: &str,
+    last: bool,
+) -> std::io::Result<usize> {
     let end = if last { "close" } else { "keep-alive" };
     let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: {end}\r\n\r\n");
     stream.get_mut().write_all(head.as_bytes())?;
     read(stream)
 }
 
-fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<usize> {
+pub(super) fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<usize> {
     let mut length = 0;
     loop {
         let mut line = String::new();
@@ -79,7 +88,7 @@ fn read(stream: &mut BufReader<TcpStream>) -> std::io::Result<usize> {
     Ok(length)
 }
 
-fn open(at: &str) -> std::io::Result<BufReader<TcpStream>> {
+pub(super) fn open(at: &str) -> std::io::Result<BufReader<TcpStream>> {
     let at: SocketAddr = at.parse().unwrap();
     let stream = TcpStream::connect_timeout(&at, Duration::from_secs(20))?;
     stream.set_read_timeout(Some(LIMIT))?;

@@ -231,3 +231,114 @@ fn with_a_drain_no_request_is_cut() {
     assert_eq!(cut, 0);
     s.end();
 }
+
+/// What a round of [`a_restart_with_a_drain_cuts_nobody_and_who_is_new_comes_late`] has seen.
+struct Restarted {
+    /// The request that was open is answered whole.
+    is_whole: bool,
+    /// One that gives up after two seconds has done so.
+    gave_up: bool,
+    /// How long a patient one has waited; none: it was not served.
+    waited: Option<Duration>,
+    /// The stop.
+    took: Duration,
+}
+
+/// A request is open, superd is to restart the server, and two clients come: one that tries for
+/// two seconds and one that tries for thirty.
+fn restarted_round(s: &Superd, quic: &Path, n: usize, port: u16) -> Restarted {
+    let service = format!("http3-{n}");
+    let said = |what: &str| {
+        let line = format!("{service}{what}");
+        s.place.log().lines().any(|l| l.contains(&line))
+    };
+    let begin = |how: &str, path: &str| {
+        let url = format!("https://127.0.0.1:{port}/{path}");
+        Command::new(quic)
+            .args([how, &url])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    wait_until("the port is bound", || is_bound(port));
+    let slow = begin("get", "slow");
+    wait_until("the request is served", || said(" | slow request begun"));
+    s.ok(&["restart", "--no-wait", &service]);
+    wait_until("it drains", || said(": new connections to udp/"));
+    let (hasty, patient) = (begin("get", ""), begin("wait", ""));
+    let came = Instant::now();
+    let slow = finish(slow);
+    let hasty = finish(hasty);
+    let patient = finish(patient);
+    let waited = came.elapsed();
+    wait_until("the next one runs", || said(": starting (run 2)"));
+    if patient.code != 0 || slow.code != 0 {
+        tell(&format!("{service}: {slow:?} {patient:?}"));
+    }
+    let end = s.last_end(&service);
+    assert_eq!(end["verdict"], "clean", "{end}");
+    Restarted {
+        is_whole: slow.code == 0 && slow.out == "hello, late\n",
+        gave_up: hasty.code == 1 && hasty.err.contains("timeout"),
+        waited: (patient.code == 0 && patient.out == "hello from quic\n").then_some(waited),
+        took: duration(&end["took"]),
+    }
+}
+
+/// On UDP a drain takes the five seconds after the last packet, so a client must be patient.
+#[test]
+fn a_restart_with_a_drain_cuts_nobody_and_who_is_new_comes_late() {
+    let name = "a_restart_with_a_drain_cuts_nobody_and_who_is_new_comes_late";
+    let Some(quic) = server_or_skip(name, "quic") else {
+        return;
+    };
+    if !crate::drains::can_drain(name) {
+        return;
+    }
+    let ports: Vec<u16> = (0..ROUNDS).map(|_| free_port()).collect();
+    let one = |(n, port): (usize, &u16)| {
+        format!(
+            "[service.http3-{n}]\ncommand = [{quic:?}, \"serve\", \"{port}\"]\n\
+             stop = [{{ drain = \"1m\" }}, {{ signal = \"TERM\", wait = \"15s\" }}]\n"
+        )
+    };
+    let toml: String = ports.iter().enumerate().map(one).collect();
+    let s = Superd::start(&toml);
+    let rounds = std::thread::scope(|scope| {
+        let (s, quic) = (&s, &quic);
+        let rounds: Vec<_> = ports
+            .iter()
+            .enumerate()
+            .map(|(n, port)| scope.spawn(move || restarted_round(s, quic, n, *port)))
+            .collect();
+        rounds
+            .into_iter()
+            .map(|r| r.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    let count = |is_it: fn(&Restarted) -> bool| rounds.iter().filter(|r| is_it(r)).count();
+    let mut waits: Vec<Duration> = rounds.iter().filter_map(|r| r.waited).collect();
+    waits.sort();
+    let longest = rounds.iter().map(|r| r.took).max().unwrap();
+    tell(&format!(
+        "http3: {ROUNDS} restarts with a drain: {} open requests whole, stops of at most {longest:?}; \
+         patient clients served {}, after {:?} (median) to {:?}; of those that try for 2 s {} gave up",
+        count(|r| r.is_whole),
+        waits.len(),
+        waits.get(waits.len() / 2).copied().unwrap_or_default(),
+        waits.last().copied().unwrap_or_default(),
+        count(|r| r.gave_up),
+    ));
+    let bad = count(|r| !r.is_whole || r.waited.is_none());
+    let trigger = "a request in flight: restart with a drain: request cut or new client lost";
+    row("quic-go 0.48.0", trigger, "-", bad, ROUNDS, longest);
+    assert_eq!(bad, 0);
+    assert_eq!(
+        count(|r| r.gave_up),
+        ROUNDS,
+        "nobody is let in during a drain"
+    );
+    s.end();
+}

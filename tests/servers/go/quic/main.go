@@ -3,6 +3,7 @@
 //
 //	quic serve PORT        UDP on 127.0.0.1; "ready" when it listens; TERM or INT: Shutdown, at most 3 s
 //	quic get URL [N]       N connections one after the other, one GET each, each closed (default 1)
+//	quic wait URL          the same once, by a client that tries for half a minute to be let in
 //
 // The server answers "/" at once and "/slow" after 700 ms, and says "slow request begun" and
 // "client gone". Its certificate is made at start.
@@ -34,6 +35,8 @@ const (
 	slowAnswer    = 700 * time.Millisecond
 	shutdownLimit = 3 * time.Second
 	getLimit      = 5 * time.Second
+	getHandshake  = 2 * time.Second
+	waitLimit     = 30 * time.Second
 
 	// Nothing tells a client that the server has seen it leave, and if the next one is there before
 	// that, the server's count does not touch zero: no fault. Without the pause 3 of 20 pairs missed it.
@@ -47,13 +50,15 @@ func main() {
 		err = serve(args[1])
 	case len(args) == 2 && args[0] == "get":
 		err = get(args[1], 1)
+	case len(args) == 2 && args[0] == "wait":
+		err = getOnce(args[1], waitLimit, waitLimit)
 	case len(args) == 3 && args[0] == "get":
 		var count int
 		if count, err = strconv.Atoi(args[2]); err == nil {
 			err = get(args[1], count)
 		}
 	default:
-		err = fmt.Errorf("usage: quic serve PORT | quic get URL [N]")
+		err = fmt.Errorf("usage: quic serve PORT | quic get URL [N] | quic wait URL")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "quic:", err)
@@ -110,7 +115,7 @@ func get(url string, count int) error {
 		if done > 0 {
 			time.Sleep(betweenGets)
 		}
-		if err := getOnce(url); err != nil {
+		if err := getOnce(url, getHandshake, getLimit); err != nil {
 			return err
 		}
 	}
@@ -118,13 +123,13 @@ func get(url string, count int) error {
 }
 
 // getOnce opens a connection of its own and closes it: the fault is in counting connections.
-func getOnce(url string) error {
+func getOnce(url string, handshake, whole time.Duration) error {
 	transport := &http3.RoundTripper{
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // self-signed, loopback
-		QUICConfig:      &quic.Config{HandshakeIdleTimeout: 2 * time.Second},
+		QUICConfig:      &quic.Config{HandshakeIdleTimeout: handshake},
 	}
 	defer transport.Close()
-	limit, cancel := context.WithTimeout(context.Background(), getLimit)
+	limit, cancel := context.WithTimeout(context.Background(), whole)
 	defer cancel()
 	request, err := http.NewRequestWithContext(limit, http.MethodGet, url, nil)
 	if err != nil {
