@@ -17,7 +17,7 @@ use crate::config::model::{Output, Program};
 use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
-use crate::machine::hook::Call;
+use crate::machine::hook::{Call, Kind};
 use crate::machine::report::{Happening, SpawnError, Stage};
 use crate::machine::service::{Service, State};
 use crate::machine::spec::{Drain, Http};
@@ -172,6 +172,7 @@ impl Reactor {
                 self.world.look_out(service, wait_for, self.poll.registry());
             }
             Effect::Release(service, instance) => {
+                self.last_words.retain(|(id, ..)| *id != service);
                 self.drains.forget(service, instance);
                 self.trees.release(service, instance);
                 self.probes.release(service);
@@ -411,6 +412,10 @@ impl Reactor {
             let name = self.registry.name(service);
             // Without one, what it says is lost, and its status is not.
             self.open_log(service, &name, &program).ok();
+        }
+        match call.kind {
+            Kind::OnCrash | Kind::PostStop => self.note_last_words(service, instance),
+            Kind::PreStart | Kind::PostStart | Kind::PreStop => {}
         }
         let mut news = call.news.clone();
         news.push(("HOOK", call.kind.to_string()));
