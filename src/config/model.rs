@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::template::Templates;
 use crate::machine::event::ServiceId;
 use crate::machine::health::Health;
+use crate::machine::hook::Hooks;
 use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
@@ -311,6 +312,9 @@ pub struct PolicyDef {
     /// How many connections it may have.
     #[serde(default)]
     pub max_connections: Option<MaxConnections>,
+    /// What is run around it; none: nothing, or `pre-stop` alone, which is a step of `stop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Rc<Hooks>>,
 }
 
 impl PolicyDef {
@@ -344,6 +348,7 @@ impl ServiceDef {
             reload: p.reload.clone(),
             check: p.check.clone(),
             max_connections: p.max_connections,
+            hooks: p.hooks.clone(),
         }
     }
 }

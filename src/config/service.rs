@@ -27,7 +27,7 @@ use super::model::{FileOutput, Limit, Made, Output, PolicyDef, Program, ServiceD
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
 use super::stop::positive;
-use super::{confine, health, limits, outlook, output, ready, stop, value};
+use super::{confine, health, hooks, limits, outlook, output, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -64,6 +64,7 @@ pub(super) struct Said {
     reload: Option<Option<Reload>>,
     check: Option<Option<Rc<[String]>>>,
     check_timeout: Option<Duration>,
+    hooks: hooks::Said,
     max_connections: Option<Option<MaxConnections>>,
     sockets: Vec<SocketAddr>,
     confine: confine::Said,
@@ -161,6 +162,11 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "reload" => said.reload = read_reload(r, key, v),
         "check" => said.check = read_check(r, key, v),
         "check-timeout" => said.check_timeout = positive(r, key, v),
+        "pre-start" => said.hooks.pre_start = hooks::read(r, key, v),
+        "post-start" => said.hooks.post_start = hooks::read(r, key, v),
+        "pre-stop" => said.hooks.pre_stop = hooks::read(r, key, v),
+        "post-stop" => said.hooks.post_stop = hooks::read(r, key, v),
+        "on-crash" => said.hooks.on_crash = hooks::read(r, key, v),
         "sockets" => said.sockets = read_sockets(r, key, v),
         "max-connections" => said.max_connections = read_max_connections(r, key, v),
         _ if confine::read_key(r, &mut said.confine, key, v) => {}
@@ -420,7 +426,9 @@ fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
             }
             "http" => match stop::read_http(r, value)? {
                 Action::Http(http) => Reload::Http(http, RELOAD_WAIT),
-                Action::Signal(..) | Action::Run(_) | Action::Drain(_) => return None,
+                Action::Signal(..) | Action::Run(_) | Action::Drain(_) | Action::Hook(_) => {
+                    return None
+                }
             },
             _ => Reload::Run(r.command("run", value)?.into(), RELOAD_WAIT),
         });
@@ -470,6 +478,7 @@ pub(super) fn schedule_of(steps: Vec<Step>) -> Schedule {
     Schedule {
         steps,
         leftover_grace: LEFTOVER_GRACE,
+        after: Duration::ZERO,
     }
 }
 
@@ -490,6 +499,7 @@ impl Said {
         self.stop = Some(Rc::new(Schedule {
             steps: self.steps.clone().unwrap_or_else(stop::default),
             leftover_grace: self.leftover_grace.unwrap_or(LEFTOVER_GRACE),
+            after: Duration::ZERO,
         }));
         self
     }
@@ -507,6 +517,7 @@ impl Said {
                     .leftover_grace
                     .or(defaults.leftover_grace)
                     .unwrap_or(LEFTOVER_GRACE),
+                after: Duration::ZERO,
             }),
         }
     }
@@ -571,6 +582,8 @@ pub(super) fn define(
     };
     check_restart(r, &at, &restart);
     check_stop(r, &at, &stop, notify, output);
+    let own_hooks = std::mem::take(&mut said.hooks);
+    let (hooks, stop) = hooks::define(r, &at, own_hooks, &defaults.hooks, oneshot, stop);
     let reload = said.reload.or_else(|| defaults.reload.clone()).flatten();
     check_reload(r, &at, &stop, &reload);
     let check = said
@@ -642,6 +655,7 @@ pub(super) fn define(
             reload,
             check,
             max_connections: said.max_connections.or(defaults.max_connections).flatten(),
+            hooks,
         },
     })
 }

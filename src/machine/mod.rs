@@ -11,6 +11,7 @@ pub mod crash;
 pub mod end;
 pub mod event;
 pub mod health;
+pub mod hook;
 #[cfg(test)]
 mod jobs;
 pub mod keep;
