@@ -424,6 +424,13 @@ impl Reactor {
         }
         let out = self.logs.writer(service);
         let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
+        let name = self.registry.name(service);
+        let of = (service, action);
+        if self.trees.mark_command(of, &name, &call.argv).is_ok() {
+            // Before there is a process: a successor has to find it.
+            self.note_for_journal(service);
+            self.remember();
+        }
         self.run_command_into((service, instance, action), &call.argv, out, &news);
     }
 

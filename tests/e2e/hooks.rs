@@ -249,13 +249,17 @@ fn hooks_that_cannot_be_run_are_told_and_stop_no_stop() {
     )));
     s.wait_state("web", "up");
     s.wait_record("web", "start", 1);
+    let line = |kind: &str, log: &str| {
+        log.lines()
+            .any(|l| l.contains(kind) && l.contains("executing \"/nowhere/hook\": No such file"))
+    };
+    // A stop would end it before that is known.
+    wait_until("post-start is told", || line("post-start", &s.place.log()));
     s.ok(&["stop", "web"]);
     assert_eq!(s.verdict("web"), "clean");
     let log = s.place.log();
     for kind in ["post-start", "pre-stop", "post-stop"] {
-        let told = log
-            .lines()
-            .any(|l| l.contains(kind) && l.contains("executing \"/nowhere/hook\": No such file"));
+        let told = line(kind, &log);
         assert!(told, "{kind}: {log}");
     }
     s.end();
