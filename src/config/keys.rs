@@ -61,6 +61,8 @@ pub const SERVICE: &[&str] = &[
     "reload",
     "check",
     "check-timeout",
+    "watch",
+    "on-change",
     "max-connections",
     "sockets",
     "memory-max",
@@ -188,4 +190,6 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("netns", "network-namespace"),
     ("no-new-privs", "no-new-privileges"),
     ("target", "to"),
+    ("watch-files", "watch"),
+    ("watch-paths", "watch"),
 ];

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::event::{
     ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Target, Verb, Wait,
 };
+use super::files::{OnChange, Watched};
 use super::outlook::{Condition, Then, WaitFor};
 use super::ready::{Ready, Sign};
 use super::report::{Exit, Origin, SpawnError, Stage};
@@ -23,7 +24,7 @@ use super::signal::Signal;
 use super::spec::{Action, Oneshot, Policy, Reload, Spec, Until};
 use super::testing::spec;
 
-const EVENTS: [&str; 38] = [
+const EVENTS: [&str; 39] = [
     "start",
     "stop",
     "stop-now",
@@ -61,6 +62,7 @@ const EVENTS: [&str; 38] = [
     "orphan",
     "world-there",
     "world-lacks",
+    "files",
     "timeout",
 ];
 
@@ -75,7 +77,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
 
 # down up: it has failed and its policy is never
 drain -> down up: reply refused
@@ -87,7 +89,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
 
 # waiting up: it requires b, which is down
 drain -> waiting up: reply refused
@@ -99,7 +101,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
 
 # looking up: nothing but the world lets it wait, and something there is missing
 drain -> waiting up: reply refused
@@ -112,7 +114,7 @@ gone -> none none: look away a, forget a
 shutdown, shutdown-now -> down up: look away a, finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-lacks, files -> -
 world-there -> starting up: spawn a1, look away a
 timeout -> backoff up: look away a
 
@@ -130,7 +132,7 @@ exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -147,7 +149,7 @@ execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
 main -> starting up 8:
 
 # unready up: executing, and waited for until it says READY=1
@@ -163,7 +165,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 ready -> up up:
 timeout -> stopping up: look notify a1
 main -> starting up 8:
@@ -179,7 +181,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
 
 # starting down: a stop came before the fork
 drain -> starting down: reply refused
@@ -195,7 +197,7 @@ exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
 main -> -
 
 # up up
@@ -212,7 +214,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # drained up: new connections are held back, outside of a stop
@@ -229,7 +231,24 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: end action a1, let go a1, release a1, spawn a2
 exited-left -> sweeping up: end action a1, TERM to tree of a1
 exited-unsure -> sweeping up: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, timeout, world-there, world-lacks, files -> -
+main -> up up 8:
+
+# edited up: a file that it watches has changed a moment ago
+drain -> up up: drain a1
+undrain -> up up: reply already
+start -> up up: reply already
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown, timeout -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup -> up up: HUP a1, reply done
+winch -> up up: WINCH a1, reply done
+policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: release a1, watch files of a, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # watched up: it has a watchdog
@@ -246,7 +265,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 timeout -> stopping up: look notify a1
 main -> up up 8:
 
@@ -265,7 +284,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -281,7 +300,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -298,7 +317,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 main -> stopping up 8:
 
 # draining down: new connections are held back, in the first step of a stop
@@ -314,7 +333,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: end action a1, let go a1, look ports a1
 exited-left -> sweeping down: end action a1, TERM to tree of a1
 exited-unsure -> sweeping down: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 main -> stopping down 8:
 
 # killing down
@@ -326,7 +345,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -340,7 +359,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -352,7 +371,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks, files -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -364,7 +383,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks, files -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -378,7 +397,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-there, world-lacks, files -> -
 ";
 
 fn plain() -> Spec {
@@ -469,6 +488,20 @@ fn reach(heading: &str) -> Rig {
             watchdog: Some(ms(1_000)),
             ..plain()
         }]),
+        "edited up" => after(
+            Rig::new(vec![Spec {
+                watch: Some(Rc::new(Watched {
+                    files: vec!["/etc/x".into()],
+                    then: OnChange::Restart,
+                })),
+                ..plain()
+            }]),
+            |r| {
+                r.hear(Event::Files(A, vec![1]));
+                r.pass(10_000);
+                r.hear(Event::Files(A, vec![2]));
+            },
+        ),
         "up up" => up(),
         "drained up" => after(up(), |r| {
             r.hear(Event::Request {
@@ -591,6 +624,7 @@ fn happen(rig: &mut Rig, event: &str) {
         "orphan" => Event::OrphanReaped,
         "world-there" => Event::World(A, Vec::new()),
         "world-lacks" => Event::World(A, vec![Condition::Synced]),
+        "files" => Event::Files(A, vec![3]),
         "timeout" => return rig.wake(),
         other => panic!("no such event: {other}"),
     });
@@ -650,6 +684,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 21 * EVENTS.len());
+    assert_eq!(cells, 22 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

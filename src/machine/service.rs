@@ -38,6 +38,9 @@
 //! is as it should be (`outlook`); a timeout there starts it all the same, or is a failed start
 //! (Backoff or Down).
 //!
+//! With `watch`, a file that changes makes the supervisor restart or reload it, or try it again
+//! (`files`): in Up, in Backoff, and Down when it has failed or is done.
+//!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
@@ -59,6 +62,7 @@ use super::end::{End, Swept};
 use super::event::{
     ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
 };
+use super::files::Files;
 use super::health::{self, Watch};
 use super::memory::LONGEST;
 use super::outlook::Outlook;
@@ -447,6 +451,8 @@ pub struct Service {
     pub outlook: Option<Outlook>,
     /// The watch over its health, while it is up.
     pub watch: Option<Box<Watch>>,
+    /// Its files, while a change of them would mean something.
+    pub files: Option<Box<Files>>,
     /// Who waits.
     pub waiters: Vec<Waiter>,
     /// Under which deadline the supervisor has it in its list.
@@ -475,6 +481,7 @@ impl Service {
             reload: None,
             outlook: None,
             watch: None,
+            files: None,
             waiters: Vec::new(),
             listed: None,
         }
@@ -546,19 +553,22 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) => None,
+            State::Down(_) => self.files_until(),
             State::Waiting => self.outlook_until(),
             State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
             State::Up(_) => {
                 let reload = self.reload.as_ref().map(|r| r.until);
                 let watch = self.watch.as_ref().map(|w| w.next_deadline());
-                let all = reload.into_iter().chain(watch);
+                let all = reload.into_iter().chain(watch).chain(self.files_until());
                 all.min().filter(|at| *at < Tick::NEVER)
             }
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
             State::Sweeping(end) => end.next_deadline(),
-            State::Backoff { until, .. } => Some(*until),
+            State::Backoff { until, .. } => {
+                let files = self.files_until();
+                Some(files.map_or(*until, |at| at.min(*until)))
+            }
         }
     }
 
@@ -868,6 +878,7 @@ impl Service {
         if let Some(wait) = &run.awaits {
             wait.before_start(&mut about);
         }
+        self.renew_files(about.cx.effects);
         about.cx.effects.push(Effect::Spawn(id, instance));
         if let Some(wait) = &run.awaits {
             wait.after_start(&mut about);
@@ -1249,7 +1260,7 @@ impl Service {
     }
 
     /// It is up, and a stop of it has been ordered.
-    fn is_going(&self) -> bool {
+    pub(super) fn is_going(&self) -> bool {
         self.cycle || self.order.is_some()
     }
 
@@ -1267,6 +1278,10 @@ impl Service {
     /// Reloads. True when that was all.
     pub(super) fn begin_reload(&mut self, now: Tick, cx: &mut Context<'_>) -> bool {
         let (id, instance) = (self.id, self.instance);
+        // What it reads now is what is there.
+        if let Some(files) = &mut self.files {
+            files.settled();
+        }
         match self.spec.reload.clone() {
             Some(Reload::Signal(signal)) => {
                 cx.effects
