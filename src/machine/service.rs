@@ -1255,8 +1255,13 @@ impl Service {
     /// Whether its checker is to be asked before a restart: it runs well, and nothing else is
     /// about to end it.
     pub(super) fn asks_before_restart(&self) -> bool {
+        self.spec.check.is_some() && self.is_well()
+    }
+
+    /// It is up, and nothing is about to end it.
+    pub(super) fn is_well(&self) -> bool {
         let stays = self.want == Want::Up && self.target && !self.is_going();
-        self.spec.check.is_some() && stays && matches!(self.state, State::Up(_))
+        stays && matches!(self.state, State::Up(_))
     }
 
     /// It is up, and a stop of it has been ordered.

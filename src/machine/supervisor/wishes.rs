@@ -525,12 +525,9 @@ impl Supervisor {
     ) {
         match verdict {
             Ok(by) => {
-                // Who has asked for something else meanwhile has dealt with those who wait.
-                if self
-                    .services
-                    .get(&id)
-                    .is_some_and(Service::asks_before_restart)
-                {
+                // Who has asked for something else meanwhile has dealt with those who wait. That its
+                // definition has no checker any more is nothing of the kind.
+                if self.services.get(&id).is_some_and(Service::is_well) {
                     self.cycle(id, &by, now);
                     if !files::is_by_file(&by) {
                         self.want_up(id, &by, now, effects);
