@@ -33,6 +33,8 @@ mod files;
 mod five_twins;
 #[path = "e2e/health.rs"]
 mod health;
+#[path = "e2e/hooks.rs"]
+mod hooks;
 #[path = "e2e/hostile.rs"]
 mod hostile;
 #[path = "e2e/init_scripts.rs"]

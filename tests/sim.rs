@@ -143,6 +143,17 @@ fn every_mistake_made_on_purpose_is_noticed() {
     );
     is_noticed(Tamper::SpawnUnseen, &["never while something is missing"]);
     is_noticed(
+        Tamper::SpawnUnprepared,
+        &["started when its pre-start is happy"],
+    );
+    is_noticed(
+        Tamper::ReleaseEarly,
+        &[
+            "no hook outlives its instance",
+            "no action outlives its instance",
+        ],
+    );
+    is_noticed(
         Tamper::KillAtOnce,
         &["KILL is never early", "only a stop does that"],
     );

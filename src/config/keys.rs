@@ -63,6 +63,11 @@ pub const SERVICE: &[&str] = &[
     "check-timeout",
     "watch",
     "on-change",
+    "pre-start",
+    "post-start",
+    "pre-stop",
+    "post-stop",
+    "on-crash",
     "max-connections",
     "sockets",
     "memory-max",
@@ -147,6 +152,9 @@ pub const MAX_CONNECTIONS: &[&str] = &["high", "low"];
 /// `reload`.
 pub const RELOAD: &[&str] = &["signal", "run", "http", "wait"];
 
+/// `pre-start` and the other hooks.
+pub const HOOK: &[&str] = &["run", "timeout"];
+
 /// `[[fault]]` of the file of known faults.
 pub const FAULT: &[&str] = &[
     "name",
@@ -192,4 +200,12 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("target", "to"),
     ("watch-files", "watch"),
     ("watch-paths", "watch"),
+    ("exec-start-pre", "pre-start"),
+    ("exec-start-post", "post-start"),
+    ("exec-stop-post", "post-stop"),
+    ("start-pre", "pre-start"),
+    ("start-post", "post-start"),
+    ("stop-pre", "pre-stop"),
+    ("stop-post", "post-stop"),
+    ("on-failure", "on-crash"),
 ];

@@ -14,6 +14,7 @@ use super::template::Templates;
 use crate::machine::event::ServiceId;
 use crate::machine::files::Watched;
 use crate::machine::health::Health;
+use crate::machine::hook::Hooks;
 use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
@@ -315,6 +316,9 @@ pub struct PolicyDef {
     /// How many connections it may have.
     #[serde(default)]
     pub max_connections: Option<MaxConnections>,
+    /// What is run around it; none: nothing, or `pre-stop` alone, which is a step of `stop`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Rc<Hooks>>,
 }
 
 impl PolicyDef {
@@ -349,6 +353,7 @@ impl ServiceDef {
             check: p.check.clone(),
             watch: p.watch.clone(),
             max_connections: p.max_connections,
+            hooks: p.hooks.clone(),
         }
     }
 }

@@ -28,7 +28,7 @@ use super::model::{FileOutput, Limit, Made, Output, PolicyDef, Program, ServiceD
 use super::problem::{word, Place};
 use super::read::{Reader, Value};
 use super::stop::positive;
-use super::{confine, health, limits, outlook, output, ready, stop, value};
+use super::{confine, health, hooks, limits, outlook, output, ready, stop, value};
 
 /// What a section says, key by key; `None` where it is silent or wrong.
 #[derive(Clone, Default)]
@@ -67,6 +67,7 @@ pub(super) struct Said {
     check_timeout: Option<Duration>,
     watch: Option<Vec<Rc<str>>>,
     on_change: Option<OnChange>,
+    hooks: hooks::Said,
     max_connections: Option<Option<MaxConnections>>,
     sockets: Vec<SocketAddr>,
     confine: confine::Said,
@@ -166,6 +167,11 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "check-timeout" => said.check_timeout = positive(r, key, v),
         "watch" => said.watch = read_watch(r, key, v),
         "on-change" => said.on_change = r.choice(key, v, ON_CHANGE),
+        "pre-start" => said.hooks.pre_start = hooks::read(r, key, v),
+        "post-start" => said.hooks.post_start = hooks::read(r, key, v),
+        "pre-stop" => said.hooks.pre_stop = hooks::read(r, key, v),
+        "post-stop" => said.hooks.post_stop = hooks::read(r, key, v),
+        "on-crash" => said.hooks.on_crash = hooks::read(r, key, v),
         "sockets" => said.sockets = read_sockets(r, key, v),
         "max-connections" => said.max_connections = read_max_connections(r, key, v),
         _ if confine::read_key(r, &mut said.confine, key, v) => {}
@@ -483,7 +489,9 @@ fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
             }
             "http" => match stop::read_http(r, value)? {
                 Action::Http(http) => Reload::Http(http, RELOAD_WAIT),
-                Action::Signal(..) | Action::Run(_) | Action::Drain(_) => return None,
+                Action::Signal(..) | Action::Run(_) | Action::Drain(_) | Action::Hook(_) => {
+                    return None
+                }
             },
             _ => Reload::Run(r.command("run", value)?.into(), RELOAD_WAIT),
         });
@@ -533,6 +541,7 @@ pub(super) fn schedule_of(steps: Vec<Step>) -> Schedule {
     Schedule {
         steps,
         leftover_grace: LEFTOVER_GRACE,
+        after: Duration::ZERO,
     }
 }
 
@@ -553,6 +562,7 @@ impl Said {
         self.stop = Some(Rc::new(Schedule {
             steps: self.steps.clone().unwrap_or_else(stop::default),
             leftover_grace: self.leftover_grace.unwrap_or(LEFTOVER_GRACE),
+            after: Duration::ZERO,
         }));
         self
     }
@@ -570,6 +580,7 @@ impl Said {
                     .leftover_grace
                     .or(defaults.leftover_grace)
                     .unwrap_or(LEFTOVER_GRACE),
+                after: Duration::ZERO,
             }),
         }
     }
@@ -636,6 +647,8 @@ pub(super) fn define(
     check_stop(r, &at, &stop, notify, output);
     let reload = said.reload.take();
     let reload = reload.or_else(|| defaults.reload.clone()).flatten();
+    let own_hooks = std::mem::take(&mut said.hooks);
+    let (hooks, stop) = hooks::define(r, &at, own_hooks, &defaults.hooks, oneshot, stop);
     check_reload(r, &at, &stop, &reload);
     let watch = define_files(
         r,
@@ -714,6 +727,7 @@ pub(super) fn define(
             check,
             watch,
             max_connections: said.max_connections.or(defaults.max_connections).flatten(),
+            hooks,
         },
     })
 }

@@ -329,6 +329,9 @@ impl Reactor {
                 .ok();
         }
         let Some(place) = &entry.place else {
+            if entry.memory.is_in_hook() {
+                self.open_output(id, &entry.name, output, instance, None);
+            }
             return gone(None, Some(0));
         };
         let main = match (entry.memory.is_unborn(), entry.memory.is_reaped()) {
@@ -437,7 +440,7 @@ impl Reactor {
         let mut alive = Vec::new();
         for command in commands {
             let action = command.action;
-            let Some(held) = self.trees.adopt_command(action, &command.place) else {
+            let Some(held) = self.trees.adopt_command(service, action, &command.place) else {
                 continue;
             };
             if !wanted.contains(&action) {

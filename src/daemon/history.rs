@@ -7,7 +7,9 @@ use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
-use crate::machine::report::{wait_over, waiting_for, EndReport, Happening, Origin, Verdict};
+use crate::machine::report::{
+    hook_in_words, wait_over, waiting_for, EndReport, Happening, Origin, StepOutcome, Verdict,
+};
 use crate::machine::time::{Span, Tick};
 
 /// Ends of instances kept per service; they are what `why` is asked for.
@@ -163,7 +165,8 @@ fn weight(what: &Happening) -> usize {
     let texts = match what {
         Happening::Ended(r) => {
             let crash = r.crash.as_ref();
-            r.steps.iter().map(|s| 64 + s.what.len()).sum::<usize>()
+            let steps = r.steps.iter().chain(&r.hooks);
+            steps.map(|s| 64 + s.what.len()).sum::<usize>()
                 + crash.map_or(0, |c| {
                     let frames = c.frames.iter().map(|f| 32 + f.len()).sum::<usize>();
                     c.kind.len() + c.text.len() + c.frame.len() + frames
@@ -172,6 +175,7 @@ fn weight(what: &Happening) -> usize {
                 + 160
         }
         Happening::Step { what: text, .. }
+        | Happening::Hook { what: text, .. }
         | Happening::GivenUp { why: text }
         | Happening::ActionFailed { error: text }
         | Happening::MainProcessRefused { why: text, .. }
@@ -280,6 +284,16 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
         ),
         Happening::Step { what, wait, .. } => {
             (Info, format!("stopping: {what}, at most {}", Span(*wait)))
+        }
+        Happening::Hook {
+            what,
+            took,
+            outcome,
+            ..
+        } => {
+            let is_well = outcome.as_ref().is_none_or(StepOutcome::is_well);
+            let severity = if is_well { Info } else { Warn };
+            (severity, hook_in_words(what, outcome.as_ref(), *took))
         }
         Happening::Unkillable { left, since, .. } => (
             Err,
@@ -455,6 +469,7 @@ mod tests {
             crash: None,
             left: 0,
             ports_held: 0,
+            hooks: Vec::new(),
             stuck: Vec::new(),
             verdict,
         }

@@ -17,6 +17,7 @@ use crate::config::model::{Output, Program};
 use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
+use crate::machine::hook::Call;
 use crate::machine::report::{Happening, SpawnError, Stage};
 use crate::machine::service::{Service, State};
 use crate::machine::spec::{Drain, Http};
@@ -105,6 +106,9 @@ impl Reactor {
             }
             Effect::Run(service, instance, action, argv) => {
                 self.run_command(service, instance, action, &argv);
+            }
+            Effect::Hook(service, instance, action, call) => {
+                self.run_hook(service, instance, action, &call);
             }
             Effect::Verify(service, instance, action, argv) => {
                 self.verify(service, instance, action, &argv);
@@ -211,6 +215,12 @@ impl Reactor {
                 // The machine asks again, at the latest when the next orphan is reaped.
                 None => return self.reap_again = true,
             },
+            Check::Commands => {
+                // What it has said is not taken for the service's words.
+                self.drain_output(service);
+                self.reap();
+                self.trees.commands_alive(service)
+            }
         };
         self.feed(Event::Checked(service, instance, check, Found(found)));
     }
@@ -282,12 +292,7 @@ impl Reactor {
             return Err(failure(Stage::Fork, "", "it is not configured"));
         };
         let name = self.registry.name(service);
-        if let Output::Log | Output::Ring | Output::File = program.output {
-            let registry = self.poll.registry();
-            let pipe = self.logs.open(registry, service, &name, program.output);
-            pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
-            self.logs.set_file(service, program.log_file.as_ref());
-            self.say_of_output();
+        if self.open_log(service, &name, &program)? {
             self.logs.begin(service, instance);
         }
         let line = self.open_ready_descriptor(service, instance, &name, true);
@@ -312,6 +317,25 @@ impl Reactor {
             group,
             descriptor,
         })
+    }
+
+    /// Makes the pipe for its output, if it has one that superd reads.
+    fn open_log(
+        &mut self,
+        service: ServiceId,
+        name: &Rc<str>,
+        program: &Program,
+    ) -> Result<bool, SpawnError> {
+        match program.output {
+            Output::Log | Output::Ring | Output::File => {}
+            Output::Null | Output::Inherit => return Ok(false),
+        }
+        let registry = self.poll.registry();
+        let pipe = self.logs.open(registry, service, name, program.output);
+        pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
+        self.logs.set_file(service, program.log_file.as_ref());
+        self.say_of_output();
+        Ok(true)
     }
 
     fn note_child(&mut self, service: ServiceId, instance: Instance, child: Child) {
@@ -373,24 +397,47 @@ impl Reactor {
     ) {
         let out = self.logs.writer(service);
         let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
-        self.run_command_into(service, instance, action, argv, out);
+        self.run_command_into((service, instance, action), argv, out, &[]);
+    }
+
+    /// Runs a hook. What it says is the service's output, also before the first start.
+    fn run_hook(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        call: &Rc<Call>,
+    ) {
+        if let Some(program) = self.registry.program(service) {
+            let name = self.registry.name(service);
+            // Without one, what it says is lost, and its status is not.
+            self.open_log(service, &name, &program).ok();
+        }
+        let mut news = call.news.clone();
+        news.push(("HOOK", call.kind.to_string()));
+        if let Some(Pid(pid)) = self.machine.service(service).and_then(Service::pid) {
+            news.push(("MAINPID", pid.to_string()));
+        }
+        let out = self.logs.writer(service);
+        let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
+        self.run_command_into((service, instance, action), &call.argv, out, &news);
     }
 
     /// Runs a command that has this for its output; none: what superd's is.
     pub(super) fn run_command_into(
         &mut self,
-        service: ServiceId,
-        instance: Instance,
-        action: ActionId,
+        (service, instance, action): (ServiceId, Instance, ActionId),
         argv: &Rc<[String]>,
         out: Option<OwnedFd>,
+        news: &[(&'static str, String)],
     ) {
         let Some(program) = self.registry.program(service) else {
             return;
         };
         let name = self.registry.name(service);
         let stdout = out.as_ref().map(AsFd::as_fd);
-        let outcome = match self.trees.run(action, &name, &program, argv, stdout) {
+        let of = (service, action);
+        let outcome = match self.trees.run(of, &name, &program, argv, stdout, news) {
             Ok(child) => {
                 let command = Command {
                     service,

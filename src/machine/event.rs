@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::files::{Print, Watched};
+use super::hook::Call;
 use super::memory::Memory;
 use super::outlook::{Condition, WaitFor};
 use super::ready::Probe;
@@ -246,6 +247,9 @@ pub enum Check {
     Descendants,
     /// How many processes of the tree are alive.
     Tree,
+    /// How many processes of the service's commands are alive: of hooks, steps, probes. What
+    /// a command that is over has left is KILLed.
+    Commands,
 }
 
 /// Answer to a [`Check`].
@@ -295,6 +299,8 @@ pub enum Effect {
     /// Run a service's checker: as `Run`, and the reason why it is not happy ends with what
     /// it said last. Its output goes nowhere else.
     Verify(ServiceId, Instance, ActionId, Rc<[String]>),
+    /// Run a hook. Answered by `ActionEnded`.
+    Hook(ServiceId, Instance, ActionId, Rc<Call>),
     /// Make the HTTP request of a stop step or of `reload`. Answered by `ActionEnded`.
     Http(ServiceId, Instance, ActionId, Rc<super::spec::Http>),
     /// Ask a question of `ready` or `health`. Answered by `ActionEnded`.
@@ -349,6 +355,7 @@ impl Effect {
             | Effect::KillTree(..)
             | Effect::Run(..)
             | Effect::Verify(..)
+            | Effect::Hook(..)
             | Effect::Http(..)
             | Effect::Drain(..)
             | Effect::Limit(..)

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{ActionId, Check, Effect, Instance, Presence, ServiceId};
 use super::files::{Files, Print, MOST};
 use super::outlook::{Outlook, Seen};
-use super::ready::Await;
+use super::ready::{About, Await};
 use super::report::{Exit, Happening, Origin, Verdict};
 use super::restart::Record;
 use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State, Want};
@@ -216,7 +216,24 @@ impl Memory {
             | State::Backoff { .. } => None,
         };
         let of_reload = self.reload.as_ref().map(|r| r.action);
-        of_stop.into_iter().chain(of_reload)
+        let of_hook = self.run().and_then(|run| run.hook.as_ref()?.action());
+        of_stop.into_iter().chain(of_reload).chain(of_hook)
+    }
+
+    fn run(&self) -> Option<&Run> {
+        match &self.state {
+            State::Starting(run)
+            | State::Up(run)
+            | State::Stopping(run, _)
+            | State::Killing(run, ..) => Some(run),
+            State::Sweeping(end) => Some(&end.run),
+            State::Down(_) | State::Waiting | State::Backoff { .. } => None,
+        }
+    }
+
+    /// Whether a hook was under way, and no main process there.
+    pub fn is_in_hook(&self) -> bool {
+        self.run().is_some_and(Run::is_preparing) || self.is_reaped()
     }
 
     /// The checker that was under way.
@@ -231,6 +248,7 @@ impl Memory {
         let sound = |s: &Schedule| {
             s.steps.len() <= 1000
                 && s.leftover_grace <= LONGEST
+                && s.after <= LONGEST
                 && s.steps
                     .iter()
                     .all(|step| step.wait <= LONGEST && step.settle <= LONGEST)
@@ -250,6 +268,7 @@ impl Memory {
                 .as_ref()
                 .is_none_or(|w| w.timeout.is_none_or(|t| t <= LONGEST))
             && spec.check.as_ref().is_none_or(|c| c.wait <= LONGEST)
+            && spec.hooks.as_ref().is_none_or(|h| h.is_sound(LONGEST))
             && crash_loop
                 .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
         let state_is_sound = match &self.state {
@@ -262,14 +281,9 @@ impl Memory {
             State::Killing(_, stop, kill) => stop.is_sound(&sound) && calm(kill),
             State::Sweeping(end) => end.is_sound(&sound, &calm),
         };
-        let instance = match &self.state {
-            State::Starting(run)
-            | State::Up(run)
-            | State::Stopping(run, _)
-            | State::Killing(run, ..) => run.instance,
-            State::Sweeping(end) => end.run.instance,
-            State::Down(_) | State::Waiting | State::Backoff { .. } => self.instance,
-        };
+        let instance = self.run().map_or(self.instance, |run| run.instance);
+        let hook = self.run().and_then(|run| run.hook.as_ref());
+        let state_is_sound = state_is_sound && hook.is_none_or(|h| h.is_sound(LONGEST));
         if !spec_is_sound {
             return Some("its definition");
         }
@@ -326,6 +340,20 @@ impl Service {
         let instance = self.instance;
         match (&mut self.state, found) {
             (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => Moved::default(),
+            // There is no main process yet; the hook goes on, or is told to have ended.
+            (State::Starting(run), Presence::Gone { .. } | Presence::Running(_))
+                if run.is_preparing() =>
+            {
+                if let Some(hook) = &mut run.hook {
+                    hook.resume(&mut About {
+                        now,
+                        id,
+                        instance,
+                        cx,
+                    });
+                }
+                Moved::default()
+            }
             // It never came into being.
             (State::Starting(run), Presence::Gone { left: Some(0), .. }) if run.pid.is_none() => {
                 cx.effects.push(Effect::Release(id, instance));
@@ -346,6 +374,7 @@ impl Service {
                 run.adopted = true;
                 run.hold_again(id, cx);
                 let (run, since) = (run.clone(), self.since);
+                let is_new = matches!(self.state, State::Starting(_));
                 let ran = now - run.began;
                 cx.publish(id, Happening::Adopted { instance, pid, ran });
                 let moved = self.enter(State::Up(run), now);
@@ -353,6 +382,9 @@ impl Service {
                 self.renew_watch(now, cx);
                 if self.spec.max_connections.is_some() {
                     self.watch(cx.effects);
+                }
+                if is_new {
+                    self.begin_post_start(now, cx);
                 }
                 moved
             }

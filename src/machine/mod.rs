@@ -12,6 +12,7 @@ pub mod end;
 pub mod event;
 pub mod files;
 pub mod health;
+pub mod hook;
 #[cfg(test)]
 mod jobs;
 pub mod keep;

@@ -48,6 +48,7 @@ pub fn schedule(steps: Vec<Step>) -> Rc<Schedule> {
     Rc::new(Schedule {
         steps,
         leftover_grace: ms(2000),
+        after: Duration::ZERO,
     })
 }
 
@@ -74,6 +75,8 @@ pub struct Rig {
     pub ports: u32,
     pub descendants: u32,
     pub tree: u32,
+    /// Processes that hooks have left behind.
+    pub commands: u32,
     /// What is seen of stuck processes.
     pub stuck: Vec<Stuck>,
     /// When it was looked for them.
@@ -102,6 +105,7 @@ impl Rig {
             ports: 0,
             descendants: 0,
             tree: 0,
+            commands: 0,
             stuck: Vec::new(),
             looks: Vec::new(),
             tickets: 0,
@@ -166,6 +170,7 @@ impl Rig {
                         Check::Ports => self.ports,
                         Check::Descendants => self.descendants,
                         Check::Tree => self.tree,
+                        Check::Commands => self.commands,
                     };
                     if check == Check::Notify {
                         for _ in 0..std::mem::take(&mut self.unread) {
@@ -328,6 +333,7 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Run(s, i, ..) => one("run", s, i),
         Effect::Verify(s, i, ..) => one("check", s, i),
         Effect::Http(s, i, ..) => one("http", s, i),
+        Effect::Hook(s, i, _, call) => one(&call.kind.to_string(), s, i),
         Effect::Probe(s, i, ..) => one("probe", s, i),
         Effect::NoteFile(s, i, _) => one("note file", s, i),
         Effect::Drain(s, i, ..) => one("drain", s, i),

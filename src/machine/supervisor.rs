@@ -18,7 +18,7 @@ use super::order::Order;
 use super::outlook::Condition;
 use super::report::{Happening, Origin};
 use super::restart::Rng;
-use super::service::{Context, Input, Rest, Service, State, Waiter, Want};
+use super::service::{Context, Input, Rest, Run, Service, State, Waiter, Want};
 use super::stop;
 use super::time::Tick;
 
@@ -260,8 +260,15 @@ impl Supervisor {
             Event::World(id, missing) => self.world_seen(id, missing, effects),
             Event::Files(id, prints) => self.files_seen(id, prints, now),
             Event::OrphanReaped => {
-                let shrinking =
-                    |s: &&Service| matches!(s.state, State::Stopping(..) | State::Sweeping(_));
+                let shrinking = |s: &&Service| match &s.state {
+                    State::Stopping(..) | State::Sweeping(_) => true,
+                    State::Starting(run) => run.is_preparing(),
+                    State::Down(_)
+                    | State::Waiting
+                    | State::Up(_)
+                    | State::Killing(..)
+                    | State::Backoff { .. } => false,
+                };
                 let ids: Vec<ServiceId> = self
                     .services
                     .values()
@@ -602,6 +609,8 @@ impl Supervisor {
         if !service.is_running() || !self.is_going_down(service) {
             return;
         }
+        // Nobody uses what has not begun: it has to wait for nobody, and must not begin.
+        let is_preparing = service.run().is_some_and(Run::is_preparing);
         let order = self.order_for(id, now);
         if let (Origin::Dependency { .. }, Some(service)) = (&order.by, self.services.get_mut(&id))
         {
@@ -610,7 +619,7 @@ impl Supervisor {
         }
         if order.force {
             self.feed(id, Input::Force(order), now, effects);
-        } else if !self.is_held(id) {
+        } else if is_preparing || !self.is_held(id) {
             self.feed(id, Input::Halt(order), now, effects);
         }
     }

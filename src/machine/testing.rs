@@ -16,6 +16,7 @@ pub fn term_schedule() -> Schedule {
             settle: Duration::ZERO,
         }],
         leftover_grace: Duration::from_secs(2),
+        after: Duration::ZERO,
     }
 }
 
@@ -47,5 +48,6 @@ pub fn spec(name: &str) -> Spec {
         check: None,
         watch: None,
         max_connections: None,
+        hooks: None,
     }
 }

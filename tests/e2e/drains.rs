@@ -716,8 +716,10 @@ fn five_milliseconds_after_the_request_who_is_new_is_held_back() {
             s.ok(&["start", "pages"]);
             s.wait_record("pages", "start", round + 1);
         }
+        let (best, median) = times.usual();
         tell(&format!(
-            "drain: from the request to the first packet held back: longest {:?}, late {} of {ROUNDS}",
+            "drain: from the request to the first packet held back: best {best:?}, median {median:?}, \
+             longest {:?}, late {} of {ROUNDS}",
             times.longest(),
             times.late()
         ));
@@ -766,7 +768,7 @@ fn a_drain_of_a_thousand_connections_takes_a_hundredth_of_a_processor() {
         assert_eq!(s.verdict("pages"), "clean");
         assert_eq!(unused, 0, "what is not drained costs nothing");
         // superctl, which asks for the progress twice a second, has its share in it.
-        assert!(share <= 0.02, "{share}");
+        assert!(share <= 0.01, "{share}");
         s.end();
     });
 }

@@ -171,6 +171,14 @@ impl Times {
         self.all.iter().max().copied().unwrap_or_default()
     }
 
+    /// The shortest and the median.
+    pub fn usual(&self) -> (Duration, Duration) {
+        let mut all = self.all.clone();
+        all.sort();
+        let at = |n: usize| all.get(n).copied().unwrap_or_default();
+        (at(0), at(all.len() / 2))
+    }
+
     pub fn late(&self) -> usize {
         self.all.iter().filter(|t| **t > self.limit).count()
     }

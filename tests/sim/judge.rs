@@ -13,12 +13,13 @@ use superd::machine::event::{
 };
 use superd::machine::files::{OnChange, Print, SETTLE, SETTLE_LONGEST};
 use superd::machine::health::{Health, Remedy};
+use superd::machine::hook::{Call, Kind};
 use superd::machine::outlook::Then;
 use superd::machine::ready::{Ready, Sign};
 use superd::machine::report::{Exit, Happening, Origin};
 use superd::machine::service::{Rest, State, Want, KILL_AGAIN};
 use superd::machine::signal::Signal;
-use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, To, Until};
+use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, Step, To, Until};
 use superd::machine::supervisor::Supervisor;
 use superd::machine::time::Tick;
 
@@ -81,6 +82,11 @@ impl Course {
         self.impossible
             || now >= self.step_at + step.wait
             || self.cond_at.is_some_and(|at| now >= at + step.settle)
+    }
+
+    fn is_at_hook(&self) -> bool {
+        let step = self.last.and_then(|n| self.schedule.steps.get(n));
+        step.is_some_and(Step::is_hook)
     }
 
     fn until(&self) -> Option<&Until> {
@@ -149,6 +155,12 @@ struct Live {
     check_restarts: bool,
     /// Which a file has made superd ask for.
     check_by_file: bool,
+    /// There is no order to fork yet: this is its `pre-start`, and how it went.
+    prepares: Option<(ActionId, Option<bool>)>,
+    /// The hooks that have been begun, besides the one that is a step.
+    hooks: Vec<Kind>,
+    /// Its definition has changed since its end began.
+    redefined: bool,
 }
 
 impl Live {
@@ -431,7 +443,8 @@ impl Judge {
                 if let Some(stop) = &mut l.stop {
                     stop.rival |= stop.reached == 0;
                     // What could not be done is waited for instead of passed over.
-                    stop.held |= stop.impossible && stop.rival && !stop.rival_had_time;
+                    let waits = !stop.is_at_hook();
+                    stop.held |= stop.impossible && stop.rival && !stop.rival_had_time && waits;
                 }
                 Self::condition(l, now, |u| *u == Until::Stopping);
             }),
@@ -444,7 +457,7 @@ impl Judge {
                 Self::condition(l, now, |u| match check {
                     Check::Ports => *u == Until::PortsClosed,
                     Check::Descendants => *u == Until::DescendantsGone,
-                    Check::Notify | Check::Tree => false,
+                    Check::Notify | Check::Tree | Check::Commands => false,
                 });
             }),
             Event::OutputMatched(s, i) => self.with(*s, *i, |l| {
@@ -501,6 +514,9 @@ impl Judge {
                 live.pinged = now;
                 live.triggered = false;
             }
+        }
+        if let Some(live) = &mut s.live {
+            live.redefined |= live.exited.is_some() || !live.forked;
         }
         s.spec = spec.clone();
         s.given_up &= change == Change::Policy;
@@ -608,7 +624,12 @@ impl Judge {
     }
 
     fn action_ended(live: &mut Live, action: ActionId, outcome: &Outcome, now: Tick) {
-        live.actions.remove(&action);
+        let is_open = live.actions.remove(&action);
+        if let Some((hook, how)) = live.prepares.as_mut().filter(|_| is_open) {
+            if *hook == action {
+                *how = Some(*outcome == Outcome::Done);
+            }
+        }
         if live.probes.remove(&action).is_some() {
             let done = *outcome == Outcome::Done;
             live.met |= done && !live.up;
@@ -625,12 +646,13 @@ impl Judge {
             Outcome::Impossible(_) => {
                 stop.impossible = true;
                 let step = stop.last.and_then(|n| stop.schedule.steps.get(n));
-                if step.is_some_and(|s| !matches!(s.action, Action::Drain(_))) {
+                if step.is_some_and(|s| !matches!(s.action, Action::Drain(_) | Action::Hook(_))) {
                     stop.reached = stop.reached.saturating_sub(1);
                 }
                 // It stops, and nothing of ours has reached it: a rival.
+                let waits = step.is_none_or(|s| !s.is_hook());
                 stop.rival |= live.stopping_said && stop.reached == 0;
-                stop.held |= stop.rival && !stop.rival_had_time;
+                stop.held |= stop.rival && !stop.rival_had_time && waits;
             }
             Outcome::Done | Outcome::Unhappy(_) => {
                 let done = *outcome == Outcome::Done;
@@ -648,14 +670,36 @@ impl Judge {
             format!("{effect:?}")
         })?;
         match effect {
-            Effect::Spawn(s, i) => {
-                self.decide();
-                if let Some(edits) = self.files.get_mut(s) {
-                    *edits = Edits::default();
-                }
-                self.world_allows(now, *s, world)?;
-                self.spawn(*s, *i, world)
+            Effect::Spawn(s, i) if self.is_prepared(*s, *i) => {
+                self.knows_nothing(*s);
+                let left = world.of_hooks(*s);
+                let happy = |l: &Live| matches!(l.prepares, Some((_, Some(true))));
+                let live = self.live(*s, *i)?;
+                let ok = happy(live) && live.stop.is_none();
+                live.prepares = None;
+                require(ok, "started when its pre-start is happy", || {
+                    format!("{s:?}")
+                })?;
+                require(self.target(*s), "never without being wanted", || {
+                    format!("{s:?}")
+                })?;
+                require(left == 0, "nothing is left of pre-start", || {
+                    format!("{s:?}: {left}")
+                })
             }
+            Effect::Spawn(s, i) => {
+                self.knows_nothing(*s);
+                self.begin(now, *s, *i, world)?;
+                let spec = self.services.get(s).and_then(|s| s.spec.hooks.clone());
+                let due = spec.is_some_and(|h| h.pre_start.is_some());
+                require(!due, "pre-start comes before the start", || {
+                    format!("{s:?}")
+                })
+            }
+            Effect::Hook(s, i, a, call) if call.kind == Kind::PreStop => {
+                self.action(now, *s, *i, *a, &Action::Hook(call.argv.clone()))
+            }
+            Effect::Hook(s, i, a, call) => self.hook(now, (*s, *i), *a, call, world),
             Effect::Signal(s, i, signal, to) => self.signal(now, *s, *i, *signal, *to),
             Effect::Wake(s, i, _) => {
                 let live = self.live(*s, *i)?;
@@ -691,7 +735,8 @@ impl Judge {
             | Effect::Check(s, i, _)
             | Effect::Look(s, i) => self.live(*s, *i).map(|_| ()),
             Effect::NoteFile(s, i, _) => {
-                let is_early = self.services.get(s).is_some_and(|s| *i > s.last);
+                let is_new = self.services.get(s).is_some_and(|s| *i > s.last);
+                let is_early = is_new || self.is_prepared(*s, *i);
                 require(is_early, "a file is noted before the start", || {
                     format!("{s:?}")
                 })
@@ -796,6 +841,61 @@ impl Judge {
         )
     }
 
+    /// An instance begins, with a fork or with `pre-start`.
+    fn begin(&mut self, now: Tick, id: ServiceId, i: Instance, world: &World) -> Ruling {
+        self.decide();
+        self.world_allows(now, id, world)?;
+        self.spawn(id, i, world)
+    }
+
+    fn is_prepared(&self, id: ServiceId, instance: Instance) -> bool {
+        let live = self.services.get(&id).and_then(|s| s.live.as_ref());
+        live.is_some_and(|l| l.instance == instance && l.prepares.is_some())
+    }
+
+    fn hook(&mut self, now: Tick, key: Key, a: ActionId, call: &Call, world: &World) -> Ruling {
+        let kind = call.kind;
+        let text = || format!("{kind} of {key:?}");
+        require(self.actions.insert(a), "actions have new numbers", text)?;
+        if kind == Kind::PreStart {
+            self.begin(now, key.0, key.1, world)?;
+        }
+        let hooks = self.services.get(&key.0).and_then(|s| s.spec.hooks.clone());
+        let hook = hooks.as_ref().and_then(|h| match kind {
+            Kind::PreStart => h.pre_start.as_ref(),
+            Kind::PostStart => h.post_start.as_ref(),
+            Kind::OnCrash => h.on_crash.as_ref(),
+            Kind::PostStop => h.post_stop.as_ref(),
+            Kind::PreStop => None,
+        });
+        require(
+            hook.is_some_and(|h| h.argv == call.argv),
+            "a hook is configured",
+            text,
+        )?;
+        let left = world.children.get(&key).map_or(0, |c| c.tree());
+        let others = world.of_hooks(key.0);
+        let live = self.live(key.0, key.1)?;
+        require(!live.hooks.contains(&kind), "each hook once", text)?;
+        let fit = match kind {
+            Kind::PreStart => {
+                live.prepares = Some((a, None));
+                true
+            }
+            Kind::PostStart => live.up && live.stop.is_none() && live.exited.is_none(),
+            Kind::OnCrash => live.exited.is_some() && !live.hooks.contains(&Kind::PostStop),
+            Kind::PostStop => live.exited.is_some() || !live.forked,
+            Kind::PreStop => false,
+        };
+        live.hooks.push(kind);
+        live.actions.insert(a);
+        require(fit, "a hook has its time", text)?;
+        let alone = kind == Kind::PostStart || (left == 0 && others == 0);
+        require(alone, "a hook has no company", || {
+            format!("{kind} of {key:?}: {left} and {others}")
+        })
+    }
+
     fn spawn(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
         self.spawns += 1;
         let wanted = self.target(id);
@@ -859,6 +959,9 @@ impl Judge {
             check: None,
             check_restarts: false,
             check_by_file: false,
+            prepares: None,
+            hooks: Vec::new(),
+            redefined: false,
         });
         Ok(())
     }
@@ -1059,14 +1162,14 @@ impl Judge {
         let planned = planned.is_some_and(|s| s.action == *action);
         require(planned, "as the schedule says", text)?;
         require(stop.may_go_on(now), "a step has its time", text)?;
-        if stop.rival && !stop.rival_had_time {
+        if stop.rival && !stop.rival_had_time && !matches!(action, Action::Hook(_)) {
             let waited = stop.held && now >= stop.step_at + stop.wait();
             require(waited, "STOPPING=1 means hands off", text)?;
             stop.rival_had_time = true;
         }
         stop.acted = true;
         match action {
-            Action::Drain(_) => {}
+            Action::Drain(_) | Action::Hook(_) => {}
             Action::Signal(Signal::TERM, To::Tree | To::Descendants) => {
                 stop.term_to_tree = true;
                 stop.reached += 1;
@@ -1136,6 +1239,13 @@ impl Judge {
                 })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// It is about to read its files.
+    fn knows_nothing(&mut self, id: ServiceId) {
+        if let Some(edits) = self.files.get_mut(&id) {
+            *edits = Edits::default();
         }
     }
 
@@ -1231,9 +1341,12 @@ impl Judge {
         let live = self.live(id, instance)?;
         require(live.stop.is_none(), "one stop", || format!("{id:?}"))?;
         let forced = live.may_force || all;
-        require(forced || unfit || late.is_empty(), "stop order", || {
-            format!("{id:?} before {late:?}")
-        })?;
+        let began = live.prepares.is_none();
+        require(
+            forced || unfit || !began || late.is_empty(),
+            "stop order",
+            || format!("{id:?} before {late:?}"),
+        )?;
         let Some(schedule) = schedule else {
             return Ok(());
         };
@@ -1300,7 +1413,18 @@ impl Judge {
     }
 
     fn release(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
-        self.live(id, instance)?;
+        let hooks = self.services.get(&id).and_then(|s| s.spec.hooks.clone());
+        let live = self.live(id, instance)?;
+        let due = hooks.is_some_and(|h| h.post_stop.is_some()) && !live.redefined;
+        let done = live.hooks.contains(&Kind::PostStop);
+        require(done || !due, "post-stop comes before it is over", || {
+            format!("{id:?}")
+        })?;
+        let left = world.of_hooks(id);
+        let had = !live.hooks.is_empty();
+        require(left == 0 || !had, "no hook outlives its instance", || {
+            format!("{id:?}: {left}")
+        })?;
         let child = world.children.get(&(id, instance));
         let left = child.map_or(0, |c| c.tree());
         require(left == 0, "released when the tree is empty", || {
@@ -1344,11 +1468,11 @@ impl Judge {
             let (killed, exited) = (live.killed_at.is_some(), live.exited.is_some());
             let Some(stop) = &mut live.stop else { continue };
             let limit = stop.began + stop.schedule.longest();
-            let in_time = killed || exited || now <= limit;
+            let in_time = killed || exited || !live.forked || now <= limit;
             require(in_time, "a stop ends in time", || {
                 format!("{id:?} at {now:?}, began {:?}", stop.began)
             })?;
-            let ignored = live.forced && !killed && !exited;
+            let ignored = live.forced && !killed && !exited && live.forked;
             require(!ignored, "--now kills at once", || format!("{id:?}"))?;
             let held = machine.service(*id).and_then(|s| s.stop());
             let held = held.map(|s| s.deadline());

@@ -2,6 +2,7 @@
 //! must be noticed, or the simulator proves nothing.
 
 use superd::machine::event::{Effect, Instance};
+use superd::machine::hook::Kind;
 use superd::machine::report::Happening;
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
@@ -26,6 +27,10 @@ pub enum Tamper {
     SpawnTwice,
     /// It does not wait for what it looks out for.
     SpawnUnseen,
+    /// It does not wait for `pre-start`.
+    SpawnUnprepared,
+    /// An instance is let go while its `post-stop` runs.
+    ReleaseEarly,
     /// It does not wait before it KILLs.
     KillAtOnce,
     /// KILL is forgotten.
@@ -73,6 +78,16 @@ impl Tamper {
                 }
                 (Tamper::SpawnUnseen, Effect::LookOut(s, Some(_))) => {
                     Some(Effect::Spawn(*s, Instance(u32::MAX / 4)))
+                }
+                (Tamper::SpawnUnprepared, Effect::Hook(s, i, _, call))
+                    if call.kind == Kind::PreStart =>
+                {
+                    Some(Effect::Spawn(*s, *i))
+                }
+                (Tamper::ReleaseEarly, Effect::Hook(s, i, _, call))
+                    if call.kind == Kind::PostStop =>
+                {
+                    Some(Effect::Release(*s, *i))
                 }
                 (Tamper::KillAtOnce, Effect::Signal(s, i, Signal::TERM, _)) => {
                     Some(Effect::KillTree(*s, *i))

@@ -30,6 +30,8 @@ pub enum Thing {
     HandsOver(Key),
     OrphanDies(Key, usize),
     ActionEnds(Key, ActionId, Outcome),
+    /// What hooks have left behind is dead.
+    LitterGoes(ServiceId),
     SaysStopping(Key),
     ReadsNotice(Key),
     Says(Key, Notice),
@@ -120,6 +122,10 @@ pub struct World {
     pub files: BTreeMap<ServiceId, Vec<Print>>,
     /// Whose files are looked after, and what was told.
     pub watched: BTreeMap<ServiceId, Vec<Print>>,
+    /// Hooks whose command runs.
+    pub hooks: BTreeMap<ActionId, Key>,
+    /// What hooks have left behind: so many processes.
+    pub litter: BTreeMap<ServiceId, u32>,
     /// What is there now.
     there: Vec<Condition>,
     count: u64,
@@ -147,6 +153,8 @@ impl World {
             outlooks: BTreeMap::new(),
             files: BTreeMap::new(),
             watched: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            litter: BTreeMap::new(),
             there: Vec::new(),
             count: 0,
             pids: 1,
@@ -234,6 +242,14 @@ impl World {
             Effect::Run(s, i, a, _) | Effect::Verify(s, i, a, _) | Effect::Http(s, i, a, _) => {
                 self.act((*s, *i), *a, out);
             }
+            Effect::Hook(s, i, a, _) => self.hook((*s, *i), *a, out),
+            Effect::EndAction(_, _, a) => {
+                // Its end is told later, and nobody is to care.
+                if let Some(key) = self.hooks.get(a).copied() {
+                    let (pause, why) = (self.hang(), "killed".to_owned());
+                    self.plan(pause, Thing::ActionEnds(key, *a, Outcome::Unhappy(why)));
+                }
+            }
             Effect::Probe(s, i, a, _) => self.probe((*s, *i), *a, out),
             Effect::Drain(s, i, a, _) => self.drain((*s, *i), *a, out),
             Effect::WatchOutput(s, i, _) => {
@@ -290,8 +306,7 @@ impl World {
                     self.plan(pause, Thing::Connections((*s, *i), n));
                 }
             }
-            Effect::EndAction(..)
-            | Effect::NoteFile(..)
+            Effect::NoteFile(..)
             | Effect::Watch(_, _, None)
             | Effect::Limit(..)
             | Effect::LetGo(..)
@@ -588,6 +603,46 @@ impl World {
         }
     }
 
+    /// A hook: it may fail, hang, and leave processes behind.
+    fn hook(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
+        let ended = |outcome| Event::ActionEnded(key.0, key.1, action, outcome);
+        let outcome = match self.dice.below(8) {
+            _ if self.calm => Outcome::Done,
+            0 => {
+                out.push(ended(Outcome::Impossible("no such command".to_owned())));
+                return;
+            }
+            1 | 2 => Outcome::Unhappy("status 1".to_owned()),
+            _ => Outcome::Done,
+        };
+        self.hooks.insert(action, key);
+        let pause = match self.dice.below(6) {
+            0 if !self.calm => Duration::from_secs(1_000),
+            _ => self.soon(),
+        };
+        self.plan(pause, Thing::ActionEnds(key, action, outcome));
+    }
+
+    fn hook_ends(&mut self, action: ActionId) {
+        if let Some((id, _)) = self.hooks.remove(&action) {
+            let left = match self.dice.below(4) {
+                0 => 1 + self.dice.below(2) as u32,
+                _ => 0,
+            };
+            if left > 0 {
+                *self.litter.entry(id).or_default() += left;
+                let pause = self.hang();
+                self.plan(pause, Thing::LitterGoes(id));
+            }
+        }
+    }
+
+    /// Processes of hooks of this service that are alive.
+    pub fn of_hooks(&self, id: ServiceId) -> u32 {
+        let running = self.hooks.values().filter(|(s, _)| *s == id).count() as u32;
+        running + self.litter.get(&id).copied().unwrap_or(0)
+    }
+
     /// Is it ready? In the end it is.
     fn probe(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
         let outcome = match self.dice.below(6) {
@@ -654,7 +709,9 @@ impl World {
 
     fn look(&mut self, key: Key, check: Check, out: &mut Vec<Event>) {
         let mut unread = 0;
+        let of_hooks = self.of_hooks(key.0);
         let found = match self.children.get_mut(&key) {
+            _ if check == Check::Commands => of_hooks,
             None => 0,
             Some(child) => match check {
                 Check::Notify => {
@@ -667,6 +724,7 @@ impl World {
                 }
                 Check::Descendants => child.orphans_alive(),
                 Check::Tree => child.tree(),
+                Check::Commands => of_hooks,
             },
         };
         for _ in 0..unread {
@@ -686,7 +744,14 @@ impl World {
             Thing::OrphanDies(key, n) => self.orphan_dies(key, n, out),
             Thing::ActionEnds(key, action, outcome) => {
                 // Also when it is over: the daemon may have it in its queue already.
+                self.hook_ends(action);
                 out.push(Event::ActionEnded(key.0, key.1, action, outcome));
+            }
+            Thing::LitterGoes(id) => {
+                self.litter.remove(&id);
+                if self.dice.chance(80) {
+                    out.push(Event::OrphanReaped);
+                }
             }
             Thing::SaysStopping(key) => {
                 if let Some(child) = self.children.get_mut(&key) {
