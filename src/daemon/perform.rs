@@ -171,6 +171,7 @@ impl Reactor {
             Effect::LookOut(service, wait_for) => {
                 self.world.look_out(service, wait_for, self.poll.registry());
             }
+            Effect::WatchFiles(service, watched) => self.watch_files(service, watched),
             Effect::Release(service, instance) => {
                 self.last_words.retain(|(id, ..)| *id != service);
                 self.drains.forget(service, instance);
@@ -563,6 +564,7 @@ impl Reactor {
         }
         self.logs.close(self.poll.registry(), service);
         self.history.forget(service);
+        self.watches.watch(service, None, self.poll.registry());
         let name = self.registry.name(service);
         self.trees.forget(service, &name);
         self.forget_in_journal(service, &name);
