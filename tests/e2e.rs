@@ -33,6 +33,8 @@ mod files;
 mod five_twins;
 #[path = "e2e/health.rs"]
 mod health;
+#[path = "e2e/hooks.rs"]
+mod hooks;
 #[path = "e2e/hostile.rs"]
 mod hostile;
 #[path = "e2e/init_scripts.rs"]
@@ -71,5 +73,7 @@ mod trees;
 mod upgrades;
 #[path = "e2e/verbs.rs"]
 mod verbs;
+#[path = "e2e/watches.rs"]
+mod watches;
 #[path = "e2e/wraps.rs"]
 mod wraps;

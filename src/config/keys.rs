@@ -63,6 +63,13 @@ pub const SERVICE: &[&str] = &[
     "reload",
     "check",
     "check-timeout",
+    "watch",
+    "on-change",
+    "pre-start",
+    "post-start",
+    "pre-stop",
+    "post-stop",
+    "on-crash",
     "max-connections",
     "sockets",
     "memory-max",
@@ -149,6 +156,9 @@ pub const MAX_CONNECTIONS: &[&str] = &["high", "low"];
 /// `reload`.
 pub const RELOAD: &[&str] = &["signal", "run", "http", "wait"];
 
+/// `pre-start` and the other hooks.
+pub const HOOK: &[&str] = &["run", "timeout"];
+
 /// `[[fault]]` of the file of known faults.
 pub const FAULT: &[&str] = &[
     "name",
@@ -192,4 +202,14 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("netns", "network-namespace"),
     ("no-new-privs", "no-new-privileges"),
     ("target", "to"),
+    ("watch-files", "watch"),
+    ("watch-paths", "watch"),
+    ("exec-start-pre", "pre-start"),
+    ("exec-start-post", "post-start"),
+    ("exec-stop-post", "post-stop"),
+    ("start-pre", "pre-start"),
+    ("start-post", "post-start"),
+    ("stop-pre", "pre-stop"),
+    ("stop-post", "post-stop"),
+    ("on-failure", "on-crash"),
 ];

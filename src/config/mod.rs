@@ -35,6 +35,7 @@ mod diff;
 pub mod faults;
 mod files;
 mod health;
+mod hooks;
 pub mod keys;
 mod limits;
 mod load;

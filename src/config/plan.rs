@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::machine::end::PORTS_WAIT;
+use crate::machine::hook::{Hooks, Kind};
 use crate::machine::spec::{Schedule, Step, Until};
 use crate::machine::time::Span;
 
@@ -75,7 +76,7 @@ pub fn plan(config: &Config) -> Plan {
         plans.push(ServicePlan {
             name: name.to_owned(),
             stops_after: waits.into_iter().map(str::to_owned).collect(),
-            steps: words(&def.policy.stop),
+            steps: words(&def.policy.stop, def.policy.hooks.as_deref()),
             longest: own,
         });
     }
@@ -88,10 +89,10 @@ pub fn plan(config: &Config) -> Plan {
         at = down.get(name).and_then(|(_, before)| *before);
     }
     critical.reverse();
-    let graces = services.values().map(|def| def.policy.stop.leftover_grace);
-    let grace = graces.max().unwrap_or_default();
+    // What follows its KILL.
+    let ends = services.values().map(|def| end(&def.policy.stop));
+    let end = ends.max().unwrap_or(PORTS_WAIT);
     let cap = config.daemon.shutdown_deadline;
-    let end = grace.saturating_add(PORTS_WAIT);
     let cap = cap.map_or(Duration::MAX, |d| d.saturating_add(end));
     Plan {
         services: plans,
@@ -101,11 +102,16 @@ pub fn plan(config: &Config) -> Plan {
     }
 }
 
-/// The schedule ([`Schedule::longest`], also for one that did not come out of a file), and
-/// then the ports, which somebody else may hold.
-fn longest(stop: &Schedule) -> Duration {
+/// The rest of the tree, the ports, which somebody else may hold, and the hooks.
+fn end(stop: &Schedule) -> Duration {
     let end = stop.leftover_grace.saturating_add(PORTS_WAIT);
-    stop.steps.iter().fold(end, |sum, step| {
+    end.saturating_add(stop.after)
+}
+
+/// The schedule ([`Schedule::longest`], also for one that did not come out of a file), and
+/// what follows it.
+fn longest(stop: &Schedule) -> Duration {
+    stop.steps.iter().fold(end(stop), |sum, step| {
         sum.saturating_add(step.wait).saturating_add(step.settle)
     })
 }
@@ -118,7 +124,7 @@ pub fn term_timeout(longest: Duration) -> u64 {
 }
 
 /// A schedule in words, a line per step; what superd adds is the last one.
-fn words(stop: &Schedule) -> Vec<String> {
+fn words(stop: &Schedule, hooks: Option<&Hooks>) -> Vec<String> {
     let mut lines: Vec<String> = stop.steps.iter().map(step_in_words).collect();
     lines.push(match stop.leftover_grace {
         Duration::ZERO => "KILL whatever is left".to_owned(),
@@ -131,6 +137,20 @@ fn words(stop: &Schedule) -> Vec<String> {
         "its ports are free, at most {} later",
         Span(PORTS_WAIT)
     ));
+    let hooks = hooks.map(|h| [(&h.on_crash, Kind::OnCrash), (&h.post_stop, Kind::PostStop)]);
+    for (hook, kind) in hooks.into_iter().flatten() {
+        if let Some(hook) = hook {
+            let when = match kind {
+                Kind::OnCrash => "after a crash: ",
+                _ => "",
+            };
+            let program = hook.argv.first().map_or("", |s| s);
+            lines.push(format!(
+                "{when}{kind} {program}, until that is done, at most {}",
+                Span(hook.wait)
+            ));
+        }
+    }
     lines
 }
 

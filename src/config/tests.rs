@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::model::*;
 use super::*;
 use crate::machine::event::Change;
+use crate::machine::files::OnChange;
 use crate::machine::health::Remedy;
 use crate::machine::outlook::Then;
 use crate::machine::ready::{Question, Ready, Sign};
@@ -820,6 +821,35 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "check-timeout = \"1s\"",
             "service \"x\": `check-timeout` goes with `check`",
         ),
+        (
+            "pre-start = true",
+            "3:13: service \"x\": `pre-start` must be an array of strings, not true or false",
+        ),
+        (
+            "post-stop = \"umount /mnt\"",
+            "3:13: service \"x\": `post-stop` must be an array of strings, not a string: write [\"umount\", \"/mnt\"]",
+        ),
+        (
+            "on-crash = { run = [] }",
+            "3:20: service \"x\": `run` is empty: write [\"/path/to/program\", \"argument\"]",
+        ),
+        (
+            "pre-stop = { timeout = \"1s\" }",
+            "3:12: service \"x\": `pre-stop` has no command: write [\"/program\"] or { run = [\"/program\"], timeout = \"10s\" }",
+        ),
+        (
+            "post-start = { run = [\"/x\"], timeout = \"0s\" }",
+            "`timeout` must be longer than 0",
+        ),
+        (
+            "post-start = { run = [\"/x\"], wait = \"1s\" }",
+            "unknown key `wait`",
+        ),
+        ("exec-start-pre = [\"/x\"]", "did you mean `pre-start`"),
+        (
+            "type = \"oneshot\"\npost-start = [\"/x\"]",
+            "service \"x\": a oneshot is done when it ends: what is to follow is its `post-stop`, not `post-start`",
+        ),
         ("reload = { signal = \"KILL\" }", "does not reload"),
         (
             "reload = { signal = \"HUP\", wait = \"1s\" }",
@@ -1215,6 +1245,7 @@ fn in_short(steps: &[crate::machine::spec::Step]) -> Vec<String> {
             Action::Http(_) => "http".to_owned(),
             Action::Run(_) => "run".to_owned(),
             Action::Drain(_) => "drain".to_owned(),
+            Action::Hook(_) => "hook".to_owned(),
         };
         let settle = if s.settle.is_zero() { "" } else { ", settle" };
         format!("{what}, {:?} {} s{settle}", s.until, s.wait.as_secs())
@@ -1642,4 +1673,81 @@ fn a_reload_is_a_signal_a_command_or_a_request_and_has_a_checker() {
     let wait = both["x"].policy.check.as_ref().unwrap().wait;
     assert_eq!(wait, Duration::from_secs(2));
     assert_eq!(both["y"].policy.check, None);
+}
+
+#[test]
+fn files_that_are_watched_are_read() {
+    let watch = |keys: &str| service(keys).policy.watch;
+    assert_eq!(watch(""), None);
+    assert_eq!(watch("watch = []"), None);
+    assert_eq!(watch("watch = false"), None);
+    let both = watch("watch = [\"/etc/a\", \"/etc/b.d\"]").unwrap();
+    let files: Vec<&str> = both.files.iter().map(|f| &**f).collect();
+    assert_eq!(
+        (files, both.then),
+        (vec!["/etc/a", "/etc/b.d"], OnChange::Restart)
+    );
+    let reload = "reload = { signal = \"HUP\" }\nwatch = [\"/etc/a\"]\n";
+    assert_eq!(watch(reload).unwrap().then, OnChange::Reload);
+    let restart = format!("{reload}on-change = \"restart\"");
+    assert_eq!(watch(&restart).unwrap().then, OnChange::Restart);
+    let config = good(
+        "[defaults]\nwatch = [\"/etc/resolv.conf\"]\non-change = \"restart\"\n\
+         [service.x]\ncommand = [\"/x\"]\nreload = { signal = \"HUP\" }\n\
+         [service.y]\ncommand = [\"/y\"]\nwatch = false",
+    );
+    let of = |name: &str| config.services[name].policy.watch.clone();
+    assert_eq!(of("x").unwrap().then, OnChange::Restart);
+    assert_eq!(of("y"), None);
+    let many: Vec<String> = (0..17).map(|n| format!("\"/{n}\"")).collect();
+    let many = format!("watch = [{}]", many.join(","));
+    for (keys, line) in [
+        ("watch = [\"etc/x\"]", "3:9: service \"x\": `watch`: `etc/x` is not a path that begins with /"),
+        ("watch = [\"\"]", "3:9: service \"x\": `watch`: `` is not a path that begins with /"),
+        ("watch = [\"/a\", \"/a\"]", "3:9: service \"x\": `watch`: `/a` is there twice"),
+        ("watch = \"/a\"", "3:9: service \"x\": `watch` must be an array of strings, not a string: write [\"/a\"]"),
+        ("watch = [1]", "3:10: service \"x\": `watch` must be a string, not a whole number: write \"1\""),
+        (&many, "3:9: service \"x\": `watch` has more than 16 files"),
+        ("on-change = \"restart\"", "1:10: service \"x\": `on-change` goes with `watch`"),
+        ("watch = [\"/a\"]\non-change = \"reload\"", "1:10: service \"x\": on-change = \"reload\" needs `reload`"),
+        ("watch = [\"/a\"]\non-change = \"relaod\"", "4:13: service \"x\": `on-change` cannot be `relaod` (did you mean `reload`?); it is one of restart, reload"),
+    ] {
+        assert_eq!(bad_service(keys), line);
+    }
+}
+
+#[test]
+fn hooks_come_with_their_times_and_from_the_defaults() {
+    assert!(service("").policy.hooks.is_none());
+    let policy = service(
+        "pre-stop = [\"/bin/a\"]\npost-stop = { run = [\"/bin/b\", \"-x\"], timeout = \"4s\" }\n\
+         on-crash = { run = [\"/bin/c\"] }",
+    )
+    .policy;
+    let hooks = policy.hooks.unwrap();
+    assert_eq!(hooks.pre_start, None);
+    assert_eq!(
+        hooks.post_stop.as_ref().unwrap().argv.join(" "),
+        "/bin/b -x"
+    );
+    assert_eq!(
+        hooks.on_crash.as_ref().unwrap().wait,
+        Duration::from_secs(10)
+    );
+    assert_eq!(policy.stop.after, Duration::from_secs(14));
+    assert_eq!(
+        in_short(&policy.stop.steps),
+        ["hook, ActionEnded 10 s", "TERM, Gone 15 s"]
+    );
+    let text = "[defaults]\npre-start = [\"/bin/a\"]\npost-start = [\"/bin/b\"]\npre-stop = [\"/bin/c\"]\n\
+                [service.x]\ncommand = [\"/bin/x\"]\n\
+                [service.y]\ncommand = [\"/bin/y\"]\npre-start = false\npost-start = false\npre-stop = false\n\
+                [service.z]\ncommand = [\"/bin/z\"]\ntype = \"oneshot\"\n";
+    let all = good(text).services;
+    let x = all["x"].policy.hooks.as_ref().unwrap();
+    assert!(x.pre_start.is_some() && x.post_start.is_some());
+    assert!(all["x"].policy.stop.has_hook());
+    assert!(all["y"].policy.hooks.is_none() && !all["y"].policy.stop.has_hook());
+    let z = all["z"].policy.hooks.as_ref().unwrap();
+    assert!(z.pre_start.is_some() && z.post_start.is_none());
 }

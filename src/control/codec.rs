@@ -546,6 +546,7 @@ mod tests {
             }),
             left: 2,
             ports_held: 0,
+            hooks: Vec::new(),
             stuck: Vec::new(),
             verdict: Verdict::PanickedWhileStopping,
         }

@@ -162,6 +162,13 @@ impl Reactor {
                 });
             }
         }
+        if let Some((service, action, program, place)) = self.trees.marked_command() {
+            found.entry(service).or_default().push(Running {
+                action,
+                program,
+                place,
+            });
+        }
         found
     }
 
@@ -329,6 +336,9 @@ impl Reactor {
                 .ok();
         }
         let Some(place) = &entry.place else {
+            if entry.memory.is_in_hook() {
+                self.open_output(id, &entry.name, output, instance, None);
+            }
             return gone(None, Some(0));
         };
         let main = match (entry.memory.is_unborn(), entry.memory.is_reaped()) {
@@ -437,7 +447,7 @@ impl Reactor {
         let mut alive = Vec::new();
         for command in commands {
             let action = command.action;
-            let Some(held) = self.trees.adopt_command(action, &command.place) else {
+            let Some(held) = self.trees.adopt_command(service, action, &command.place) else {
                 continue;
             };
             if !wanted.contains(&action) {

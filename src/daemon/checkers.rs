@@ -248,7 +248,7 @@ impl Reactor {
             .map(|w| w.try_clone_to_owned());
         // Without one, what it says is lost, and its status is not.
         let out = out.and_then(Result::ok);
-        self.run_command_into(service, instance, action, argv, out);
+        self.run_command_into((service, instance, action), argv, out, &[]);
         self.checkers.is_given(service);
     }
 

@@ -8,7 +8,8 @@ use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
 use crate::machine::report::{
-    left_out, wait_over, waiting_for, EndReport, Happening, Origin, Verdict,
+    hook_in_words, left_out, wait_over, waiting_for, EndReport, Happening, Origin, StepOutcome,
+    Verdict,
 };
 use crate::machine::time::{Span, Tick};
 
@@ -165,7 +166,8 @@ fn weight(what: &Happening) -> usize {
     let texts = match what {
         Happening::Ended(r) => {
             let crash = r.crash.as_ref();
-            r.steps.iter().map(|s| 64 + s.what.len()).sum::<usize>()
+            let steps = r.steps.iter().chain(&r.hooks);
+            steps.map(|s| 64 + s.what.len()).sum::<usize>()
                 + crash.map_or(0, |c| {
                     let frames = c.frames.iter().map(|f| 32 + f.len()).sum::<usize>();
                     c.kind.len() + c.text.len() + c.frame.len() + frames
@@ -174,11 +176,13 @@ fn weight(what: &Happening) -> usize {
                 + 160
         }
         Happening::Step { what: text, .. }
+        | Happening::Hook { what: text, .. }
         | Happening::GivenUp { why: text }
         | Happening::ActionFailed { error: text }
         | Happening::MainProcessRefused { why: text, .. }
         | Happening::Executing { awaited: text, .. }
         | Happening::Unhealthy { why: text, .. }
+        | Happening::FileChanged { path: text }
         | Happening::Status { text } => text.len(),
         Happening::WaitOver { on, .. } => on.iter().map(String::len).sum(),
         Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
@@ -283,6 +287,16 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
         Happening::Step { what, wait, .. } => {
             (Info, format!("stopping: {what}, at most {}", Span(*wait)))
         }
+        Happening::Hook {
+            what,
+            took,
+            outcome,
+            ..
+        } => {
+            let is_well = outcome.as_ref().is_none_or(StepOutcome::is_well);
+            let severity = if is_well { Info } else { Warn };
+            (severity, hook_in_words(what, outcome.as_ref(), *took))
+        }
         Happening::Unkillable { left, since, .. } => (
             Err,
             format!(
@@ -330,6 +344,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             (severity, text)
         }
         Happening::WaitOver { on, after, starts } => (Warn, wait_over(on, *after, *starts)),
+        Happening::FileChanged { path } => (Notice, format!("its file {path} changed")),
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
         Happening::Limited { connections, high } => (
             Warn,
@@ -457,6 +472,7 @@ mod tests {
             crash: None,
             left: 0,
             ports_held: 0,
+            hooks: Vec::new(),
             stuck: Vec::new(),
             verdict,
         }

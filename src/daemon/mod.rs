@@ -34,6 +34,7 @@ pub mod token;
 pub mod tree;
 pub mod trees;
 pub mod upgrade;
+mod watches;
 mod world;
 
 pub use start::{run, wrap, DaemonOptions};

@@ -17,6 +17,7 @@ use crate::config::model::{Output, Program};
 use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
+use crate::machine::hook::{Call, Kind};
 use crate::machine::report::{Happening, SpawnError, Stage};
 use crate::machine::service::{Service, State};
 use crate::machine::spec::{Drain, Http};
@@ -106,6 +107,9 @@ impl Reactor {
             Effect::Run(service, instance, action, argv) => {
                 self.run_command(service, instance, action, &argv);
             }
+            Effect::Hook(service, instance, action, call) => {
+                self.run_hook(service, instance, action, &call);
+            }
             Effect::Verify(service, instance, action, argv) => {
                 self.verify(service, instance, action, &argv);
             }
@@ -169,7 +173,9 @@ impl Reactor {
             }
             Effect::WatchClock(wanted) => self.watch_clock(wanted),
             Effect::ReadClock => self.read_clock(),
+            Effect::WatchFiles(service, watched) => self.watch_files(service, watched),
             Effect::Release(service, instance) => {
+                self.last_words.retain(|(id, ..)| *id != service);
                 self.drains.forget(service, instance);
                 self.trees.release(service, instance);
                 self.probes.release(service);
@@ -212,6 +218,12 @@ impl Reactor {
                 // The machine asks again, at the latest when the next orphan is reaped.
                 None => return self.reap_again = true,
             },
+            Check::Commands => {
+                // What it has said is not taken for the service's words.
+                self.drain_output(service);
+                self.reap();
+                self.trees.commands_alive(service)
+            }
         };
         self.feed(Event::Checked(service, instance, check, Found(found)));
     }
@@ -283,12 +295,7 @@ impl Reactor {
             return Err(failure(Stage::Fork, "", "it is not configured"));
         };
         let name = self.registry.name(service);
-        if let Output::Log | Output::Ring | Output::File = program.output {
-            let registry = self.poll.registry();
-            let pipe = self.logs.open(registry, service, &name, program.output);
-            pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
-            self.logs.set_file(service, program.log_file.as_ref());
-            self.say_of_output();
+        if self.open_log(service, &name, &program)? {
             self.logs.begin(service, instance);
         }
         let line = self.open_ready_descriptor(service, instance, &name, true);
@@ -313,6 +320,25 @@ impl Reactor {
             group,
             descriptor,
         })
+    }
+
+    /// Makes the pipe for its output, if it has one that superd reads.
+    fn open_log(
+        &mut self,
+        service: ServiceId,
+        name: &Rc<str>,
+        program: &Program,
+    ) -> Result<bool, SpawnError> {
+        match program.output {
+            Output::Log | Output::Ring | Output::File => {}
+            Output::Null | Output::Inherit => return Ok(false),
+        }
+        let registry = self.poll.registry();
+        let pipe = self.logs.open(registry, service, name, program.output);
+        pipe.map_err(|e| io_failure(Stage::Pipe, &e))?;
+        self.logs.set_file(service, program.log_file.as_ref());
+        self.say_of_output();
+        Ok(true)
     }
 
     fn note_child(&mut self, service: ServiceId, instance: Instance, child: Child) {
@@ -374,24 +400,58 @@ impl Reactor {
     ) {
         let out = self.logs.writer(service);
         let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
-        self.run_command_into(service, instance, action, argv, out);
+        self.run_command_into((service, instance, action), argv, out, &[]);
+    }
+
+    /// Runs a hook. What it says is the service's output, also before the first start.
+    fn run_hook(
+        &mut self,
+        service: ServiceId,
+        instance: Instance,
+        action: ActionId,
+        call: &Rc<Call>,
+    ) {
+        if let Some(program) = self.registry.program(service) {
+            let name = self.registry.name(service);
+            // Without one, what it says is lost, and its status is not.
+            self.open_log(service, &name, &program).ok();
+        }
+        match call.kind {
+            Kind::OnCrash | Kind::PostStop => self.note_last_words(service, instance),
+            Kind::PreStart | Kind::PostStart | Kind::PreStop => {}
+        }
+        let mut news = call.news.clone();
+        news.push(("HOOK", call.kind.to_string()));
+        if let Some(Pid(pid)) = self.machine.service(service).and_then(Service::pid) {
+            news.push(("MAINPID", pid.to_string()));
+        }
+        let out = self.logs.writer(service);
+        let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
+        let name = self.registry.name(service);
+        let of = (service, action);
+        if self.trees.mark_command(of, &name, &call.argv).is_ok() {
+            // Before there is a process: a successor has to find it.
+            self.note_for_journal(service);
+            self.remember();
+        }
+        self.run_command_into((service, instance, action), &call.argv, out, &news);
     }
 
     /// Runs a command that has this for its output; none: what superd's is.
     pub(super) fn run_command_into(
         &mut self,
-        service: ServiceId,
-        instance: Instance,
-        action: ActionId,
+        (service, instance, action): (ServiceId, Instance, ActionId),
         argv: &Rc<[String]>,
         out: Option<OwnedFd>,
+        news: &[(&'static str, String)],
     ) {
         let Some(program) = self.registry.program(service) else {
             return;
         };
         let name = self.registry.name(service);
         let stdout = out.as_ref().map(AsFd::as_fd);
-        let outcome = match self.trees.run(action, &name, &program, argv, stdout) {
+        let of = (service, action);
+        let outcome = match self.trees.run(of, &name, &program, argv, stdout, news) {
             Ok(child) => {
                 let command = Command {
                     service,
@@ -506,6 +566,7 @@ impl Reactor {
         }
         self.logs.close(self.poll.registry(), service);
         self.history.forget(service);
+        self.watches.watch(service, None, self.poll.registry());
         let name = self.registry.name(service);
         self.trees.forget(service, &name);
         self.forget_in_journal(service, &name);

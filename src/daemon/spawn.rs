@@ -107,6 +107,8 @@ pub struct Context<'a> {
     pub until_exec: Option<BorrowedFd<'a>>,
     /// Its cgroup, if it has one.
     pub cgroup: Option<&'a Group>,
+    /// What has happened, for a hook.
+    pub news: &'a [(&'static str, String)],
 }
 
 /// Starts these programs, each with its own result. [`outcome`] tells whether one could be
@@ -302,6 +304,9 @@ fn environment<'a>(
             let us = every.as_micros().to_string();
             set(&mut all, b"WATCHDOG_USEC", us.as_bytes())?;
         }
+    }
+    for (name, value) in ctx.news {
+        set(&mut all, name.as_bytes(), value.as_bytes())?;
     }
     let ours = [("SERVICE", ctx.service), (INSTANCE, ctx.cookie)];
     all.retain(|v| !ours.iter().any(|(name, _)| is_named(v, name.as_bytes())));
@@ -647,6 +652,7 @@ mod tests {
         sockets: &[],
         until_exec: None,
         cgroup: None,
+        news: &[],
     };
 
     /// A file of this test's own, removed at the end.

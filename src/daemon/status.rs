@@ -127,6 +127,13 @@ fn awaiting(service: &Service, now: Tick) -> Option<Awaiting> {
     let State::Starting(run) = &service.state else {
         return None;
     };
+    if let Some(hook) = run.hook.as_ref().filter(|_| run.is_preparing()) {
+        let (what, elapsed, longest) = hook.progress(now);
+        return Some(Awaiting {
+            what,
+            left_ms: Some(ms(longest.saturating_sub(elapsed))),
+        });
+    }
     let wait = run.awaits.as_ref().filter(|w| w.executing)?;
     let (what, left) = wait.progress(now);
     Some(Awaiting {

@@ -905,10 +905,11 @@ impl Tree {
         held
     }
 
-    /// The sockets noted by [`Tree::note_ports`] that are still open, whoever holds them.
+    /// The sockets noted by [`Tree::note_ports`] that are still open, whoever holds them. All of
+    /// them where that cannot be told now, for want of descriptors or memory.
     pub fn open_ports(&mut self, forest: &mut Forest) -> Vec<Listener> {
         let own = proc::network_of("self");
-        let mut open = Vec::new();
+        let (mut open, mut is_whole) = (Vec::new(), true);
         let mut networks: Vec<Option<PathBuf>> = Vec::new();
         for (network, _) in &self.ports {
             if !networks.contains(network) {
@@ -917,18 +918,23 @@ impl Tree {
         }
         for network in networks {
             if network == own {
-                proc::listeners("self", &mut open).ok(); // what there is
+                is_whole &= proc::listeners("self", &mut open).is_ok();
                 continue;
             }
             // Another network namespace is seen through a process in it; with the last
             // one that we can find, its sockets are gone too.
             let pids = self.members(forest).into_iter().map(|m| m.pid.to_string());
             if let Some(pid) = pids.into_iter().find(|p| proc::network_of(p) == network) {
-                proc::listeners(&pid, &mut open).ok(); // what there is
+                is_whole &= proc::listeners(&pid, &mut open).is_ok();
             }
         }
+        // After the main process a stop does not go by ports, and "stopped" is not to wait for them.
+        is_whole |= self.main.is_none();
         let noted = |l: &Listener| self.ports.iter().any(|(_, n)| n.inode == l.inode);
-        open.retain(noted);
+        match is_whole {
+            true => open.retain(noted),
+            false => open = self.ports.iter().map(|(_, l)| *l).collect(),
+        }
         open
     }
 

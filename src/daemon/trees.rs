@@ -57,7 +57,7 @@ pub struct Trees {
     groups: BTreeMap<ServiceId, Group>,
     /// Whose group was made for the start that is about to happen: nobody was in it yet.
     unused: Vec<ServiceId>,
-    commands: BTreeMap<ActionId, Tree>,
+    commands: BTreeMap<ActionId, (ServiceId, Tree)>,
     /// What the marks of all instances begin with: the run directory.
     scope: String,
     /// Marks of instances that are about to be started.
@@ -66,7 +66,18 @@ pub struct Trees {
     until_exec: Option<Flock<File>>,
     klog: Klog,
     /// Of commands that are over: their last processes are dying.
-    ending: Vec<Tree>,
+    ending: Vec<(ServiceId, Tree)>,
+    /// The command that is about to be run.
+    marked: Option<Marked>,
+}
+
+/// A command that has its place and its mark, and no process yet.
+struct Marked {
+    service: ServiceId,
+    action: ActionId,
+    program: String,
+    cookie: String,
+    group: Option<Group>,
 }
 
 /// The present instance of a service.
@@ -119,6 +130,7 @@ impl Trees {
             until_exec: None,
             klog: Klog::open(),
             ending: Vec::new(),
+            marked: None,
         }
     }
 
@@ -181,6 +193,7 @@ impl Trees {
             until_exec,
             klog: Klog::open(),
             ending: kept.ending,
+            marked: None,
         })
     }
 
@@ -338,6 +351,7 @@ impl Trees {
                 sockets: &w.sockets,
                 until_exec,
                 cgroup: w.group.as_ref(),
+                news: &[],
             };
             (w.program, context)
         };
@@ -372,20 +386,61 @@ impl Trees {
         made
     }
 
+    /// Chooses place and mark of a command, so that they can be written down before there is
+    /// anything to be found by them.
+    ///
+    /// # Errors
+    /// Of its cgroup.
+    pub fn mark_command(
+        &mut self,
+        (service, action): (ServiceId, ActionId),
+        name: &str,
+        argv: &[String],
+    ) -> Result<(), SpawnError> {
+        let group = self.group(&format!("{name}.command-{}", action.0))?;
+        self.marked = Some(Marked {
+            service,
+            action,
+            program: argv.first().cloned().unwrap_or_default(),
+            cookie: self.base.new_cookie(&self.scope, name),
+            group: group.map(|(group, _)| group),
+        });
+        Ok(())
+    }
+
+    /// For the journal: the command that is about to be run, and its program.
+    pub fn marked_command(&self) -> Option<(ServiceId, ActionId, String, Place)> {
+        let marked = self.marked.as_ref()?;
+        let place = Place {
+            main: None,
+            leader: 0,
+            cookie: marked.cookie.clone(),
+            group: marked.group.as_ref().map(|g| g.path().to_owned()),
+            ports: Vec::new(),
+        };
+        let program = marked.program.clone();
+        Some((marked.service, marked.action, program, place))
+    }
+
     /// Runs a command for a service, in a tree of its own.
     ///
     /// # Errors
     /// Stage, thing and cause.
     pub fn run(
         &mut self,
-        action: ActionId,
+        (service, action): (ServiceId, ActionId),
         name: &str,
         program: &Program,
         argv: &[String],
         out: Option<BorrowedFd<'_>>,
+        news: &[(&'static str, String)],
     ) -> Result<Child, SpawnError> {
-        let group = self.group(&format!("{name}.command-{}", action.0))?;
-        let group = group.map(|(group, _)| group);
+        if self.marked.as_ref().is_none_or(|m| m.action != action) {
+            self.mark_command((service, action), name, argv)?;
+        }
+        let Some(Marked { cookie, group, .. }) = self.marked.take() else {
+            return Err(failure(Stage::Fork, name, libc::EINVAL));
+        };
         // What is optional was told when the service started.
         if let Err(error) = self.limit(group.as_ref(), &program.confine, &mut Vec::new()) {
             if let Some(group) = group {
@@ -393,7 +448,6 @@ impl Trees {
             }
             return Err(error);
         }
-        let cookie = self.base.new_cookie(&self.scope, name);
         let context = Context {
             service: name,
             cookie: &cookie,
@@ -405,11 +459,12 @@ impl Trees {
             sockets: &[],
             until_exec: self.until_exec.as_ref().map(|f| f.as_fd()),
             cgroup: group.as_ref(),
+            news,
         };
         match spawn::run(program, argv, &self.base, &context) {
             Ok(child) => {
                 let tree = Tree::new(&mut self.forest, Pid(child.pid), &cookie, group);
-                self.commands.insert(action, tree);
+                self.commands.insert(action, (service, tree));
                 Ok(child)
             }
             Err(error) => {
@@ -641,23 +696,42 @@ impl Trees {
 
     /// A command was reaped: what it started goes too.
     pub fn command_over(&mut self, action: ActionId) {
-        if let Some(mut tree) = self.commands.remove(&action) {
+        if let Some((service, mut tree)) = self.commands.remove(&action) {
             let left = tree.before_reap(&mut self.forest);
-            self.clear_away(tree, left);
+            self.clear_away(service, tree, left);
         }
     }
 
     /// A process was reaped that is nobody's main process: perhaps the last one of a
     /// command that is over.
     pub fn orphan_reaped(&mut self) {
-        for mut tree in std::mem::take(&mut self.ending) {
+        for (service, mut tree) in std::mem::take(&mut self.ending) {
             let left = tree.count(&mut self.forest);
-            self.clear_away(tree, left);
+            self.clear_away(service, tree, left);
         }
     }
 
+    /// How many processes of a service's commands are alive, as far as it can be told; what
+    /// those that are over have left is killed.
+    pub fn commands_alive(&mut self, of: ServiceId) -> u32 {
+        let mut alive = 0;
+        for (service, tree) in self.commands.values_mut() {
+            if *service == of {
+                alive += tree.count(&mut self.forest).unwrap_or(1).max(1);
+            }
+        }
+        for (service, mut tree) in std::mem::take(&mut self.ending) {
+            let left = tree.count(&mut self.forest);
+            if service == of {
+                alive += left.unwrap_or(1);
+            }
+            self.clear_away(service, tree, left);
+        }
+        alive
+    }
+
     /// Ends what is left of a command, now or with the next orphan that is reaped.
-    fn clear_away(&mut self, mut tree: Tree, left: Option<u32>) {
+    fn clear_away(&mut self, service: ServiceId, mut tree: Tree, left: Option<u32>) {
         if left.is_some_and(|n| n > 0) {
             tree.kill(&mut self.forest);
         }
@@ -667,13 +741,13 @@ impl Trees {
         };
         // More than these: superd's own end clears up after them.
         if !done && self.ending.len() < ENDING {
-            self.ending.push(tree);
+            self.ending.push((service, tree));
         }
     }
 
     /// Ends a command with all that it started.
     pub fn kill_command(&mut self, action: ActionId) {
-        if let Some(tree) = self.commands.get_mut(&action) {
+        if let Some((_, tree)) = self.commands.get_mut(&action) {
             tree.kill(&mut self.forest);
         }
     }
@@ -707,7 +781,7 @@ impl Trees {
 
     /// The same of a command.
     pub fn journal_command(&mut self, action: ActionId) -> Option<Place> {
-        let tree = self.commands.get_mut(&action)?;
+        let (_, tree) = self.commands.get_mut(&action)?;
         Some(journal(tree, &mut self.forest, true))
     }
 
@@ -748,16 +822,25 @@ impl Trees {
 
     /// Takes over a command of an earlier superd; its process, held, if that is there. What
     /// is left of one that is not is ended.
-    pub fn adopt_command(&mut self, action: ActionId, place: &Place) -> Option<PidFd> {
+    pub fn adopt_command(
+        &mut self,
+        service: ServiceId,
+        action: ActionId,
+        place: &Place,
+    ) -> Option<PidFd> {
         let group = place.group.as_deref().and_then(Group::found);
-        let (mut tree, main) = self.tree_of(place, group, Main::Noted);
+        let main = match place.main {
+            Some(_) => Main::Noted,
+            None => Main::ToBeFound, // superd was killed while it was being started
+        };
+        let (mut tree, main) = self.tree_of(place, group, main);
         let held = main.and_then(|main| main.held);
         if held.is_none() {
             tree.kill(&mut self.forest);
-            self.ending.push(tree);
+            self.ending.push((service, tree));
             return None;
         }
-        self.commands.insert(action, tree);
+        self.commands.insert(action, (service, tree));
         held
     }
 
@@ -880,7 +963,7 @@ impl Trees {
 
     /// superd ends: nothing that came from its services stays behind.
     pub fn end(&mut self) {
-        for tree in self.commands.values_mut() {
+        for (_, tree) in self.commands.values_mut() {
             tree.kill(&mut self.forest);
         }
         for _ in 0..LAST_PASSES {
@@ -907,10 +990,10 @@ pub struct Keeping<'a> {
     lock: Option<i32>,
     live: &'a BTreeMap<ServiceId, Box<Live>>,
     groups: &'a BTreeMap<ServiceId, Group>,
-    commands: &'a BTreeMap<ActionId, Tree>,
+    commands: &'a BTreeMap<ActionId, (ServiceId, Tree)>,
     scope: &'a str,
     until_exec: Option<i32>,
-    ending: &'a [Tree],
+    ending: &'a [(ServiceId, Tree)],
 }
 
 /// The same, read.
@@ -923,10 +1006,10 @@ pub struct Kept {
     lock: Option<i32>,
     live: BTreeMap<ServiceId, Box<Live>>,
     groups: BTreeMap<ServiceId, Group>,
-    commands: BTreeMap<ActionId, Tree>,
+    commands: BTreeMap<ActionId, (ServiceId, Tree)>,
     scope: String,
     until_exec: Option<i32>,
-    ending: Vec<Tree>,
+    ending: Vec<(ServiceId, Tree)>,
 }
 
 /// The main process of an adopted instance.

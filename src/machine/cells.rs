@@ -14,17 +14,19 @@ use std::rc::Rc;
 use super::event::{
     ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Target, Verb, Wait,
 };
+use super::files::{OnChange, Watched};
+use super::hook::{Hook, Hooks};
 use super::outlook::{Condition, Then, WaitFor};
 use super::ready::{Ready, Sign};
 use super::report::{Exit, Origin, SpawnError, Stage};
 use super::rig::{ms, schedule, signal, step, Rig, A, B};
-use super::service::Want;
+use super::service::{State, Want};
 use super::signal::Signal;
 use super::spec::{Action, Oneshot, Policy, Reload, Spec, Until};
 use super::testing::spec;
 use super::timer::Timer;
 
-const EVENTS: [&str; 39] = [
+const EVENTS: [&str; 43] = [
     "start",
     "stop",
     "stop-now",
@@ -61,8 +63,12 @@ const EVENTS: [&str; 39] = [
     "output",
     "clock",
     "orphan",
+    "hook-ended",
+    "hook-failed",
+    "commands-gone",
     "world-there",
     "world-lacks",
+    "files",
     "timeout",
 ];
 
@@ -77,7 +83,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # down up: it has failed and its policy is never
 drain -> down up: reply refused
@@ -89,7 +95,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # waiting up: it requires b, which is down
 drain -> waiting up: reply refused
@@ -101,7 +107,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # looking up: nothing but the world lets it wait, and something there is missing
 drain -> waiting up: reply refused
@@ -114,7 +120,7 @@ gone -> none none: look away a, forget a
 shutdown, shutdown-now -> down up: look away a, finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-lacks, files -> -
 world-there -> starting up: spawn a1, look away a
 timeout -> backoff up: look away a
 
@@ -132,7 +138,7 @@ exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -149,7 +155,7 @@ execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> starting up 8:
 
 # unready up: executing, and waited for until it says READY=1
@@ -165,10 +171,60 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 ready -> up up:
 timeout -> stopping up: look notify a1
 main -> starting up 8:
+
+# preparing up: its pre-start runs
+drain -> starting up: reply refused
+undrain -> starting up: reply already
+start, policy, client-gone -> -
+stop, stop-now, gone -> sweeping down: end action a1, look commands a1
+restart, restart-now, program, shutdown, shutdown-now -> sweeping up: end action a1, look commands a1
+reload, hup, winch -> starting up: reply refused
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks, commands-gone, files -> -
+hook-ended, hook-failed -> starting up: look commands a1
+timeout -> starting up: end action a1, look commands a1
+
+# prepared up: its pre-start is over, and has left something behind
+drain -> starting up: reply refused
+undrain -> starting up: reply already
+start, policy, client-gone -> -
+stop, stop-now, gone -> sweeping down: look commands a1
+restart, restart-now, program, shutdown, shutdown-now -> sweeping up: look commands a1
+reload, hup, winch -> starting up: reply refused
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, world-there, world-lacks, hook-ended, hook-failed, files -> -
+orphan, timeout -> starting up: look commands a1
+commands-gone -> starting up: spawn a1
+
+# cleaning up: it has ended by itself, and its post-stop runs
+drain, undrain -> sweeping up: reply refused
+start, policy, client-gone, restart, program, shutdown -> -
+stop, gone -> sweeping down:
+stop-now -> sweeping down: end action a1, look commands a1
+restart-now, shutdown-now -> sweeping up: end action a1, look commands a1
+reload, hup, winch -> sweeping up: reply refused
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, world-there, world-lacks, commands-gone, files -> -
+orphan -> -
+hook-ended, hook-failed -> sweeping up: look commands a1
+timeout -> sweeping up: end action a1, look commands a1
+
+# cleaning down: stopped in order, and its post-stop runs
+drain, undrain -> sweeping down: reply refused
+stop, policy, client-gone, program, shutdown, gone -> -
+start, restart -> sweeping up:
+restart-now -> sweeping up: end action a1, look commands a1
+stop-now, shutdown-now -> sweeping down: end action a1, look commands a1
+reload, hup, winch -> sweeping down: reply refused
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, world-there, world-lacks, commands-gone, files -> -
+orphan -> -
+hook-ended, hook-failed -> sweeping down: look commands a1
+timeout -> sweeping down: end action a1, look commands a1
 
 # done up: a oneshot that has ended with success, and remains
 drain -> down up: reply refused
@@ -181,7 +237,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # timed up: a oneshot that has ended with success, and is run again by its timer
 drain -> down up: reply refused
@@ -193,7 +249,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, files, world-there, world-lacks -> -
 timeout -> starting up: spawn a2
 
 # scheduled up: a oneshot with a time of day, which has not come yet, in an hour
@@ -207,7 +263,7 @@ gone -> none none: watch no clock, forget a
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, files, world-there, world-lacks -> -
 timeout -> down up: read the clock
 clock -> starting up: spawn a1
 
@@ -225,7 +281,7 @@ exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> -
 
 # up up
@@ -242,7 +298,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # drained up: new connections are held back, outside of a stop
@@ -259,7 +315,24 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: end action a1, let go a1, release a1, spawn a2
 exited-left -> sweeping up: end action a1, TERM to tree of a1
 exited-unsure -> sweeping up: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+main -> up up 8:
+
+# edited up: a file that it watches has changed a moment ago
+drain -> up up: drain a1
+undrain -> up up: reply already
+start -> up up: reply already
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown, timeout -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup -> up up: HUP a1, reply done
+winch -> up up: WINCH a1, reply done
+policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: release a1, watch files of a, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # watched up: it has a watchdog
@@ -276,7 +349,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> stopping up: look notify a1
 main -> up up 8:
 
@@ -295,7 +368,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -311,7 +384,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -328,7 +401,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping up 8:
 
 # draining down: new connections are held back, in the first step of a stop
@@ -344,7 +417,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: end action a1, let go a1, look ports a1
 exited-left -> sweeping down: end action a1, TERM to tree of a1
 exited-unsure -> sweeping down: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping down 8:
 
 # killing down
@@ -356,7 +429,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -370,7 +443,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -382,7 +455,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, clock, world-there, world-lacks -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, clock, world-there, world-lacks, hook-ended, hook-failed, commands-gone, files -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -394,7 +467,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, clock, world-there, world-lacks -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, clock, world-there, world-lacks, hook-ended, hook-failed, commands-gone, files -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -408,7 +481,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 ";
 
 fn plain() -> Spec {
@@ -433,6 +506,28 @@ fn ordered() -> Rig {
     rig.slow_start = true;
     rig.configure(vec![plain()]);
     rig
+}
+
+/// With a hook before the start and one after the end.
+fn hooked() -> Spec {
+    let hook = Hook {
+        argv: Rc::new(["/hook".to_owned()]),
+        wait: ms(10_000),
+    };
+    Spec {
+        hooks: Some(Rc::new(Hooks {
+            pre_start: Some(hook.clone()),
+            post_stop: Some(hook),
+            ..Hooks::default()
+        })),
+        ..plain()
+    }
+}
+
+fn running_with_hooks() -> Rig {
+    after(Rig::new(vec![hooked()]), |r| {
+        r.action_ends(A, 1, Outcome::Done)
+    })
 }
 
 fn after(mut rig: Rig, what: impl FnOnce(&mut Rig)) -> Rig {
@@ -526,6 +621,20 @@ fn reach(heading: &str) -> Rig {
             watchdog: Some(ms(1_000)),
             ..plain()
         }]),
+        "edited up" => after(
+            Rig::new(vec![Spec {
+                watch: Some(Rc::new(Watched {
+                    files: vec!["/etc/x".into()],
+                    then: OnChange::Restart,
+                })),
+                ..plain()
+            }]),
+            |r| {
+                r.hear(Event::Files(A, vec![1]));
+                r.pass(10_000);
+                r.hear(Event::Files(A, vec![2]));
+            },
+        ),
         "up up" => up(),
         "drained up" => after(up(), |r| {
             r.hear(Event::Request {
@@ -566,6 +675,16 @@ fn reach(heading: &str) -> Rig {
             r.exits(A, Exit::Code(0), 1);
         }),
         "sweeping up" => after(up(), |r| r.exits(A, Exit::Code(1), 1)),
+        "preparing up" => Rig::new(vec![hooked()]),
+        "prepared up" => after(Rig::new(vec![hooked()]), |r| {
+            r.commands = 1;
+            r.action_ends(A, 1, Outcome::Done);
+        }),
+        "cleaning up" => after(running_with_hooks(), |r| r.exits(A, Exit::Code(1), 0)),
+        "cleaning down" => after(running_with_hooks(), |r| {
+            r.ask(A, Verb::Stop);
+            r.exits(A, Exit::Code(0), 0);
+        }),
         "backoff up" => after(up(), |r| {
             r.exits(A, Exit::Code(1), 0);
             r.exits(A, Exit::Code(1), 0);
@@ -591,6 +710,12 @@ fn error(stage: Stage, errno: i32) -> SpawnError {
 fn happen(rig: &mut Rig, event: &str) {
     let service = rig.at(A);
     let (i, spec) = (service.instance, service.spec.clone());
+    let run = match &service.state {
+        State::Sweeping(end) => Some(&end.run),
+        _ => service.run(),
+    };
+    let hook = run.and_then(|run| run.hook.as_ref()?.action());
+    let hook = hook.unwrap_or(ActionId(98));
     let configure = |changed, gone| Event::Configure {
         changed,
         gone,
@@ -650,8 +775,12 @@ fn happen(rig: &mut Rig, event: &str) {
             rig.clock(slept as i64, slept)
         }
         "orphan" => Event::OrphanReaped,
+        "hook-ended" => Event::ActionEnded(A, i, hook, Outcome::Done),
+        "hook-failed" => Event::ActionEnded(A, i, hook, Outcome::Unhappy(String::new())),
+        "commands-gone" => Event::Checked(A, i, Check::Commands, Found(0)),
         "world-there" => Event::World(A, Vec::new()),
         "world-lacks" => Event::World(A, vec![Condition::Synced]),
+        "files" => Event::Files(A, vec![3]),
         "timeout" => return rig.wake(),
         other => panic!("no such event: {other}"),
     });
@@ -711,6 +840,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 23 * EVENTS.len());
+    assert_eq!(cells, 28 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

@@ -111,9 +111,16 @@ pub fn by_text<S: AsRef<str>>(lines: &[S], exit: Exit) -> Option<Crash> {
     })
 }
 
+const OUT_OF_MEMORY: &str = "out-of-memory";
+
+/// Whether it is [`out_of_memory`].
+pub fn is_out_of_memory(crash: &Crash) -> bool {
+    crash.kind == OUT_OF_MEMORY
+}
+
 /// A main process that the kernel has killed because there was no memory left.
 pub fn out_of_memory() -> Crash {
-    crash("out-of-memory", "killed by the kernel, out of memory", &[])
+    crash(OUT_OF_MEMORY, "killed by the kernel, out of memory", &[])
 }
 
 /// `frames`: the innermost first; the first one's place becomes the frame.

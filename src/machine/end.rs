@@ -1,16 +1,21 @@
-//! After the main process: the rest of the tree, the ports, and the verdict.
+//! After the main process: the rest of the tree, the ports, the verdict, and the hooks that
+//! come then (`on-crash`, `post-stop`).
 //!
 //! The sweep follows every exit, also a clean one, before "stopped" is said or a next
-//! instance starts.
+//! instance starts. An attempt to start that came to nothing has an end, too, if there is a
+//! hook to follow it. (Past 400 lines because this is one story, and its phases share one
+//! state.)
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::crash::{BY_SIGNAL, GO_DUMP};
-use super::event::{Check, Effect, ServiceId};
+use super::crash::{is_out_of_memory, BY_SIGNAL, GO_DUMP};
+use super::event::{ActionId, Check, Effect, Outcome, ServiceId};
+use super::hook::{HookRun, Kind};
 use super::memory::LONGEST;
-use super::report::{Crash, EndReport, Exit, Happening, Origin, Stuck, Verdict};
+use super::ready::About;
+use super::report::{Crash, EndReport, Exit, Happening, Origin, Stage, StepReport, Stuck, Verdict};
 use super::service::{Context, Kill, Run};
 use super::signal::Signal;
 use super::spec::{Schedule, Spec, To};
@@ -49,6 +54,16 @@ enum Phase {
     Kill(Kill),
     /// The tree is empty; the ports are looked at until this time.
     Ports(Tick),
+    /// The hooks, in order; this one is next. Before each, what commands have left is dead.
+    Hooks(Turn),
+}
+
+/// The hooks after an end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+enum Turn {
+    OnCrash,
+    PostStop,
+    Over,
 }
 
 /// The end of one instance.
@@ -73,6 +88,9 @@ pub struct End {
     stuck: Vec<Stuck>,
     /// Leftovers had a KILL after their grace.
     killed: bool,
+    /// The hooks that are over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    hooks: Vec<StepReport>,
 }
 
 impl End {
@@ -91,7 +109,131 @@ impl End {
             ports_held: 0,
             stuck: Vec::new(),
             killed: false,
+            hooks: Vec::new(),
         }
+    }
+
+    /// The instance never came into being: of it there is nothing to clear away.
+    pub fn of_nothing(run: Run, stop: Option<Stop>, now: Tick) -> End {
+        End::new(run, Exit::Unknown, None, stop, now)
+    }
+
+    /// The tree is dead and the ports are free: on to the next hook, if there is one. Clean
+    /// when everything is over.
+    pub fn next_hook(&mut self, spec: &Spec, about: &mut About<'_, '_>) -> Swept {
+        let Phase::Hooks(mut turn) = self.phase else {
+            let due = spec.hooks.as_ref();
+            let due = due.is_some_and(|h| h.on_crash.is_some() || h.post_stop.is_some());
+            let had = self.run.hooked || self.stop.as_ref().is_some_and(Stop::has_hook);
+            if !due && !had {
+                return Swept::Clean;
+            }
+            // One that was cut short is cleared away first.
+            self.phase = Phase::Hooks(Turn::OnCrash);
+            self.look_at_commands(about);
+            return Swept::NotYet;
+        };
+        let (verdict, _) = self.judge(spec);
+        let crashed = matches!(verdict, Verdict::Crashed | Verdict::PanickedWhileStopping);
+        let hooks = spec.hooks.as_ref();
+        while turn != Turn::Over {
+            let (kind, hook, next) = match turn {
+                Turn::OnCrash => (
+                    Kind::OnCrash,
+                    hooks.and_then(|h| h.on_crash.as_ref()).filter(|_| crashed),
+                    Turn::PostStop,
+                ),
+                Turn::PostStop | Turn::Over => (
+                    Kind::PostStop,
+                    hooks.and_then(|h| h.post_stop.as_ref()),
+                    Turn::Over,
+                ),
+            };
+            turn = next;
+            if let Some(hook) = hook {
+                self.phase = Phase::Hooks(turn);
+                let news = self.news(spec);
+                self.run.hook = Some(HookRun::begin(kind, hook, news, about));
+                return Swept::NotYet;
+            }
+        }
+        Swept::Clean
+    }
+
+    fn look_at_commands(&mut self, about: &mut About<'_, '_>) {
+        let (id, instance) = (about.id, about.instance);
+        self.poll = Poll::up_to(KILLED_POLL_LONGEST, about.now);
+        let check = Effect::Check(id, instance, Check::Commands);
+        about.cx.effects.push(check);
+    }
+
+    /// What has happened, for a hook: systemd.exec(5) has these names and values.
+    fn news(&self, spec: &Spec) -> Vec<(&'static str, String)> {
+        let mut news = vec![("SERVICE_RESULT", self.result(spec).to_owned())];
+        if let Some(crash) = &self.crash {
+            // The service's own words: no line of them is to be another variable.
+            let text: String = crash.to_string();
+            let text = text.chars().filter(|c| !c.is_control()).collect();
+            news.push(("CRASH", text));
+        }
+        let (code, status) = match self.exit {
+            _ if self.run.exec_error.is_some() => return news,
+            Exit::Unknown => return news,
+            Exit::Code(n) => ("exited", n.to_string()),
+            Exit::Signal(s) => ("killed", s.to_string()),
+        };
+        news.push(("EXIT_CODE", code.to_owned()));
+        news.push(("EXIT_STATUS", status));
+        news
+    }
+
+    fn result(&self, spec: &Spec) -> &'static str {
+        if let Some(error) = &self.run.exec_error {
+            return match (error.stage, error.errno) {
+                (Stage::PreStart, libc::ETIMEDOUT) => "timeout",
+                (Stage::PreStart, _) => "exit-code",
+                _ => "resources",
+            };
+        }
+        let stop = self.stop.as_ref();
+        let why = stop.map_or("success", |s| s.order.result());
+        if why != "success" {
+            return why;
+        }
+        if self.crash.as_ref().is_some_and(is_out_of_memory) {
+            return "oom-kill";
+        }
+        if stop.is_some_and(|s| s.killed && !s.forced) {
+            return "timeout";
+        }
+        let (_, success) = self.judge(spec);
+        let asked = |signal| stop.is_some_and(|s| s.sent.contains(&signal));
+        match self.exit {
+            _ if success => "success",
+            Exit::Code(_) => "exit-code",
+            Exit::Signal(s) if asked(s) && self.crash.is_none() => "success",
+            Exit::Signal(_) => "signal",
+            Exit::Unknown if stop.is_some() => "success",
+            Exit::Unknown => "resources",
+        }
+    }
+
+    /// The hook before the start was cut short.
+    pub fn note_hook(&mut self, hook: &HookRun, now: Tick) {
+        let asked = self.asked();
+        self.hooks.push(hook.report(asked, now));
+    }
+
+    /// A hook, or another action, ended.
+    pub fn action_ended(&mut self, action: ActionId, outcome: &Outcome, about: &mut About<'_, '_>) {
+        if let Some(hook) = &mut self.run.hook {
+            hook.action_ended(action, outcome, about);
+        }
+    }
+
+    /// When the end was asked for, or began.
+    fn asked(&self) -> Tick {
+        self.stop.as_ref().map_or(self.ended, |s| s.order.asked)
     }
 
     /// What is about to be killed.
@@ -206,23 +348,41 @@ impl End {
                     false => Swept::NotYet,
                 }
             }
+            (Phase::Hooks(_), Check::Commands) => {
+                if self.run.hook.as_ref().is_some_and(|h| !h.is_done(found)) {
+                    return Swept::NotYet;
+                }
+                if let Some(hook) = self.run.hook.take() {
+                    self.note_hook(&hook, now);
+                }
+                match found {
+                    0 => Swept::Clean,
+                    _ => Swept::NotYet,
+                }
+            }
             (
                 Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_),
-                Check::Ports | Check::Notify | Check::Descendants,
+                Check::Ports | Check::Notify | Check::Descendants | Check::Commands,
             )
-            | (Phase::Ports(_), Check::Tree | Check::Notify | Check::Descendants) => Swept::NotYet,
+            | (
+                Phase::Ports(_),
+                Check::Tree | Check::Notify | Check::Descendants | Check::Commands,
+            )
+            | (Phase::Hooks(_), Check::Ports | Check::Tree | Check::Notify | Check::Descendants) => {
+                Swept::NotYet
+            }
         }
     }
 
     /// Some process was reaped that is nobody's main process.
     pub fn tree_shrank(&mut self, id: ServiceId, cx: &mut Context<'_>) {
-        match self.phase {
-            Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_) => {
-                cx.effects
-                    .push(Effect::Check(id, self.run.instance, Check::Tree));
-            }
-            Phase::Ports(_) => {}
-        }
+        let check = match (&self.phase, &self.run.hook) {
+            (Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_), _) => Check::Tree,
+            (Phase::Hooks(_), Some(hook)) if hook.action().is_some() => return,
+            (Phase::Hooks(_), _) => Check::Commands,
+            (Phase::Ports(_), _) => return,
+        };
+        cx.effects.push(Effect::Check(id, self.run.instance, check));
     }
 
     /// Whether it can be what [`End::begin`] and time have made.
@@ -235,7 +395,7 @@ impl End {
         stop.is_none_or(|s| s.is_sound(schedule))
             && match &self.phase {
                 Phase::Unsure { grace, .. } => *grace <= LONGEST,
-                Phase::Grace(..) | Phase::Ports(_) => true,
+                Phase::Grace(..) | Phase::Ports(_) | Phase::Hooks(_) => true,
                 Phase::Kill(k) => kill(k),
             }
     }
@@ -258,15 +418,26 @@ impl End {
                 self.poll = Poll::begin(now);
                 cx.effects.push(Effect::Check(id, instance, Check::Ports));
             }
+            Phase::Hooks(_) => self.look_again(id, now, cx),
         }
     }
 
     /// Looks again, in a superd that has become another program.
     pub fn look_again(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) {
+        if let (Phase::Hooks(_), Some(hook)) = (&self.phase, &mut self.run.hook) {
+            let instance = self.run.instance;
+            return hook.resume(&mut About {
+                now,
+                id,
+                instance,
+                cx,
+            });
+        }
         let (check, longest) = match self.phase {
             Phase::Unsure { .. } | Phase::Grace(..) => (Check::Tree, POLL_LONGEST),
             Phase::Kill(_) => (Check::Tree, KILLED_POLL_LONGEST),
             Phase::Ports(_) => (Check::Ports, POLL_LONGEST),
+            Phase::Hooks(_) => (Check::Commands, KILLED_POLL_LONGEST),
         };
         self.poll = Poll::up_to(longest, now);
         cx.effects.push(Effect::Check(id, self.run.instance, check));
@@ -277,6 +448,19 @@ impl End {
         match self.phase {
             Phase::Unsure { .. } | Phase::Grace(..) => self.kill(id, now, cx),
             Phase::Kill(_) | Phase::Ports(_) => {}
+            Phase::Hooks(_) => {
+                let instance = self.run.instance;
+                let mut about = About {
+                    now,
+                    id,
+                    instance,
+                    cx,
+                };
+                if let Some(hook) = self.run.hook.as_mut().filter(|h| h.action().is_some()) {
+                    hook.cut_short(&mut about);
+                    hook.resume(&mut about);
+                }
+            }
         }
     }
 
@@ -285,12 +469,18 @@ impl End {
         let own = match &self.phase {
             Phase::Unsure { until, .. } | Phase::Grace(until, _) | Phase::Ports(until) => *until,
             Phase::Kill(kill) => kill.next,
+            Phase::Hooks(_) => {
+                let hook = self.run.hook.as_ref();
+                return Some(hook.map_or(self.poll.at(), |h| h.next_deadline()));
+            }
         };
         let look = match &self.phase {
             Phase::Grace(_, Some(at)) => *at,
-            Phase::Grace(_, None) | Phase::Unsure { .. } | Phase::Kill(_) | Phase::Ports(_) => {
-                Tick::NEVER
-            }
+            Phase::Grace(_, None)
+            | Phase::Unsure { .. }
+            | Phase::Kill(_)
+            | Phase::Ports(_)
+            | Phase::Hooks(_) => Tick::NEVER,
         };
         Some(own.min(look).min(self.poll.at()))
     }
@@ -298,6 +488,15 @@ impl End {
     /// Time has passed.
     pub fn timeout(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) -> Swept {
         let instance = self.run.instance;
+        if let (Phase::Hooks(_), Some(hook)) = (&self.phase, &mut self.run.hook) {
+            hook.timeout(&mut About {
+                now,
+                id,
+                instance,
+                cx,
+            });
+            return Swept::NotYet;
+        }
         let look = self.poll.is_due(now);
         match &mut self.phase {
             Phase::Unsure { until, .. } | Phase::Grace(until, _) if now >= *until => {
@@ -329,22 +528,35 @@ impl End {
             Phase::Ports(_) if look => {
                 cx.effects.push(Effect::Check(id, instance, Check::Ports));
             }
-            Phase::Unsure { .. } | Phase::Grace(..) | Phase::Kill(_) | Phase::Ports(_) => {}
+            Phase::Hooks(_) if look => {
+                cx.effects
+                    .push(Effect::Check(id, instance, Check::Commands));
+            }
+            Phase::Unsure { .. }
+            | Phase::Grace(..)
+            | Phase::Kill(_)
+            | Phase::Ports(_)
+            | Phase::Hooks(_) => {}
         }
         Swept::NotYet
     }
 
     /// For `status`.
     pub fn progress(&self, now: Tick) -> (String, Duration, Duration) {
+        if let (Phase::Hooks(_), Some(hook)) = (&self.phase, &self.run.hook) {
+            return hook.progress(now);
+        }
         let what = match &self.phase {
             Phase::Unsure { .. } => "looking for what it left behind",
             Phase::Grace(..) => "TERM sent to what it left behind",
             Phase::Kill(_) => "KILL sent to the tree",
             Phase::Ports(_) => "waiting for its ports to close",
+            Phase::Hooks(_) => "KILL sent to what its commands left behind",
         };
         let until = match &self.phase {
             Phase::Unsure { until, .. } | Phase::Grace(until, _) | Phase::Ports(until) => *until,
             Phase::Kill(kill) => kill.next,
+            Phase::Hooks(_) => self.poll.at(),
         };
         (what.to_owned(), now - self.ended, until - self.ended)
     }
@@ -381,6 +593,7 @@ impl End {
             crash: self.crash,
             left: self.left,
             ports_held: self.ports_held,
+            hooks: self.hooks,
             stuck,
             verdict,
         };

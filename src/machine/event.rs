@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::{Print, Watched};
+use super::hook::Call;
 use super::memory::Memory;
 use super::outlook::{Condition, WaitFor};
 use super::ready::Probe;
@@ -193,6 +195,9 @@ pub enum Event {
     /// What the clocks show: answer to [`Effect::ReadClock`], and whenever the wall clock was
     /// set or the machine comes out of suspend, while that is watched for.
     Clock(Rc<Clock>),
+    /// Answer to [`Effect::WatchFiles`]: the state of each file now. Comes in the same turn, and
+    /// again when that changes.
+    Files(ServiceId, Vec<Print>),
     /// A process that is nobody's main process was reaped: some tree got smaller.
     OrphanReaped,
 }
@@ -246,6 +251,9 @@ pub enum Check {
     Descendants,
     /// How many processes of the tree are alive.
     Tree,
+    /// How many processes of the service's commands are alive: of hooks, steps, probes. What
+    /// a command that is over has left is KILLed.
+    Commands,
 }
 
 /// Answer to a [`Check`].
@@ -295,6 +303,8 @@ pub enum Effect {
     /// Run a service's checker: as `Run`, and the reason why it is not happy ends with what
     /// it said last. Its output goes nowhere else.
     Verify(ServiceId, Instance, ActionId, Rc<[String]>),
+    /// Run a hook. Answered by `ActionEnded`.
+    Hook(ServiceId, Instance, ActionId, Rc<Call>),
     /// Make the HTTP request of a stop step or of `reload`. Answered by `ActionEnded`.
     Http(ServiceId, Instance, ActionId, Rc<super::spec::Http>),
     /// Ask a question of `ready` or `health`. Answered by `ActionEnded`.
@@ -329,6 +339,8 @@ pub enum Effect {
     WatchClock(bool),
     /// Read the clocks and the time zone. Answered by `Clock` in the same turn.
     ReadClock,
+    /// From now on tell, by `Files`, in which state these files are. None: no longer.
+    WatchFiles(ServiceId, Option<Rc<Watched>>),
     /// The instance is over: tree empty, reaped. Its cgroup and sockets may be let go.
     Release(ServiceId, Instance),
     /// The service is no longer configured and gone.
@@ -351,6 +363,7 @@ impl Effect {
             | Effect::KillTree(..)
             | Effect::Run(..)
             | Effect::Verify(..)
+            | Effect::Hook(..)
             | Effect::Http(..)
             | Effect::Drain(..)
             | Effect::Limit(..)
@@ -370,6 +383,7 @@ impl Effect {
             | Effect::LookOut(..)
             | Effect::WatchClock(_)
             | Effect::ReadClock
+            | Effect::WatchFiles(..)
             | Effect::Publish(..)
             | Effect::Finish => false,
         }

@@ -128,6 +128,17 @@ impl Service {
         let id = self.id;
         match &mut self.state {
             State::Down(_) | State::Waiting | State::Killing(..) | State::Backoff { .. } => {}
+            State::Starting(run) if run.is_preparing() => {
+                let instance = run.instance;
+                if let Some(hook) = &mut run.hook {
+                    hook.resume(&mut About {
+                        now,
+                        id,
+                        instance,
+                        cx,
+                    });
+                }
+            }
             State::Starting(run) => {
                 run.hold_again(id, cx);
                 let instance = run.instance;

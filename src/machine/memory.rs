@@ -10,8 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{ActionId, Check, Effect, Instance, Presence, ServiceId};
+use super::files::{Files, Print, MOST};
 use super::outlook::{Outlook, Seen};
-use super::ready::Await;
+use super::ready::{About, Await};
 use super::report::{Exit, Happening, Origin, Verdict};
 use super::restart::Record;
 use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State, Want};
@@ -50,6 +51,9 @@ pub struct Memory {
     /// What is done with, of the times of day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     covered: Option<Covered>,
+    /// Its files as it knows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    files: Option<Vec<Print>>,
 }
 
 /// A start that is about to be carried out: all that is written down before it, because
@@ -74,6 +78,7 @@ impl Begun {
         match &service.state {
             // One that is to be waited for is written down as a whole.
             State::Starting(run) if run.awaits.is_some() => return None,
+            State::Starting(_) if service.files.is_some() => return None,
             State::Starting(run) if run.pid.is_none() && run.instance == instance => {}
             State::Starting(_)
             | State::Up(_)
@@ -127,6 +132,7 @@ impl Memory {
         self.says.clear();
         self.reload = None;
         self.looks_out = None;
+        self.files = None;
     }
 
     /// Of this service, as it is now.
@@ -148,6 +154,7 @@ impl Memory {
             looks_out: service.outlook.as_ref().map(|o| o.since),
             due: service.due,
             covered: service.covered,
+            files: service.files.as_ref().and_then(|f| f.known.clone()),
         }
     }
 
@@ -173,6 +180,7 @@ impl Memory {
             looks_out: None,
             due: None,
             covered: None,
+            files: None,
         }
     }
 
@@ -231,7 +239,24 @@ impl Memory {
             | State::Backoff { .. } => None,
         };
         let of_reload = self.reload.as_ref().map(|r| r.action);
-        of_stop.into_iter().chain(of_reload)
+        let of_hook = self.run().and_then(|run| run.hook.as_ref()?.action());
+        of_stop.into_iter().chain(of_reload).chain(of_hook)
+    }
+
+    fn run(&self) -> Option<&Run> {
+        match &self.state {
+            State::Starting(run)
+            | State::Up(run)
+            | State::Stopping(run, _)
+            | State::Killing(run, ..) => Some(run),
+            State::Sweeping(end) => Some(&end.run),
+            State::Down(_) | State::Waiting | State::Backoff { .. } => None,
+        }
+    }
+
+    /// Whether a hook was under way, and no main process there.
+    pub fn is_in_hook(&self) -> bool {
+        self.run().is_some_and(Run::is_preparing) || self.is_reaped()
     }
 
     /// The checker that was under way.
@@ -246,6 +271,7 @@ impl Memory {
         let sound = |s: &Schedule| {
             s.steps.len() <= 1000
                 && s.leftover_grace <= LONGEST
+                && s.after <= LONGEST
                 && s.steps
                     .iter()
                     .all(|step| step.wait <= LONGEST && step.settle <= LONGEST)
@@ -266,6 +292,7 @@ impl Memory {
                 .as_ref()
                 .is_none_or(|w| w.timeout.is_none_or(|t| t <= LONGEST))
             && spec.check.as_ref().is_none_or(|c| c.wait <= LONGEST)
+            && spec.hooks.as_ref().is_none_or(|h| h.is_sound(LONGEST))
             && crash_loop
                 .is_none_or(|c| c.retry <= LONGEST && c.within <= LONGEST && c.burst <= HIGHEST);
         let state_is_sound = match &self.state {
@@ -278,14 +305,9 @@ impl Memory {
             State::Killing(_, stop, kill) => stop.is_sound(&sound) && calm(kill),
             State::Sweeping(end) => end.is_sound(&sound, &calm),
         };
-        let instance = match &self.state {
-            State::Starting(run)
-            | State::Up(run)
-            | State::Stopping(run, _)
-            | State::Killing(run, ..) => run.instance,
-            State::Sweeping(end) => end.run.instance,
-            State::Down(_) | State::Waiting | State::Backoff { .. } => self.instance,
-        };
+        let instance = self.run().map_or(self.instance, |run| run.instance);
+        let hook = self.run().and_then(|run| run.hook.as_ref());
+        let state_is_sound = state_is_sound && hook.is_none_or(|h| h.is_sound(LONGEST));
         if !spec_is_sound {
             return Some("its definition");
         }
@@ -295,6 +317,9 @@ impl Memory {
         let reload = self.reload.as_ref();
         if reload.is_some_and(|r| r.wait > LONGEST) || self.actions().any(|a| a.0 > u64::MAX / 2) {
             return Some("its commands");
+        }
+        if self.files.as_ref().is_some_and(|f| f.len() > MOST) {
+            return Some("its files");
         }
         (instance != self.instance).then_some("the number of its run")
     }
@@ -318,6 +343,7 @@ impl Service {
         // When a time of day comes, the clock will say.
         self.due = memory.due.filter(|_| !self.is_of_day());
         self.covered = memory.covered;
+        self.files = memory.files.map(|known| Box::new(Files::known(known)));
         let is_waiting = matches!(self.state, State::Waiting);
         self.outlook = memory
             .looks_out
@@ -347,6 +373,20 @@ impl Service {
                 }
                 Moved::default()
             }
+            // There is no main process yet; the hook goes on, or is told to have ended.
+            (State::Starting(run), Presence::Gone { .. } | Presence::Running(_))
+                if run.is_preparing() =>
+            {
+                if let Some(hook) = &mut run.hook {
+                    hook.resume(&mut About {
+                        now,
+                        id,
+                        instance,
+                        cx,
+                    });
+                }
+                Moved::default()
+            }
             // It never came into being.
             (State::Starting(run), Presence::Gone { left: Some(0), .. }) if run.pid.is_none() => {
                 cx.effects.push(Effect::Release(id, instance));
@@ -367,6 +407,7 @@ impl Service {
                 run.adopted = true;
                 run.hold_again(id, cx);
                 let (run, since) = (run.clone(), self.since);
+                let is_new = matches!(self.state, State::Starting(_));
                 let ran = now - run.began;
                 cx.publish(id, Happening::Adopted { instance, pid, ran });
                 let moved = self.enter(State::Up(run), now);
@@ -374,6 +415,9 @@ impl Service {
                 self.renew_watch(now, cx);
                 if self.spec.max_connections.is_some() {
                     self.watch(cx.effects);
+                }
+                if is_new {
+                    self.begin_post_start(now, cx);
                 }
                 moved
             }

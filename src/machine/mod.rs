@@ -10,7 +10,9 @@ mod cells;
 pub mod crash;
 pub mod end;
 pub mod event;
+pub mod files;
 pub mod health;
+pub mod hook;
 #[cfg(test)]
 mod jobs;
 pub mod keep;

@@ -52,6 +52,11 @@ pub enum Origin {
     Timer,
     /// superd itself: the restart policy, or its own shutdown deadline.
     Policy,
+    /// A file that it watches changed.
+    File {
+        /// Which.
+        path: String,
+    },
     /// superd found it unfit: it was not ready in time, or failed its health check.
     Unfit {
         /// What was found.
@@ -95,6 +100,7 @@ impl fmt::Display for Origin {
             Origin::Dependency { service } => write!(f, "dependency {service}"),
             Origin::Conflict { service } => write!(f, "{service} (conflicts with it)"),
             Origin::Config => f.write_str("configuration"),
+            Origin::File { path } => write!(f, "its changed file {path}"),
             Origin::Policy => f.write_str("superd"),
             Origin::Unfit { why } => write!(f, "superd: {why}"),
             Origin::Itself => f.write_str("the service itself"),
@@ -202,6 +208,8 @@ pub enum Stage {
     Capabilities,
     /// prctl(2).
     NoNewPrivileges,
+    /// The hook before the start.
+    PreStart,
 }
 
 impl fmt::Display for Stage {
@@ -228,6 +236,7 @@ impl fmt::Display for Stage {
             Stage::Writable => "setting writable-paths",
             Stage::Capabilities => "setting capabilities",
             Stage::NoNewPrivileges => "setting no-new-privileges",
+            Stage::PreStart => "pre-start",
         })
     }
 }
@@ -344,18 +353,44 @@ pub enum StepOutcome {
     CutShort,
 }
 
+impl StepOutcome {
+    /// In words, of something that took so long.
+    pub fn after(&self, took: Duration) -> String {
+        let took = Span(took);
+        match self {
+            StepOutcome::Gone => format!("gone after {took}"),
+            StepOutcome::Held => format!("done after {took}"),
+            StepOutcome::Failed(why) => format!("failed after {took}: {why}"),
+            StepOutcome::TimedOut => format!("still there after {took}"),
+            StepOutcome::Skipped(why) => format!("skipped: {why}"),
+            StepOutcome::CutShort => format!("cut short after {took}"),
+        }
+    }
+
+    /// Whether it is nothing to worry about.
+    pub fn is_well(&self) -> bool {
+        match self {
+            StepOutcome::Gone | StepOutcome::Held | StepOutcome::CutShort => true,
+            StepOutcome::Failed(_) | StepOutcome::TimedOut | StepOutcome::Skipped(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for StepReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}, ", self.what, Span(self.began))?;
-        let took = Span(self.took);
-        match &self.outcome {
-            StepOutcome::Gone => write!(f, "gone after {took}"),
-            StepOutcome::Held => write!(f, "done after {took}"),
-            StepOutcome::Failed(why) => write!(f, "failed after {took}: {why}"),
-            StepOutcome::TimedOut => write!(f, "still there after {took}"),
-            StepOutcome::Skipped(why) => write!(f, "skipped: {why}"),
-            StepOutcome::CutShort => write!(f, "cut short after {took}"),
+        let outcome = self.outcome.after(self.took);
+        write!(f, "{} at {}, {outcome}", self.what, Span(self.began))
+    }
+}
+
+/// How a hook went; none: it has just begun, and may take so long.
+pub fn hook_in_words(what: &str, outcome: Option<&StepOutcome>, took: Duration) -> String {
+    match outcome {
+        None => format!("{what} runs, at most {}", Span(took)),
+        Some(StepOutcome::TimedOut) => {
+            format!("{what} did not end within {} and was killed", Span(took))
         }
+        Some(outcome) => format!("{what}: {}", outcome.after(took)),
     }
 }
 
@@ -433,6 +468,9 @@ pub struct EndReport {
     pub left: u32,
     /// Listening sockets that somebody else still holds; the ports are not free.
     pub ports_held: u32,
+    /// The hooks that ran before it was over, besides the one that is a step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<StepReport>,
     /// What was left when superd had to KILL, a bounded number of processes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stuck: Vec<Stuck>,
@@ -546,6 +584,17 @@ pub enum Happening {
         /// Its longest wait.
         wait: Duration,
     },
+    /// A hook began, or is over.
+    Hook {
+        /// Which run.
+        instance: Instance,
+        /// Which hook, and its command.
+        what: String,
+        /// How long it took; of one that begins: the longest.
+        took: Duration,
+        /// How it went; none: it begins.
+        outcome: Option<StepOutcome>,
+    },
     /// A process of the tree survived SIGKILL so far (it hangs in the kernel).
     Unkillable {
         /// Which run.
@@ -615,6 +664,11 @@ pub enum Happening {
         after: Duration,
         /// It is started all the same; else that start has failed.
         starts: bool,
+    },
+    /// A file that it watches changed, and something is done about it.
+    FileChanged {
+        /// Which.
+        path: String,
     },
     /// A signal was sent because somebody asked for just that.
     Signalled {

@@ -50,6 +50,7 @@ pub fn schedule(steps: Vec<Step>) -> Rc<Schedule> {
     Rc::new(Schedule {
         steps,
         leftover_grace: ms(2000),
+        after: Duration::ZERO,
     })
 }
 
@@ -76,6 +77,8 @@ pub struct Rig {
     pub ports: u32,
     pub descendants: u32,
     pub tree: u32,
+    /// Processes that hooks have left behind.
+    pub commands: u32,
     /// What is seen of stuck processes.
     pub stuck: Vec<Stuck>,
     /// When it was looked for them.
@@ -107,6 +110,7 @@ impl Rig {
             ports: 0,
             descendants: 0,
             tree: 0,
+            commands: 0,
             stuck: Vec::new(),
             looks: Vec::new(),
             wall: None,
@@ -183,6 +187,7 @@ impl Rig {
                         Check::Ports => self.ports,
                         Check::Descendants => self.descendants,
                         Check::Tree => self.tree,
+                        Check::Commands => self.commands,
                     };
                     if check == Check::Notify {
                         for _ in 0..std::mem::take(&mut self.unread) {
@@ -351,6 +356,7 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Run(s, i, ..) => one("run", s, i),
         Effect::Verify(s, i, ..) => one("check", s, i),
         Effect::Http(s, i, ..) => one("http", s, i),
+        Effect::Hook(s, i, _, call) => one(&call.kind.to_string(), s, i),
         Effect::Probe(s, i, ..) => one("probe", s, i),
         Effect::NoteFile(s, i, _) => one("note file", s, i),
         Effect::Drain(s, i, ..) => one("drain", s, i),
@@ -361,6 +367,8 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Watch(s, i, None) => one("watch no connections of", s, i),
         Effect::WatchOutput(s, i, _) => one("watch", s, i),
         Effect::LookOut(s, Some(_)) => Some(format!("look out {}", name(s))),
+        Effect::WatchFiles(s, Some(_)) => Some(format!("watch files of {}", name(s))),
+        Effect::WatchFiles(s, None) => Some(format!("watch no files of {}", name(s))),
         Effect::LookOut(s, None) => Some(format!("look away {}", name(s))),
         Effect::WatchClock(true) => Some("watch the clock".to_owned()),
         Effect::WatchClock(false) => Some("watch no clock".to_owned()),

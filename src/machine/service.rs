@@ -7,11 +7,11 @@
 //! |---------------|-----------|-----------|-----------|------------------------|-----------------------|-----------|------------------------------|------------------|
 //! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | Down, due⁵       |
 //! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | time is up       |
-//! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered          | late run is said⁵ |
+//! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered; hook    | hook ends; late⁵ |
 //! | Up            | -         | Stopping  | Killing   | -                      | -                     | Sweeping² | STOPPING remembered          | -                |
 //! | Stopping      | -         | absorbed  | Killing   | -                      | remembered            | Sweeping² | step goes on or ends         | step ends        |
 //! | Killing       | -         | absorbed  | absorbed  | -                      | remembered            | Sweeping² | -                            | KILL again       |
-//! | Sweeping      | -         | absorbed  | KILL tree | -                      | -                     | -         | tree empty: over³            | KILL; look again |
+//! | Sweeping      | -         | absorbed  | KILL tree | -                      | -                     | -         | tree empty: hooks, over³     | KILL; look again |
 //! | Backoff       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | due⁴             |
 //!
 //! ¹ once the pid is known: an order to spawn has its answer in the same turn.
@@ -34,9 +34,18 @@
 //!
 //! A oneshot stays there until its end. After a success it is Down and done: `supervisor` counts
 //! it as up for those who require it.
+//! A service with `pre-start` is in Starting before the fork, too, while that hook runs: when it
+//! succeeds, and nothing of it is left, the order to fork follows; when it fails the start has
+//! failed. A stop ends it at once, and leads to Sweeping. So does an attempt to start that came
+//! to nothing, if a hook follows it: `on-crash` and `post-stop` belong to Sweeping, between the
+//! last look at the ports and ³. `post-start` runs in Up, and ends with it.
+//!
 //! With `wait-for`, a service that has all the services it needs stays in Waiting until the world
 //! is as it should be (`outlook`); a timeout there starts it all the same, or is a failed start
 //! (Backoff or Down).
+//!
+//! With `watch`, a file that changes makes the supervisor restart or reload it, or try it again
+//! (`files`): in Up, in Backoff, and Down when it has failed or is done.
 //!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
@@ -61,11 +70,13 @@ use super::end::{End, Swept};
 use super::event::{
     ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
 };
+use super::files::Files;
 use super::health::{self, Watch};
+use super::hook::{Hook, HookRun, Kind};
 use super::memory::LONGEST;
 use super::outlook::Outlook;
 use super::ready::{self, About, Await};
-use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
+use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stage, Stuck, Verdict};
 use super::restart::{How, Next, Record, Rng};
 use super::spec::{Drain, Reload, Schedule, Spec, To};
 use super::stop::{Course, Order, Scene, Stop};
@@ -142,6 +153,12 @@ pub struct Run {
     /// The wait for it to be ready, until it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub awaits: Option<Box<Await>>,
+    /// The hook that is under way; before the fork it is `pre-start`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<Box<HookRun>>,
+    /// One has been begun at some time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hooked: bool,
     /// It said RELOADING=1, and no READY=1 since.
     pub reloading: bool,
     /// The last MAINPID= that could not be followed, so that it is told once.
@@ -185,6 +202,8 @@ impl Run {
             exec_error: None,
             ready: Readiness::NotTold,
             awaits: None,
+            hook: None,
+            hooked: false,
             reloading: false,
             refused: None,
             adopted: false,
@@ -193,6 +212,22 @@ impl Run {
             overdue: false,
             filtered: false,
         }
+    }
+
+    /// `pre-start` is under way, or what it has left: there is no order to fork yet.
+    pub fn is_preparing(&self) -> bool {
+        self.pid.is_none() && self.hook.is_some()
+    }
+
+    fn begin_hook(
+        &mut self,
+        kind: Kind,
+        hook: &Hook,
+        news: Vec<(&'static str, String)>,
+        about: &mut About<'_, '_>,
+    ) {
+        self.hooked = true;
+        self.hook = Some(HookRun::begin(kind, hook, news, about));
     }
 }
 
@@ -462,6 +497,8 @@ pub struct Service {
     pub outlook: Option<Outlook>,
     /// The watch over its health, while it is up.
     pub watch: Option<Box<Watch>>,
+    /// Its files, while a change of them would mean something.
+    pub files: Option<Box<Files>>,
     /// Who waits.
     pub waiters: Vec<Waiter>,
     /// Under which deadline the supervisor has it in its list.
@@ -493,6 +530,7 @@ impl Service {
             clock: None,
             outlook: None,
             watch: None,
+            files: None,
             waiters: Vec::new(),
             listed: None,
         }
@@ -564,22 +602,36 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) => self.timer_due(),
+            State::Down(_) => {
+                let files = self.files_until();
+                files.into_iter().chain(self.timer_due()).min()
+            }
             State::Waiting => self.outlook_until(),
             State::Starting(run) => {
-                let ready = run.awaits.as_ref().and_then(|w| w.next_deadline());
-                ready.into_iter().chain(self.left_out_at()).min()
+                let own = match run.is_preparing() {
+                    true => run.hook.as_ref().map(|h| h.next_deadline()),
+                    false => run.awaits.as_ref().and_then(|w| w.next_deadline()),
+                };
+                own.into_iter().chain(self.left_out_at()).min()
             }
-            State::Up(_) => {
+            State::Up(run) => {
                 let reload = self.reload.as_ref().map(|r| r.until);
                 let watch = self.watch.as_ref().map(|w| w.next_deadline());
-                let all = reload.into_iter().chain(watch);
+                let hook = run.hook.as_ref().map(|h| h.next_deadline());
+                let all = reload
+                    .into_iter()
+                    .chain(watch)
+                    .chain(hook)
+                    .chain(self.files_until());
                 all.min().filter(|at| *at < Tick::NEVER)
             }
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
             State::Sweeping(end) => end.next_deadline(),
-            State::Backoff { until, .. } => Some(*until),
+            State::Backoff { until, .. } => {
+                let files = self.files_until();
+                Some(files.map_or(*until, |at| at.min(*until)))
+            }
         }
     }
 
@@ -595,6 +647,9 @@ impl Service {
 
     /// The transcript of the table at the head of this file.
     pub fn input(&mut self, now: Tick, input: Input, cx: &mut Context<'_>) -> Moved {
+        if self.run().is_some_and(Run::is_preparing) {
+            return self.prepare(now, input, cx);
+        }
         match (&mut self.state, input) {
             (State::Down(_) | State::Waiting | State::Backoff { .. }, Input::Start(by)) => {
                 self.begin_start(by, now, cx)
@@ -711,7 +766,7 @@ impl Service {
             (State::Stopping(..), Input::Checked(check, found)) => {
                 self.in_stop(now, cx, |stop, scene| match check {
                     Check::Notify => stop.looked(scene),
-                    Check::Ports | Check::Descendants | Check::Tree => {
+                    Check::Ports | Check::Descendants | Check::Tree | Check::Commands => {
                         stop.checked(check, found.0, scene)
                     }
                 })
@@ -743,7 +798,13 @@ impl Service {
             (State::Up(run), Input::ActionEnded(action, outcome)) => {
                 let drain = run.drain.as_ref().and_then(|hold| hold.action);
                 let reload = self.reload.as_ref().map(|r| r.action);
-                if drain == Some(action) {
+                let hook = run.hook.as_ref().and_then(|h| h.action());
+                if hook == Some(action) {
+                    self.with_hook(now, cx, |hook, about| {
+                        hook.action_ended(action, &outcome, about);
+                    });
+                    self.end_post_start()
+                } else if drain == Some(action) {
                     self.drain_ended(outcome, cx)
                 } else if reload == Some(action) {
                     self.reload_ended(outcome, now, cx)
@@ -758,12 +819,19 @@ impl Service {
                     stop.action_ended(action, outcome, scene)
                 })
             }
+            (State::Sweeping(end), Input::ActionEnded(action, outcome)) => {
+                let instance = end.run.instance;
+                let mut about = About {
+                    now,
+                    id: self.id,
+                    instance,
+                    cx,
+                };
+                end.action_ended(action, &outcome, &mut about);
+                Moved::default()
+            }
             (
-                State::Down(_)
-                | State::Waiting
-                | State::Killing(..)
-                | State::Sweeping(_)
-                | State::Backoff { .. },
+                State::Down(_) | State::Waiting | State::Killing(..) | State::Backoff { .. },
                 Input::ActionEnded(..),
             ) => Moved::default(),
 
@@ -853,6 +921,8 @@ impl Service {
                 }
             }
             (State::Up(_), Input::Timeout) => {
+                self.with_hook(now, cx, HookRun::timeout);
+                self.end_post_start();
                 let mut moved = self.in_watch(now, cx, Watch::timeout);
                 let late = self.reload_timeout(now, cx);
                 moved.reloaded = late.reloaded;
@@ -867,6 +937,42 @@ impl Service {
             (State::Waiting, Input::Timeout) => self.outlook_timeout(now, cx),
             (State::Down(_), Input::Timeout) => self.timer_timeout(now, cx),
         }
+    }
+
+    /// Starting, while `pre-start` is under way: of the program there is nothing yet.
+    fn prepare(&mut self, now: Tick, input: Input, cx: &mut Context<'_>) -> Moved {
+        match input {
+            Input::Halt(order) | Input::Force(order) => return self.abandon(order, now, cx),
+            Input::Checked(Check::Commands, found) => {
+                let hook = self.run().and_then(|run| run.hook.as_ref());
+                if hook.is_some_and(|h| h.is_done(found.0)) {
+                    return self.prepared(now, cx);
+                }
+            }
+            Input::ActionEnded(action, outcome) => self.with_hook(now, cx, |hook, about| {
+                hook.action_ended(action, &outcome, about);
+            }),
+            Input::OrphanReaped => {
+                self.with_hook(now, cx, |hook, about| hook.tree_shrank(about));
+            }
+            Input::Timeout => {
+                self.leave_out(now, cx);
+                self.with_hook(now, cx, HookRun::timeout);
+            }
+            Input::Start(_)
+            | Input::Spawned(_)
+            | Input::NotSpawned(_)
+            | Input::Execed
+            | Input::ExecFailed(_)
+            | Input::Exited(..)
+            | Input::PortsNoted(_)
+            | Input::Checked(..)
+            | Input::Notified(_)
+            | Input::Connections(_)
+            | Input::OutputMatched
+            | Input::Looked(_) => {}
+        }
+        Moved::default()
     }
 
     fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
@@ -886,23 +992,132 @@ impl Service {
         cx.publish(id, Happening::Starting { instance, by });
         let mut run = Run::new(instance, now);
         run.awaits = self.spec.ready.clone().map(|r| Box::new(Await::new(r)));
+        self.renew_files(cx.effects);
         let mut about = About {
             now,
             id,
             instance,
             cx,
         };
-        if let Some(wait) = &run.awaits {
-            wait.before_start(&mut about);
-        }
-        about.cx.effects.push(Effect::Spawn(id, instance));
-        if let Some(wait) = &run.awaits {
-            wait.after_start(&mut about);
+        let hooks = self.spec.hooks.as_ref();
+        match hooks.and_then(|h| h.pre_start.as_ref()) {
+            Some(hook) => run.begin_hook(Kind::PreStart, hook, Vec::new(), &mut about),
+            None => order_to_fork(&run, &mut about),
         }
         self.enter(State::Starting(run), now)
     }
 
+    /// `pre-start` is done, and nothing of it is left.
+    fn prepared(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let (id, instance) = (self.id, self.instance);
+        let State::Starting(run) = &mut self.state else {
+            return Moved::default();
+        };
+        let fault = run.hook.take().and_then(|hook| hook.fault());
+        if let Some(error) = fault {
+            return self.never_ran(error, now, cx);
+        }
+        run.began = now;
+        // It may have written them.
+        self.renew_files(cx.effects);
+        let State::Starting(run) = &mut self.state else {
+            return Moved::default();
+        };
+        let mut about = About {
+            now,
+            id,
+            instance,
+            cx,
+        };
+        order_to_fork(run, &mut about);
+        let run = run.clone();
+        self.enter(State::Starting(run), now)
+    }
+
+    /// A stop comes while `pre-start` is under way: it is killed, and nothing is started.
+    fn abandon(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
+        let id = self.id;
+        let after = self.spec.stop.after;
+        let Some((mut run, _, _)) = self.take_run() else {
+            return Moved::default();
+        };
+        let instance = run.instance;
+        let stop = begin_without_steps(order, Duration::ZERO, after, &run, id, now, cx);
+        let hook = run.hook.take();
+        let mut end = End::of_nothing(run, Some(stop), now);
+        if let Some(mut hook) = hook {
+            hook.cut_short(&mut About {
+                now,
+                id,
+                instance,
+                cx,
+            });
+            end.note_hook(&hook, now);
+        }
+        let moved = self.enter(State::Sweeping(Box::new(end)), now);
+        self.swept(moved, Swept::Clean, now, cx)
+    }
+
+    /// Lets the hook that is under way do something.
+    fn with_hook(
+        &mut self,
+        now: Tick,
+        cx: &mut Context<'_>,
+        act: impl FnOnce(&mut HookRun, &mut About<'_, '_>),
+    ) {
+        let (id, instance) = (self.id, self.instance);
+        let (State::Starting(run) | State::Up(run)) = &mut self.state else {
+            return;
+        };
+        if let Some(hook) = &mut run.hook {
+            act(
+                hook,
+                &mut About {
+                    now,
+                    id,
+                    instance,
+                    cx,
+                },
+            );
+        }
+    }
+
+    /// What `post-start` has left behind is dead before the end of the instance; nobody waits
+    /// for that now.
+    fn end_post_start(&mut self) -> Moved {
+        if let State::Up(run) = &mut self.state {
+            run.hook.take_if(|hook| hook.action().is_none());
+        }
+        Moved::default()
+    }
+
+    pub(super) fn begin_post_start(&mut self, now: Tick, cx: &mut Context<'_>) {
+        let (id, instance) = (self.id, self.instance);
+        let hooks = self.spec.hooks.clone();
+        let Some(hook) = hooks.as_ref().and_then(|h| h.post_start.as_ref()) else {
+            return;
+        };
+        if let State::Up(run) = &mut self.state {
+            let mut about = About {
+                now,
+                id,
+                instance,
+                cx,
+            };
+            run.begin_hook(Kind::PostStart, hook, Vec::new(), &mut about);
+        }
+    }
+
     fn never_ran(&mut self, error: SpawnError, now: Tick, cx: &mut Context<'_>) -> Moved {
+        if let State::Starting(run) = &mut self.state {
+            let hooks = self.spec.hooks.as_ref();
+            if run.hooked || hooks.is_some_and(|h| h.post_stop.is_some()) {
+                run.exec_error = Some(error);
+                let end = End::of_nothing(run.clone(), None, now);
+                let moved = self.enter(State::Sweeping(Box::new(end)), now);
+                return self.swept(moved, Swept::Clean, now, cx);
+            }
+        }
         let how = match error.is_passing() {
             true => How::PassingSpawnError,
             false => How::LastingSpawnError,
@@ -968,7 +1183,9 @@ impl Service {
             ready::Course::Ready => self.become_up(now, cx),
             ready::Course::TimeIsUp(why) => {
                 let by = Origin::Unfit { why: why.clone() };
-                let mut moved = self.begin_stop(Order::new(by, now), now, cx);
+                let mut order = Order::new(by, now);
+                order.unready = true;
+                let mut moved = self.begin_stop(order, now, cx);
                 moved.start_failed = Some(why);
                 moved
             }
@@ -995,6 +1212,7 @@ impl Service {
         if self.spec.max_connections.is_some() {
             self.watch(cx.effects);
         }
+        self.begin_post_start(now, cx);
         moved.up = true;
         moved
     }
@@ -1084,23 +1302,15 @@ impl Service {
 
     fn begin_kill(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
         self.end_own_actions(now, cx);
-        let grace = self.spec.stop.leftover_grace;
+        let Schedule {
+            leftover_grace: grace,
+            after,
+            ..
+        } = *self.spec.stop;
         let Some((run, _, _)) = self.take_run() else {
             return Moved::default();
         };
-        let nothing = Schedule {
-            steps: Vec::new(),
-            leftover_grace: grace,
-        };
-        let mut scene = Scene {
-            now,
-            id: self.id,
-            instance: run.instance,
-            says_stopping: run.stopping_seen > 0,
-            cx,
-        };
-        let mut stop = Stop::begin(order, Rc::new(nothing), &mut scene);
-        stop.force(&mut scene);
+        let stop = begin_without_steps(order, grace, after, &run, self.id, now, cx);
         self.kill(run, Box::new(stop), now, cx)
     }
 
@@ -1271,12 +1481,17 @@ impl Service {
     /// Whether its checker is to be asked before a restart: it runs well, and nothing else is
     /// about to end it.
     pub(super) fn asks_before_restart(&self) -> bool {
+        self.spec.check.is_some() && self.is_well()
+    }
+
+    /// It is up, and nothing is about to end it.
+    pub(super) fn is_well(&self) -> bool {
         let stays = self.want == Want::Up && self.target && !self.is_going();
-        self.spec.check.is_some() && stays && matches!(self.state, State::Up(_))
+        stays && matches!(self.state, State::Up(_))
     }
 
     /// It is up, and a stop of it has been ordered.
-    fn is_going(&self) -> bool {
+    pub(super) fn is_going(&self) -> bool {
         self.cycle || self.order.is_some()
     }
 
@@ -1294,6 +1509,10 @@ impl Service {
     /// Reloads. True when that was all.
     pub(super) fn begin_reload(&mut self, now: Tick, cx: &mut Context<'_>) -> bool {
         let (id, instance) = (self.id, self.instance);
+        // What it reads now is what is there.
+        if let Some(files) = &mut self.files {
+            files.settled();
+        }
         match self.spec.reload.clone() {
             Some(Reload::Signal(signal)) => {
                 cx.effects
@@ -1507,6 +1726,16 @@ impl Service {
         self.end_actions(cx);
         self.end_watch(now, cx);
         let (id, instance) = (self.id, self.instance);
+        if let State::Up(run) = &mut self.state {
+            if let Some(mut hook) = run.hook.take() {
+                hook.cut_short(&mut About {
+                    now,
+                    id,
+                    instance,
+                    cx,
+                });
+            }
+        }
         if let State::Starting(run) = &mut self.state {
             if let Some(wait) = &mut run.awaits {
                 wait.end(&mut About {
@@ -1550,7 +1779,12 @@ impl Service {
         };
         let mut end = End::new(run, exit, crash, stop, now);
         let swept = end.begin(self.id, left, killing, grace, now, cx);
-        let mut moved = self.enter(State::Sweeping(Box::new(end)), now);
+        let moved = self.enter(State::Sweeping(Box::new(end)), now);
+        self.swept(moved, swept, now, cx)
+    }
+
+    /// What it is on the way into Sweeping, and perhaps out of it at once.
+    fn swept(&mut self, mut moved: Moved, swept: Swept, now: Tick, cx: &mut Context<'_>) -> Moved {
         let after = self.after_sweep(swept, now, cx);
         moved.up = after.up;
         moved.over = after.over;
@@ -1563,6 +1797,20 @@ impl Service {
         match swept {
             Swept::NotYet => return Moved::default(),
             Swept::Clean => {}
+        }
+        let id = self.id;
+        if let State::Sweeping(end) = &mut self.state {
+            let instance = end.run.instance;
+            let mut about = About {
+                now,
+                id,
+                instance,
+                cx,
+            };
+            match end.next_hook(&self.spec, &mut about) {
+                Swept::NotYet => return Moved::default(),
+                Swept::Clean => {}
+            }
         }
         let State::Sweeping(end) = std::mem::replace(&mut self.state, State::Waiting) else {
             return Moved::default();
@@ -1578,18 +1826,22 @@ impl Service {
             Some(_) | None => None,
         };
         let unready = end.run.awaits.is_some();
+        let was_born = end.run.pid.is_some() || end.run.exec_error.is_none();
         let error = end.run.exec_error.clone();
         let (report, success) = end.report(&self.spec, now);
         // One that never was up was not stable, however long it took.
-        let ran = match unready {
+        let ran = match unready || !was_born {
             true => Duration::ZERO,
             false => report.ran,
         };
         let (verdict, exit) = (report.verdict, report.exit);
-        self.last = Some((report.exit, verdict));
+        if report.pid.is_some() || report.exit != Exit::Unknown {
+            self.last = Some((report.exit, verdict));
+        }
         self.publish_end(report, error.clone(), cx);
         cx.effects.push(Effect::Release(self.id, instance));
         let how = match (&error, success) {
+            (Some(e), _) if e.stage == Stage::PreStart => How::Failure,
             (Some(e), _) if e.is_passing() => How::PassingSpawnError,
             (Some(_), _) => How::LastingSpawnError,
             (None, _) if unfit => How::Failure,
@@ -1604,7 +1856,7 @@ impl Service {
                 self.decide_next(how, ran, why, stopped && !unfit, now, cx)
             }
         };
-        moved.over = Some((verdict, how));
+        moved.over = (was_born || stopped).then_some((verdict, how));
         moved.start_failed = match (unready && !stopped && !moved.up, self.spec.oneshot) {
             (true, None) => text.or_else(|| Some(format!("it {exit} before it was ready"))),
             (true, Some(_)) => text.or_else(|| Some(format!("it {exit}"))),
@@ -1696,4 +1948,43 @@ impl Service {
             }
         }
     }
+}
+
+/// The order to fork, and what has to be noted before it and looked at from then on.
+fn order_to_fork(run: &Run, about: &mut About<'_, '_>) {
+    if let Some(wait) = &run.awaits {
+        wait.before_start(about);
+    }
+    let (id, instance) = (about.id, about.instance);
+    about.cx.effects.push(Effect::Spawn(id, instance));
+    if let Some(wait) = &run.awaits {
+        wait.after_start(about);
+    }
+}
+
+/// A stop whose schedule is cut short before its first step.
+fn begin_without_steps(
+    order: Order,
+    leftover_grace: Duration,
+    after: Duration,
+    run: &Run,
+    id: ServiceId,
+    now: Tick,
+    cx: &mut Context<'_>,
+) -> Stop {
+    let nothing = Schedule {
+        steps: Vec::new(),
+        leftover_grace,
+        after,
+    };
+    let mut scene = Scene {
+        now,
+        id,
+        instance: run.instance,
+        says_stopping: run.stopping_seen > 0,
+        cx,
+    };
+    let mut stop = Stop::begin(order, Rc::new(nothing), &mut scene);
+    stop.force(&mut scene);
+    stop
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::ServiceId;
+use super::files::Watched;
 use super::health::Health;
+use super::hook::{Hook, Hooks};
 use super::outlook::WaitFor;
 use super::ready::Ready;
 use super::signal::Signal;
@@ -55,8 +57,12 @@ pub struct Spec {
     pub reload: Option<Reload>,
     /// What says, before a reload and a restart that somebody asks for, whether that may go well.
     pub check: Option<Checker>,
+    /// Files whose change it has to be told of, by a restart or a reload.
+    pub watch: Option<Rc<Watched>>,
     /// How many connections it may have; none: as many as it likes.
     pub max_connections: Option<MaxConnections>,
+    /// What is run before a start, after it, and in the end.
+    pub hooks: Option<Rc<Hooks>>,
 }
 
 /// A limit that superd keeps: new connections are held back with more than `high` open
@@ -106,6 +112,9 @@ pub struct Schedule {
     pub steps: Vec<Step>,
     /// How long processes that outlive the main one get between TERM and KILL.
     pub leftover_grace: Duration,
+    /// The longest that the hooks after the end take.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub after: Duration,
 }
 
 impl Schedule {
@@ -114,7 +123,7 @@ impl Schedule {
         self.steps.iter().any(|step| match step.action {
             Action::Signal(s, To::Main | To::Group | To::Tree) => s == signal,
             Action::Signal(_, To::Descendants) => false,
-            Action::Run(_) | Action::Http(_) | Action::Drain(_) => false,
+            Action::Run(_) | Action::Http(_) | Action::Drain(_) | Action::Hook(_) => false,
         })
     }
 
@@ -125,7 +134,7 @@ impl Schedule {
                 HttpAddress::Tcp(to) => Some(to.port()),
                 HttpAddress::Unix(_) => None,
             },
-            Action::Signal(..) | Action::Run(_) | Action::Drain(_) => None,
+            Action::Signal(..) | Action::Run(_) | Action::Drain(_) | Action::Hook(_) => None,
         };
         steps.iter().filter_map(port).collect()
     }
@@ -135,7 +144,7 @@ impl Schedule {
     pub fn drain(&self) -> Rc<Drain> {
         let drain = |step: &Step| match &step.action {
             Action::Drain(what) => Some(what.clone()),
-            Action::Signal(..) | Action::Run(_) | Action::Http(_) => None,
+            Action::Signal(..) | Action::Run(_) | Action::Http(_) | Action::Hook(_) => None,
         };
         let all = || Drain {
             ports: Vec::new(),
@@ -153,6 +162,12 @@ impl Schedule {
             .map(|s| s.wait + s.settle)
             .sum::<Duration>()
             + self.leftover_grace
+            + self.after
+    }
+
+    /// Whether it begins with a hook.
+    pub fn has_hook(&self) -> bool {
+        self.steps.iter().any(|s| s.is_hook())
     }
 }
 
@@ -169,6 +184,23 @@ pub struct Step {
     pub settle: Duration,
 }
 
+impl Step {
+    /// `pre-stop`.
+    pub fn hook(hook: &Hook) -> Step {
+        Step {
+            action: Action::Hook(hook.argv.clone()),
+            until: Until::ActionEnded,
+            wait: hook.wait,
+            settle: Duration::ZERO,
+        }
+    }
+
+    /// Whether it is the hook before a stop.
+    pub fn is_hook(&self) -> bool {
+        matches!(self.action, Action::Hook(_))
+    }
+}
+
 /// What a step does.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Action {
@@ -180,6 +212,8 @@ pub enum Action {
     Http(Rc<Http>),
     /// Hold back new connections and let the open ones finish.
     Drain(Rc<Drain>),
+    /// Run the operator's own command before anything is done to the service.
+    Hook(Rc<[String]>),
 }
 
 /// Which new connections a drain holds back.
@@ -235,6 +269,7 @@ impl fmt::Display for Action {
             Action::Run(argv) => write!(f, "run {}", argv.join(" ")),
             Action::Http(http) => write!(f, "{http}"),
             Action::Drain(_) => f.write_str("drain"),
+            Action::Hook(argv) => write!(f, "pre-stop {}", argv.first().map_or("", |s| s)),
         }
     }
 }

@@ -11,12 +11,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{ActionId, Check, Effect, Instance, Outcome, ServiceId};
+use super::hook::{Call, Kind};
 use super::memory;
 use super::report::{Happening, Origin, StepOutcome, StepReport, Stuck};
 use super::service::Context;
 use super::signal::Signal;
 use super::spec::{Action, Schedule, Step, To, Until};
-use super::time::Tick;
+use super::time::{Span, Tick};
 
 /// The first pause between two looks at a condition that sends no event.
 pub const POLL_FIRST: Duration = Duration::from_millis(1);
@@ -92,6 +93,9 @@ pub struct Order {
     /// It is not to be started again by itself, although it is wanted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stay: bool,
+    /// It was not ready in time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unready: bool,
 }
 
 impl Order {
@@ -103,6 +107,7 @@ impl Order {
             absorbed: 0,
             force: false,
             stay: false,
+            unready: false,
         }
     }
 
@@ -110,6 +115,15 @@ impl Order {
     /// the restart policy.
     pub fn is_unfit(&self) -> bool {
         matches!(self.by, Origin::Unfit { .. })
+    }
+
+    /// SERVICE_RESULT (systemd.exec(5)), as far as it is known why it is stopped.
+    pub fn result(&self) -> &'static str {
+        match (self.unready, self.is_unfit()) {
+            (true, _) => "timeout",
+            (false, true) => "watchdog",
+            (false, false) => "success",
+        }
     }
 }
 
@@ -279,7 +293,8 @@ impl Stop {
     /// The longest the rest can take, seen from the start of the present step.
     fn rest(&self) -> Duration {
         let steps = self.schedule.steps.iter().skip(self.step);
-        steps.map(|s| s.wait + s.settle).sum::<Duration>() + self.schedule.leftover_grace
+        let steps = steps.map(|s| s.wait + s.settle).sum::<Duration>();
+        steps + self.schedule.leftover_grace + self.schedule.after
     }
 
     fn awaits_action(&self) -> bool {
@@ -290,7 +305,7 @@ impl Stop {
     fn begin_step(&mut self, scene: &mut Scene<'_, '_>) -> Course {
         let now = scene.now;
         let Some((what, wait)) = self.current().map(|s| (s.action.to_string(), s.wait)) else {
-            self.deadline = self.deadline.min(now + self.schedule.leftover_grace);
+            self.deadline = self.deadline.min(now + self.rest());
             return Course::Exhausted;
         };
         self.what = what;
@@ -342,14 +357,14 @@ impl Stop {
     pub fn looked(&mut self, scene: &mut Scene<'_, '_>) -> Course {
         match std::mem::replace(&mut self.phase, Phase::Acting) {
             Phase::Looking => self.act(scene),
-            Phase::Doubting(_) if scene.says_stopping => {
+            Phase::Doubting(_) if scene.says_stopping && !self.is_hook() => {
                 self.rival |= self.reached == 0;
                 self.held = self.rival;
                 Course::GoesOn
             }
             Phase::Doubting(why) => {
                 // A drain only spares the clients; without it the stop is still orderly.
-                self.escalated |= !self.is_drain();
+                self.escalated |= self.reaches();
                 self.end_step(StepOutcome::Skipped(why), scene)
             }
             phase @ (Phase::Acting | Phase::Settling(_)) => {
@@ -364,7 +379,7 @@ impl Stop {
         // means that somebody else has asked it already: a signal on top is what makes
         // it panic. Once a step has waited in vain, it goes on as configured.
         self.rival |= scene.says_stopping && self.reached == 0;
-        let hands_off = self.rival && !self.rival_had_time;
+        let hands_off = self.rival && !self.rival_had_time && !self.is_hook();
         self.held = hands_off;
         let Some(step) = self.current().cloned() else {
             return Course::Exhausted;
@@ -382,7 +397,7 @@ impl Stop {
             // its grace from the moment at which it is told.
             self.step_began = scene.now;
             self.step_deadline = scene.now + step.wait;
-            self.perform(&step.action, scene);
+            self.perform(&step, scene);
         }
         if step.until == Until::PortsClosed && self.ports == Some(0) {
             self.what
@@ -398,8 +413,10 @@ impl Stop {
         self.await_condition(&step.until, scene)
     }
 
-    fn perform(&mut self, action: &Action, scene: &mut Scene<'_, '_>) {
+    fn perform(&mut self, step: &Step, scene: &mut Scene<'_, '_>) {
         let (id, instance) = (scene.id, scene.instance);
+        let action = &step.action;
+        let result = self.order.result();
         let mut number = || {
             let n = scene.cx.next_action();
             self.action = Some(n);
@@ -407,6 +424,7 @@ impl Stop {
         };
         match action {
             Action::Drain(_) => self.drained = true,
+            Action::Hook(_) => {}
             Action::Signal(..) | Action::Run(_) | Action::Http(_) => self.reached += 1,
         }
         let effect = match action {
@@ -419,6 +437,14 @@ impl Stop {
             Action::Run(argv) => Effect::Run(id, instance, number(), argv.clone()),
             Action::Http(http) => Effect::Http(id, instance, number(), http.clone()),
             Action::Drain(what) => Effect::Drain(id, instance, number(), what.clone()),
+            Action::Hook(argv) => {
+                let call = Call {
+                    kind: Kind::PreStop,
+                    argv: argv.clone(),
+                    news: vec![("SERVICE_RESULT", result.to_owned())],
+                };
+                Effect::Hook(id, instance, number(), Rc::new(call))
+            }
         };
         scene.emit(effect);
         // As systemd does: who stands still would sit out its grace.
@@ -474,7 +500,7 @@ impl Stop {
             && self.is_acting_until(|until| match check {
                 Check::Ports => *until == Until::PortsClosed,
                 Check::Descendants => *until == Until::DescendantsGone,
-                Check::Notify | Check::Tree => false,
+                Check::Notify | Check::Tree | Check::Commands => false,
             });
         match holds {
             true => self.hold(scene),
@@ -530,6 +556,7 @@ impl Stop {
             // answered. (The status of a stop command is not the verdict.)
             Outcome::Unhappy(error) => {
                 self.unhappy = Some(error.clone());
+                let error = self.complaint(error);
                 scene
                     .cx
                     .publish(scene.id, Happening::ActionFailed { error });
@@ -540,13 +567,13 @@ impl Stop {
             }
             Outcome::Impossible(error) => {
                 let happening = Happening::ActionFailed {
-                    error: error.clone(),
+                    error: self.complaint(error.clone()),
                 };
                 scene.cx.publish(scene.id, happening);
-                if !self.is_drain() {
+                if self.reaches() {
                     self.reached = self.reached.saturating_sub(1);
                 }
-                if scene.says_stopping && self.reached == 0 {
+                if scene.says_stopping && self.reached == 0 && !self.is_hook() {
                     // It stops, and not because of us.
                     self.rival = true;
                     self.held = !self.rival_had_time;
@@ -570,6 +597,27 @@ impl Stop {
     fn is_drain(&self) -> bool {
         self.current()
             .is_some_and(|s| matches!(s.action, Action::Drain(_)))
+    }
+
+    fn is_hook(&self) -> bool {
+        self.current().is_some_and(Step::is_hook)
+    }
+
+    /// Whether the present step asks the service for anything.
+    fn reaches(&self) -> bool {
+        !self.is_drain() && !self.is_hook()
+    }
+
+    fn complaint(&self, error: String) -> String {
+        match self.is_hook() {
+            true => format!("{}: {error}", Kind::PreStop),
+            false => error,
+        }
+    }
+
+    /// Whether a hook is, or was, a step of it.
+    pub fn has_hook(&self) -> bool {
+        self.schedule.has_hook()
     }
 
     /// Connections that were open when a drain that is under way looked last.
@@ -619,7 +667,8 @@ impl Stop {
         }
         let drain = match self.current().map(|s| &s.action) {
             Some(Action::Drain(what)) => self.action.map(|n| (n, what.clone())),
-            Some(Action::Signal(..) | Action::Run(_) | Action::Http(_)) | None => None,
+            Some(Action::Signal(..) | Action::Run(_) | Action::Http(_) | Action::Hook(_))
+            | None => None,
         };
         if let Some((number, what)) = drain {
             // What it holds back it still holds back; to count is begun again.
@@ -657,6 +706,14 @@ impl Stop {
             }
             Phase::Settling(_) => Course::GoesOn,
             Phase::Acting if now >= self.step_deadline => {
+                if self.is_hook() {
+                    let wait = Span(self.step_deadline - self.step_began);
+                    let error = format!("{} did not end within {wait} and was killed", self.what);
+                    let happening = Happening::ActionFailed { error };
+                    scene.cx.publish(scene.id, happening);
+                    let outcome = StepOutcome::Failed("its time was up, it was killed".to_owned());
+                    return self.end_step(outcome, scene);
+                }
                 self.end_step(StepOutcome::TimedOut, scene)
             }
             Phase::Acting => {
@@ -694,7 +751,7 @@ impl Stop {
         self.close_step(StepOutcome::CutShort, scene);
         self.forced = true;
         self.step = self.schedule.steps.len();
-        self.deadline = self.deadline.min(scene.now + self.schedule.leftover_grace);
+        self.deadline = self.deadline.min(scene.now + self.rest());
     }
 
     /// The main process is gone.
@@ -735,7 +792,9 @@ impl Stop {
                 (what, now - self.step_began, wait)
             }
             Phase::Looking | Phase::Acting | Phase::Doubting(_) => {
-                (format!("{} sent", self.what), now - self.step_began, wait)
+                let did = if self.is_hook() { "runs" } else { "sent" };
+                let what = format!("{} {did}", self.what);
+                (what, now - self.step_began, wait)
             }
         }
     }

@@ -11,6 +11,7 @@ use super::event::{
     ActionId, Adopted, Change, Check, Effect, Event, Found, Instance, Outcome, Pid, Presence,
     ServiceId, Target, Ticket, Verb, Wait,
 };
+use super::hook::{Hook, Hooks, Kind};
 use super::keep::Whole;
 use super::memory::{Begun, Memory};
 use super::ready::{Probe, Question, Ready, Sign};
@@ -18,7 +19,7 @@ use super::report::{Exit, Origin};
 use super::rig::{by, ms, schedule, signal, step, A};
 use super::service::State;
 use super::signal::Signal;
-use super::spec::{Action, Policy, Spec, To, Until};
+use super::spec::{Action, Policy, Spec, Step, To, Until};
 use super::supervisor::{Ending, Supervisor};
 use super::testing::spec;
 use super::time::Tick;
@@ -46,6 +47,8 @@ struct Counts {
     signals: BTreeMap<(i32, Signal), u32>,
     leftover_terms: BTreeMap<i32, u32>,
     runs: BTreeMap<ActionId, u32>,
+    hooks: BTreeMap<(Instance, String), u32>,
+    spawned: Vec<Instance>,
 }
 
 struct World {
@@ -66,6 +69,7 @@ struct World {
     kills: Vec<u32>,
     points: u32,
     dead: bool,
+    killed: usize,
     /// superd becomes another program after each turn that did something.
     upgrades: Option<u32>,
     /// Requests so far, and how often each was answered.
@@ -93,6 +97,7 @@ impl World {
             kills,
             points: 0,
             dead: false,
+            killed: 0,
             upgrades: None,
             asked: 0,
             answered: BTreeMap::new(),
@@ -216,6 +221,7 @@ impl World {
             Effect::Spawn(s, i) => {
                 assert!(self.main.is_none() && self.leftovers == 0, "never two");
                 self.counts.spawns += 1;
+                self.counts.spawned.push(i);
                 self.last_pid += 1;
                 self.ports_open = true;
                 self.main = Some(Process {
@@ -255,9 +261,25 @@ impl World {
                 self.events
                     .push_back(Event::ActionEnded(s, i, action, Outcome::Done));
             }
+            Effect::Hook(s, i, action, call) => {
+                assert!(
+                    call.kind == Kind::PostStart
+                        || self.main.is_none() && self.leftovers == 0
+                        || call.kind == Kind::PreStop,
+                    "{} beside it",
+                    call.kind
+                );
+                *self
+                    .counts
+                    .hooks
+                    .entry((i, call.kind.to_string()))
+                    .or_default() += 1;
+                self.events
+                    .push_back(Event::ActionEnded(s, i, action, Outcome::Done));
+            }
             Effect::Check(s, i, check) => {
                 let found = match check {
-                    Check::Notify => 0,
+                    Check::Notify | Check::Commands => 0,
                     Check::Ports => u32::from(self.ports_open && self.main.is_some()),
                     Check::Descendants => 0,
                     Check::Tree => self.leftovers + u32::from(self.main.is_some()),
@@ -285,6 +307,7 @@ impl World {
             | Effect::LookOut(..)
             | Effect::WatchClock(_)
             | Effect::ReadClock
+            | Effect::WatchFiles(..)
             | Effect::Finish => {}
             // Of its own accord, and after some time.
             Effect::Probe(s, i, a, _) => {
@@ -309,6 +332,7 @@ impl World {
     /// The next superd: what the last one had not been told, nobody knows any more.
     fn succeed(&mut self) {
         self.dead = false;
+        self.killed += 1;
         self.events.clear();
         self.machine = Supervisor::new(2, Ending::WhenAsked);
         self.machine
@@ -450,6 +474,15 @@ impl World {
         for n in self.counts.runs.values() {
             assert!(*n <= 1, "a command runs once");
         }
+        for (what, n) in &self.counts.hooks {
+            assert!(*n <= 1, "{what:?} {n} times");
+        }
+        // One that was written down and then, perhaps, begun is not begun again.
+        let ran = |i: &Instance, kind: &str| self.counts.hooks.contains_key(&(*i, kind.to_owned()));
+        let all = self.counts.spawned.iter();
+        let all = all.filter(|_| self.spec.hooks.is_some());
+        let missing = all.filter(|i| !ran(i, "pre-start") || !ran(i, "post-stop"));
+        assert!(missing.count() <= self.killed, "{:?}", self.counts);
     }
 }
 
@@ -509,7 +542,33 @@ fn lives() -> Vec<(Spec, Character, Verb)> {
         sign: Sign::Probe(Rc::new(probe)),
         within: Some(ms(1000)),
     }));
+    let hook = || Hook {
+        argv: Rc::new(["/bin/true".to_owned()]),
+        wait: ms(1000),
+    };
+    let hooked = |mut spec: Spec| {
+        let mut stop = (*spec.stop).clone();
+        stop.steps.insert(0, Step::hook(&hook()));
+        stop.after = ms(2000);
+        spec.stop = Rc::new(stop);
+        spec.hooks = Some(Rc::new(Hooks {
+            pre_start: Some(hook()),
+            post_start: Some(hook()),
+            on_crash: Some(hook()),
+            post_stop: Some(hook()),
+        }));
+        spec
+    };
     vec![
+        (hooked(three()), who, Verb::Restart),
+        (
+            hooked(crashing.clone()),
+            Character {
+                crashes: Some((50, 1)),
+                ..who
+            },
+            Verb::Restart,
+        ),
         (asked, who, Verb::Restart),
         (three(), who, Verb::Stop),
         (

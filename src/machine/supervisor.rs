@@ -18,7 +18,7 @@ use super::order::Order;
 use super::outlook::Condition;
 use super::report::{Happening, Origin};
 use super::restart::Rng;
-use super::service::{Context, Input, Rest, Service, State, Waiter, Want};
+use super::service::{Context, Input, Rest, Run, Service, State, Waiter, Want};
 use super::stop;
 use super::time::Tick;
 use super::timer::Clock;
@@ -178,6 +178,7 @@ impl Supervisor {
             .collect();
         for id in due {
             self.feed(id, Input::Timeout, now, effects);
+            self.heed_files(id, now, effects);
         }
         self.settle(now, effects);
         self.finish_if_done(effects);
@@ -262,9 +263,17 @@ impl Supervisor {
             }
             Event::World(id, missing) => self.world_seen(id, missing, effects),
             Event::Clock(clock) => self.hear_clock(&clock, now, effects),
+            Event::Files(id, prints) => self.files_seen(id, prints, now),
             Event::OrphanReaped => {
-                let shrinking =
-                    |s: &&Service| matches!(s.state, State::Stopping(..) | State::Sweeping(_));
+                let shrinking = |s: &&Service| match &s.state {
+                    State::Stopping(..) | State::Sweeping(_) => true,
+                    State::Starting(run) => run.is_preparing(),
+                    State::Down(_)
+                    | State::Waiting
+                    | State::Up(_)
+                    | State::Killing(..)
+                    | State::Backoff { .. } => false,
+                };
                 let ids: Vec<ServiceId> = self
                     .services
                     .values()
@@ -370,6 +379,7 @@ impl Supervisor {
         };
         // Nobody waits yet, and everybody is looked at with `Configure`.
         service.resume(found, now, &mut cx);
+        service.look_after_files(effects);
         self.services.insert(id, service);
         self.list_deadline(id);
     }
@@ -393,6 +403,7 @@ impl Supervisor {
             actions: &mut self.actions,
         };
         service.look_again(now, &mut cx);
+        service.look_after_files(effects);
         self.services.insert(id, service);
         self.list_deadline(id);
     }
@@ -444,6 +455,9 @@ impl Supervisor {
         if !matches!(service.state, State::Waiting) {
             service.look_away(effects);
         }
+        if moved.state {
+            service.keep_files(effects);
+        }
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
         if let Some(verdict) = moved.verified {
@@ -457,7 +471,17 @@ impl Supervisor {
         }
     }
 
-    fn list_deadline(&mut self, id: ServiceId) {
+    pub(super) fn service_mut(&mut self, id: ServiceId) -> Option<&mut Service> {
+        self.services.get_mut(&id)
+    }
+
+    /// Somebody's wish has changed: who is to be up, and who has to move.
+    pub(super) fn look_at_everything(&mut self, effects: &mut Vec<Effect>) {
+        self.retarget(effects);
+        self.look_at_all();
+    }
+
+    pub(super) fn list_deadline(&mut self, id: ServiceId) {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
@@ -569,7 +593,20 @@ impl Supervisor {
             };
             self.settle_stop(id, now, effects);
             self.settle_start(id, now, effects);
+            self.settle_files(id, effects);
             self.forget_if_gone(id, effects);
+        }
+    }
+
+    fn settle_files(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.all.get(&id) else {
+            return;
+        };
+        if service.spec.watch.is_some() || service.files.is_some() {
+            if let Some(service) = self.services.get_mut(&id) {
+                service.keep_files(effects);
+            }
+            self.list_deadline(id);
         }
     }
 
@@ -580,6 +617,8 @@ impl Supervisor {
         if !service.is_running() || !self.is_going_down(service) {
             return;
         }
+        // Nobody uses what has not begun: it has to wait for nobody, and must not begin.
+        let is_preparing = service.run().is_some_and(Run::is_preparing);
         let order = self.order_for(id, now);
         if let (Origin::Dependency { .. }, Some(service)) = (&order.by, self.services.get_mut(&id))
         {
@@ -588,7 +627,7 @@ impl Supervisor {
         }
         if order.force {
             self.feed(id, Input::Force(order), now, effects);
-        } else if !self.is_held(id) {
+        } else if is_preparing || !self.is_held(id) {
             self.feed(id, Input::Halt(order), now, effects);
         }
     }

@@ -16,6 +16,7 @@ pub fn term_schedule() -> Schedule {
             settle: Duration::ZERO,
         }],
         leftover_grace: Duration::from_secs(2),
+        after: Duration::ZERO,
     }
 }
 
@@ -46,6 +47,8 @@ pub fn spec(name: &str) -> Spec {
         success_signal: Vec::new(),
         reload: None,
         check: None,
+        watch: None,
         max_connections: None,
+        hooks: None,
     }
 }

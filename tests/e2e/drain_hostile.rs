@@ -57,6 +57,33 @@ fn without_descriptors_nobody_is_taken_for_gone() {
     }
 }
 
+/// The same where a step waits for ports to be closed.
+#[test]
+fn without_descriptors_no_port_is_taken_for_closed() {
+    let toml = r#"
+        [service.pages]
+        command = [$TWIN:pages, "pages", "--listen", "$HOST:8080"]
+        stop = [
+            { signal = "USR2", until = "ports-closed", wait = "10m" },
+            { signal = "TERM", wait = "10m" },
+        ]
+    "#;
+    let s = Superd::start(toml);
+    s.wait_record("pages", "start", 1);
+    let mut raw = s.raw();
+    raw.ask(&json!({"do": "status"})); // it is accepted
+    s.ok(&["stop", "--no-wait", "pages"]);
+    s.wait_record("pages", "signal USR2", 1);
+    let before = limit_open_files(s.pid, 3);
+    let until = monotonic() + 1_000_000_000;
+    sleep_until(until);
+    assert_eq!(s.record("pages").count("signal TERM"), 0);
+    limit_open_files(s.pid, before);
+    assert_eq!(s.state("pages"), "stopping");
+    s.ok(&["stop", "--now", "pages"]);
+    s.end();
+}
+
 #[test]
 fn without_descriptors_a_limit_stays_as_it_is_and_is_taken_back() {
     let name = "without_descriptors_a_limit_stays_as_it_is_and_is_taken_back";

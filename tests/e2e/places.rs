@@ -1,6 +1,7 @@
 //! Where superd runs: run directories of every kind, PID 1, no log daemon, a log daemon that
 //! comes and goes, and clocks.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
@@ -315,6 +316,66 @@ fn a_run_dir_without_room_for_data_has_room_for_sockets() {
     wait_until("superd answers", || inside(&["status", "web"]).code == 0);
     assert_eq!(inside(&["stop", "web"]).code, 0);
     assert_eq!(s.record("web").count("signal TERM"), 1);
+    s.end();
+}
+
+#[test]
+fn a_full_disk_costs_a_log_file_its_lines_and_nothing_else() {
+    let name = "a_full_disk_costs_a_log_file_its_lines_and_nothing_else";
+    if !namespaces_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    place.configure(
+        Flavour::NoCgroups,
+        r#"
+        [service.parrot]
+        command = ["/bin/bash", "-c", "mkfifo $DIR/say; exec 3<>$DIR/say; while read -r l <&3; do echo $l; done"]
+        output = { file = "$DIR/disk/parrot.log", max-size = "16KiB", keep = 1 }
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        "#,
+    );
+    std::fs::create_dir(place.file("disk")).unwrap();
+    let script = "mount -t tmpfs -o size=64k,mode=755 tmpfs $DIR/disk
+        head -c 100k /dev/zero >$DIR/disk/filler || true";
+    let command = in_namespace(&place, script);
+    let s = Superd::launch(place, command);
+    let disk = |name: &str| {
+        let seen = s.place.file(&format!("disk/{name}"));
+        std::path::PathBuf::from(format!("/proc/{}/root{}", s.pid, seen.display()))
+    };
+    let say = |line: &str| {
+        let fifo = std::fs::OpenOptions::new()
+            .write(true)
+            .open(s.place.file("say"));
+        writeln!(fifo.unwrap(), "{line}").unwrap();
+    };
+    wait_until("the parrot listens", || s.place.file("say").exists());
+    // More than its pipe and its file could hold.
+    for n in 0..2_000 {
+        say(&format!("line {n}: {}", "x".repeat(100)));
+    }
+    wait_until("the parrot has said it all", || {
+        s.ok(&["logs", "-n", "1", "parrot"]).contains("line 1999:")
+    });
+    let full = "log file $DIR/disk/parrot.log: writing: No space left on device";
+    let full = s.place.expand(full);
+    let said = |text: &str| s.place.log().matches(text).count();
+    assert_eq!(said(&full), 1, "{}", s.place.log());
+    // Others do not notice, and there is no line of which a part is missing.
+    assert_eq!(s.state("web"), "up");
+    std::fs::remove_file(disk("filler")).unwrap();
+    wait_until("the file is written again", || {
+        say("room");
+        let text = std::fs::read_to_string(disk("parrot.log")).unwrap();
+        text.ends_with("room\n")
+    });
+    assert_eq!(said("parrot.log: written again; "), 1);
+    let text = std::fs::read_to_string(disk("parrot.log")).unwrap();
+    let is_whole = |line: &str| line == "room" || line.ends_with('x') && line.len() > 100;
+    assert!(text.lines().all(is_whole), "{text}");
+    s.ok(&["stop", "parrot"]);
     s.end();
 }
 

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::ServiceId;
+use superd::machine::files::{OnChange, Watched};
 use superd::machine::health::{Health, Remedy};
+use superd::machine::hook::{Hook, Hooks};
 use superd::machine::outlook::{Condition, Then, WaitFor};
 use superd::machine::ready::{Probe, Question, Ready, Sign};
 use superd::machine::signal::Signal;
@@ -91,6 +93,7 @@ pub fn schedule(dice: &mut Dice) -> Schedule {
             true => Duration::ZERO,
             false => dice.ms(3_000),
         },
+        after: Duration::ZERO,
     }
 }
 
@@ -202,6 +205,8 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
             then: *dice.pick(&[Then::Fail, Then::Start]),
         })
     });
+    let stop = schedule(dice);
+    let (hooks, stop) = hooks(dice, oneshot.is_some(), stop);
     Spec {
         name: format!("s{}", id.0).into(),
         autostart,
@@ -218,7 +223,7 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         ready,
         health,
         watchdog,
-        stop: Rc::new(schedule(dice)),
+        stop,
         restart: restart(dice),
         success_exit: vec![3],
         success_signal: Vec::new(),
@@ -232,8 +237,39 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
             argv: argv(dice),
             wait: pause(dice),
         }),
+        watch: dice.chance(30).then(|| {
+            Rc::new(Watched {
+                files: vec!["/etc/one".into(), "/etc/two".into()],
+                then: *dice.pick(&[OnChange::Restart, OnChange::Restart, OnChange::Reload]),
+            })
+        }),
         max_connections: dice
             .chance(30)
             .then_some(MaxConnections { high: 20, low: 10 }),
+        hooks,
     }
+}
+
+/// The hooks of a service, and its schedule with them.
+fn hooks(dice: &mut Dice, oneshot: bool, mut stop: Schedule) -> (Option<Rc<Hooks>>, Rc<Schedule>) {
+    if dice.chance(60) {
+        return (None, Rc::new(stop));
+    }
+    let mut hook = |chance| {
+        dice.chance(chance).then(|| Hook {
+            argv: argv(dice),
+            wait: Duration::from_millis(1 + dice.below(10_000)),
+        })
+    };
+    let hooks = Hooks {
+        pre_start: hook(60),
+        post_start: hook(40).filter(|_| !oneshot),
+        on_crash: hook(40),
+        post_stop: hook(60),
+    };
+    if let Some(first) = hook(50) {
+        stop.steps.insert(0, Step::hook(&first));
+    }
+    stop.after = hooks.after();
+    (Some(Rc::new(hooks)), Rc::new(stop))
 }

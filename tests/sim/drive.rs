@@ -452,6 +452,7 @@ impl Sim {
             let away = Duration::from_millis(self.dice.below(100_000));
             self.set_clock(self.now + away);
         }
+        self.world.watched.clear();
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
         self.machine.number_actions_after(self.steps << 32);
@@ -480,6 +481,7 @@ impl Sim {
         }
         self.note(|| "** superd becomes another program".to_owned());
         self.judge.became = Some(self.now);
+        self.judge.succeeds = true;
         let Ok(text) = serde_json::to_string(&self.machine.keep()) else {
             panic!("what the machine knows cannot be written");
         };
@@ -495,6 +497,7 @@ impl Sim {
         assert_eq!(whole.fault(|id| spec(id).map(|s| (*s).clone())), None);
         self.world.outlooks.clear();
         self.world.clock_is_watched = false;
+        self.world.watched.clear();
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
         let mut effects = Vec::new();

@@ -12,13 +12,15 @@ use superd::machine::event::{
     ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
     Ticket, Verb,
 };
+use superd::machine::files::{OnChange, Print, SETTLE, SETTLE_LONGEST};
 use superd::machine::health::{Health, Remedy};
+use superd::machine::hook::{Call, Kind};
 use superd::machine::outlook::Then;
 use superd::machine::ready::{Ready, Sign};
 use superd::machine::report::{Exit, Happening, Origin};
 use superd::machine::service::{Rest, State, Want, KILL_AGAIN};
 use superd::machine::signal::Signal;
-use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, To, Until};
+use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, Step, To, Until};
 use superd::machine::supervisor::Supervisor;
 use superd::machine::time::Tick;
 use superd::machine::timer::Clock;
@@ -82,6 +84,11 @@ impl Course {
         self.impossible
             || now >= self.step_at + step.wait
             || self.cond_at.is_some_and(|at| now >= at + step.settle)
+    }
+
+    fn is_at_hook(&self) -> bool {
+        let step = self.last.and_then(|n| self.schedule.steps.get(n));
+        step.is_some_and(Step::is_hook)
     }
 
     fn until(&self) -> Option<&Until> {
@@ -148,6 +155,14 @@ struct Live {
     check: Option<ActionId>,
     /// And a restart waits for what it says.
     check_restarts: bool,
+    /// Which a file has made superd ask for.
+    check_by_file: bool,
+    /// There is no order to fork yet: this is its `pre-start`, and how it went.
+    prepares: Option<(ActionId, Option<bool>)>,
+    /// The hooks that have been begun, besides the one that is a step.
+    hooks: Vec<Kind>,
+    /// Its definition has changed since its end began.
+    redefined: bool,
 }
 
 impl Live {
@@ -254,6 +269,44 @@ fn seconds(clock: &Clock, boot: u64) -> i64 {
     (clock.unix + (boot as i64 - clock.boot as i64)).div_euclid(1_000_000_000)
 }
 
+/// What has become of the files of a service.
+#[derive(Debug, Default)]
+struct Edits {
+    /// As the present instance knows them.
+    known: Option<Vec<Print>>,
+    now: Vec<Print>,
+    /// When they began to differ, and when they were seen to change last.
+    since: Option<(Tick, Tick)>,
+}
+
+impl Edits {
+    fn is_changed(&self) -> bool {
+        let known = self.known.iter().flatten();
+        known.zip(&self.now).any(|(k, n)| *n != 0 && k != n)
+    }
+
+    fn seen(&mut self, now: Tick, prints: &[Print]) {
+        let differs = self.now != prints;
+        self.now = prints.to_vec();
+        self.known.get_or_insert_with(|| prints.to_vec());
+        let first = self.since.map_or(now, |(first, _)| first);
+        self.since = match (self.is_changed(), differs) {
+            (false, _) => None,
+            (true, false) => self.since.or(Some((now, now))),
+            (true, true) => Some((first, now)),
+        };
+    }
+
+    fn settle(&mut self) {
+        self.since = None;
+        for (known, now) in self.known.iter_mut().flatten().zip(&self.now) {
+            if *now != 0 {
+                *known = *now;
+            }
+        }
+    }
+}
+
 /// A service as its operator sees it.
 #[derive(Debug)]
 pub struct Shadow {
@@ -320,6 +373,12 @@ pub struct Judge {
     /// When superd became another program last.
     pub became: Option<Tick>,
     actions: BTreeSet<ActionId>,
+    /// A superd takes over from another one: it knows what that one knew.
+    pub succeeds: bool,
+    /// The files of services, where they are looked after.
+    files: BTreeMap<ServiceId, Edits>,
+    /// What is done is done because of a file.
+    by_file: bool,
     /// Who waits for the world, and since when.
     outlooks: BTreeMap<ServiceId, Tick>,
     pub spawns: u64,
@@ -394,7 +453,16 @@ impl Judge {
         self.decide();
         self.asked = None;
         self.passed = None;
+        self.by_file = false;
+        if !matches!(event, Event::Configure { .. }) {
+            self.succeeds = matches!(event, Event::Adopt(_));
+        }
         match event {
+            Event::Files(id, prints) => {
+                if let Some(edits) = self.files.get_mut(id) {
+                    edits.seen(now, prints);
+                }
+            }
             Event::Adopt(adopted) => {
                 let live = self.services.get_mut(&adopted.service);
                 if let Some(live) = live.and_then(|s| s.live.as_mut()) {
@@ -489,7 +557,8 @@ impl Judge {
                 if let Some(stop) = &mut l.stop {
                     stop.rival |= stop.reached == 0;
                     // What could not be done is waited for instead of passed over.
-                    stop.held |= stop.impossible && stop.rival && !stop.rival_had_time;
+                    let waits = !stop.is_at_hook();
+                    stop.held |= stop.impossible && stop.rival && !stop.rival_had_time && waits;
                 }
                 Self::condition(l, now, |u| *u == Until::Stopping);
             }),
@@ -502,7 +571,7 @@ impl Judge {
                 Self::condition(l, now, |u| match check {
                     Check::Ports => *u == Until::PortsClosed,
                     Check::Descendants => *u == Until::DescendantsGone,
-                    Check::Notify | Check::Tree => false,
+                    Check::Notify | Check::Tree | Check::Commands => false,
                 });
             }),
             Event::OutputMatched(s, i) => self.with(*s, *i, |l| {
@@ -511,16 +580,17 @@ impl Judge {
             }),
             Event::ActionEnded(s, i, action, outcome) => {
                 let happy = *outcome == Outcome::Done;
-                let (mut passed, mut restarts) = (false, false);
+                let (mut passed, mut restarts, mut by_file) = (false, false, false);
                 self.with(*s, *i, |l| {
                     let open = l.actions.contains(action);
                     passed = happy && open && l.check == Some(*action);
                     restarts = passed && l.check_restarts && l.stop.is_none();
+                    by_file = l.check_by_file;
                 });
                 self.passed = passed.then_some((*s, *i));
                 self.with(*s, *i, |l| Self::action_ended(l, *action, outcome, now));
                 // Who has asked for something else meanwhile has the last word.
-                if restarts && self.target(*s) {
+                if restarts && !by_file && self.target(*s) {
                     self.want_up(*s);
                 }
             }
@@ -582,6 +652,9 @@ impl Judge {
                 live.pinged = now;
                 live.triggered = false;
             }
+        }
+        if let Some(live) = &mut s.live {
+            live.redefined |= live.exited.is_some() || !live.forked;
         }
         s.spec = spec.clone();
         s.given_up &= change == Change::Policy;
@@ -720,7 +793,12 @@ impl Judge {
     }
 
     fn action_ended(live: &mut Live, action: ActionId, outcome: &Outcome, now: Tick) {
-        live.actions.remove(&action);
+        let is_open = live.actions.remove(&action);
+        if let Some((hook, how)) = live.prepares.as_mut().filter(|_| is_open) {
+            if *hook == action {
+                *how = Some(*outcome == Outcome::Done);
+            }
+        }
         if live.probes.remove(&action).is_some() {
             let done = *outcome == Outcome::Done;
             live.met |= done && !live.up;
@@ -737,12 +815,13 @@ impl Judge {
             Outcome::Impossible(_) => {
                 stop.impossible = true;
                 let step = stop.last.and_then(|n| stop.schedule.steps.get(n));
-                if step.is_some_and(|s| !matches!(s.action, Action::Drain(_))) {
+                if step.is_some_and(|s| !matches!(s.action, Action::Drain(_) | Action::Hook(_))) {
                     stop.reached = stop.reached.saturating_sub(1);
                 }
                 // It stops, and nothing of ours has reached it: a rival.
+                let waits = step.is_none_or(|s| !s.is_hook());
                 stop.rival |= live.stopping_said && stop.reached == 0;
-                stop.held |= stop.rival && !stop.rival_had_time;
+                stop.held |= stop.rival && !stop.rival_had_time && waits;
             }
             Outcome::Done | Outcome::Unhappy(_) => {
                 let done = *outcome == Outcome::Done;
@@ -760,11 +839,36 @@ impl Judge {
             format!("{effect:?}")
         })?;
         match effect {
-            Effect::Spawn(s, i) => {
-                self.decide();
-                self.world_allows(now, *s, world)?;
-                self.spawn(now, *s, *i, world)
+            Effect::Spawn(s, i) if self.is_prepared(*s, *i) => {
+                self.knows_nothing(*s);
+                let left = world.of_hooks(*s);
+                let happy = |l: &Live| matches!(l.prepares, Some((_, Some(true))));
+                let live = self.live(*s, *i)?;
+                let ok = happy(live) && live.stop.is_none();
+                live.prepares = None;
+                require(ok, "started when its pre-start is happy", || {
+                    format!("{s:?}")
+                })?;
+                require(self.target(*s), "never without being wanted", || {
+                    format!("{s:?}")
+                })?;
+                require(left == 0, "nothing is left of pre-start", || {
+                    format!("{s:?}: {left}")
+                })
             }
+            Effect::Spawn(s, i) => {
+                self.knows_nothing(*s);
+                self.begin(now, *s, *i, world)?;
+                let spec = self.services.get(s).and_then(|s| s.spec.hooks.clone());
+                let due = spec.is_some_and(|h| h.pre_start.is_some());
+                require(!due, "pre-start comes before the start", || {
+                    format!("{s:?}")
+                })
+            }
+            Effect::Hook(s, i, a, call) if call.kind == Kind::PreStop => {
+                self.action(now, *s, *i, *a, &Action::Hook(call.argv.clone()))
+            }
+            Effect::Hook(s, i, a, call) => self.hook(now, (*s, *i), *a, call, world),
             Effect::Signal(s, i, signal, to) => self.signal(now, *s, *i, *signal, *to),
             Effect::Wake(s, i, _) => {
                 let live = self.live(*s, *i)?;
@@ -800,7 +904,8 @@ impl Judge {
             | Effect::Check(s, i, _)
             | Effect::Look(s, i) => self.live(*s, *i).map(|_| ()),
             Effect::NoteFile(s, i, _) => {
-                let is_early = self.services.get(s).is_some_and(|s| *i > s.last);
+                let is_new = self.services.get(s).is_some_and(|s| *i > s.last);
+                let is_early = is_new || self.is_prepared(*s, *i);
                 require(is_early, "a file is noted before the start", || {
                     format!("{s:?}")
                 })
@@ -820,9 +925,22 @@ impl Judge {
                 Ok(())
             }
             Effect::WatchClock(_) | Effect::ReadClock => Ok(()),
+            Effect::WatchFiles(s, Some(_)) => {
+                let edits = self.files.entry(*s).or_default();
+                if !self.succeeds {
+                    *edits = Edits::default();
+                }
+                edits.since = None;
+                Ok(())
+            }
+            Effect::WatchFiles(s, None) => {
+                let was = self.files.remove(s).is_some();
+                require(was, "files are let alone once", || format!("{s:?}"))
+            }
             Effect::Release(s, i) => self.release(now, *s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
+                self.files.remove(s);
                 let ok = self.services.remove(s).is_some_and(at_rest);
                 require(ok, "only a gone service at rest is forgotten", || {
                     format!("{s:?}")
@@ -896,6 +1014,61 @@ impl Judge {
         )
     }
 
+    /// An instance begins, with a fork or with `pre-start`.
+    fn begin(&mut self, now: Tick, id: ServiceId, i: Instance, world: &World) -> Ruling {
+        self.decide();
+        self.world_allows(now, id, world)?;
+        self.spawn(now, id, i, world)
+    }
+
+    fn is_prepared(&self, id: ServiceId, instance: Instance) -> bool {
+        let live = self.services.get(&id).and_then(|s| s.live.as_ref());
+        live.is_some_and(|l| l.instance == instance && l.prepares.is_some())
+    }
+
+    fn hook(&mut self, now: Tick, key: Key, a: ActionId, call: &Call, world: &World) -> Ruling {
+        let kind = call.kind;
+        let text = || format!("{kind} of {key:?}");
+        require(self.actions.insert(a), "actions have new numbers", text)?;
+        if kind == Kind::PreStart {
+            self.begin(now, key.0, key.1, world)?;
+        }
+        let hooks = self.services.get(&key.0).and_then(|s| s.spec.hooks.clone());
+        let hook = hooks.as_ref().and_then(|h| match kind {
+            Kind::PreStart => h.pre_start.as_ref(),
+            Kind::PostStart => h.post_start.as_ref(),
+            Kind::OnCrash => h.on_crash.as_ref(),
+            Kind::PostStop => h.post_stop.as_ref(),
+            Kind::PreStop => None,
+        });
+        require(
+            hook.is_some_and(|h| h.argv == call.argv),
+            "a hook is configured",
+            text,
+        )?;
+        let left = world.children.get(&key).map_or(0, |c| c.tree());
+        let others = world.of_hooks(key.0);
+        let live = self.live(key.0, key.1)?;
+        require(!live.hooks.contains(&kind), "each hook once", text)?;
+        let fit = match kind {
+            Kind::PreStart => {
+                live.prepares = Some((a, None));
+                true
+            }
+            Kind::PostStart => live.up && live.stop.is_none() && live.exited.is_none(),
+            Kind::OnCrash => live.exited.is_some() && !live.hooks.contains(&Kind::PostStop),
+            Kind::PostStop => live.exited.is_some() || !live.forked,
+            Kind::PreStop => false,
+        };
+        live.hooks.push(kind);
+        live.actions.insert(a);
+        require(fit, "a hook has its time", text)?;
+        let alone = kind == Kind::PostStart || (left == 0 && others == 0);
+        require(alone, "a hook has no company", || {
+            format!("{kind} of {key:?}: {left} and {others}")
+        })
+    }
+
     fn spawn(&mut self, now: Tick, id: ServiceId, instance: Instance, world: &World) -> Ruling {
         self.spawns += 1;
         let wanted = self.target(id);
@@ -963,6 +1136,10 @@ impl Judge {
             actions: BTreeSet::new(),
             check: None,
             check_restarts: false,
+            check_by_file: false,
+            prepares: None,
+            hooks: Vec::new(),
+            redefined: false,
         });
         Ok(())
     }
@@ -994,7 +1171,12 @@ impl Judge {
             _ => may_reload && live.stop.is_none() && reload == Some(Reload::Signal(signal)),
         };
         match by_hand {
-            true => Ok(()),
+            true => {
+                if may_reload && reload == Some(Reload::Signal(signal)) {
+                    self.reads_files(id);
+                }
+                Ok(())
+            }
             false => self.step(now, id, i, &Action::Signal(signal, to)),
         }
     }
@@ -1013,6 +1195,7 @@ impl Judge {
         let fresh = self.actions.insert(a);
         let asked = matches!(self.asked, Some((_, Verb::Reload | Verb::Restart)));
         let restarts = matches!(self.asked, Some((_, Verb::Restart)));
+        let by_file = self.by_file;
         let check = self.services.get(&key.0).and_then(|s| s.spec.check.clone());
         let live = self.live(key.0, key.1)?;
         let idle = live.check.is_none_or(|c| !live.actions.contains(&c));
@@ -1020,6 +1203,7 @@ impl Judge {
         live.actions.insert(a);
         live.check = Some(a);
         live.check_restarts = restarts;
+        live.check_by_file = by_file;
         if restarts {
             self.undecided.retain(|id| *id != key.0);
         }
@@ -1112,6 +1296,7 @@ impl Judge {
                 (Some(Reload::Http(x, _)), Action::Http(y)) => x == *y,
                 _ => false,
             };
+            self.reads_files(id);
             return require(ok, "reload runs its command", || format!("{id:?}"));
         }
         if let Some(stop) = &mut live.stop {
@@ -1155,14 +1340,14 @@ impl Judge {
         let planned = planned.is_some_and(|s| s.action == *action);
         require(planned, "as the schedule says", text)?;
         require(stop.may_go_on(now), "a step has its time", text)?;
-        if stop.rival && !stop.rival_had_time {
+        if stop.rival && !stop.rival_had_time && !matches!(action, Action::Hook(_)) {
             let waited = stop.held && now >= stop.step_at + stop.wait();
             require(waited, "STOPPING=1 means hands off", text)?;
             stop.rival_had_time = true;
         }
         stop.acted = true;
         match action {
-            Action::Drain(_) => {}
+            Action::Drain(_) | Action::Hook(_) => {}
             Action::Signal(Signal::TERM, To::Tree | To::Descendants) => {
                 stop.term_to_tree = true;
                 stop.reached += 1;
@@ -1181,6 +1366,7 @@ impl Judge {
                 }
                 self.begin_stop(now, id, *instance, unfit)
             }
+            Happening::FileChanged { .. } => self.file_changed(now, id),
             Happening::Up { instance, .. } => {
                 let live = self.live(id, *instance)?;
                 let fit = !live.up && live.is_ready(now);
@@ -1251,6 +1437,57 @@ impl Judge {
         }
     }
 
+    /// It is about to read its files.
+    fn knows_nothing(&mut self, id: ServiceId) {
+        if let Some(edits) = self.files.get_mut(&id) {
+            *edits = Edits::default();
+        }
+    }
+
+    /// It is told to read its files as they are now.
+    fn reads_files(&mut self, id: ServiceId) {
+        if let Some(edits) = self.files.get_mut(&id) {
+            edits.settle();
+        }
+    }
+
+    /// A file has changed, and it is time to do something about it.
+    fn file_changed(&mut self, now: Tick, id: ServiceId) -> Ruling {
+        let Some(edits) = self.files.get_mut(&id) else {
+            return broken("only files that are looked after change", format!("{id:?}"));
+        };
+        let changed = edits.is_changed();
+        let quiet = edits
+            .since
+            .is_some_and(|(first, last)| now >= (last + SETTLE).min(first + SETTLE_LONGEST));
+        edits.settle();
+        require(changed && quiet, "a change is one, and has settled", || {
+            format!("{id:?}: {edits:?}")
+        })?;
+        let wanted = self.target(id) || self.services.get(&id).is_some_and(|s| s.live.is_none());
+        let Some(s) = self.services.get_mut(&id) else {
+            return broken("services are kept", format!("{id:?}"));
+        };
+        let reloads = s.spec.watch.as_ref().map(|w| w.then) == Some(OnChange::Reload)
+            && s.spec.reload.is_some();
+        let well = |l: &Live| l.up && l.stop.is_none() && l.exited.is_none();
+        let fit = s.want == Want::Up && s.live.as_ref().is_none_or(well);
+        if s.live.is_none() {
+            s.given_up = false;
+            s.done = false;
+        }
+        self.asked = Some(match reloads {
+            true => (Target::One(id), Verb::Reload),
+            false => (Target::One(id), Verb::Restart),
+        });
+        self.by_file = true;
+        require(
+            fit && wanted && !self.shutdown,
+            "a file changes only what is wanted",
+            || format!("{id:?}"),
+        )
+    }
+
     /// superd stops a service that does not do what it should.
     fn rule_unfit(&mut self, now: Tick, id: ServiceId, instance: Instance) -> Ruling {
         let spec = self.services.get(&id).map(|s| s.spec.clone());
@@ -1299,9 +1536,12 @@ impl Judge {
         let live = self.live(id, instance)?;
         require(live.stop.is_none(), "one stop", || format!("{id:?}"))?;
         let forced = live.may_force || all;
-        require(forced || unfit || late.is_empty(), "stop order", || {
-            format!("{id:?} before {late:?}")
-        })?;
+        let began = live.prepares.is_none();
+        require(
+            forced || unfit || !began || late.is_empty(),
+            "stop order",
+            || format!("{id:?} before {late:?}"),
+        )?;
         let Some(schedule) = schedule else {
             return Ok(());
         };
@@ -1368,7 +1608,18 @@ impl Judge {
     }
 
     fn release(&mut self, now: Tick, id: ServiceId, instance: Instance, world: &World) -> Ruling {
-        self.live(id, instance)?;
+        let hooks = self.services.get(&id).and_then(|s| s.spec.hooks.clone());
+        let live = self.live(id, instance)?;
+        let due = hooks.is_some_and(|h| h.post_stop.is_some()) && !live.redefined;
+        let done = live.hooks.contains(&Kind::PostStop);
+        require(done || !due, "post-stop comes before it is over", || {
+            format!("{id:?}")
+        })?;
+        let left = world.of_hooks(id);
+        let had = !live.hooks.is_empty();
+        require(left == 0 || !had, "no hook outlives its instance", || {
+            format!("{id:?}: {left}")
+        })?;
         let child = world.children.get(&(id, instance));
         let left = child.map_or(0, |c| c.tree());
         require(left == 0, "released when the tree is empty", || {
@@ -1427,11 +1678,11 @@ impl Judge {
             let (killed, exited) = (live.killed_at.is_some(), live.exited.is_some());
             let Some(stop) = &mut live.stop else { continue };
             let limit = stop.began + stop.schedule.longest();
-            let in_time = killed || exited || now <= limit;
+            let in_time = killed || exited || !live.forked || now <= limit;
             require(in_time, "a stop ends in time", || {
                 format!("{id:?} at {now:?}, began {:?}", stop.began)
             })?;
-            let ignored = live.forced && !killed && !exited;
+            let ignored = live.forced && !killed && !exited && live.forked;
             require(!ignored, "--now kills at once", || format!("{id:?}"))?;
             let held = machine.service(*id).and_then(|s| s.stop());
             let held = held.map(|s| s.deadline());
@@ -1488,6 +1739,14 @@ impl Judge {
                 | State::Killing(..)
                 | State::Sweeping(_) => false,
             };
+            let edits = self
+                .files
+                .get(id)
+                .filter(|_| s.want == Want::Up && !self.shutdown);
+            let open = edits.is_some_and(Edits::is_changed) && matches!(real.state, State::Up(_));
+            require(!open, "a change is acted upon", || {
+                format!("{id:?}: {edits:?}")
+            })?;
             require(ok, "it comes to what is wanted", || {
                 format!("{id:?}: want {:?}, {:?}", s.want, real.state)
             })?;

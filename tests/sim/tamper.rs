@@ -3,6 +3,8 @@
 
 use serde_json::{json, Value};
 use superd::machine::event::{Effect, Instance};
+use superd::machine::hook::Kind;
+use superd::machine::report::Happening;
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
 
@@ -26,10 +28,16 @@ pub enum Tamper {
     SpawnTwice,
     /// It does not wait for what it looks out for.
     SpawnUnseen,
+    /// It does not wait for `pre-start`.
+    SpawnUnprepared,
+    /// An instance is let go while its `post-stop` runs.
+    ReleaseEarly,
     /// It does not wait before it KILLs.
     KillAtOnce,
     /// KILL is forgotten.
     NoKill,
+    /// Nobody is told that a file has changed.
+    SilentChange,
     /// superd ends twice.
     FinishTwice,
     /// superd ends with the first instance.
@@ -70,6 +78,10 @@ impl Tamper {
             matches!(
                 (self, e),
                 (Tamper::NoRelease, Effect::Release(..))
+                    | (
+                        Tamper::SilentChange,
+                        Effect::Publish(_, Happening::FileChanged { .. })
+                    )
                     | (Tamper::NoReply, Effect::Reply(..))
                     | (Tamper::NoKill, Effect::KillTree(..))
                     | (Tamper::NoFinish, Effect::Finish)
@@ -86,6 +98,16 @@ impl Tamper {
                 }
                 (Tamper::SpawnUnseen, Effect::LookOut(s, Some(_))) => {
                     Some(Effect::Spawn(*s, Instance(u32::MAX / 4)))
+                }
+                (Tamper::SpawnUnprepared, Effect::Hook(s, i, _, call))
+                    if call.kind == Kind::PreStart =>
+                {
+                    Some(Effect::Spawn(*s, *i))
+                }
+                (Tamper::ReleaseEarly, Effect::Hook(s, i, _, call))
+                    if call.kind == Kind::PostStop =>
+                {
+                    Some(Effect::Release(*s, *i))
                 }
                 (Tamper::KillAtOnce, Effect::Signal(s, i, Signal::TERM, _)) => {
                     Some(Effect::KillTree(*s, *i))

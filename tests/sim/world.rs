@@ -8,6 +8,7 @@ use std::time::Duration;
 use superd::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Notice, Outcome, Pid, ServiceId,
 };
+use superd::machine::files::Print;
 use superd::machine::outlook::{Condition, WaitFor};
 use superd::machine::report::{Crash, Exit, SpawnError, Stage, Stuck};
 use superd::machine::signal::Signal;
@@ -31,6 +32,8 @@ pub enum Thing {
     HandsOver(Key),
     OrphanDies(Key, usize),
     ActionEnds(Key, ActionId, Outcome),
+    /// What hooks have left behind is dead.
+    LitterGoes(ServiceId),
     SaysStopping(Key),
     ReadsNotice(Key),
     Says(Key, Notice),
@@ -42,6 +45,8 @@ pub enum Thing {
     Rival(Key),
     /// Interfaces come and go, and so does the time.
     World,
+    /// Somebody is at the files of a service.
+    Edited(ServiceId),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +126,14 @@ pub struct World {
     slept: u64,
     /// Somebody wants to know when the wall clock is set.
     pub clock_is_watched: bool,
+    /// The files of each service that has some.
+    pub files: BTreeMap<ServiceId, Vec<Print>>,
+    /// Whose files are looked after, and what was told.
+    pub watched: BTreeMap<ServiceId, Vec<Print>>,
+    /// Hooks whose command runs.
+    pub hooks: BTreeMap<ActionId, Key>,
+    /// What hooks have left behind: so many processes.
+    pub litter: BTreeMap<ServiceId, u32>,
     /// What is there now.
     there: Vec<Condition>,
     count: u64,
@@ -150,6 +163,10 @@ impl World {
             wall: 0,
             slept: 0,
             clock_is_watched: false,
+            files: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            litter: BTreeMap::new(),
             there: Vec::new(),
             count: 0,
             pids: 1,
@@ -237,6 +254,14 @@ impl World {
             Effect::Run(s, i, a, _) | Effect::Verify(s, i, a, _) | Effect::Http(s, i, a, _) => {
                 self.act((*s, *i), *a, out);
             }
+            Effect::Hook(s, i, a, _) => self.hook((*s, *i), *a, out),
+            Effect::EndAction(_, _, a) => {
+                // Its end is told later, and nobody is to care.
+                if let Some(key) = self.hooks.get(a).copied() {
+                    let (pause, why) = (self.hang(), "killed".to_owned());
+                    self.plan(pause, Thing::ActionEnds(key, *a, Outcome::Unhappy(why)));
+                }
+            }
             Effect::Probe(s, i, a, _) => self.probe((*s, *i), *a, out),
             Effect::Drain(s, i, a, _) => self.drain((*s, *i), *a, out),
             Effect::WatchOutput(s, i, _) => {
@@ -271,6 +296,21 @@ impl World {
             }
             Effect::WatchClock(wanted) => self.clock_is_watched = *wanted,
             Effect::ReadClock => out.push(self.clock()),
+            Effect::WatchFiles(s, Some(watched)) => {
+                let now = self
+                    .files
+                    .entry(*s)
+                    .or_insert_with(|| vec![1; watched.files.len()]);
+                self.watched.insert(*s, now.clone());
+                out.push(Event::Files(*s, now.clone()));
+                if !self.calm && self.dice.chance(50) {
+                    let pause = self.soon();
+                    self.plan(pause, Thing::Edited(*s));
+                }
+            }
+            Effect::WatchFiles(s, None) => {
+                self.watched.remove(s);
+            }
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
@@ -280,8 +320,7 @@ impl World {
                     self.plan(pause, Thing::Connections((*s, *i), n));
                 }
             }
-            Effect::EndAction(..)
-            | Effect::NoteFile(..)
+            Effect::NoteFile(..)
             | Effect::Watch(_, _, None)
             | Effect::Limit(..)
             | Effect::LetGo(..)
@@ -358,6 +397,33 @@ impl World {
         if !self.calm && !self.outlooks.is_empty() {
             let pause = self.soon();
             self.plan(pause, Thing::World);
+        }
+    }
+
+    /// A file is written, removed, or put back as it was; in the end all are there.
+    fn edit(&mut self, id: ServiceId, out: &mut Vec<Event>) {
+        let n = self.dice.below(2) as usize;
+        let print = match self.calm {
+            true => 1 + self.dice.below(3),
+            false => self.dice.below(4),
+        };
+        let Some(files) = self.files.get_mut(&id) else {
+            return;
+        };
+        if let Some(file) = files.get_mut(n) {
+            *file = print;
+        }
+        if self.calm {
+            files.iter_mut().for_each(|f| *f = (*f).max(1));
+        }
+        let now = files.clone();
+        if self.watched.get(&id).is_some_and(|told| *told != now) {
+            self.watched.insert(id, now.clone());
+            out.push(Event::Files(id, now));
+        }
+        if !self.calm && self.dice.chance(60) {
+            let pause = self.soon();
+            self.plan(pause, Thing::Edited(id));
         }
     }
 
@@ -587,6 +653,46 @@ impl World {
         }
     }
 
+    /// A hook: it may fail, hang, and leave processes behind.
+    fn hook(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
+        let ended = |outcome| Event::ActionEnded(key.0, key.1, action, outcome);
+        let outcome = match self.dice.below(8) {
+            _ if self.calm => Outcome::Done,
+            0 => {
+                out.push(ended(Outcome::Impossible("no such command".to_owned())));
+                return;
+            }
+            1 | 2 => Outcome::Unhappy("status 1".to_owned()),
+            _ => Outcome::Done,
+        };
+        self.hooks.insert(action, key);
+        let pause = match self.dice.below(6) {
+            0 if !self.calm => Duration::from_secs(1_000),
+            _ => self.soon(),
+        };
+        self.plan(pause, Thing::ActionEnds(key, action, outcome));
+    }
+
+    fn hook_ends(&mut self, action: ActionId) {
+        if let Some((id, _)) = self.hooks.remove(&action) {
+            let left = match self.dice.below(4) {
+                0 => 1 + self.dice.below(2) as u32,
+                _ => 0,
+            };
+            if left > 0 {
+                *self.litter.entry(id).or_default() += left;
+                let pause = self.hang();
+                self.plan(pause, Thing::LitterGoes(id));
+            }
+        }
+    }
+
+    /// Processes of hooks of this service that are alive.
+    pub fn of_hooks(&self, id: ServiceId) -> u32 {
+        let running = self.hooks.values().filter(|(s, _)| *s == id).count() as u32;
+        running + self.litter.get(&id).copied().unwrap_or(0)
+    }
+
     /// Is it ready? In the end it is.
     fn probe(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
         let outcome = match self.dice.below(6) {
@@ -653,7 +759,9 @@ impl World {
 
     fn look(&mut self, key: Key, check: Check, out: &mut Vec<Event>) {
         let mut unread = 0;
+        let of_hooks = self.of_hooks(key.0);
         let found = match self.children.get_mut(&key) {
+            _ if check == Check::Commands => of_hooks,
             None => 0,
             Some(child) => match check {
                 Check::Notify => {
@@ -666,6 +774,7 @@ impl World {
                 }
                 Check::Descendants => child.orphans_alive(),
                 Check::Tree => child.tree(),
+                Check::Commands => of_hooks,
             },
         };
         for _ in 0..unread {
@@ -685,7 +794,14 @@ impl World {
             Thing::OrphanDies(key, n) => self.orphan_dies(key, n, out),
             Thing::ActionEnds(key, action, outcome) => {
                 // Also when it is over: the daemon may have it in its queue already.
+                self.hook_ends(action);
                 out.push(Event::ActionEnded(key.0, key.1, action, outcome));
+            }
+            Thing::LitterGoes(id) => {
+                self.litter.remove(&id);
+                if self.dice.chance(80) {
+                    out.push(Event::OrphanReaped);
+                }
             }
             Thing::SaysStopping(key) => {
                 if let Some(child) = self.children.get_mut(&key) {
@@ -727,6 +843,7 @@ impl World {
             }
             Thing::Rival(key) => self.wish(key),
             Thing::World => self.change(out),
+            Thing::Edited(id) => self.edit(id, out),
         }
         Some(thing)
     }

@@ -217,6 +217,7 @@ mod tests {
                 crash: None,
                 left: 0,
                 ports_held: 0,
+                hooks: Vec::new(),
                 stuck: vec![Stuck {
                     pid: Pid(1234),
                     name: "stuck".to_owned(),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::control::reply::{EventLine, LogLine};
 use crate::machine::report::{
-    left_out, wait_over, waiting_for, EndReport, Happening, Origin, Verdict,
+    hook_in_words, left_out, wait_over, waiting_for, EndReport, Exit, Happening, Origin, Verdict,
 };
 use crate::machine::time::Span;
 
@@ -44,6 +44,14 @@ pub fn why(name: &str, events: &[EventLine], style: Style) -> String {
         match &e.what {
             Happening::Stopping { instance, .. } | Happening::Step { instance, .. }
                 if told.contains(instance) => {}
+            // So are the hooks, but for the one that came before the end.
+            Happening::Hook {
+                instance,
+                outcome,
+                what,
+                ..
+            } if told.contains(instance)
+                && (outcome.is_none() || !what.starts_with("post-start")) => {}
             Happening::Ended(end) => out.push_str(&ending(e, end, style)),
             what => {
                 let line = style.line(&happening(what));
@@ -114,7 +122,15 @@ pub fn ending_rows(end: &EndReport) -> Vec<Row> {
     for (i, step) in end.steps.iter().enumerate() {
         rows.push((if i == 0 { "steps" } else { "" }, step.to_string()));
     }
-    rows.push(("exit", end.exit.to_string()));
+    let exit = match (end.exit, end.pid) {
+        (Exit::Unknown, None) => "there was no main process".to_owned(),
+        (exit, _) => exit.to_string(),
+    };
+    rows.push(("exit", exit));
+    for (i, hook) in end.hooks.iter().enumerate() {
+        let text = hook_in_words(&hook.what, Some(&hook.outcome), hook.took);
+        rows.push((if i == 0 { "hooks" } else { "" }, text));
+    }
     for (i, process) in end.stuck.iter().enumerate() {
         rows.push((if i == 0 { "stuck" } else { "" }, process.to_string()));
     }
@@ -184,6 +200,12 @@ fn happening(what: &Happening) -> String {
             let left = count(*left, "process", "processes");
             format!("ended while no superd was there, {left} left behind")
         }
+        Happening::Hook {
+            what,
+            took,
+            outcome,
+            ..
+        } => hook_in_words(what, outcome.as_ref(), *took),
         Happening::StartFailed { error, .. } => format!("could not be started: {error}"),
         Happening::Stopping { by, longest, .. } => {
             format!("stopping, at most {}, asked by {by}", Span(*longest))
@@ -221,6 +243,7 @@ fn happening(what: &Happening) -> String {
             format!("waiting for {}", waiting_for(on, unwanted))
         }
         Happening::WaitOver { on, after, starts } => wait_over(on, *after, *starts),
+        Happening::FileChanged { path } => format!("its file {path} changed"),
         Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),
         Happening::Limited { connections, high } => {
             format!("{connections} connections, more than {high}: new ones are held back")
@@ -313,6 +336,7 @@ mod tests {
             }),
             left: 2,
             ports_held: 1,
+            hooks: Vec::new(),
             stuck: Vec::new(),
             verdict: Verdict::PanickedWhileStopping,
         }

@@ -76,6 +76,7 @@ fn report(service: &str, text: &str, last: u64) -> CrashReport {
             crash: None,
             left: 0,
             ports_held: 0,
+            hooks: Vec::new(),
             stuck: Vec::new(),
             verdict: Verdict::Crashed,
         },
