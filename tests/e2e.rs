@@ -71,5 +71,7 @@ mod trees;
 mod upgrades;
 #[path = "e2e/verbs.rs"]
 mod verbs;
+#[path = "e2e/watches.rs"]
+mod watches;
 #[path = "e2e/wraps.rs"]
 mod wraps;

@@ -132,6 +132,15 @@ fn every_mistake_made_on_purpose_is_noticed() {
     is_noticed(Tamper::NoReply, &["each request is answered"]);
     is_noticed(Tamper::ReplyTwice, &["one reply for each request"]);
     is_noticed(Tamper::SpawnTwice, &["never two"]);
+    is_noticed(
+        Tamper::SilentChange,
+        &[
+            "a change is acted upon",
+            "a checker is asked once, of what is up",
+            "only a stop does that",
+            "never without being wanted",
+        ],
+    );
     is_noticed(Tamper::SpawnUnseen, &["never while something is missing"]);
     is_noticed(
         Tamper::SpawnUnprepared,

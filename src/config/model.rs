@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::template::Templates;
 use crate::machine::event::ServiceId;
+use crate::machine::files::Watched;
 use crate::machine::health::Health;
 use crate::machine::hook::Hooks;
 use crate::machine::outlook::WaitFor;
@@ -309,6 +310,9 @@ pub struct PolicyDef {
     /// What is asked before a reload and a restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Checker>,
+    /// Files whose change it has to be told of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Rc<Watched>>,
     /// How many connections it may have.
     #[serde(default)]
     pub max_connections: Option<MaxConnections>,
@@ -347,6 +351,7 @@ impl ServiceDef {
             success_signal: p.success_signal.clone(),
             reload: p.reload.clone(),
             check: p.check.clone(),
+            watch: p.watch.clone(),
             max_connections: p.max_connections,
             hooks: p.hooks.clone(),
         }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::machine::files::{self, OnChange, Watched};
 use crate::machine::health::Health;
 use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Sign;
@@ -64,6 +65,8 @@ pub(super) struct Said {
     reload: Option<Option<Reload>>,
     check: Option<Option<Rc<[String]>>>,
     check_timeout: Option<Duration>,
+    watch: Option<Vec<Rc<str>>>,
+    on_change: Option<OnChange>,
     hooks: hooks::Said,
     max_connections: Option<Option<MaxConnections>>,
     sockets: Vec<SocketAddr>,
@@ -162,6 +165,8 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "reload" => said.reload = read_reload(r, key, v),
         "check" => said.check = read_check(r, key, v),
         "check-timeout" => said.check_timeout = positive(r, key, v),
+        "watch" => said.watch = read_watch(r, key, v),
+        "on-change" => said.on_change = r.choice(key, v, ON_CHANGE),
         "pre-start" => said.hooks.pre_start = hooks::read(r, key, v),
         "post-start" => said.hooks.post_start = hooks::read(r, key, v),
         "pre-stop" => said.hooks.pre_stop = hooks::read(r, key, v),
@@ -191,6 +196,9 @@ const RESTART: &[(&str, Policy)] = &[
     ("on-failure", Policy::OnFailure),
     ("never", Policy::Never),
 ];
+
+const ON_CHANGE: &[(&str, OnChange)] =
+    &[("restart", OnChange::Restart), ("reload", OnChange::Reload)];
 
 fn read_i32(r: &mut Reader, key: &str, v: &Value, range: Range<i64>) -> Option<i32> {
     i32::try_from(r.integer(key, v, range)?).ok()
@@ -399,6 +407,61 @@ fn read_check(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Rc<[String]
     }
 }
 
+/// `["/etc/caddy/Caddyfile"]`, or false.
+fn read_watch(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<Rc<str>>> {
+    if let DeValue::Boolean(false) = v.get_ref() {
+        return Some(Vec::new());
+    }
+    let texts = r.strings(key, v)?;
+    if texts.len() > files::MOST {
+        let most = files::MOST;
+        r.problem(v.span(), format_args!("`{key}` has more than {most} files"));
+        return None;
+    }
+    let mut paths: Vec<Rc<str>> = Vec::with_capacity(texts.len());
+    for text in texts {
+        let is_path = text.starts_with('/') && text.len() < 4096;
+        if !is_path || paths.iter().any(|p| **p == *text) {
+            let why = match is_path {
+                true => "is there twice",
+                false => "is not a path that begins with /",
+            };
+            r.problem(v.span(), format_args!("`{key}`: `{}` {why}", word(&text)));
+            return None;
+        }
+        paths.push(text.into());
+    }
+    Some(paths)
+}
+
+/// What is done when a file changes: a reload where the service can.
+fn define_files(
+    r: &mut Reader,
+    at: &Range<usize>,
+    (watch, on_change): (Option<Vec<Rc<str>>>, Option<OnChange>),
+    defaults: &Said,
+    reload: bool,
+) -> Option<Rc<Watched>> {
+    let files = watch.or_else(|| defaults.watch.clone());
+    let files = files.unwrap_or_default();
+    if files.is_empty() {
+        if on_change.is_some() {
+            r.problem(at.clone(), "`on-change` goes with `watch`");
+        }
+        return None;
+    }
+    let then = match on_change.or(defaults.on_change) {
+        Some(OnChange::Reload) if !reload => {
+            r.problem(at.clone(), "on-change = \"reload\" needs `reload`");
+            return None;
+        }
+        Some(then) => then,
+        None if reload => OnChange::Reload,
+        None => OnChange::Restart,
+    };
+    Some(Rc::new(Watched { files, then }))
+}
+
 /// `{ signal = "HUP" }`, `{ run = ["..."], wait = "30s" }`, `{ http = "POST ..." }`, or false.
 fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
     if let DeValue::Boolean(false) = v.get_ref() {
@@ -582,10 +645,18 @@ pub(super) fn define(
     };
     check_restart(r, &at, &restart);
     check_stop(r, &at, &stop, notify, output);
+    let reload = said.reload.take();
+    let reload = reload.or_else(|| defaults.reload.clone()).flatten();
     let own_hooks = std::mem::take(&mut said.hooks);
     let (hooks, stop) = hooks::define(r, &at, own_hooks, &defaults.hooks, oneshot, stop);
-    let reload = said.reload.or_else(|| defaults.reload.clone()).flatten();
     check_reload(r, &at, &stop, &reload);
+    let watch = define_files(
+        r,
+        &at,
+        (said.watch.take(), said.on_change),
+        defaults,
+        reload.is_some(),
+    );
     let check = said
         .check
         .take()
@@ -654,6 +725,7 @@ pub(super) fn define(
             success_signal,
             reload,
             check,
+            watch,
             max_connections: said.max_connections.or(defaults.max_connections).flatten(),
             hooks,
         },

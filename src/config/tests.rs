@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::model::*;
 use super::*;
 use crate::machine::event::Change;
+use crate::machine::files::OnChange;
 use crate::machine::health::Remedy;
 use crate::machine::outlook::Then;
 use crate::machine::ready::{Question, Ready, Sign};
@@ -1633,6 +1634,47 @@ fn a_reload_is_a_signal_a_command_or_a_request_and_has_a_checker() {
     let wait = both["x"].policy.check.as_ref().unwrap().wait;
     assert_eq!(wait, Duration::from_secs(2));
     assert_eq!(both["y"].policy.check, None);
+}
+
+#[test]
+fn files_that_are_watched_are_read() {
+    let watch = |keys: &str| service(keys).policy.watch;
+    assert_eq!(watch(""), None);
+    assert_eq!(watch("watch = []"), None);
+    assert_eq!(watch("watch = false"), None);
+    let both = watch("watch = [\"/etc/a\", \"/etc/b.d\"]").unwrap();
+    let files: Vec<&str> = both.files.iter().map(|f| &**f).collect();
+    assert_eq!(
+        (files, both.then),
+        (vec!["/etc/a", "/etc/b.d"], OnChange::Restart)
+    );
+    let reload = "reload = { signal = \"HUP\" }\nwatch = [\"/etc/a\"]\n";
+    assert_eq!(watch(reload).unwrap().then, OnChange::Reload);
+    let restart = format!("{reload}on-change = \"restart\"");
+    assert_eq!(watch(&restart).unwrap().then, OnChange::Restart);
+    let config = good(
+        "[defaults]\nwatch = [\"/etc/resolv.conf\"]\non-change = \"restart\"\n\
+         [service.x]\ncommand = [\"/x\"]\nreload = { signal = \"HUP\" }\n\
+         [service.y]\ncommand = [\"/y\"]\nwatch = false",
+    );
+    let of = |name: &str| config.services[name].policy.watch.clone();
+    assert_eq!(of("x").unwrap().then, OnChange::Restart);
+    assert_eq!(of("y"), None);
+    let many: Vec<String> = (0..17).map(|n| format!("\"/{n}\"")).collect();
+    let many = format!("watch = [{}]", many.join(","));
+    for (keys, line) in [
+        ("watch = [\"etc/x\"]", "3:9: service \"x\": `watch`: `etc/x` is not a path that begins with /"),
+        ("watch = [\"\"]", "3:9: service \"x\": `watch`: `` is not a path that begins with /"),
+        ("watch = [\"/a\", \"/a\"]", "3:9: service \"x\": `watch`: `/a` is there twice"),
+        ("watch = \"/a\"", "3:9: service \"x\": `watch` must be an array of strings, not a string: write [\"/a\"]"),
+        ("watch = [1]", "3:10: service \"x\": `watch` must be a string, not a whole number: write \"1\""),
+        (&many, "3:9: service \"x\": `watch` has more than 16 files"),
+        ("on-change = \"restart\"", "1:10: service \"x\": `on-change` goes with `watch`"),
+        ("watch = [\"/a\"]\non-change = \"reload\"", "1:10: service \"x\": on-change = \"reload\" needs `reload`"),
+        ("watch = [\"/a\"]\non-change = \"relaod\"", "4:13: service \"x\": `on-change` cannot be `relaod` (did you mean `reload`?); it is one of restart, reload"),
+    ] {
+        assert_eq!(bad_service(keys), line);
+    }
 }
 
 #[test]

@@ -181,6 +181,7 @@ fn weight(what: &Happening) -> usize {
         | Happening::MainProcessRefused { why: text, .. }
         | Happening::Executing { awaited: text, .. }
         | Happening::Unhealthy { why: text, .. }
+        | Happening::FileChanged { path: text }
         | Happening::Status { text } => text.len(),
         Happening::WaitOver { on, .. } => on.iter().map(String::len).sum(),
         Happening::Waiting { on, unwanted } => on.iter().chain(unwanted).map(String::len).sum(),
@@ -340,6 +341,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             (severity, text)
         }
         Happening::WaitOver { on, after, starts } => (Warn, wait_over(on, *after, *starts)),
+        Happening::FileChanged { path } => (Notice, format!("its file {path} changed")),
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
         Happening::Limited { connections, high } => (
             Warn,

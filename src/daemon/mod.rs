@@ -33,6 +33,7 @@ pub mod token;
 pub mod tree;
 pub mod trees;
 pub mod upgrade;
+mod watches;
 mod world;
 
 pub use start::{run, wrap, DaemonOptions};

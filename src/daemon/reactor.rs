@@ -42,7 +42,7 @@ use super::drain::Drains;
 use super::history::History;
 use super::journal::Journal;
 use super::keep::Again;
-use super::logs::{Logs, Said};
+use super::logs::{LastWords, Logs, Said};
 use super::notify::{self, Notify};
 use super::probes::Probes;
 use super::registry::Registry;
@@ -53,6 +53,7 @@ use super::sockets::Sockets;
 use super::token::Source;
 use super::trees::Trees;
 use super::upgrade::Asked;
+use super::watches::{self, Watches};
 use super::world::World;
 use crate::config::faults::Fault;
 use crate::config::model::Output;
@@ -162,6 +163,7 @@ pub struct Reactor {
     pub(super) drains: Drains,
     pub(super) sockets: Sockets,
     pub(super) world: World,
+    pub(super) watches: Watches,
     pub(super) history: History,
     pub(super) crashes: Crashes,
     /// From the file of known faults, as it was when it could be read last.
@@ -185,6 +187,8 @@ pub struct Reactor {
     pub(super) absorbed: u32,
     /// Processes that may still be looked at in this turn before they are killed.
     pub(super) looks_left: usize,
+    /// Of instances after whose end a hook runs: what they have said.
+    pub(super) last_words: Vec<(ServiceId, Instance, LastWords)>,
     /// Main processes that were named by MAINPID=.
     pub(super) followed: BTreeMap<ServiceId, Followed>,
     /// None in wrap mode, and where it cannot be kept.
@@ -275,6 +279,7 @@ impl Reactor {
             drains: Drains::default(),
             sockets: Sockets::default(),
             world: World::default(),
+            watches: Watches::default(),
             history: History::default(),
             crashes: Crashes::default(),
             faults: Vec::new(),
@@ -289,6 +294,7 @@ impl Reactor {
             reap_again: false,
             absorbed: 0,
             looks_left: 0,
+            last_words: Vec::new(),
             followed: BTreeMap::new(),
             journal: None,
             unheld: BTreeMap::new(),
@@ -380,6 +386,7 @@ impl Reactor {
             self.upgrade.next_deadline(),
             self.drains.next_deadline(),
             self.world.next_deadline(),
+            self.watches.next_deadline(),
             announcements,
         ];
         let next = soonest
@@ -407,6 +414,7 @@ impl Reactor {
         let mut starts = Vec::new();
         let mut ends = Vec::new();
         let mut run_dir = false;
+        let mut touched = false;
         let mut lines = Vec::new();
         let mut talk = Vec::new();
         for event in events {
@@ -430,6 +438,7 @@ impl Reactor {
                 Some(Source::Action(slot)) => self.actions.ready(slot),
                 Some(Source::Spawn(index)) => starts.push(index),
                 Some(Source::Process(index)) => ends.push(index),
+                Some(Source::World(watches::TOKEN)) => touched = true,
                 Some(Source::World(_)) => self.world.ready(),
                 Some(Source::Checker(n)) => talk.push(ServiceId(n)),
                 Some(Source::Other(0)) => run_dir = true,
@@ -439,6 +448,10 @@ impl Reactor {
         }
         if run_dir {
             self.keep_run_dir();
+        }
+        if touched {
+            let now = self.now();
+            self.watches.ready(now, self.poll.registry());
         }
         for index in starts {
             self.hear_start(index);
@@ -677,6 +690,9 @@ impl Reactor {
         }
         if self.world.next_deadline().is_some_and(|at| at <= now) {
             self.world.ready();
+        }
+        if self.watches.next_deadline().is_some_and(|at| at <= now) {
+            self.look_at_files();
         }
         if self.look_at_unheld.is_some_and(|at| at <= now) {
             self.look_at_unheld();

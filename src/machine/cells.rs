@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::event::{
     ActionId, Change, Check, Event, Found, Instance, Notice, Outcome, Pid, Target, Verb, Wait,
 };
+use super::files::{OnChange, Watched};
 use super::hook::{Hook, Hooks};
 use super::outlook::{Condition, Then, WaitFor};
 use super::ready::{Ready, Sign};
@@ -24,7 +25,7 @@ use super::signal::Signal;
 use super::spec::{Action, Oneshot, Policy, Reload, Spec, Until};
 use super::testing::spec;
 
-const EVENTS: [&str; 41] = [
+const EVENTS: [&str; 42] = [
     "start",
     "stop",
     "stop-now",
@@ -65,6 +66,7 @@ const EVENTS: [&str; 41] = [
     "commands-gone",
     "world-there",
     "world-lacks",
+    "files",
     "timeout",
 ];
 
@@ -79,7 +81,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # down up: it has failed and its policy is never
 drain -> down up: reply refused
@@ -91,7 +93,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # waiting up: it requires b, which is down
 drain -> waiting up: reply refused
@@ -103,7 +105,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # looking up: nothing but the world lets it wait, and something there is missing
 drain -> waiting up: reply refused
@@ -116,7 +118,7 @@ gone -> none none: look away a, forget a
 shutdown, shutdown-now -> down up: look away a, finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-lacks, files -> -
 world-there -> starting up: spawn a1, look away a
 timeout -> backoff up: look away a
 
@@ -134,7 +136,7 @@ exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -151,7 +153,7 @@ execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> starting up 8:
 
 # unready up: executing, and waited for until it says READY=1
@@ -167,7 +169,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 ready -> up up:
 timeout -> stopping up: look notify a1
 main -> starting up 8:
@@ -180,7 +182,7 @@ stop, stop-now, gone -> sweeping down: end action a1, look commands a1
 restart, restart-now, program, shutdown, shutdown-now -> sweeping up: end action a1, look commands a1
 reload, hup, winch -> starting up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, commands-gone -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, commands-gone, files -> -
 hook-ended, hook-failed -> starting up: look commands a1
 timeout -> starting up: end action a1, look commands a1
 
@@ -192,7 +194,7 @@ stop, stop-now, gone -> sweeping down: look commands a1
 restart, restart-now, program, shutdown, shutdown-now -> sweeping up: look commands a1
 reload, hup, winch -> starting up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed, files -> -
 orphan, timeout -> starting up: look commands a1
 commands-gone -> starting up: spawn a1
 
@@ -204,7 +206,7 @@ stop-now -> sweeping down: end action a1, look commands a1
 restart-now, shutdown-now -> sweeping up: end action a1, look commands a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, commands-gone -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, commands-gone, files -> -
 orphan -> -
 hook-ended, hook-failed -> sweeping up: look commands a1
 timeout -> sweeping up: end action a1, look commands a1
@@ -217,7 +219,7 @@ restart-now -> sweeping up: end action a1, look commands a1
 stop-now, shutdown-now -> sweeping down: end action a1, look commands a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, commands-gone -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, commands-gone, files -> -
 orphan -> -
 hook-ended, hook-failed -> sweeping down: look commands a1
 timeout -> sweeping down: end action a1, look commands a1
@@ -233,7 +235,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # starting down: a stop came before the fork
 drain -> starting down: reply refused
@@ -249,7 +251,7 @@ exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> -
 
 # up up
@@ -266,7 +268,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # drained up: new connections are held back, outside of a stop
@@ -283,7 +285,24 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: end action a1, let go a1, release a1, spawn a2
 exited-left -> sweeping up: end action a1, TERM to tree of a1
 exited-unsure -> sweeping up: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+main -> up up 8:
+
+# edited up: a file that it watches has changed a moment ago
+drain -> up up: drain a1
+undrain -> up up: reply already
+start -> up up: reply already
+stop, gone -> stopping down: look notify a1
+restart, program, shutdown, timeout -> stopping up: look notify a1
+stop-now -> killing down: kill a1
+restart-now, shutdown-now -> killing up: kill a1
+reload, hup -> up up: HUP a1, reply done
+winch -> up up: WINCH a1, reply done
+policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
+exited -> starting up: release a1, watch files of a, spawn a2
+exited-left -> sweeping up: TERM to tree of a1
+exited-unsure -> sweeping up: look tree a1
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # watched up: it has a watchdog
@@ -300,7 +319,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> stopping up: look notify a1
 main -> up up 8:
 
@@ -319,7 +338,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -335,7 +354,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -352,7 +371,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping up 8:
 
 # draining down: new connections are held back, in the first step of a stop
@@ -368,7 +387,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: end action a1, let go a1, look ports a1
 exited-left -> sweeping down: end action a1, TERM to tree of a1
 exited-unsure -> sweeping down: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping down 8:
 
 # killing down
@@ -380,7 +399,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -394,7 +413,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -406,7 +425,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed, commands-gone -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed, commands-gone, files -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -418,7 +437,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed, commands-gone -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed, commands-gone, files -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -432,7 +451,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 ";
 
 fn plain() -> Spec {
@@ -545,6 +564,20 @@ fn reach(heading: &str) -> Rig {
             watchdog: Some(ms(1_000)),
             ..plain()
         }]),
+        "edited up" => after(
+            Rig::new(vec![Spec {
+                watch: Some(Rc::new(Watched {
+                    files: vec!["/etc/x".into()],
+                    then: OnChange::Restart,
+                })),
+                ..plain()
+            }]),
+            |r| {
+                r.hear(Event::Files(A, vec![1]));
+                r.pass(10_000);
+                r.hear(Event::Files(A, vec![2]));
+            },
+        ),
         "up up" => up(),
         "drained up" => after(up(), |r| {
             r.hear(Event::Request {
@@ -686,6 +719,7 @@ fn happen(rig: &mut Rig, event: &str) {
         "commands-gone" => Event::Checked(A, i, Check::Commands, Found(0)),
         "world-there" => Event::World(A, Vec::new()),
         "world-lacks" => Event::World(A, vec![Condition::Synced]),
+        "files" => Event::Files(A, vec![3]),
         "timeout" => return rig.wake(),
         other => panic!("no such event: {other}"),
     });
@@ -745,6 +779,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 25 * EVENTS.len());
+    assert_eq!(cells, 26 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

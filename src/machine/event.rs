@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::files::{Print, Watched};
 use super::hook::Call;
 use super::memory::Memory;
 use super::outlook::{Condition, WaitFor};
@@ -190,6 +191,9 @@ pub enum Event {
     /// Answer to [`Effect::LookOut`]: of what it waits for this is missing now. Comes in the same
     /// turn, and again when that changes.
     World(ServiceId, Vec<Condition>),
+    /// Answer to [`Effect::WatchFiles`]: the state of each file now. Comes in the same turn, and
+    /// again when that changes.
+    Files(ServiceId, Vec<Print>),
     /// A process that is nobody's main process was reaped: some tree got smaller.
     OrphanReaped,
 }
@@ -327,6 +331,8 @@ pub enum Effect {
     Look(ServiceId, Instance),
     /// From now on tell, by `World`, what of this is missing. None: no longer.
     LookOut(ServiceId, Option<Rc<WaitFor>>),
+    /// From now on tell, by `Files`, in which state these files are. None: no longer.
+    WatchFiles(ServiceId, Option<Rc<Watched>>),
     /// The instance is over: tree empty, reaped. Its cgroup and sockets may be let go.
     Release(ServiceId, Instance),
     /// The service is no longer configured and gone.
@@ -367,6 +373,7 @@ impl Effect {
             | Effect::LetGo(..)
             | Effect::Watch(..)
             | Effect::LookOut(..)
+            | Effect::WatchFiles(..)
             | Effect::Publish(..)
             | Effect::Finish => false,
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{ActionId, Check, Effect, Instance, Presence, ServiceId};
+use super::files::{Files, Print, MOST};
 use super::outlook::{Outlook, Seen};
 use super::ready::{About, Await};
 use super::report::{Exit, Happening, Origin, Verdict};
@@ -43,6 +44,9 @@ pub struct Memory {
     /// Since when it waits for the world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     looks_out: Option<Tick>,
+    /// Its files as it knows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    files: Option<Vec<Print>>,
 }
 
 /// A start that is about to be carried out: all that is written down before it, because
@@ -61,6 +65,7 @@ impl Begun {
         match &service.state {
             // One that is to be waited for is written down as a whole.
             State::Starting(run) if run.awaits.is_some() => return None,
+            State::Starting(_) if service.files.is_some() => return None,
             State::Starting(run) if run.pid.is_none() && run.instance == instance => {}
             State::Starting(_)
             | State::Up(_)
@@ -108,6 +113,7 @@ impl Memory {
         self.says.clear();
         self.reload = None;
         self.looks_out = None;
+        self.files = None;
     }
 
     /// Of this service, as it is now.
@@ -127,6 +133,7 @@ impl Memory {
             says: service.says.clone(),
             reload: service.reload.clone(),
             looks_out: service.outlook.as_ref().map(|o| o.since),
+            files: service.files.as_ref().and_then(|f| f.known.clone()),
         }
     }
 
@@ -150,6 +157,7 @@ impl Memory {
             says: String::new(),
             reload: None,
             looks_out: None,
+            files: None,
         }
     }
 
@@ -286,6 +294,9 @@ impl Memory {
         if reload.is_some_and(|r| r.wait > LONGEST) || self.actions().any(|a| a.0 > u64::MAX / 2) {
             return Some("its commands");
         }
+        if self.files.as_ref().is_some_and(|f| f.len() > MOST) {
+            return Some("its files");
+        }
         (instance != self.instance).then_some("the number of its run")
     }
 }
@@ -305,6 +316,7 @@ impl Service {
         self.last = memory.last;
         self.says = memory.says;
         self.reload = memory.reload;
+        self.files = memory.files.map(|known| Box::new(Files::known(known)));
         let is_waiting = matches!(self.state, State::Waiting);
         self.outlook = memory
             .looks_out

@@ -10,6 +10,7 @@ mod cells;
 pub mod crash;
 pub mod end;
 pub mod event;
+pub mod files;
 pub mod health;
 pub mod hook;
 #[cfg(test)]

@@ -50,6 +50,11 @@ pub enum Origin {
     Config,
     /// superd itself: the restart policy, or its own shutdown deadline.
     Policy,
+    /// A file that it watches changed.
+    File {
+        /// Which.
+        path: String,
+    },
     /// superd found it unfit: it was not ready in time, or failed its health check.
     Unfit {
         /// What was found.
@@ -92,6 +97,7 @@ impl fmt::Display for Origin {
             Origin::Dependency { service } => write!(f, "dependency {service}"),
             Origin::Conflict { service } => write!(f, "{service} (conflicts with it)"),
             Origin::Config => f.write_str("configuration"),
+            Origin::File { path } => write!(f, "its changed file {path}"),
             Origin::Policy => f.write_str("superd"),
             Origin::Unfit { why } => write!(f, "superd: {why}"),
             Origin::Itself => f.write_str("the service itself"),
@@ -642,6 +648,11 @@ pub enum Happening {
         after: Duration,
         /// It is started all the same; else that start has failed.
         starts: bool,
+    },
+    /// A file that it watches changed, and something is done about it.
+    FileChanged {
+        /// Which.
+        path: String,
     },
     /// A signal was sent because somebody asked for just that.
     Signalled {

@@ -344,6 +344,8 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::Watch(s, i, None) => one("watch no connections of", s, i),
         Effect::WatchOutput(s, i, _) => one("watch", s, i),
         Effect::LookOut(s, Some(_)) => Some(format!("look out {}", name(s))),
+        Effect::WatchFiles(s, Some(_)) => Some(format!("watch files of {}", name(s))),
+        Effect::WatchFiles(s, None) => Some(format!("watch no files of {}", name(s))),
         Effect::LookOut(s, None) => Some(format!("look away {}", name(s))),
         Effect::Release(s, i) => one("release", s, i),
         Effect::Forget(s) => Some(format!("forget {}", name(s))),

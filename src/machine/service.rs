@@ -44,6 +44,9 @@
 //! is as it should be (`outlook`); a timeout there starts it all the same, or is a failed start
 //! (Backoff or Down).
 //!
+//! With `watch`, a file that changes makes the supervisor restart or reload it, or try it again
+//! (`files`): in Up, in Backoff, and Down when it has failed or is done.
+//!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
 //!
@@ -65,6 +68,7 @@ use super::end::{End, Swept};
 use super::event::{
     ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
 };
+use super::files::Files;
 use super::health::{self, Watch};
 use super::hook::{Hook, HookRun, Kind};
 use super::memory::LONGEST;
@@ -478,6 +482,8 @@ pub struct Service {
     pub outlook: Option<Outlook>,
     /// The watch over its health, while it is up.
     pub watch: Option<Box<Watch>>,
+    /// Its files, while a change of them would mean something.
+    pub files: Option<Box<Files>>,
     /// Who waits.
     pub waiters: Vec<Waiter>,
     /// Under which deadline the supervisor has it in its list.
@@ -506,6 +512,7 @@ impl Service {
             reload: None,
             outlook: None,
             watch: None,
+            files: None,
             waiters: Vec::new(),
             listed: None,
         }
@@ -577,7 +584,7 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) => None,
+            State::Down(_) => self.files_until(),
             State::Waiting => self.outlook_until(),
             State::Starting(run) if run.is_preparing() => {
                 run.hook.as_ref().map(|h| h.next_deadline())
@@ -587,13 +594,20 @@ impl Service {
                 let reload = self.reload.as_ref().map(|r| r.until);
                 let watch = self.watch.as_ref().map(|w| w.next_deadline());
                 let hook = run.hook.as_ref().map(|h| h.next_deadline());
-                let all = reload.into_iter().chain(watch).chain(hook);
+                let all = reload
+                    .into_iter()
+                    .chain(watch)
+                    .chain(hook)
+                    .chain(self.files_until());
                 all.min().filter(|at| *at < Tick::NEVER)
             }
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
             State::Sweeping(end) => end.next_deadline(),
-            State::Backoff { until, .. } => Some(*until),
+            State::Backoff { until, .. } => {
+                let files = self.files_until();
+                Some(files.map_or(*until, |at| at.min(*until)))
+            }
         }
     }
 
@@ -945,6 +959,7 @@ impl Service {
         cx.publish(id, Happening::Starting { instance, by });
         let mut run = Run::new(instance, now);
         run.awaits = self.spec.ready.clone().map(|r| Box::new(Await::new(r)));
+        self.renew_files(cx.effects);
         let mut about = About {
             now,
             id,
@@ -970,6 +985,11 @@ impl Service {
             return self.never_ran(error, now, cx);
         }
         run.began = now;
+        // It may have written them.
+        self.renew_files(cx.effects);
+        let State::Starting(run) = &mut self.state else {
+            return Moved::default();
+        };
         let mut about = About {
             now,
             id,
@@ -1428,12 +1448,17 @@ impl Service {
     /// Whether its checker is to be asked before a restart: it runs well, and nothing else is
     /// about to end it.
     pub(super) fn asks_before_restart(&self) -> bool {
+        self.spec.check.is_some() && self.is_well()
+    }
+
+    /// It is up, and nothing is about to end it.
+    pub(super) fn is_well(&self) -> bool {
         let stays = self.want == Want::Up && self.target && !self.is_going();
-        self.spec.check.is_some() && stays && matches!(self.state, State::Up(_))
+        stays && matches!(self.state, State::Up(_))
     }
 
     /// It is up, and a stop of it has been ordered.
-    fn is_going(&self) -> bool {
+    pub(super) fn is_going(&self) -> bool {
         self.cycle || self.order.is_some()
     }
 
@@ -1451,6 +1476,10 @@ impl Service {
     /// Reloads. True when that was all.
     pub(super) fn begin_reload(&mut self, now: Tick, cx: &mut Context<'_>) -> bool {
         let (id, instance) = (self.id, self.instance);
+        // What it reads now is what is there.
+        if let Some(files) = &mut self.files {
+            files.settled();
+        }
         match self.spec.reload.clone() {
             Some(Reload::Signal(signal)) => {
                 cx.effects

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::ServiceId;
+use super::files::Watched;
 use super::health::Health;
 use super::hook::{Hook, Hooks};
 use super::outlook::WaitFor;
@@ -53,6 +54,8 @@ pub struct Spec {
     pub reload: Option<Reload>,
     /// What says, before a reload and a restart that somebody asks for, whether that may go well.
     pub check: Option<Checker>,
+    /// Files whose change it has to be told of, by a restart or a reload.
+    pub watch: Option<Rc<Watched>>,
     /// How many connections it may have; none: as many as it likes.
     pub max_connections: Option<MaxConnections>,
     /// What is run before a start, after it, and in the end.

@@ -305,6 +305,7 @@ impl World {
             | Effect::Publish(..)
             | Effect::NoteFile(..)
             | Effect::LookOut(..)
+            | Effect::WatchFiles(..)
             | Effect::Finish => {}
             // Of its own accord, and after some time.
             Effect::Probe(s, i, a, _) => {

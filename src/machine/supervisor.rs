@@ -174,6 +174,7 @@ impl Supervisor {
             .collect();
         for id in due {
             self.feed(id, Input::Timeout, now, effects);
+            self.heed_files(id, now, effects);
         }
         self.settle(now, effects);
         self.finish_if_done(effects);
@@ -257,6 +258,7 @@ impl Supervisor {
                 self.fact(id, instance, Input::Looked(stuck), now, effects);
             }
             Event::World(id, missing) => self.world_seen(id, missing, effects),
+            Event::Files(id, prints) => self.files_seen(id, prints, now),
             Event::OrphanReaped => {
                 let shrinking = |s: &&Service| match &s.state {
                     State::Stopping(..) | State::Sweeping(_) => true,
@@ -372,6 +374,7 @@ impl Supervisor {
         };
         // Nobody waits yet, and everybody is looked at with `Configure`.
         service.resume(found, now, &mut cx);
+        service.look_after_files(effects);
         self.services.insert(id, service);
         self.list_deadline(id);
     }
@@ -395,6 +398,7 @@ impl Supervisor {
             actions: &mut self.actions,
         };
         service.look_again(now, &mut cx);
+        service.look_after_files(effects);
         self.services.insert(id, service);
         self.list_deadline(id);
     }
@@ -445,6 +449,9 @@ impl Supervisor {
         if !matches!(service.state, State::Waiting) {
             service.look_away(effects);
         }
+        if moved.state {
+            service.keep_files(effects);
+        }
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
         if let Some(verdict) = moved.verified {
@@ -458,7 +465,17 @@ impl Supervisor {
         }
     }
 
-    fn list_deadline(&mut self, id: ServiceId) {
+    pub(super) fn service_mut(&mut self, id: ServiceId) -> Option<&mut Service> {
+        self.services.get_mut(&id)
+    }
+
+    /// Somebody's wish has changed: who is to be up, and who has to move.
+    pub(super) fn look_at_everything(&mut self, effects: &mut Vec<Effect>) {
+        self.retarget(effects);
+        self.look_at_all();
+    }
+
+    pub(super) fn list_deadline(&mut self, id: ServiceId) {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
@@ -568,7 +585,20 @@ impl Supervisor {
             };
             self.settle_stop(id, now, effects);
             self.settle_start(id, now, effects);
+            self.settle_files(id, effects);
             self.forget_if_gone(id, effects);
+        }
+    }
+
+    fn settle_files(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
+        let Some(service) = self.services.all.get(&id) else {
+            return;
+        };
+        if service.spec.watch.is_some() || service.files.is_some() {
+            if let Some(service) = self.services.get_mut(&id) {
+                service.keep_files(effects);
+            }
+            self.list_deadline(id);
         }
     }
 

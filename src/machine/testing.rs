@@ -46,6 +46,7 @@ pub fn spec(name: &str) -> Spec {
         success_signal: Vec::new(),
         reload: None,
         check: None,
+        watch: None,
         max_connections: None,
         hooks: None,
     }

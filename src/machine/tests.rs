@@ -1142,6 +1142,23 @@ fn a_restart_comes_after_its_check_and_not_when_that_fails() {
 }
 
 #[test]
+fn a_restart_that_was_asked_for_comes_although_the_checker_is_no_longer_configured() {
+    let mut rig = Rig::new(vec![checked()]);
+    rig.did();
+    rig.ask(A, Verb::Restart);
+    let plain = Spec {
+        check: None,
+        ..checked()
+    };
+    rig.change(A, plain, Change::Policy);
+    assert_eq!(rig.did(), ["check a1"]);
+    rig.action_ends(A, 1, Outcome::Done);
+    assert_eq!(rig.did(), ["TERM a1"]);
+    rig.exits(A, Exit::Code(0), 0);
+    assert_eq!(rig.did(), ["release a1", "spawn a2", "reply 1: done"]);
+}
+
+#[test]
 fn a_stop_ends_the_check_before_a_restart_and_now_asks_none() {
     let mut rig = Rig::new(vec![checked()]);
     rig.did();

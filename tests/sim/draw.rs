@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use superd::machine::event::ServiceId;
+use superd::machine::files::{OnChange, Watched};
 use superd::machine::health::{Health, Remedy};
 use superd::machine::hook::{Hook, Hooks};
 use superd::machine::outlook::{Condition, Then, WaitFor};
@@ -230,6 +231,12 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         check: dice.chance(30).then(|| Checker {
             argv: argv(dice),
             wait: pause(dice),
+        }),
+        watch: dice.chance(30).then(|| {
+            Rc::new(Watched {
+                files: vec!["/etc/one".into(), "/etc/two".into()],
+                then: *dice.pick(&[OnChange::Restart, OnChange::Restart, OnChange::Reload]),
+            })
         }),
         max_connections: dice
             .chance(30)

@@ -426,6 +426,7 @@ impl Sim {
         let leaving = self.machine.services().filter(|s| s.gone).map(|s| s.id);
         let gone = leaving.collect();
         self.world.outlooks.clear();
+        self.world.watched.clear();
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
         self.machine.number_actions_after(self.steps << 32);
@@ -454,6 +455,7 @@ impl Sim {
         }
         self.note(|| "** superd becomes another program".to_owned());
         self.judge.became = Some(self.now);
+        self.judge.succeeds = true;
         let Ok(text) = serde_json::to_string(&self.machine.keep()) else {
             panic!("what the machine knows cannot be written");
         };
@@ -468,6 +470,7 @@ impl Sim {
         let spec = |id| specs.get(&id).cloned();
         assert_eq!(whole.fault(|id| spec(id).map(|s| (*s).clone())), None);
         self.world.outlooks.clear();
+        self.world.watched.clear();
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
         let mut effects = Vec::new();

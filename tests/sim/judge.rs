@@ -11,6 +11,7 @@ use superd::machine::event::{
     ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
     Ticket, Verb,
 };
+use superd::machine::files::{OnChange, Print, SETTLE, SETTLE_LONGEST};
 use superd::machine::health::{Health, Remedy};
 use superd::machine::hook::{Call, Kind};
 use superd::machine::outlook::Then;
@@ -152,6 +153,8 @@ struct Live {
     check: Option<ActionId>,
     /// And a restart waits for what it says.
     check_restarts: bool,
+    /// Which a file has made superd ask for.
+    check_by_file: bool,
     /// There is no order to fork yet: this is its `pre-start`, and how it went.
     prepares: Option<(ActionId, Option<bool>)>,
     /// The hooks that have been begun, besides the one that is a step.
@@ -179,6 +182,44 @@ impl Live {
             // What was said while superd was away is lost.
             Sign::Notify | Sign::Descriptor(_) | Sign::Log(_) => {
                 self.met || self.adopted_at.is_some()
+            }
+        }
+    }
+}
+
+/// What has become of the files of a service.
+#[derive(Debug, Default)]
+struct Edits {
+    /// As the present instance knows them.
+    known: Option<Vec<Print>>,
+    now: Vec<Print>,
+    /// When they began to differ, and when they were seen to change last.
+    since: Option<(Tick, Tick)>,
+}
+
+impl Edits {
+    fn is_changed(&self) -> bool {
+        let known = self.known.iter().flatten();
+        known.zip(&self.now).any(|(k, n)| *n != 0 && k != n)
+    }
+
+    fn seen(&mut self, now: Tick, prints: &[Print]) {
+        let differs = self.now != prints;
+        self.now = prints.to_vec();
+        self.known.get_or_insert_with(|| prints.to_vec());
+        let first = self.since.map_or(now, |(first, _)| first);
+        self.since = match (self.is_changed(), differs) {
+            (false, _) => None,
+            (true, false) => self.since.or(Some((now, now))),
+            (true, true) => Some((first, now)),
+        };
+    }
+
+    fn settle(&mut self) {
+        self.since = None;
+        for (known, now) in self.known.iter_mut().flatten().zip(&self.now) {
+            if *now != 0 {
+                *known = *now;
             }
         }
     }
@@ -221,6 +262,12 @@ pub struct Judge {
     /// When superd became another program last.
     pub became: Option<Tick>,
     actions: BTreeSet<ActionId>,
+    /// A superd takes over from another one: it knows what that one knew.
+    pub succeeds: bool,
+    /// The files of services, where they are looked after.
+    files: BTreeMap<ServiceId, Edits>,
+    /// What is done is done because of a file.
+    by_file: bool,
     /// Who waits for the world, and since when.
     outlooks: BTreeMap<ServiceId, Tick>,
     pub spawns: u64,
@@ -295,7 +342,16 @@ impl Judge {
         self.decide();
         self.asked = None;
         self.passed = None;
+        self.by_file = false;
+        if !matches!(event, Event::Configure { .. }) {
+            self.succeeds = matches!(event, Event::Adopt(_));
+        }
         match event {
+            Event::Files(id, prints) => {
+                if let Some(edits) = self.files.get_mut(id) {
+                    edits.seen(now, prints);
+                }
+            }
             Event::Adopt(adopted) => {
                 let live = self.services.get_mut(&adopted.service);
                 if let Some(live) = live.and_then(|s| s.live.as_mut()) {
@@ -410,16 +466,17 @@ impl Judge {
             }),
             Event::ActionEnded(s, i, action, outcome) => {
                 let happy = *outcome == Outcome::Done;
-                let (mut passed, mut restarts) = (false, false);
+                let (mut passed, mut restarts, mut by_file) = (false, false, false);
                 self.with(*s, *i, |l| {
                     let open = l.actions.contains(action);
                     passed = happy && open && l.check == Some(*action);
                     restarts = passed && l.check_restarts && l.stop.is_none();
+                    by_file = l.check_by_file;
                 });
                 self.passed = passed.then_some((*s, *i));
                 self.with(*s, *i, |l| Self::action_ended(l, *action, outcome, now));
                 // Who has asked for something else meanwhile has the last word.
-                if restarts && self.target(*s) {
+                if restarts && !by_file && self.target(*s) {
                     self.want_up(*s);
                 }
             }
@@ -614,6 +671,7 @@ impl Judge {
         })?;
         match effect {
             Effect::Spawn(s, i) if self.is_prepared(*s, *i) => {
+                self.knows_nothing(*s);
                 let left = world.of_hooks(*s);
                 let happy = |l: &Live| matches!(l.prepares, Some((_, Some(true))));
                 let live = self.live(*s, *i)?;
@@ -630,6 +688,7 @@ impl Judge {
                 })
             }
             Effect::Spawn(s, i) => {
+                self.knows_nothing(*s);
                 self.begin(now, *s, *i, world)?;
                 let spec = self.services.get(s).and_then(|s| s.spec.hooks.clone());
                 let due = spec.is_some_and(|h| h.pre_start.is_some());
@@ -693,9 +752,22 @@ impl Judge {
                 self.outlooks.remove(s);
                 Ok(())
             }
+            Effect::WatchFiles(s, Some(_)) => {
+                let edits = self.files.entry(*s).or_default();
+                if !self.succeeds {
+                    *edits = Edits::default();
+                }
+                edits.since = None;
+                Ok(())
+            }
+            Effect::WatchFiles(s, None) => {
+                let was = self.files.remove(s).is_some();
+                require(was, "files are let alone once", || format!("{s:?}"))
+            }
             Effect::Release(s, i) => self.release(*s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
+                self.files.remove(s);
                 let ok = self.services.remove(s).is_some_and(at_rest);
                 require(ok, "only a gone service at rest is forgotten", || {
                     format!("{s:?}")
@@ -886,6 +958,7 @@ impl Judge {
             actions: BTreeSet::new(),
             check: None,
             check_restarts: false,
+            check_by_file: false,
             prepares: None,
             hooks: Vec::new(),
             redefined: false,
@@ -920,7 +993,12 @@ impl Judge {
             _ => may_reload && live.stop.is_none() && reload == Some(Reload::Signal(signal)),
         };
         match by_hand {
-            true => Ok(()),
+            true => {
+                if may_reload && reload == Some(Reload::Signal(signal)) {
+                    self.reads_files(id);
+                }
+                Ok(())
+            }
             false => self.step(now, id, i, &Action::Signal(signal, to)),
         }
     }
@@ -939,6 +1017,7 @@ impl Judge {
         let fresh = self.actions.insert(a);
         let asked = matches!(self.asked, Some((_, Verb::Reload | Verb::Restart)));
         let restarts = matches!(self.asked, Some((_, Verb::Restart)));
+        let by_file = self.by_file;
         let check = self.services.get(&key.0).and_then(|s| s.spec.check.clone());
         let live = self.live(key.0, key.1)?;
         let idle = live.check.is_none_or(|c| !live.actions.contains(&c));
@@ -946,6 +1025,7 @@ impl Judge {
         live.actions.insert(a);
         live.check = Some(a);
         live.check_restarts = restarts;
+        live.check_by_file = by_file;
         if restarts {
             self.undecided.retain(|id| *id != key.0);
         }
@@ -1038,6 +1118,7 @@ impl Judge {
                 (Some(Reload::Http(x, _)), Action::Http(y)) => x == *y,
                 _ => false,
             };
+            self.reads_files(id);
             return require(ok, "reload runs its command", || format!("{id:?}"));
         }
         if let Some(stop) = &mut live.stop {
@@ -1107,6 +1188,7 @@ impl Judge {
                 }
                 self.begin_stop(now, id, *instance, unfit)
             }
+            Happening::FileChanged { .. } => self.file_changed(now, id),
             Happening::Up { instance, .. } => {
                 let live = self.live(id, *instance)?;
                 let fit = !live.up && live.is_ready(now);
@@ -1158,6 +1240,57 @@ impl Judge {
             }
             _ => Ok(()),
         }
+    }
+
+    /// It is about to read its files.
+    fn knows_nothing(&mut self, id: ServiceId) {
+        if let Some(edits) = self.files.get_mut(&id) {
+            *edits = Edits::default();
+        }
+    }
+
+    /// It is told to read its files as they are now.
+    fn reads_files(&mut self, id: ServiceId) {
+        if let Some(edits) = self.files.get_mut(&id) {
+            edits.settle();
+        }
+    }
+
+    /// A file has changed, and it is time to do something about it.
+    fn file_changed(&mut self, now: Tick, id: ServiceId) -> Ruling {
+        let Some(edits) = self.files.get_mut(&id) else {
+            return broken("only files that are looked after change", format!("{id:?}"));
+        };
+        let changed = edits.is_changed();
+        let quiet = edits
+            .since
+            .is_some_and(|(first, last)| now >= (last + SETTLE).min(first + SETTLE_LONGEST));
+        edits.settle();
+        require(changed && quiet, "a change is one, and has settled", || {
+            format!("{id:?}: {edits:?}")
+        })?;
+        let wanted = self.target(id) || self.services.get(&id).is_some_and(|s| s.live.is_none());
+        let Some(s) = self.services.get_mut(&id) else {
+            return broken("services are kept", format!("{id:?}"));
+        };
+        let reloads = s.spec.watch.as_ref().map(|w| w.then) == Some(OnChange::Reload)
+            && s.spec.reload.is_some();
+        let well = |l: &Live| l.up && l.stop.is_none() && l.exited.is_none();
+        let fit = s.want == Want::Up && s.live.as_ref().is_none_or(well);
+        if s.live.is_none() {
+            s.given_up = false;
+            s.done = false;
+        }
+        self.asked = Some(match reloads {
+            true => (Target::One(id), Verb::Reload),
+            false => (Target::One(id), Verb::Restart),
+        });
+        self.by_file = true;
+        require(
+            fit && wanted && !self.shutdown,
+            "a file changes only what is wanted",
+            || format!("{id:?}"),
+        )
     }
 
     /// superd stops a service that does not do what it should.
@@ -1389,6 +1522,14 @@ impl Judge {
                 | State::Killing(..)
                 | State::Sweeping(_) => false,
             };
+            let edits = self
+                .files
+                .get(id)
+                .filter(|_| s.want == Want::Up && !self.shutdown);
+            let open = edits.is_some_and(Edits::is_changed) && matches!(real.state, State::Up(_));
+            require(!open, "a change is acted upon", || {
+                format!("{id:?}: {edits:?}")
+            })?;
             require(ok, "it comes to what is wanted", || {
                 format!("{id:?}: want {:?}, {:?}", s.want, real.state)
             })?;

@@ -3,6 +3,7 @@
 
 use superd::machine::event::{Effect, Instance};
 use superd::machine::hook::Kind;
+use superd::machine::report::Happening;
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
 
@@ -34,6 +35,8 @@ pub enum Tamper {
     KillAtOnce,
     /// KILL is forgotten.
     NoKill,
+    /// Nobody is told that a file has changed.
+    SilentChange,
     /// superd ends twice.
     FinishTwice,
     /// superd ends with the first instance.
@@ -55,6 +58,10 @@ impl Tamper {
             matches!(
                 (self, e),
                 (Tamper::NoRelease, Effect::Release(..))
+                    | (
+                        Tamper::SilentChange,
+                        Effect::Publish(_, Happening::FileChanged { .. })
+                    )
                     | (Tamper::NoReply, Effect::Reply(..))
                     | (Tamper::NoKill, Effect::KillTree(..))
                     | (Tamper::NoFinish, Effect::Finish)

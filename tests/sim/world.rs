@@ -8,6 +8,7 @@ use std::time::Duration;
 use superd::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Notice, Outcome, Pid, ServiceId,
 };
+use superd::machine::files::Print;
 use superd::machine::outlook::{Condition, WaitFor};
 use superd::machine::report::{Crash, Exit, SpawnError, Stage, Stuck};
 use superd::machine::signal::Signal;
@@ -42,6 +43,8 @@ pub enum Thing {
     Rival(Key),
     /// Interfaces come and go, and so does the time.
     World,
+    /// Somebody is at the files of a service.
+    Edited(ServiceId),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +118,10 @@ pub struct World {
     pub oneshots: BTreeSet<ServiceId>,
     /// Who looks out for what, and what each was told.
     pub outlooks: BTreeMap<ServiceId, (Rc<WaitFor>, Vec<Condition>)>,
+    /// The files of each service that has some.
+    pub files: BTreeMap<ServiceId, Vec<Print>>,
+    /// Whose files are looked after, and what was told.
+    pub watched: BTreeMap<ServiceId, Vec<Print>>,
     /// Hooks whose command runs.
     pub hooks: BTreeMap<ActionId, Key>,
     /// What hooks have left behind: so many processes.
@@ -144,6 +151,8 @@ impl World {
             due: BTreeMap::new(),
             oneshots: BTreeSet::new(),
             outlooks: BTreeMap::new(),
+            files: BTreeMap::new(),
+            watched: BTreeMap::new(),
             hooks: BTreeMap::new(),
             litter: BTreeMap::new(),
             there: Vec::new(),
@@ -273,6 +282,21 @@ impl World {
             Effect::LookOut(s, None) => {
                 self.outlooks.remove(s);
             }
+            Effect::WatchFiles(s, Some(watched)) => {
+                let now = self
+                    .files
+                    .entry(*s)
+                    .or_insert_with(|| vec![1; watched.files.len()]);
+                self.watched.insert(*s, now.clone());
+                out.push(Event::Files(*s, now.clone()));
+                if !self.calm && self.dice.chance(50) {
+                    let pause = self.soon();
+                    self.plan(pause, Thing::Edited(*s));
+                }
+            }
+            Effect::WatchFiles(s, None) => {
+                self.watched.remove(s);
+            }
             Effect::Release(s, i) => {
                 self.children.remove(&(*s, *i));
             }
@@ -323,6 +347,33 @@ impl World {
         if !self.calm && !self.outlooks.is_empty() {
             let pause = self.soon();
             self.plan(pause, Thing::World);
+        }
+    }
+
+    /// A file is written, removed, or put back as it was; in the end all are there.
+    fn edit(&mut self, id: ServiceId, out: &mut Vec<Event>) {
+        let n = self.dice.below(2) as usize;
+        let print = match self.calm {
+            true => 1 + self.dice.below(3),
+            false => self.dice.below(4),
+        };
+        let Some(files) = self.files.get_mut(&id) else {
+            return;
+        };
+        if let Some(file) = files.get_mut(n) {
+            *file = print;
+        }
+        if self.calm {
+            files.iter_mut().for_each(|f| *f = (*f).max(1));
+        }
+        let now = files.clone();
+        if self.watched.get(&id).is_some_and(|told| *told != now) {
+            self.watched.insert(id, now.clone());
+            out.push(Event::Files(id, now));
+        }
+        if !self.calm && self.dice.chance(60) {
+            let pause = self.soon();
+            self.plan(pause, Thing::Edited(id));
         }
     }
 
@@ -742,6 +793,7 @@ impl World {
             }
             Thing::Rival(key) => self.wish(key),
             Thing::World => self.change(out),
+            Thing::Edited(id) => self.edit(id, out),
         }
         Some(thing)
     }

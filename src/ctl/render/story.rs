@@ -242,6 +242,7 @@ fn happening(what: &Happening) -> String {
             format!("waiting for {}", waiting_for(on, unwanted))
         }
         Happening::WaitOver { on, after, starts } => wait_over(on, *after, *starts),
+        Happening::FileChanged { path } => format!("its file {path} changed"),
         Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),
         Happening::Limited { connections, high } => {
             format!("{connections} connections, more than {high}: new ones are held back")

@@ -8,6 +8,7 @@ use super::{Group, Shutdown, Supervisor};
 use crate::machine::event::{
     ActionId, Answer, Change, Effect, ServiceId, Target, Ticket, Verb, Wait,
 };
+use crate::machine::files;
 use crate::machine::report::{Happening, Origin};
 use crate::machine::service::{Context, Doing, Hold, Input, Rest, Service, State, Waiter, Want};
 use crate::machine::signal::Signal;
@@ -56,6 +57,12 @@ impl Supervisor {
                         service.look_away(effects);
                         watches.push(id);
                     }
+                    if old.watch != service.spec.watch && service.files.is_some() {
+                        service.files = None;
+                        effects.push(Effect::WatchFiles(id, None));
+                        service.keep_files(effects);
+                        watches.push(id);
+                    }
                     if old.max_connections != service.spec.max_connections {
                         service.watch(effects);
                     }
@@ -100,7 +107,7 @@ impl Supervisor {
 
     /// The running instance is to be replaced, and with it those that cannot be without it.
     /// A list instead of recursion, as for `dirty`.
-    fn cycle(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+    pub(in crate::machine) fn cycle(&mut self, id: ServiceId, by: &Origin, now: Tick) {
         let mut todo = vec![(id, by.clone())];
         while let Some((id, by)) = todo.pop() {
             let Some(service) = self.services.get_mut(&id) else {
@@ -124,7 +131,7 @@ impl Supervisor {
     }
 
     /// What was given up, or waits for its next try, is tried again at once.
-    fn try_afresh(&mut self, id: ServiceId, by: &Origin, now: Tick) {
+    pub(in crate::machine) fn try_afresh(&mut self, id: ServiceId, by: &Origin, now: Tick) {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
@@ -306,6 +313,8 @@ impl Supervisor {
                     let done = matches!(service.state, State::Down(Rest::Done));
                     service.order = None;
                     service.enter(State::Down(Rest::Stopped), now);
+                    service.keep_files(effects);
+                    self.list_deadline(id);
                     return Some(match done {
                         // And so are those who require it.
                         true => Answer::Done(None),
@@ -434,7 +443,7 @@ impl Supervisor {
         Answer::Done(None)
     }
 
-    fn reload(
+    pub(in crate::machine) fn reload(
         &mut self,
         id: ServiceId,
         by: &Origin,
@@ -478,7 +487,13 @@ impl Supervisor {
 
     /// A restart is asked for, and the service's checker is to be asked first. One who asks
     /// while it is at work joins those who wait.
-    fn check_restart(&mut self, id: ServiceId, by: &Origin, now: Tick, effects: &mut Vec<Effect>) {
+    pub(in crate::machine) fn check_restart(
+        &mut self,
+        id: ServiceId,
+        by: &Origin,
+        now: Tick,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
@@ -510,16 +525,14 @@ impl Supervisor {
     ) {
         match verdict {
             Ok(by) => {
-                // Who has asked for something else meanwhile has dealt with those who wait.
-                if self
-                    .services
-                    .get(&id)
-                    .is_some_and(Service::asks_before_restart)
-                {
+                // Who has asked for something else meanwhile has dealt with those who wait. That its
+                // definition has no checker any more is nothing of the kind.
+                if self.services.get(&id).is_some_and(Service::is_well) {
                     self.cycle(id, &by, now);
-                    self.want_up(id, &by, now, effects);
-                    self.retarget(effects);
-                    self.look_at_all();
+                    if !files::is_by_file(&by) {
+                        self.want_up(id, &by, now, effects);
+                    }
+                    self.look_at_everything(effects);
                 }
             }
             Err(why) => self.dismiss(id, Waiter::wants_it_up, &why, effects),
