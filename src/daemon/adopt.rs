@@ -162,6 +162,13 @@ impl Reactor {
                 });
             }
         }
+        if let Some((service, action, program, place)) = self.trees.marked_command() {
+            found.entry(service).or_default().push(Running {
+                action,
+                program,
+                place,
+            });
+        }
         found
     }
 

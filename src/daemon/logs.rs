@@ -158,6 +158,22 @@ struct Kept {
     crash: Option<Box<CrashText>>,
 }
 
+/// What an instance has said last.
+#[derive(Clone, Default)]
+pub struct LastWords {
+    /// Lines, oldest first.
+    pub output: Vec<String>,
+    crash: Option<CrashText>,
+}
+
+impl LastWords {
+    /// The lines of its crash text, if this exit confirms it.
+    pub fn crash_text(self, exit: Exit) -> Vec<String> {
+        let confirmed = self.crash.filter(|c| c.recognise(exit).is_some());
+        confirmed.map_or_else(Vec::new, |c| c.lines)
+    }
+}
+
 impl Logs {
     /// `ring`: bytes of output kept per service.
     pub fn new(ring: usize) -> Logs {
@@ -540,12 +556,18 @@ impl Logs {
             .or_else(|| crash::recognise(&self.last_since(service, LAST_LINES, after), exit))
     }
 
-    /// The lines of the crash text of this instance, if this exit confirms it.
-    pub fn crash_text(&self, service: ServiceId, exit: Exit) -> Vec<String> {
-        match self.kept_text(service) {
-            Some(c) if c.recognise(exit).is_some() => c.lines.clone(),
-            Some(_) | None => Vec::new(),
+    /// What this instance has said up to now, for a report: up to `n` of its last lines.
+    pub fn last_words(&self, service: ServiceId, n: usize) -> LastWords {
+        LastWords {
+            output: self.last_of_instance(service, n),
+            crash: self.kept_text(service).cloned(),
         }
+    }
+
+    /// The lines of the crash text of this instance, if this exit confirms it.
+    #[cfg(test)]
+    fn crash_text(&self, service: ServiceId, exit: Exit) -> Vec<String> {
+        self.last_words(service, 0).crash_text(exit)
     }
 
     fn kept_text(&self, service: ServiceId) -> Option<&CrashText> {

@@ -17,7 +17,7 @@ use crate::config::model::{Output, Program};
 use crate::machine::event::{
     ActionId, Check, Effect, Event, Found, Instance, Outcome, Pid, ServiceId,
 };
-use crate::machine::hook::Call;
+use crate::machine::hook::{Call, Kind};
 use crate::machine::report::{Happening, SpawnError, Stage};
 use crate::machine::service::{Service, State};
 use crate::machine::spec::{Drain, Http};
@@ -173,6 +173,7 @@ impl Reactor {
             }
             Effect::WatchFiles(service, watched) => self.watch_files(service, watched),
             Effect::Release(service, instance) => {
+                self.last_words.retain(|(id, ..)| *id != service);
                 self.drains.forget(service, instance);
                 self.trees.release(service, instance);
                 self.probes.release(service);
@@ -413,6 +414,10 @@ impl Reactor {
             // Without one, what it says is lost, and its status is not.
             self.open_log(service, &name, &program).ok();
         }
+        match call.kind {
+            Kind::OnCrash | Kind::PostStop => self.note_last_words(service, instance),
+            Kind::PreStart | Kind::PostStart | Kind::PreStop => {}
+        }
         let mut news = call.news.clone();
         news.push(("HOOK", call.kind.to_string()));
         if let Some(Pid(pid)) = self.machine.service(service).and_then(Service::pid) {
@@ -420,6 +425,13 @@ impl Reactor {
         }
         let out = self.logs.writer(service);
         let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
+        let name = self.registry.name(service);
+        let of = (service, action);
+        if self.trees.mark_command(of, &name, &call.argv).is_ok() {
+            // Before there is a process: a successor has to find it.
+            self.note_for_journal(service);
+            self.remember();
+        }
         self.run_command_into((service, instance, action), &call.argv, out, &news);
     }
 

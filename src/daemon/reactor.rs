@@ -42,7 +42,7 @@ use super::drain::Drains;
 use super::history::History;
 use super::journal::Journal;
 use super::keep::Again;
-use super::logs::{Logs, Said};
+use super::logs::{LastWords, Logs, Said};
 use super::notify::{self, Notify};
 use super::probes::Probes;
 use super::registry::Registry;
@@ -187,6 +187,8 @@ pub struct Reactor {
     pub(super) absorbed: u32,
     /// Processes that may still be looked at in this turn before they are killed.
     pub(super) looks_left: usize,
+    /// Of instances after whose end a hook runs: what they have said.
+    pub(super) last_words: Vec<(ServiceId, Instance, LastWords)>,
     /// Main processes that were named by MAINPID=.
     pub(super) followed: BTreeMap<ServiceId, Followed>,
     /// None in wrap mode, and where it cannot be kept.
@@ -292,6 +294,7 @@ impl Reactor {
             reap_again: false,
             absorbed: 0,
             looks_left: 0,
+            last_words: Vec::new(),
             followed: BTreeMap::new(),
             journal: None,
             unheld: BTreeMap::new(),

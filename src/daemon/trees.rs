@@ -67,6 +67,17 @@ pub struct Trees {
     klog: Klog,
     /// Of commands that are over: their last processes are dying.
     ending: Vec<(ServiceId, Tree)>,
+    /// The command that is about to be run.
+    marked: Option<Marked>,
+}
+
+/// A command that has its place and its mark, and no process yet.
+struct Marked {
+    service: ServiceId,
+    action: ActionId,
+    program: String,
+    cookie: String,
+    group: Option<Group>,
 }
 
 /// The present instance of a service.
@@ -119,6 +130,7 @@ impl Trees {
             until_exec: None,
             klog: Klog::open(),
             ending: Vec::new(),
+            marked: None,
         }
     }
 
@@ -181,6 +193,7 @@ impl Trees {
             until_exec,
             klog: Klog::open(),
             ending: kept.ending,
+            marked: None,
         })
     }
 
@@ -373,6 +386,42 @@ impl Trees {
         made
     }
 
+    /// Chooses place and mark of a command, so that they can be written down before there is
+    /// anything to be found by them.
+    ///
+    /// # Errors
+    /// Of its cgroup.
+    pub fn mark_command(
+        &mut self,
+        (service, action): (ServiceId, ActionId),
+        name: &str,
+        argv: &[String],
+    ) -> Result<(), SpawnError> {
+        let group = self.group(&format!("{name}.command-{}", action.0))?;
+        self.marked = Some(Marked {
+            service,
+            action,
+            program: argv.first().cloned().unwrap_or_default(),
+            cookie: self.base.new_cookie(&self.scope, name),
+            group: group.map(|(group, _)| group),
+        });
+        Ok(())
+    }
+
+    /// For the journal: the command that is about to be run, and its program.
+    pub fn marked_command(&self) -> Option<(ServiceId, ActionId, String, Place)> {
+        let marked = self.marked.as_ref()?;
+        let place = Place {
+            main: None,
+            leader: 0,
+            cookie: marked.cookie.clone(),
+            group: marked.group.as_ref().map(|g| g.path().to_owned()),
+            ports: Vec::new(),
+        };
+        let program = marked.program.clone();
+        Some((marked.service, marked.action, program, place))
+    }
+
     /// Runs a command for a service, in a tree of its own.
     ///
     /// # Errors
@@ -386,8 +435,12 @@ impl Trees {
         out: Option<BorrowedFd<'_>>,
         news: &[(&'static str, String)],
     ) -> Result<Child, SpawnError> {
-        let group = self.group(&format!("{name}.command-{}", action.0))?;
-        let group = group.map(|(group, _)| group);
+        if self.marked.as_ref().is_none_or(|m| m.action != action) {
+            self.mark_command((service, action), name, argv)?;
+        }
+        let Some(Marked { cookie, group, .. }) = self.marked.take() else {
+            return Err(failure(Stage::Fork, name, libc::EINVAL));
+        };
         // What is optional was told when the service started.
         if let Err(error) = self.limit(group.as_ref(), &program.confine, &mut Vec::new()) {
             if let Some(group) = group {
@@ -395,7 +448,6 @@ impl Trees {
             }
             return Err(error);
         }
-        let cookie = self.base.new_cookie(&self.scope, name);
         let context = Context {
             service: name,
             cookie: &cookie,
@@ -777,7 +829,11 @@ impl Trees {
         place: &Place,
     ) -> Option<PidFd> {
         let group = place.group.as_deref().and_then(Group::found);
-        let (mut tree, main) = self.tree_of(place, group, Main::Noted);
+        let main = match place.main {
+            Some(_) => Main::Noted,
+            None => Main::ToBeFound, // superd was killed while it was being started
+        };
+        let (mut tree, main) = self.tree_of(place, group, main);
         let held = main.and_then(|main| main.held);
         if held.is_none() {
             tree.kill(&mut self.forest);

@@ -322,7 +322,7 @@ impl Stop {
 
     /// Ends the present step and begins the next one.
     fn end_step(&mut self, outcome: StepOutcome, scene: &mut Scene<'_, '_>) -> Course {
-        if matches!(outcome, StepOutcome::TimedOut) && !self.is_hook() {
+        if matches!(outcome, StepOutcome::TimedOut) {
             self.escalated = true;
             self.rival_had_time |= self.held;
         }
@@ -711,6 +711,8 @@ impl Stop {
                     let error = format!("{} did not end within {wait} and was killed", self.what);
                     let happening = Happening::ActionFailed { error };
                     scene.cx.publish(scene.id, happening);
+                    let outcome = StepOutcome::Failed("its time was up, it was killed".to_owned());
+                    return self.end_step(outcome, scene);
                 }
                 self.end_step(StepOutcome::TimedOut, scene)
             }

@@ -249,15 +249,48 @@ fn hooks_that_cannot_be_run_are_told_and_stop_no_stop() {
     )));
     s.wait_state("web", "up");
     s.wait_record("web", "start", 1);
+    let line = |kind: &str, log: &str| {
+        log.lines()
+            .any(|l| l.contains(kind) && l.contains("executing \"/nowhere/hook\": No such file"))
+    };
+    // A stop would end it before that is known.
+    wait_until("post-start is told", || line("post-start", &s.place.log()));
     s.ok(&["stop", "web"]);
     assert_eq!(s.verdict("web"), "clean");
     let log = s.place.log();
     for kind in ["post-start", "pre-stop", "post-stop"] {
-        let told = log
-            .lines()
-            .any(|l| l.contains(kind) && l.contains("executing \"/nowhere/hook\": No such file"));
+        let told = line(kind, &log);
         assert!(told, "{kind}: {log}");
     }
+    s.end();
+}
+
+#[test]
+fn a_report_has_what_the_service_said_last_and_not_its_hooks() {
+    let s = Superd::start(
+        "[service.web]\nrestart = \"never\"\ncommand = [\"/bin/sh\", \"-c\", \"echo mine; kill -SEGV $$\"]\n\
+         on-crash = [\"/bin/sh\", \"-c\", \"echo not mine\"]\n",
+    );
+    s.wait_state("web", "failed");
+    let why = s.ok(&["why", "web"]);
+    assert!(why.contains("mine"), "{why}");
+    assert!(!why.contains("not mine"), "{why}");
+    assert!(s.ok(&["logs", "web"]).contains("not mine"));
+    s.end();
+}
+
+#[test]
+fn a_pre_stop_that_hangs_does_not_make_a_stop_unbounded_or_unclean() {
+    let s = Superd::start(&web(
+        "pre-stop = { run = [\"/bin/sleep\", \"3000\"], timeout = \"100ms\" }\n",
+    ));
+    s.wait_state("web", "up");
+    s.wait_record("web", "start", 1);
+    s.ok(&["stop", "web"]);
+    assert_eq!(s.verdict("web"), "clean");
+    let why = s.ok(&["why", "web"]);
+    assert!(why.contains("its time was up, it was killed"), "{why}");
+    assert_eq!(others(&s), Vec::<i32>::new());
     s.end();
 }
 

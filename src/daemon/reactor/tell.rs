@@ -9,8 +9,9 @@ use crate::control::reply::Reply;
 use crate::daemon::clients::{Clients, Stream};
 use crate::daemon::crashes::wall_seconds;
 use crate::daemon::history::{self, About};
+use crate::daemon::logs::LastWords;
 use crate::machine::crash;
-use crate::machine::event::ServiceId;
+use crate::machine::event::{Instance, ServiceId};
 use crate::machine::report::{Crash, EndReport, Exit, Happening, StepOutcome, Verdict};
 
 impl Reactor {
@@ -50,7 +51,13 @@ impl Reactor {
 
     /// What is to be told with an end; if it was a crash, it is counted and reported.
     fn about_end(&mut self, service: ServiceId, name: &str, end: &EndReport) -> About {
-        let output = self.logs.last_of_instance(service, OUTPUT_LINES);
+        let noted = self.last_words.iter().position(|(id, ..)| *id == service);
+        let noted = noted.map(|at| self.last_words.swap_remove(at));
+        let mut words = match noted.filter(|(_, i, _)| *i == end.instance) {
+            Some((.., words)) => words,
+            None => self.logs.last_words(service, OUTPUT_LINES),
+        };
+        let output = std::mem::take(&mut words.output);
         let Some(crash) = crash_of(end) else {
             return About {
                 output,
@@ -72,7 +79,7 @@ impl Reactor {
                 crash: None,
                 ..end.clone()
             },
-            dump: self.logs.crash_text(service, end.exit),
+            dump: words.crash_text(end.exit),
             output: history::last_bytes(output.clone()),
         };
         let now = self.now();
@@ -81,6 +88,18 @@ impl Reactor {
             output,
             repeat: Some(repeat),
             known,
+        }
+    }
+
+    /// A hook after the end is about to speak: what the instance itself has said last is kept
+    /// for the report.
+    pub(in crate::daemon) fn note_last_words(&mut self, service: ServiceId, instance: Instance) {
+        let is_it =
+            |(id, i, _): &(ServiceId, Instance, LastWords)| (*id, *i) == (service, instance);
+        if !self.last_words.iter().any(is_it) {
+            self.last_words.retain(|(id, ..)| *id != service);
+            let words = self.logs.last_words(service, OUTPUT_LINES);
+            self.last_words.push((service, instance, words));
         }
     }
 
