@@ -18,3 +18,6 @@ pub mod daemon;
 pub mod latch;
 pub mod machine;
 pub mod sys;
+
+#[cfg(test)]
+mod shipped;

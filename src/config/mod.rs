@@ -54,6 +54,8 @@ mod value;
 mod wrap;
 
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;

@@ -32,7 +32,7 @@ fn load_files(files: &[(&str, &str)]) -> Result<Config, Problems> {
     load_with(Path::new(MAIN), &mut memory)
 }
 
-fn load_text(text: &str) -> Result<Config, Problems> {
+pub(super) fn load_text(text: &str) -> Result<Config, Problems> {
     load_files(&[("superd.toml", text)])
 }
 
@@ -63,7 +63,7 @@ fn service(keys: &str) -> ServiceDef {
 }
 
 /// The repository's own files, without regard to who may write a checkout.
-fn shipped() -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn shipped() -> BTreeMap<PathBuf, Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc");
     let mut files = BTreeMap::new();
     for dir in [root.clone(), root.join("services.d")] {
@@ -1313,7 +1313,7 @@ fn the_manual_shows_the_steps_of_each_preset() {
 }
 
 /// `etc/superd.toml` with every setting that is commented out put in force.
-fn uncommented() -> String {
+pub(super) fn uncommented() -> String {
     let text = String::from_utf8(shipped().remove(Path::new(MAIN)).unwrap()).unwrap();
     let uncomment = |line: &str| match line.strip_prefix('#') {
         Some(setting) if setting.starts_with(|c: char| !" #".contains(c)) => setting.to_owned(),

@@ -21,13 +21,13 @@ pub const DEFAULT_CONFIG: &str = "/etc/superd/superd.toml";
 #[command(name = "superctl", version, disable_help_subcommand = true)]
 #[command(arg_required_else_help = false)]
 pub struct Ctl {
-    /// superd's socket [default: SUPERCTL_SOCKET, else /var/run/superd/superd.sock]
+    /// superd's socket, else SUPERCTL_SOCKET names it
     #[arg(long, value_name = "PATH", global = true)]
     pub socket: Option<PathBuf>,
-    /// Print superd's answers as they come, one JSON object per line
+    /// One JSON object per line, as superd answers
     #[arg(long, global = true)]
     pub json: bool,
-    /// Wait no longer than this, in seconds or as `1m30s`; exit status 124 when it is over
+    /// Wait at most so long (90, 1m30s), then exit 124
     #[arg(long, value_name = "TIME", global = true, value_parser = duration_or_seconds)]
     pub timeout: Option<Duration>,
     /// What to do.
@@ -50,7 +50,7 @@ pub enum Command {
     Stop(WhichNow),
     /// Stop services and start them again
     Restart(WhichNow),
-    /// Let a service read its configuration again; without a name, superd its own
+    /// Let a service, or superd itself, read its configuration again
     Reload {
         /// Service
         #[arg(value_name = "NAME")]
@@ -65,7 +65,7 @@ pub enum Command {
         #[arg(value_name = "SIGNAL")]
         signal: Signal,
     },
-    /// Hold back new connections, and wait until none is open; the services run on
+    /// Hold back new connections until none is open; services run on
     Drain(Which),
     /// End a drain: new connections are let in again
     Undrain(Which),
@@ -77,7 +77,7 @@ pub enum Command {
         /// Only so many of the last lines
         #[arg(short = 'n', long, value_name = "N")]
         lines: Option<u32>,
-        /// Only what is not older: 10m, 1h30m, or a time of day like 14:05
+        /// Not older: 10m, 1h30m, or since a time like 14:05
         #[arg(long, value_name = "WHEN", value_parser = since)]
         since: Option<Duration>,
         /// Only lines that contain this text
@@ -131,19 +131,19 @@ pub enum Command {
     Doctor,
     /// Stop every service and end superd
     Shutdown {
-        /// KILL the services instead of following their stop schedules
+        /// KILL the services instead of following schedules
         #[arg(long)]
         now: bool,
-        /// Leave the services running, for the next superd to take over
+        /// Leave the services running for the next superd
         #[arg(long, conflicts_with = "now")]
         leave_running: bool,
         /// Do not wait until it is done
         #[arg(long)]
         no_wait: bool,
     },
-    /// Replace superd by its new binary in place; services and clients notice nothing
+    /// Replace superd by its new binary in place, unnoticed by services
     Upgrade {
-        /// Do nothing, with success, if the file is still the one that runs
+        /// Do nothing if the file is still the one that runs
         #[arg(long)]
         if_changed: bool,
     },
@@ -182,10 +182,10 @@ pub struct WhichNow {
 /// `check`.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 pub struct CheckArgs {
-    /// The configuration file [default: /etc/superd/superd.toml]
+    /// Configuration [default: /etc/superd/superd.toml]
     #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
-    /// Fail unless this is longer than the longest stop (procd's `term_timeout`)
+    /// Fail unless it is above the longest stop (procd)
     #[arg(long, value_name = "SECONDS")]
     pub term_timeout: Option<u64>,
 }
@@ -193,10 +193,10 @@ pub struct CheckArgs {
 /// `plan`.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 pub struct PlanArgs {
-    /// Plan from this configuration file instead of asking superd
+    /// Plan from this file instead of asking superd
     #[arg(long, value_name = "PATH")]
     pub config: Option<PathBuf>,
-    /// Print only the longest stop of everything, in whole seconds
+    /// Print only the longest stop in whole seconds
     #[arg(long)]
     pub max_stop_seconds: bool,
 }
@@ -208,10 +208,10 @@ pub struct Superd {
     /// The configuration file
     #[arg(long, value_name = "PATH", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,
-    /// Log to standard error (superd never goes into the background)
+    /// Log to standard error; superd always stays in front
     #[arg(long)]
     pub foreground: bool,
-    /// Only say whether this superd can go on from the state on standard input (see `superctl upgrade`)
+    /// Say whether it can go on from the state on its input
     #[arg(long)]
     pub check_state: bool,
     /// What to do instead of supervising the configured services.
@@ -239,7 +239,7 @@ pub enum SuperdCommand {
     /// The child that it leaves behind
     #[command(hide = true)]
     DemoChild,
-    /// Answer OpenWrt's rpcd: `list`, or `call METHOD` with JSON on standard input
+    /// Answer OpenWrt's rpcd: list, or call METHOD with JSON as input
     Rpcd {
         /// list or call
         #[arg(value_name = "WHAT")]
@@ -255,20 +255,21 @@ pub enum SuperdCommand {
 /// `superd run`.
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 pub struct RunArgs {
-    /// How to stop it: the name of a preset, or steps as in the configuration
+    /// A preset, or steps as in the configuration
     #[arg(long, value_name = "STEPS", conflicts_with_all = ["stop_signal", "stop_timeout"])]
     pub stop: Option<String>,
     /// The signal that stops it [default: TERM]
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<Signal>,
-    /// How long it may take to stop before it is killed [default: 15s]
+    /// How long a stop may take [default: 15s]
     #[arg(long, value_name = "TIME", value_parser = duration_or_seconds)]
     pub stop_timeout: Option<Duration>,
-    /// What to call it in messages [default: the command's name]
+    /// What to call it [default: the command's name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// When to start it again after it ended by itself
+    /// Again: never (default), on-failure, always
     #[arg(long, value_name = "WHEN", value_enum, default_value = "never")]
+    #[arg(hide_possible_values = true, hide_default_value = true)]
     pub restart: RestartWhen,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]

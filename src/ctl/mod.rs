@@ -15,6 +15,8 @@ use crate::control::reply::{Code, Reply};
 pub mod act;
 pub mod args;
 pub mod client;
+#[cfg(test)]
+mod completions;
 pub mod converse;
 pub mod look;
 pub mod lsb;

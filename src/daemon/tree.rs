@@ -94,6 +94,8 @@ pub struct Forest {
     died: Vec<Stat>,
     /// Nobody was gone who had been listed.
     is_whole: bool,
+    /// The last scan broke off, for lack of a descriptor or of memory.
+    is_blind: bool,
     is_held: bool,
     /// This one is known to have been dead before the next scan begins.
     peeked: Option<i32>,
@@ -126,6 +128,7 @@ impl Forest {
             all: Vec::new(),
             died: Vec::new(),
             is_whole: true,
+            is_blind: false,
             is_held: false,
             peeked: None,
             own: nix::unistd::getpid().as_raw(),
@@ -241,11 +244,12 @@ impl Forest {
         let dead = self.all.iter().filter(|s| !s.is_alive());
         let were_dead: BTreeSet<(i32, u64)> = dead.map(|s| (s.pid, s.start)).collect();
         self.all.clear();
-        self.is_whole = match &mut self.scanner {
-            // One that breaks off has found less.
-            Some(scanner) => scanner.each(|s| self.all.push(*s)).unwrap_or(false),
-            None => true,
+        let scanned = match &mut self.scanner {
+            Some(scanner) => scanner.each(|s| self.all.push(*s)).ok(),
+            None => Some(true),
         };
+        self.is_blind = scanned.is_none();
+        self.is_whole = scanned.unwrap_or(false);
         let is_new = |s: &&Stat| !s.is_alive() && !were_dead.contains(&(s.pid, s.start));
         let died = self.all.iter().filter(is_new).copied();
         self.died.clear();
@@ -1009,7 +1013,10 @@ impl Tree {
             self.is_adopted && s.session == self.leader && forest.reapers.contains(&s.ppid)
         };
         let mut died = forest.died.iter();
-        let is_elusive = found.has_lost || is_blurred || died.any(|s| may_be_ours(s) || abroad(s));
+        let is_elusive = forest.is_blind
+            || found.has_lost
+            || is_blurred
+            || died.any(|s| may_be_ours(s) || abroad(s));
         let dead = forest.all.iter().filter(|s| !s.is_alive());
         let mut unreaped = dead.filter(|s| Some(s.pid) != forest.peeked);
         self.is_settled = !is_elusive && !unreaped.any(may_be_ours);

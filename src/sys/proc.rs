@@ -103,6 +103,9 @@ fn pids_in(entries: &[u8]) -> impl Iterator<Item = i32> + '_ {
 #[derive(Debug)]
 pub struct Scanner {
     proc: OwnedFd,
+    /// Given up while a file is open, when superd has no other descriptor left: who is alive
+    /// must be known then, too.
+    spare: Option<OwnedFd>,
     entries: Vec<u8>,
     file: Vec<u8>,
 }
@@ -110,8 +113,10 @@ pub struct Scanner {
 impl Scanner {
     /// Fails where /proc is not mounted.
     pub fn new() -> io::Result<Scanner> {
+        let proc: OwnedFd = fs::File::open("/proc")?.into();
         Ok(Scanner {
-            proc: fs::File::open("/proc")?.into(),
+            spare: proc.try_clone().ok(),
+            proc,
             entries: vec![0; 4096],
             file: vec![0; 4096],
         })
@@ -121,23 +126,34 @@ impl Scanner {
     /// order. A process born during the scan may be missed: scan again after stopping its
     /// parents. False if one that was listed was gone before it could be read.
     ///
+    /// # Errors
+    /// Of reading the directory; and where a process cannot be looked at although it may be
+    /// there (EMFILE, ENFILE, ENOMEM): then who is there is not known.
+    ///
     /// The kernel's threads, and what entered this pid namespace from outside, have session 0
     /// (getsid(2)); to ask for that costs a hundredth of reading a file of theirs.
     pub fn each(&mut self, mut f: impl FnMut(&Stat)) -> io::Result<bool> {
         use nix::unistd::{lseek, Whence};
         lseek(&self.proc, 0, Whence::SeekSet)?;
+        let mut entries = std::mem::take(&mut self.entries);
+        let is_whole = self.each_in(&mut entries, &mut f);
+        self.entries = entries;
+        is_whole
+    }
+
+    fn each_in(&mut self, room: &mut [u8], f: &mut dyn FnMut(&Stat)) -> io::Result<bool> {
         let mut is_whole = true;
         loop {
-            let (fd, buffer) = (self.proc.as_raw_fd(), self.entries.as_mut_ptr());
+            let (fd, buffer) = (self.proc.as_raw_fd(), room.as_mut_ptr());
             // SAFETY: getdents64(2) writes at most as many bytes as the buffer is long.
-            let n = unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer, self.entries.len()) };
+            let n = unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer, room.len()) };
             let entries = match usize::try_from(n) {
                 Ok(0) => return Ok(is_whole),
-                Ok(n) => self.entries.get(..n).unwrap_or_default(),
+                Ok(n) => room.get(..n).unwrap_or_default(),
                 Err(_) => return Err(io::Error::last_os_error()),
             };
             for pid in pids_in(entries).filter(|pid| has_session(*pid)) {
-                match stat_at(&self.proc, &mut self.file, pid) {
+                match self.try_stat(pid)? {
                     Some(stat) => f(&stat),
                     None => is_whole = false,
                 }
@@ -147,7 +163,42 @@ impl Scanner {
 
     /// One process; none when it is gone.
     pub fn stat(&mut self, pid: i32) -> Option<Stat> {
-        stat_at(&self.proc, &mut self.file, pid)
+        self.try_stat(pid).ok().flatten()
+    }
+
+    /// None: it is gone, or not for this user to see.
+    fn try_stat(&mut self, pid: i32) -> nix::Result<Option<Stat>> {
+        use nix::errno::Errno;
+        let opened = self.with_file(pid, "stat", |file, buffer| {
+            let n = nix::unistd::read(file.as_fd(), &mut *buffer)?;
+            Ok(buffer.get(..n).and_then(parse_stat))
+        });
+        match opened {
+            Ok(stat) => Ok(stat),
+            Err(e @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => Err(e),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Opens a file of a process, if need be with the descriptor that is kept for that.
+    fn with_file<T>(
+        &mut self,
+        pid: i32,
+        name: &str,
+        read: impl FnOnce(OwnedFd, &mut [u8]) -> nix::Result<T>,
+    ) -> nix::Result<T> {
+        use nix::errno::Errno;
+        let file = match open_at(&self.proc, pid, name) {
+            Err(Errno::EMFILE | Errno::ENFILE) if self.spare.take().is_some() => {
+                open_at(&self.proc, pid, name)
+            }
+            other => other,
+        };
+        let result = file.and_then(|file| read(file, &mut self.file));
+        if self.spare.is_none() {
+            self.spare = self.proc.try_clone().ok();
+        }
+        result
     }
 
     /// Whether the environment that a process was started with holds exactly this
@@ -162,30 +213,31 @@ impl Scanner {
             }
         }
         // And no arguments either, unlike one that was started without an environment.
-        let has_arguments = open_at(&self.proc, pid, "cmdline")
-            .is_ok_and(|file| matches!(nix::unistd::read(file.as_fd(), &mut self.file), Ok(1..)));
-        has_arguments.then_some(false)
+        let read = self.with_file(pid, "cmdline", |file, buffer| {
+            nix::unistd::read(file.as_fd(), buffer)
+        });
+        matches!(read, Ok(1..)).then_some(false)
     }
 
     /// None: the environment is empty.
     fn search_environ(&mut self, pid: i32, variable: &[u8]) -> Option<bool> {
-        let Ok(file) = open_at(&self.proc, pid, "environ") else {
-            return Some(false);
-        };
         let mut search = Search::new(variable);
-        // execve(2) takes at most 6 MiB; the loop is bounded by more than that.
-        for i in 0..2048 {
-            match nix::unistd::read(file.as_fd(), &mut self.file) {
-                Ok(0) if i == 0 => return None,
-                Ok(n) if n > 0 => {
-                    if search.feed(self.file.get(..n).unwrap_or_default()) {
-                        return Some(true);
+        let found = self.with_file(pid, "environ", |file, buffer| {
+            // execve(2) takes at most 6 MiB; the loop is bounded by more than that.
+            for i in 0..2048 {
+                match nix::unistd::read(file.as_fd(), &mut *buffer) {
+                    Ok(0) if i == 0 => return Ok(None),
+                    Ok(n) if n > 0 => {
+                        if search.feed(buffer.get(..n).unwrap_or_default()) {
+                            return Ok(Some(true));
+                        }
                     }
+                    _ => break,
                 }
-                _ => break,
             }
-        }
-        Some(search.finish())
+            Ok(Some(search.finish()))
+        });
+        found.unwrap_or(Some(false))
     }
 }
 
@@ -207,12 +259,6 @@ fn open_at(proc: &OwnedFd, pid: i32, file: &str) -> nix::Result<OwnedFd> {
     let path = std::ffi::CStr::from_bytes_until_nul(&path).unwrap_or_default();
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     openat(proc, path, flags, nix::sys::stat::Mode::empty())
-}
-
-fn stat_at(proc: &OwnedFd, buffer: &mut [u8], pid: i32) -> Option<Stat> {
-    let file = open_at(proc, pid, "stat").ok()?;
-    let n = nix::unistd::read(file.as_fd(), buffer).ok()?;
-    parse_stat(buffer.get(..n)?)
 }
 
 /// Looks for one entry among NUL-terminated ones that arrive in pieces.

@@ -113,6 +113,44 @@ fn without_descriptors_a_limit_stays_as_it_is_and_is_taken_back() {
     s.end();
 }
 
+/// And one that cannot look into /proc must not take its processes for dead: `down` means that
+/// nobody is left.
+#[test]
+fn without_descriptors_no_tree_is_taken_for_dead() {
+    let toml = r#"
+        [service.tree]
+        command = [$TWIN:tree, "tree", "--stubborn"]
+        restart = "never"
+        leftover-grace = "20ms"
+    "#;
+    let s = Superd::start(toml);
+    s.wait_state("tree", "up");
+    s.wait_record("tree", "start", 1);
+    let main = s.pid_of("tree");
+    let left = || {
+        let mut all = s.place.processes();
+        all.retain(|pid| ![s.pid, main].contains(pid));
+        all
+    };
+    wait_until("its children", || left().len() == 3);
+    let mut raw = s.raw();
+    raw.ask(&json!({"do": "status"})); // it is accepted
+    let before = limit_open_files(s.pid, 3);
+    kill(main, libc::SIGKILL);
+    let state = |raw: &mut Raw| {
+        raw.ask(&json!({"do": "status", "service": "tree"}))[0]["status"]["state"].clone()
+    };
+    wait_until("it is seen", || state(&mut raw) != "up");
+    let until = monotonic() + 1_000_000_000;
+    sleep_until(until);
+    let (seen, left) = (state(&mut raw), left());
+    assert!(seen == "sweeping" || left.is_empty(), "{seen}: {left:?}");
+    limit_open_files(s.pid, before);
+    s.wait_state("tree", "failed");
+    s.assert_nothing_left();
+    s.end();
+}
+
 /// What a service can do to a socket so that it takes no filter.
 #[test]
 fn a_socket_that_takes_no_filter_is_told_with_the_reason() {

@@ -115,13 +115,22 @@ pub fn skip(name: &str, why: &str) {
         libc::atexit(list);
     });
     let line = format!("{name}: {why}");
-    writeln!(std::io::stderr(), "skipped: {line}").ok(); // nobody reads it
+    tell(&format!("skipped: {line}"));
     SKIPPED.lock().unwrap().push(line);
 }
 
-/// A result that people want to see, past the capture.
+/// A result that people want to see, past the capture. Where each test is a process of its own,
+/// whose output nobody sees when it passes, it goes to the file `SUPERD_TEST_TOLD`, too.
 pub fn tell(text: &str) {
     writeln!(std::io::stderr(), "{text}").ok(); // nobody reads it
+    if let Some(told) = std::env::var_os("SUPERD_TEST_TOLD") {
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(told)
+            .unwrap();
+        writeln!(file, "{text}").unwrap();
+    }
 }
 
 /// The letter of proc(5): `S`, `T`, `Z` ...; none when it is gone.
