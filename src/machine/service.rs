@@ -1020,9 +1020,12 @@ impl Service {
         run.began = now;
         // It may have written them.
         self.renew_files(cx.effects);
+        let ready = self.spec.ready.clone();
         let State::Starting(run) = &mut self.state else {
             return Moved::default();
         };
+        // A reload may have come meanwhile, and what is forked now is of the new kind.
+        run.awaits = ready.map(|r| Box::new(Await::new(r)));
         let mut about = About {
             now,
             id,

@@ -840,11 +840,13 @@ impl Judge {
         })?;
         match effect {
             Effect::Spawn(s, i) if self.is_prepared(*s, *i) => {
+                let ready = self.services.get(s).and_then(|s| s.spec.ready.clone());
                 self.knows_nothing(*s);
                 let left = world.of_hooks(*s);
                 let happy = |l: &Live| matches!(l.prepares, Some((_, Some(true))));
                 let live = self.live(*s, *i)?;
                 let ok = happy(live) && live.stop.is_none();
+                live.awaits = ready;
                 live.prepares = None;
                 require(ok, "started when its pre-start is happy", || {
                     format!("{s:?}")
