@@ -65,6 +65,8 @@ mod stops;
 mod successors;
 #[path = "e2e/templates.rs"]
 mod templates;
+#[path = "e2e/timers.rs"]
+mod timers;
 #[path = "e2e/trees.rs"]
 mod trees;
 #[path = "e2e/upgrades.rs"]

@@ -101,7 +101,7 @@ fn the_same_seed_has_the_same_effects() {
 
 /// Spoils what the machine says; some episode must notice, by one of these rules.
 fn is_noticed(tamper: Tamper, rules: &[&str]) {
-    for seed in 0..200 {
+    for seed in 0..1_000 {
         let mut sim = Sim::new(seed, tamper, Notes::None);
         if let Err(Broken { rule, text }) = sim.episode() {
             assert!(rules.contains(&rule), "{tamper:?}: {rule}: {text}");
@@ -168,4 +168,6 @@ fn every_mistake_made_on_purpose_is_noticed() {
     is_noticed(Tamper::FinishTwice, &["nothing after Finish"]);
     is_noticed(Tamper::FinishEarly, &["Finish when asked and nothing runs"]);
     is_noticed(Tamper::NoFinish, &["Finish comes in the end"]);
+    is_noticed(Tamper::DueLost, &["what is due is not left out"]);
+    is_noticed(Tamper::DueAgain, &["what is due is run once"]);
 }

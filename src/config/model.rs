@@ -19,6 +19,7 @@ use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Checker, MaxConnections, Oneshot, Reload, Restart, Schedule, Spec};
+use crate::machine::timer::Timer;
 
 /// The whole configuration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -288,6 +289,9 @@ pub struct PolicyDef {
     /// It runs to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oneshot: Option<Oneshot>,
+    /// A oneshot is run again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer: Option<Timer>,
     /// What of the world it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_for: Option<Rc<WaitFor>>,
@@ -342,6 +346,7 @@ impl ServiceDef {
             conflicts: p.conflicts.iter().filter_map(|n| id(n)).collect(),
             oneshot: p.oneshot,
             wait_for: p.wait_for.clone(),
+            timer: p.timer,
             ready: p.ready.clone(),
             health: p.health.clone(),
             watchdog: self.program.watchdog,

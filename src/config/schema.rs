@@ -15,6 +15,7 @@ use super::tests::{load_text, shipped, uncommented};
 use super::{keys, value, LIMITS, PRESETS};
 
 const DURATION: &str = "^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
+const TIME_OF_DAY: &str = "^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$";
 const SIZE: &str = "^[0-9]+([KMG]iB)?$";
 const PATH: &str = "^/";
 const MAYBE_PATH: &str = "^-?/";
@@ -209,6 +210,8 @@ fn service(key: &str) -> Value {
         "health" => or_false(table(keys::HEALTH, probe)),
         "ready-after" | "leftover-grace" | "restart-delay" | "max-delay" | "stable"
         | "check-timeout" => text(DURATION),
+        "every" => text(DURATION),
+        "at" => text(TIME_OF_DAY),
         "start-timeout" | "watchdog" => or_false(text(DURATION)),
         "stop" => {
             let steps = json!({"type": "array", "items": table(keys::STEP, step), "minItems": 1, "maxItems": 16});
@@ -307,6 +310,7 @@ fn fits(pattern: &str, text: &str) -> bool {
     let http = |t: &str| t.starts_with("http://") || t.starts_with("unix:/");
     match pattern {
         DURATION => value::duration(text).is_ok(),
+        TIME_OF_DAY => value::time_of_day(text).is_ok(),
         SIZE => value::size(text).is_ok(),
         PATH => text.starts_with('/'),
         MAYBE_PATH => text.strip_prefix('-').unwrap_or(text).starts_with('/'),

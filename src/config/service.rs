@@ -22,6 +22,7 @@ use crate::machine::spec::{
     Action, Checker, CrashLoop, MaxConnections, Oneshot, Policy, Reload, Restart, Schedule, Step,
     Until,
 };
+use crate::machine::timer::Timer;
 
 use super::keys;
 use super::model::{FileOutput, Limit, Made, Output, PolicyDef, Program, ServiceDef};
@@ -73,6 +74,8 @@ pub(super) struct Said {
     confine: confine::Said,
     kind: Option<Kind>,
     remain: Option<(bool, Range<usize>)>,
+    /// `every` and `at`, with their names and places.
+    timers: Vec<(&'static str, Timer, Range<usize>)>,
     /// Names of other services, with their places: they are checked at the end.
     after: Vec<(String, Place)>,
     requires: Vec<(String, Place)>,
@@ -154,6 +157,8 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "watchdog" => said.watchdog = ready::read_timeout(r, key, v),
         "type" => said.kind = r.choice(key, v, KIND),
         "remain" => said.remain = r.boolean(key, v).map(|b| (b, v.span())),
+        "every" => said.timers.extend(read_every(r, v)),
+        "at" => said.timers.extend(read_at(r, v)),
         "stop" => said.steps = stop::read(r, v),
         "leftover-grace" => said.leftover_grace = r.duration(key, v),
         "restart" => said.restart = r.choice(key, v, RESTART),
@@ -202,6 +207,24 @@ const ON_CHANGE: &[(&str, OnChange)] =
 
 fn read_i32(r: &mut Reader, key: &str, v: &Value, range: Range<i64>) -> Option<i32> {
     i32::try_from(r.integer(key, v, range)?).ok()
+}
+
+/// Not so often that it is a daemon.
+fn read_every(r: &mut Reader, v: &Value) -> Option<(&'static str, Timer, Range<usize>)> {
+    let key = "every";
+    let every = r.duration(key, v)?;
+    if every < Duration::from_secs(1) {
+        r.problem(v.span(), format_args!("`{key}` must be at least 1s"));
+        return None;
+    }
+    Some((key, Timer::Every(every), v.span()))
+}
+
+fn read_at(r: &mut Reader, v: &Value) -> Option<(&'static str, Timer, Range<usize>)> {
+    let key = "at";
+    let text = r.string(key, v)?;
+    let time = r.parsed(key, v, value::time_of_day(&text))?;
+    Some((key, Timer::At(time), v.span()))
 }
 
 fn read_umask(r: &mut Reader, key: &str, v: &Value) -> Option<u32> {
@@ -713,6 +736,7 @@ pub(super) fn define(
             wants: names(said.wants),
             conflicts: names(said.conflicts),
             oneshot,
+            timer: said.timers.first().map(|(_, timer, _)| *timer),
             wait_for: said
                 .wait_for
                 .or_else(|| defaults.wait_for.clone())
@@ -763,7 +787,16 @@ fn define_oneshot(r: &mut Reader, at: &Range<usize>, said: &Said) -> Option<Ones
         if let Some((_, at)) = &said.remain {
             r.problem(at.clone(), "`remain` goes with type = \"oneshot\"");
         }
+        for (key, _, at) in &said.timers {
+            r.problem(
+                at.clone(),
+                format_args!("`{key}` goes with type = \"oneshot\""),
+            );
+        }
         return None;
+    }
+    if let [_, (_, _, at)] = said.timers.as_slice() {
+        r.problem(at.clone(), "`every` or `at`, not both");
     }
     if said.restart == Some(Policy::Always) {
         r.problem(

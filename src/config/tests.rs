@@ -15,6 +15,7 @@ use crate::machine::outlook::Then;
 use crate::machine::ready::{Question, Ready, Sign};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Action, CrashLoop, Oneshot, Policy, Reload, To, Until};
+use crate::machine::timer::Timer;
 
 const MAIN: &str = "/etc/superd/superd.toml";
 
@@ -1337,6 +1338,44 @@ fn what_is_commented_out_in_the_reference_is_right_and_is_the_default() {
     ));
     assert_eq!(with.services["x"].policy, plain.policy);
     assert_eq!(with.services["x"].program, plain.program);
+}
+
+#[test]
+fn every_is_for_oneshots() {
+    let every = |keys: &str| service(keys).policy.timer;
+    assert_eq!(every("type = \"oneshot\""), None);
+    let six = Some(Timer::Every(Duration::from_secs(6 * 3600)));
+    assert_eq!(every("type = \"oneshot\"\nevery = \"6h\""), six);
+    let at = Some(Timer::At(12_600));
+    assert_eq!(every("type = \"oneshot\"\nat = \"03:30\""), at);
+    for (keys, said) in [
+        (
+            "every = \"6h\"",
+            "3:9: service \"x\": `every` goes with type = \"oneshot\"",
+        ),
+        (
+            "every = \"999ms\"",
+            "3:9: service \"x\": `every` must be at least 1s",
+        ),
+        (
+            "at = \"03:30\"",
+            "3:6: service \"x\": `at` goes with type = \"oneshot\"",
+        ),
+        (
+            "at = \"3:30\"",
+            "3:6: service \"x\": `at`: `3:30` is not a time of day: write 00:00 to 23:59, or with seconds 03:30:15",
+        ),
+        (
+            "at = 330",
+            "3:6: service \"x\": `at` must be a string, not a whole number: write \"330\"",
+        ),
+        (
+            "at = \"03:30\"\nevery = \"1h\"\ntype = \"oneshot\"",
+            "4:9: service \"x\": `every` or `at`, not both",
+        ),
+    ] {
+        assert_eq!(bad_service(keys), said, "{keys}");
+    }
 }
 
 #[test]

@@ -57,6 +57,26 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// `03:30` or `03:30:15`: seconds after midnight.
+pub fn time_of_day(text: &str) -> Result<u32, String> {
+    let bad = || {
+        let text = word(text);
+        format!("`{text}` is not a time of day: write 00:00 to 23:59, or with seconds 03:30:15")
+    };
+    let part = |text: Option<&str>, most: u32| -> Result<u32, String> {
+        let two = text.filter(|t| t.len() == 2 && t.bytes().all(|b| b.is_ascii_digit()));
+        let number: Option<u32> = two.and_then(|t| t.parse().ok());
+        number.filter(|n| *n <= most).ok_or_else(bad)
+    };
+    let mut parts = text.split(':');
+    let (hours, minutes) = (part(parts.next(), 23)?, part(parts.next(), 59)?);
+    let seconds = part(parts.next().or(Some("00")), 59)?;
+    match parts.next() {
+        None => Ok((hours * 60 + minutes) * 60 + seconds),
+        Some(_) => Err(bad()),
+    }
+}
+
 /// For command lines: also `90` and `0.5`, in seconds.
 pub fn duration_or_seconds(text: &str) -> Result<Duration, String> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
@@ -233,6 +253,30 @@ fn address(host: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_day_are_read_with_all_their_digits() {
+        assert_eq!(time_of_day("00:00"), Ok(0));
+        assert_eq!(time_of_day("03:30"), Ok(12_600));
+        assert_eq!(time_of_day("23:59:59"), Ok(86_399));
+        for bad in [
+            "",
+            "3:30",
+            "24:00",
+            "12:60",
+            "12:00:60",
+            "12",
+            "12:00:00:00",
+            "12:00pm",
+            "+1:00",
+            " 03:30",
+        ] {
+            assert!(
+                time_of_day(bad).unwrap_err().contains("time of day"),
+                "{bad}"
+            );
+        }
+    }
 
     #[test]
     fn durations_are_read_with_their_units_and_nothing_else() {

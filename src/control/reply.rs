@@ -92,7 +92,7 @@ pub struct Status {
     /// Its name.
     pub service: String,
     /// `down`, `waiting`, `starting`, `up`, `stopping`, `killing`, `sweeping`, `backoff`, `failed`,
-    /// `done` (a oneshot).
+    /// `done` (a oneshot), `scheduled` (a oneshot whose time of day has not come yet).
     pub state: String,
     /// `up` or `down`.
     pub want: String,
@@ -116,6 +116,9 @@ pub struct Status {
     /// Milliseconds until the next automatic start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_ms: Option<u64>,
+    /// Milliseconds until its timer (`every`, `at`) runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_run_ms: Option<u64>,
     /// Services it waits for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_on: Vec<String>,

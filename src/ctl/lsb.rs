@@ -14,7 +14,7 @@ pub fn of_state(state: &str) -> i32 {
     match state {
         "up" | "done" | "starting" | "stopping" | "killing" | "sweeping" => RUNNING,
         "backoff" | "failed" => FAILED,
-        "down" | "waiting" => STOPPED,
+        "down" | "waiting" | "scheduled" => STOPPED,
         _ => UNKNOWN,
     }
 }

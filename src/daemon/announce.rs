@@ -92,7 +92,7 @@ impl Counts {
                     counts.stopping += 1;
                 }
                 State::Backoff { .. } | State::Down(Rest::Failed(_)) => counts.failed += 1,
-                State::Down(Rest::Stopped | Rest::Finished) => {}
+                State::Down(Rest::Stopped | Rest::Finished | Rest::Scheduled) => {}
             }
         }
         counts

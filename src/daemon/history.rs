@@ -8,7 +8,8 @@ use crate::control::crash::{ordinal, Repeat};
 use crate::control::reply::EventLine;
 use crate::machine::event::ServiceId;
 use crate::machine::report::{
-    hook_in_words, wait_over, waiting_for, EndReport, Happening, Origin, StepOutcome, Verdict,
+    hook_in_words, left_out, wait_over, waiting_for, EndReport, Happening, Origin, StepOutcome,
+    Verdict,
 };
 use crate::machine::time::{Span, Tick};
 
@@ -190,6 +191,7 @@ fn weight(what: &Happening) -> usize {
         }
         Happening::Starting { .. }
         | Happening::Done { .. }
+        | Happening::LeftOut { .. }
         | Happening::Healthy { .. }
         | Happening::Up { .. }
         | Happening::Adopted { .. }
@@ -327,6 +329,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             }
         },
         Happening::Done { .. } => (Notice, "done".to_owned()),
+        Happening::LeftOut { ran, .. } => (Warn, left_out(*ran)),
         Happening::Unhealthy {
             failures, of, why, ..
         } => {

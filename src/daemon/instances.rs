@@ -65,9 +65,11 @@ impl Reactor {
     fn longest_idle(&self, of: &[&str]) -> Option<String> {
         let is_idle = |s: &&Service| match &s.state {
             State::Down(Rest::Stopped) => s.want == Want::Down,
-            State::Down(Rest::Finished) => true,
-            State::Down(Rest::Done) => s.spec.oneshot == Some(Oneshot::Again),
-            State::Down(Rest::Failed(_))
+            State::Down(Rest::Finished) => s.next_run().is_none(),
+            State::Down(Rest::Done) => {
+                s.spec.oneshot == Some(Oneshot::Again) && s.next_run().is_none()
+            }
+            State::Down(Rest::Failed(_) | Rest::Scheduled)
             | State::Waiting
             | State::Starting(_)
             | State::Up(_)

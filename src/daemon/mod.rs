@@ -7,6 +7,7 @@ mod announce;
 mod answer;
 mod checkers;
 pub mod clients;
+mod clock;
 mod crashes;
 pub mod demo;
 mod doctor;

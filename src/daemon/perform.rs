@@ -171,6 +171,8 @@ impl Reactor {
             Effect::LookOut(service, wait_for) => {
                 self.world.look_out(service, wait_for, self.poll.registry());
             }
+            Effect::WatchClock(wanted) => self.watch_clock(wanted),
+            Effect::ReadClock => self.read_clock(),
             Effect::WatchFiles(service, watched) => self.watch_files(service, watched),
             Effect::Release(service, instance) => {
                 self.last_words.retain(|(id, ..)| *id != service);

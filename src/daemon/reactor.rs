@@ -37,6 +37,7 @@ use super::adopt::AdoptedCommand;
 use super::announce::Announcer;
 use super::checkers::Checkers;
 use super::clients::{ClientEvent, Clients, Stream};
+use super::clock::Clocks;
 use super::crashes::Crashes;
 use super::drain::Drains;
 use super::history::History;
@@ -163,6 +164,7 @@ pub struct Reactor {
     pub(super) drains: Drains,
     pub(super) sockets: Sockets,
     pub(super) world: World,
+    pub(super) clocks: Clocks,
     pub(super) watches: Watches,
     pub(super) history: History,
     pub(super) crashes: Crashes,
@@ -279,6 +281,7 @@ impl Reactor {
             drains: Drains::default(),
             sockets: Sockets::default(),
             world: World::default(),
+            clocks: Clocks::default(),
             watches: Watches::default(),
             history: History::default(),
             crashes: Crashes::default(),
@@ -347,6 +350,7 @@ impl Reactor {
             self.hear_notices();
         }
         self.hear_actions();
+        self.heed_clock();
         self.expire();
         self.perform();
         self.remember_soon();
@@ -440,6 +444,7 @@ impl Reactor {
                 Some(Source::Process(index)) => ends.push(index),
                 Some(Source::World(watches::TOKEN)) => touched = true,
                 Some(Source::World(_)) => self.world.ready(),
+                Some(Source::Clock) => self.clocks.ready(),
                 Some(Source::Checker(n)) => talk.push(ServiceId(n)),
                 Some(Source::Other(0)) => run_dir = true,
                 Some(Source::Other(n)) => lines.push(ServiceId(n - 1)),

@@ -49,6 +49,7 @@ pub fn status(
             | State::Killing(..)
             | State::Sweeping(_) => None,
         },
+        next_run_ms: service.next_run().map(|at| ms(at - now)),
         waiting_on: names(is_waiting, || machine.waits_for(id)),
         unwanted: names(is_waiting, || machine.unwanted(id)),
         stop: stop_status(service, now),
@@ -146,6 +147,7 @@ fn state_word(state: &State) -> &'static str {
         State::Down(Rest::Stopped | Rest::Finished) => "down",
         State::Down(Rest::Failed(_)) => "failed",
         State::Down(Rest::Done) => "done",
+        State::Down(Rest::Scheduled) => "scheduled",
         State::Waiting => "waiting",
         State::Starting(_) => "starting",
         State::Up(_) => "up",

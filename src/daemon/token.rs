@@ -33,6 +33,8 @@ pub enum Source {
     World(u32),
     /// The output of a service's checker, by [`crate::machine::event::ServiceId`].
     Checker(u32),
+    /// What tells that the wall clock was set.
+    Clock,
     /// Anything else of the reactor's, by an index of its choice.
     Other(u32),
 }
@@ -53,6 +55,7 @@ impl Source {
             Source::Other(i) => (9, i),
             Source::World(i) => (10, i),
             Source::Checker(i) => (11, i),
+            Source::Clock => (12, 0),
         };
         Token((kind << SHIFT) | (index as usize & INDEX))
     }
@@ -73,6 +76,7 @@ impl Source {
             9 => Source::Other(index),
             10 => Source::World(index),
             11 => Source::Checker(index),
+            12 => Source::Clock,
             _ => return None,
         })
     }
@@ -96,6 +100,7 @@ mod tests {
             Source::Spawn(1),
             Source::Other(9),
             Source::World(2),
+            Source::Clock,
         ] {
             assert_eq!(Source::of(source.token()), Some(source));
             assert!(source.token().0 <= u32::MAX as usize, "fits 32 bits");

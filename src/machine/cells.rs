@@ -24,8 +24,9 @@ use super::service::{State, Want};
 use super::signal::Signal;
 use super::spec::{Action, Oneshot, Policy, Reload, Spec, Until};
 use super::testing::spec;
+use super::timer::Timer;
 
-const EVENTS: [&str; 42] = [
+const EVENTS: [&str; 43] = [
     "start",
     "stop",
     "stop-now",
@@ -60,6 +61,7 @@ const EVENTS: [&str; 42] = [
     "action-ended",
     "connections",
     "output",
+    "clock",
     "orphan",
     "hook-ended",
     "hook-failed",
@@ -81,7 +83,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down down: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # down up: it has failed and its policy is never
 drain -> down up: reply refused
@@ -93,7 +95,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # waiting up: it requires b, which is down
 drain -> waiting up: reply refused
@@ -105,7 +107,7 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 
 # looking up: nothing but the world lets it wait, and something there is missing
 drain -> waiting up: reply refused
@@ -118,7 +120,7 @@ gone -> none none: look away a, forget a
 shutdown, shutdown-now -> down up: look away a, finish
 program, policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-lacks, files -> -
 world-there -> starting up: spawn a1, look away a
 timeout -> backoff up: look away a
 
@@ -136,7 +138,7 @@ exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> -
 
 # forked up: forked, not executing yet
@@ -153,7 +155,7 @@ execed -> up up:
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> starting up 8:
 
 # unready up: executing, and waited for until it says READY=1
@@ -169,7 +171,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 ready -> up up:
 timeout -> stopping up: look notify a1
 main -> starting up 8:
@@ -182,7 +184,7 @@ stop, stop-now, gone -> sweeping down: end action a1, look commands a1
 restart, restart-now, program, shutdown, shutdown-now -> sweeping up: end action a1, look commands a1
 reload, hup, winch -> starting up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, world-there, world-lacks, commands-gone, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, world-there, world-lacks, commands-gone, files -> -
 hook-ended, hook-failed -> starting up: look commands a1
 timeout -> starting up: end action a1, look commands a1
 
@@ -194,7 +196,7 @@ stop, stop-now, gone -> sweeping down: look commands a1
 restart, restart-now, program, shutdown, shutdown-now -> sweeping up: look commands a1
 reload, hup, winch -> starting up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, world-there, world-lacks, hook-ended, hook-failed, files -> -
 orphan, timeout -> starting up: look commands a1
 commands-gone -> starting up: spawn a1
 
@@ -206,7 +208,7 @@ stop-now -> sweeping down: end action a1, look commands a1
 restart-now, shutdown-now -> sweeping up: end action a1, look commands a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, commands-gone, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, world-there, world-lacks, commands-gone, files -> -
 orphan -> -
 hook-ended, hook-failed -> sweeping up: look commands a1
 timeout -> sweeping up: end action a1, look commands a1
@@ -219,7 +221,7 @@ restart-now -> sweeping up: end action a1, look commands a1
 stop-now, shutdown-now -> sweeping down: end action a1, look commands a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure, main -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, world-there, world-lacks, commands-gone, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, world-there, world-lacks, commands-gone, files -> -
 orphan -> -
 hook-ended, hook-failed -> sweeping down: look commands a1
 timeout -> sweeping down: end action a1, look commands a1
@@ -235,7 +237,35 @@ gone -> none none: forget a
 shutdown, shutdown-now -> down up: finish
 policy, client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+
+# timed up: a oneshot that has ended with success, and is run again by its timer
+drain -> down up: reply refused
+undrain -> down up: reply already
+start, restart, restart-now, program -> starting up: spawn a2
+stop, stop-now -> down down: reply done
+reload, hup, winch -> down up: reply refused
+gone -> none none: forget a
+shutdown, shutdown-now -> down up: finish
+policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, files, world-there, world-lacks -> -
+timeout -> starting up: spawn a2
+
+# scheduled up: a oneshot with a time of day, which has not come yet, in an hour
+drain -> down up: reply refused
+undrain -> down up: reply already
+start, restart, restart-now -> starting up: spawn a1
+program, policy -> down up: read the clock
+stop, stop-now -> down down: reply done
+reload, hup, winch -> down up: reply refused
+gone -> none none: watch no clock, forget a
+shutdown, shutdown-now -> down up: finish
+client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, files, world-there, world-lacks -> -
+timeout -> down up: read the clock
+clock -> starting up: spawn a1
 
 # starting down: a stop came before the fork
 drain -> starting down: reply refused
@@ -251,7 +281,7 @@ exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> -
 
 # up up
@@ -268,7 +298,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # drained up: new connections are held back, outside of a stop
@@ -285,7 +315,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: end action a1, let go a1, release a1, spawn a2
 exited-left -> sweeping up: end action a1, TERM to tree of a1
 exited-unsure -> sweeping up: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # edited up: a file that it watches has changed a moment ago
@@ -302,7 +332,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, watch files of a, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> up up 8:
 
 # watched up: it has a watchdog
@@ -319,7 +349,7 @@ policy, client-gone, spawned, not-spawned, execed, exec-failed -> -
 exited -> starting up: release a1, spawn a2
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> stopping up: look notify a1
 main -> up up 8:
 
@@ -338,7 +368,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> down down: release a1, reply done, exited by itself
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> up down: kill b1
 main -> up down 8:
 
@@ -354,7 +384,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: TERM to tree of a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping down 8:
 
 # stopping up: TERM was sent, for a restart
@@ -371,7 +401,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: TERM to tree of a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping up 8:
 
 # draining down: new connections are held back, in the first step of a stop
@@ -387,7 +417,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: end action a1, let go a1, look ports a1
 exited-left -> sweeping down: end action a1, TERM to tree of a1
 exited-unsure -> sweeping down: end action a1, look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 main -> stopping down 8:
 
 # killing down
@@ -399,7 +429,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping down: look ports a1
 exited-left -> sweeping down: kill a1, look tree a1
 exited-unsure -> sweeping down: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> killing down: kill a1
 main -> killing down 8:
 
@@ -413,7 +443,7 @@ spawned, not-spawned, execed, exec-failed -> -
 exited -> sweeping up: look ports a1
 exited-left -> sweeping up: kill a1, look tree a1
 exited-unsure -> sweeping up: look tree a1
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 timeout -> killing up: kill a1
 main -> killing up 8:
 
@@ -425,7 +455,7 @@ stop, gone, program, policy, client-gone, shutdown -> -
 stop-now, shutdown-now -> sweeping down: kill a1, look tree a1
 reload, hup, winch -> sweeping down: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed, commands-gone, files -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, clock, world-there, world-lacks, hook-ended, hook-failed, commands-gone, files -> -
 tree-empty -> sweeping down: look ports a1
 orphan, timeout -> sweeping down: look tree a1
 
@@ -437,7 +467,7 @@ stop-now -> sweeping down: kill a1, look tree a1
 restart-now, shutdown-now -> sweeping up: kill a1, look tree a1
 reload, hup, winch -> sweeping up: reply refused
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, world-there, world-lacks, hook-ended, hook-failed, commands-gone, files -> -
+looked, noted, ports-free, stopping, ready, reloading, main, action-ended, connections, output, clock, world-there, world-lacks, hook-ended, hook-failed, commands-gone, files -> -
 tree-empty -> starting up: release a1, spawn a2
 orphan, timeout -> sweeping up: look tree a1
 
@@ -451,7 +481,7 @@ reload, hup, winch -> backoff up: reply refused
 shutdown, shutdown-now -> down up: finish
 client-gone -> -
 spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
-looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, world-there, world-lacks, files -> -
 ";
 
 fn plain() -> Spec {
@@ -557,6 +587,33 @@ fn reach(heading: &str) -> Rig {
             }]),
             |r| r.exits(A, Exit::Code(0), 0),
         ),
+        "timed up" => after(
+            Rig::new(vec![Spec {
+                oneshot: Some(Oneshot::Remains),
+                timer: Some(Timer::Every(ms(3_600_000))),
+                ready: Some(Rc::new(Ready {
+                    sign: Sign::Exit,
+                    within: None,
+                })),
+                ..plain()
+            }]),
+            |r| r.exits(A, Exit::Code(0), 0),
+        ),
+        "scheduled up" => {
+            let mut rig = Rig::bare();
+            rig.wall = Some(0);
+            rig.configure(vec![Spec {
+                oneshot: Some(Oneshot::Remains),
+                timer: Some(Timer::At(3_601)),
+                ready: Some(Rc::new(Ready {
+                    sign: Sign::Exit,
+                    within: None,
+                })),
+                ..plain()
+            }]);
+            rig.wall = None;
+            rig
+        }
         "starting down" => after(ordered(), |r| {
             r.ask(A, Verb::Stop);
         }),
@@ -713,6 +770,10 @@ fn happen(rig: &mut Rig, event: &str) {
         "action-ended" => Event::ActionEnded(A, i, ActionId(99), Outcome::Done),
         "connections" => Event::Connections(A, i, 7),
         "output" => Event::OutputMatched(A, i),
+        "clock" => {
+            let slept = rig.now.0 + 3_600_000_000_000;
+            rig.clock(slept as i64, slept)
+        }
         "orphan" => Event::OrphanReaped,
         "hook-ended" => Event::ActionEnded(A, i, hook, Outcome::Done),
         "hook-failed" => Event::ActionEnded(A, i, hook, Outcome::Unhappy(String::new())),
@@ -779,6 +840,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 26 * EVENTS.len());
+    assert_eq!(cells, 28 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

@@ -16,6 +16,7 @@ use super::ready::Probe;
 use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
 use super::spec::{Drain, MaxConnections, Spec, To};
+use super::timer::Clock;
 
 /// One configured service. Never used again for another one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -191,6 +192,9 @@ pub enum Event {
     /// Answer to [`Effect::LookOut`]: of what it waits for this is missing now. Comes in the same
     /// turn, and again when that changes.
     World(ServiceId, Vec<Condition>),
+    /// What the clocks show: answer to [`Effect::ReadClock`], and whenever the wall clock was
+    /// set or the machine comes out of suspend, while that is watched for.
+    Clock(Rc<Clock>),
     /// Answer to [`Effect::WatchFiles`]: the state of each file now. Comes in the same turn, and
     /// again when that changes.
     Files(ServiceId, Vec<Print>),
@@ -331,6 +335,10 @@ pub enum Effect {
     Look(ServiceId, Instance),
     /// From now on tell, by `World`, what of this is missing. None: no longer.
     LookOut(ServiceId, Option<Rc<WaitFor>>),
+    /// From now on tell, by `Clock`, when the wall clock was set. False: no longer.
+    WatchClock(bool),
+    /// Read the clocks and the time zone. Answered by `Clock` in the same turn.
+    ReadClock,
     /// From now on tell, by `Files`, in which state these files are. None: no longer.
     WatchFiles(ServiceId, Option<Rc<Watched>>),
     /// The instance is over: tree empty, reaped. Its cgroup and sockets may be let go.
@@ -373,6 +381,8 @@ impl Effect {
             | Effect::LetGo(..)
             | Effect::Watch(..)
             | Effect::LookOut(..)
+            | Effect::WatchClock(_)
+            | Effect::ReadClock
             | Effect::WatchFiles(..)
             | Effect::Publish(..)
             | Effect::Finish => false,

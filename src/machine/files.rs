@@ -125,7 +125,9 @@ impl Service {
         let wanted = self.want == Want::Up && !self.gone;
         self.spec.watch.is_some()
             && match &self.state {
-                State::Down(Rest::Stopped | Rest::Finished) | State::Waiting => false,
+                State::Down(Rest::Stopped | Rest::Finished | Rest::Scheduled) | State::Waiting => {
+                    false
+                }
                 State::Down(Rest::Failed(_) | Rest::Done) => wanted,
                 State::Starting(_)
                 | State::Up(_)
@@ -175,7 +177,7 @@ impl Service {
             State::Up(_) | State::Backoff { .. } | State::Down(Rest::Failed(_) | Rest::Done) => {
                 true
             }
-            State::Down(Rest::Stopped | Rest::Finished)
+            State::Down(Rest::Stopped | Rest::Finished | Rest::Scheduled)
             | State::Waiting
             | State::Starting(_)
             | State::Stopping(..)

@@ -19,6 +19,7 @@ use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State,
 use super::spec::{Schedule, Spec};
 use super::stop::{Order, Scene};
 use super::time::Tick;
+use super::timer::Covered;
 
 /// No duration of a sound memory is longer.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -44,6 +45,12 @@ pub struct Memory {
     /// Since when it waits for the world.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     looks_out: Option<Tick>,
+    /// When its timer runs it next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Tick>,
+    /// What is done with, of the times of day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    covered: Option<Covered>,
     /// Its files as it knows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     files: Option<Vec<Print>>,
@@ -57,6 +64,12 @@ pub struct Begun {
     at: Tick,
     by: Origin,
     restarts: u32,
+    /// When its timer runs it next; an earlier superd said nothing of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    due: Option<Tick>,
+    /// As in a [`Memory`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    covered: Option<Covered>,
 }
 
 impl Begun {
@@ -82,6 +95,8 @@ impl Begun {
             at: service.since,
             by: service.start_by.clone(),
             restarts: service.restarts,
+            due: service.due,
+            covered: service.covered,
         })
     }
 }
@@ -101,8 +116,12 @@ impl Memory {
             at,
             by,
             restarts,
+            due,
+            covered,
         } = begun;
         self.restarts = restarts;
+        self.due = due;
+        self.covered = covered;
         self.want = Want::Up;
         self.state = State::Starting(Run::new(instance, at));
         self.since = at;
@@ -133,6 +152,8 @@ impl Memory {
             says: service.says.clone(),
             reload: service.reload.clone(),
             looks_out: service.outlook.as_ref().map(|o| o.since),
+            due: service.due,
+            covered: service.covered,
             files: service.files.as_ref().and_then(|f| f.known.clone()),
         }
     }
@@ -157,6 +178,8 @@ impl Memory {
             says: String::new(),
             reload: None,
             looks_out: None,
+            due: None,
+            covered: None,
             files: None,
         }
     }
@@ -263,6 +286,7 @@ impl Memory {
             && spec.ready.as_ref().is_none_or(|r| r.is_sound(LONGEST))
             && spec.health.as_ref().is_none_or(|h| h.is_sound(LONGEST))
             && spec.watchdog.is_none_or(|d| d <= LONGEST)
+            && spec.timer.is_none_or(|t| t.is_sound())
             && spec
                 .wait_for
                 .as_ref()
@@ -316,6 +340,9 @@ impl Service {
         self.last = memory.last;
         self.says = memory.says;
         self.reload = memory.reload;
+        // When a time of day comes, the clock will say.
+        self.due = memory.due.filter(|_| !self.is_of_day());
+        self.covered = memory.covered;
         self.files = memory.files.map(|known| Box::new(Files::known(known)));
         let is_waiting = matches!(self.state, State::Waiting);
         self.outlook = memory
@@ -339,7 +366,13 @@ impl Service {
         let id = self.id;
         let instance = self.instance;
         match (&mut self.state, found) {
-            (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => Moved::default(),
+            (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => {
+                if self.due.is_none() {
+                    // An earlier superd knew nothing of timers.
+                    self.keep_step(now);
+                }
+                Moved::default()
+            }
             // There is no main process yet; the hook goes on, or is told to have ended.
             (State::Starting(run), Presence::Gone { .. } | Presence::Running(_))
                 if run.is_preparing() =>

@@ -36,4 +36,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod time;
+pub mod timer;
 pub mod upgrade;
+pub mod zone;

@@ -48,6 +48,8 @@ pub enum Origin {
     },
     /// The configuration was loaded or changed.
     Config,
+    /// Its time has come (`every`, `at`).
+    Timer,
     /// superd itself: the restart policy, or its own shutdown deadline.
     Policy,
     /// A file that it watches changed.
@@ -94,6 +96,7 @@ impl fmt::Display for Origin {
                     named(command)
                 )
             }
+            Origin::Timer => f.write_str("its timer"),
             Origin::Dependency { service } => write!(f, "dependency {service}"),
             Origin::Conflict { service } => write!(f, "{service} (conflicts with it)"),
             Origin::Config => f.write_str("configuration"),
@@ -484,6 +487,12 @@ pub fn waiting_for(on: &[String], unwanted: &[String]) -> String {
     on.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// For a run that is not begun because the one before has not ended.
+pub fn left_out(ran: Duration) -> String {
+    let ran = Span(ran);
+    format!("due again, and still running after {ran}: not started twice, this time is left out")
+}
+
 /// For a wait for the world that is over.
 pub fn wait_over(on: &[String], after: Duration, starts: bool) -> String {
     let what = match on {
@@ -617,6 +626,13 @@ pub enum Happening {
     Done {
         /// Which run.
         instance: Instance,
+    },
+    /// Its timer was to run it, and the run before is still under way.
+    LeftOut {
+        /// Which run that is.
+        instance: Instance,
+        /// How long it has run.
+        ran: Duration,
     },
     /// It will be started again after a pause.
     Restarting {

@@ -18,6 +18,8 @@ use super::signal::Signal;
 use super::spec::{Action, Schedule, Spec, Step, To, Until};
 use super::supervisor::{Ending, Supervisor};
 use super::time::Tick;
+use super::timer::Clock;
+use super::zone::Zone;
 
 /// The first service; tests that need more count on.
 pub const A: ServiceId = ServiceId(0);
@@ -81,6 +83,9 @@ pub struct Rig {
     pub stuck: Vec<Stuck>,
     /// When it was looked for them.
     pub looks: Vec<Tick>,
+    /// The wall clock, if it is read: ahead of `now` by so many nanoseconds.
+    pub wall: Option<i64>,
+    pub zone: Rc<Zone>,
     tickets: u64,
     answers: VecDeque<Event>,
 }
@@ -108,6 +113,8 @@ impl Rig {
             commands: 0,
             stuck: Vec::new(),
             looks: Vec::new(),
+            wall: None,
+            zone: Rc::default(),
             tickets: 0,
             answers: VecDeque::new(),
         }
@@ -134,6 +141,16 @@ impl Rig {
     pub fn hear(&mut self, event: Event) {
         self.answers.push_back(event);
         self.work();
+    }
+
+    /// What the clocks show: nanoseconds since 1970, and since the boot.
+    pub fn clock(&self, unix: i64, boot: u64) -> Event {
+        Event::Clock(Rc::new(Clock {
+            at: self.now,
+            unix,
+            boot,
+            zone: self.zone.clone(),
+        }))
     }
 
     fn work(&mut self) {
@@ -178,6 +195,12 @@ impl Rig {
                         }
                     }
                     self.soon(Event::Checked(s, i, check, Found(found)));
+                }
+                Effect::ReadClock => {
+                    if let Some(ahead) = self.wall {
+                        let clock = self.clock(self.now.0 as i64 + ahead, self.now.0);
+                        self.soon(clock);
+                    }
                 }
                 Effect::Look(s, i) => {
                     let stuck = self.stuck.clone();
@@ -347,6 +370,9 @@ fn words(effect: &Effect) -> Option<String> {
         Effect::WatchFiles(s, Some(_)) => Some(format!("watch files of {}", name(s))),
         Effect::WatchFiles(s, None) => Some(format!("watch no files of {}", name(s))),
         Effect::LookOut(s, None) => Some(format!("look away {}", name(s))),
+        Effect::WatchClock(true) => Some("watch the clock".to_owned()),
+        Effect::WatchClock(false) => Some("watch no clock".to_owned()),
+        Effect::ReadClock => Some("read the clock".to_owned()),
         Effect::Release(s, i) => one("release", s, i),
         Effect::Forget(s) => Some(format!("forget {}", name(s))),
         Effect::Reply(ticket, answer) => {

@@ -5,9 +5,9 @@
 //!
 //! | state \ input | `Start`   | `Halt`    | `Force`   | `Spawned`/`NotSpawned` | `Execed`/`ExecFailed` | `Exited`  | checks, notices, action ends | timeout          |
 //! |---------------|-----------|-----------|-----------|------------------------|-----------------------|-----------|------------------------------|------------------|
-//! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | -                |
+//! | Down          | Starting  | -         | -         | -                      | -                     | -         | -                            | Down, due⁵       |
 //! | Waiting       | Starting  | Down      | Down      | -                      | -                     | -         | -                            | time is up       |
-//! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered; hook    | hook ends        |
+//! | Starting      | -         | Stopping¹ | Killing¹  | pid / Backoff          | Up / remembered       | Sweeping² | STOPPING remembered; hook    | hook ends; late⁵ |
 //! | Up            | -         | Stopping  | Killing   | -                      | -                     | Sweeping² | STOPPING remembered          | -                |
 //! | Stopping      | -         | absorbed  | Killing   | -                      | remembered            | Sweeping² | step goes on or ends         | step ends        |
 //! | Killing       | -         | absorbed  | absorbed  | -                      | remembered            | Sweeping² | -                            | KILL again       |
@@ -49,6 +49,8 @@
 //!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
+//! ⁵ a oneshot with `every` or `at` is as if it had never run, and what follows is as for ⁴; where
+//!   it still runs, that is said, and nothing else follows (`timer`).
 //!
 //! What was seen of a stuck process (`Looked`) is remembered in Stopping, Killing and
 //! Sweeping, for the report.
@@ -79,6 +81,7 @@ use super::restart::{How, Next, Record, Rng};
 use super::spec::{Drain, Reload, Schedule, Spec, To};
 use super::stop::{Course, Order, Scene, Stop};
 use super::time::{Span, Tick};
+use super::timer::{Clock, Covered};
 
 /// The pause before a KILL that had no effect is sent again; doubles each time.
 pub const KILL_AGAIN: Duration = Duration::from_secs(1);
@@ -126,6 +129,8 @@ pub enum Rest {
     Finished,
     /// A oneshot that ended with success: what requires it may run.
     Done,
+    /// A oneshot whose time of day has not come yet.
+    Scheduled,
     /// It failed and its policy is not to start it again.
     Failed(String),
 }
@@ -167,6 +172,9 @@ pub struct Run {
     /// New connections are held back because there are too many.
     #[serde(default)]
     pub limited: bool,
+    /// It was said that the next run is left out because this one takes so long.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
     /// New connections have been held back at some time, by this superd or, perhaps, an earlier one. Never taken
     /// back: a superd that is killed while it lets go leaves that to the next.
     #[serde(default)]
@@ -201,6 +209,7 @@ impl Run {
             adopted: false,
             drain: None,
             limited: false,
+            overdue: false,
             filtered: false,
         }
     }
@@ -478,6 +487,12 @@ pub struct Service {
     pub says: String,
     /// The reload command that runs.
     pub reload: Option<ReloadRun>,
+    /// When its timer runs it next.
+    pub due: Option<Tick>,
+    /// What is done with, of a timer by the wall clock.
+    pub covered: Option<Covered>,
+    /// That clock, as it was read last.
+    pub clock: Option<Rc<Clock>>,
     /// While it waits for the world: what is known of that.
     pub outlook: Option<Outlook>,
     /// The watch over its health, while it is up.
@@ -510,6 +525,9 @@ impl Service {
             last: None,
             says: String::new(),
             reload: None,
+            due: None,
+            covered: None,
+            clock: None,
             outlook: None,
             watch: None,
             files: None,
@@ -584,12 +602,18 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) => self.files_until(),
-            State::Waiting => self.outlook_until(),
-            State::Starting(run) if run.is_preparing() => {
-                run.hook.as_ref().map(|h| h.next_deadline())
+            State::Down(_) => {
+                let files = self.files_until();
+                files.into_iter().chain(self.timer_due()).min()
             }
-            State::Starting(run) => run.awaits.as_ref().and_then(|w| w.next_deadline()),
+            State::Waiting => self.outlook_until(),
+            State::Starting(run) => {
+                let own = match run.is_preparing() {
+                    true => run.hook.as_ref().map(|h| h.next_deadline()),
+                    false => run.awaits.as_ref().and_then(|w| w.next_deadline()),
+                };
+                own.into_iter().chain(self.left_out_at()).min()
+            }
             State::Up(run) => {
                 let reload = self.reload.as_ref().map(|r| r.until);
                 let watch = self.watch.as_ref().map(|w| w.next_deadline());
@@ -907,10 +931,11 @@ impl Service {
             }
             (State::Starting(run), Input::Timeout) => {
                 let adopted = run.adopted;
+                self.leave_out(now, cx);
                 self.in_wait(now, cx, |wait, about| wait.timeout(adopted, about))
             }
             (State::Waiting, Input::Timeout) => self.outlook_timeout(now, cx),
-            (State::Down(_), Input::Timeout) => Moved::default(),
+            (State::Down(_), Input::Timeout) => self.timer_timeout(now, cx),
         }
     }
 
@@ -930,7 +955,10 @@ impl Service {
             Input::OrphanReaped => {
                 self.with_hook(now, cx, |hook, about| hook.tree_shrank(about));
             }
-            Input::Timeout => self.with_hook(now, cx, HookRun::timeout),
+            Input::Timeout => {
+                self.leave_out(now, cx);
+                self.with_hook(now, cx, HookRun::timeout);
+            }
             Input::Start(_)
             | Input::Spawned(_)
             | Input::NotSpawned(_)
@@ -948,11 +976,16 @@ impl Service {
     }
 
     fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
+        if self.instance == Instance(0) && !self.is_of_day() {
+            // The first start is what the next ones are counted from.
+            self.due = None;
+        }
         self.instance = Instance(self.instance.0.wrapping_add(1).max(1));
         if by == Origin::Policy {
             self.restarts = self.restarts.saturating_add(1);
         }
         self.says.clear();
+        self.keep_step(now);
         self.order = None;
         self.cycle = false;
         let (id, instance) = (self.id, self.instance);
@@ -987,9 +1020,12 @@ impl Service {
         run.began = now;
         // It may have written them.
         self.renew_files(cx.effects);
+        let ready = self.spec.ready.clone();
         let State::Starting(run) = &mut self.state else {
             return Moved::default();
         };
+        // A reload may have come meanwhile, and what is forked now is of the new kind.
+        run.awaits = ready.map(|r| Box::new(Await::new(r)));
         let mut about = About {
             now,
             id,
@@ -1863,6 +1899,7 @@ impl Service {
         cx: &mut Context<'_>,
     ) -> Moved {
         let asked = stopped || self.cycle || self.order.is_some();
+        self.keep_step(now);
         self.cycle = false;
         self.order = None;
         if self.gone || self.want == Want::Down {
@@ -1879,6 +1916,9 @@ impl Service {
         if asked || !self.target {
             // It was made to go (restart, dependency, shutdown); the supervisor starts
             // it again when it is to be up.
+            if self.start_by == Origin::Timer {
+                self.start_by = Origin::Policy; // its timer had this run
+            }
             return self.enter(State::Waiting, now);
         }
         let next = self.record.next(&self.spec.restart, now, ran, how, cx.rng);

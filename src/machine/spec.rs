@@ -16,6 +16,7 @@ use super::hook::{Hook, Hooks};
 use super::outlook::WaitFor;
 use super::ready::Ready;
 use super::signal::Signal;
+use super::timer::Timer;
 
 /// A service as the machine sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +37,8 @@ pub struct Spec {
     pub oneshot: Option<Oneshot>,
     /// What of the world has to be there before it starts.
     pub wait_for: Option<Rc<WaitFor>>,
+    /// A oneshot is run again and again.
+    pub timer: Option<Timer>,
     /// How it becomes ready; none: it is as soon as the program executes.
     pub ready: Option<Rc<Ready>>,
     /// How it is seen whether it is well.

@@ -305,6 +305,8 @@ impl World {
             | Effect::Publish(..)
             | Effect::NoteFile(..)
             | Effect::LookOut(..)
+            | Effect::WatchClock(_)
+            | Effect::ReadClock
             | Effect::WatchFiles(..)
             | Effect::Finish => {}
             // Of its own accord, and after some time.

@@ -21,6 +21,7 @@ use super::restart::Rng;
 use super::service::{Context, Input, Rest, Run, Service, State, Waiter, Want};
 use super::stop;
 use super::time::Tick;
+use super::timer::Clock;
 
 /// When superd itself is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +114,8 @@ pub struct Supervisor {
     /// Services to be looked at, by their place in the order of starts. A queue instead
     /// of recursion: the depth of the stack must not depend on the configuration.
     dirty: BTreeSet<usize>,
+    /// Some service has a timer by the wall clock, and the daemon watches that clock.
+    watches_clock: bool,
 }
 
 impl Supervisor {
@@ -130,6 +133,7 @@ impl Supervisor {
             groups: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             dirty: BTreeSet::new(),
+            watches_clock: false,
         }
     }
 
@@ -258,6 +262,7 @@ impl Supervisor {
                 self.fact(id, instance, Input::Looked(stuck), now, effects);
             }
             Event::World(id, missing) => self.world_seen(id, missing, effects),
+            Event::Clock(clock) => self.hear_clock(&clock, now, effects),
             Event::Files(id, prints) => self.files_seen(id, prints, now),
             Event::OrphanReaped => {
                 let shrinking = |s: &&Service| match &s.state {
@@ -412,6 +417,7 @@ impl Supervisor {
     ) {
         self.groups = groups.into_iter().collect();
         self.reorder();
+        self.watch_clock(effects);
         self.retarget(effects);
         self.settle(now, effects);
     }
@@ -495,7 +501,9 @@ impl Supervisor {
     /// The service's state changed: look at it and everybody who may have waited for that.
     fn note_move(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
         let lost = |s: &Service| matches!(s.state, State::Down(Rest::Failed(_) | Rest::Finished));
-        if self.services.get(&id).is_some_and(lost) {
+        // One that is tried anew by its timer is lost no longer.
+        let anew = |s: &Service| s.due.is_some() && s.state == State::Down(Rest::Stopped);
+        if self.services.get(&id).is_some_and(|s| lost(s) || anew(s)) {
             self.retarget(effects);
         }
         let edges = self.order.of(id);
@@ -705,6 +713,37 @@ impl Supervisor {
             self.dirty.extend(self.order.place(id));
         }
         self.list_deadline(id);
+    }
+
+    /// The wall clock is read and watched while a service goes by it; then a changed definition
+    /// is a reason to read it once more, because the zone may be another one.
+    fn watch_clock(&mut self, effects: &mut Vec<Effect>) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        let wanted = self.services.values().any(|s| s.is_of_day() && !s.gone);
+        if wanted != self.watches_clock {
+            self.watches_clock = wanted;
+            effects.push(Effect::WatchClock(wanted));
+        }
+        if wanted {
+            effects.push(Effect::ReadClock);
+        }
+    }
+
+    fn hear_clock(&mut self, clock: &Rc<Clock>, now: Tick, effects: &mut Vec<Effect>) {
+        let of_day = self.services.values().filter(|s| s.is_of_day());
+        let of_day: Vec<ServiceId> = of_day.map(|s| s.id).collect();
+        for id in of_day {
+            let Some(service) = self.services.get_mut(&id) else {
+                continue;
+            };
+            let moved = service.hear_clock(clock, now);
+            self.list_deadline(id);
+            if moved.state {
+                self.note_move(id, effects);
+            }
+        }
     }
 
     fn look_away(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {

@@ -31,6 +31,7 @@ pub fn spec(name: &str) -> Spec {
         conflicts: Vec::new(),
         oneshot: None,
         wait_for: None,
+        timer: None,
         ready: None,
         health: None,
         watchdog: None,

@@ -67,6 +67,66 @@ impl AsRawFd for Timer {
     }
 }
 
+/// A timer on the wall clock that expires never: it becomes readable when that clock is set, or
+/// jumps because the machine comes out of suspend (TFD_TIMER_CANCEL_ON_SET, timerfd_create(2)).
+#[derive(Debug)]
+pub struct WallTimer {
+    fd: TimerFd,
+}
+
+impl WallTimer {
+    /// Non-blocking and close-on-exec; from now on it notices.
+    pub fn new() -> io::Result<WallTimer> {
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let fd = TimerFd::new(ClockId::CLOCK_REALTIME, flags)?;
+        // Later than any clock can be set to, and no overflow in the kernel.
+        let never = TimeSpec::from_duration(Duration::from_secs(FAR));
+        let flags =
+            TimerSetTimeFlags::TFD_TIMER_ABSTIME | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET;
+        fd.set(Expiration::OneShot(never), flags)?;
+        Ok(WallTimer { fd })
+    }
+
+    /// Forgets that the clock was set. Says whether it was.
+    pub fn drain(&self) -> bool {
+        let mut count = [0_u8; 8];
+        let read = nix::unistd::read(self.fd.as_fd(), &mut count);
+        matches!(read, Ok(8) | Err(nix::errno::Errno::ECANCELED))
+    }
+}
+
+/// The last second that fits 32 bits: the most that is portable, and if it ever expires, that is one
+/// look too many.
+const FAR: u64 = 0x7fff_ffff;
+
+impl AsRawFd for WallTimer {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_fd().as_raw_fd()
+    }
+}
+
+/// CLOCK_MONOTONIC, CLOCK_REALTIME and CLOCK_BOOTTIME at one moment, in nanoseconds. Read again
+/// when it took so long that they would not belong together.
+pub fn clocks() -> (u64, i64, u64) {
+    let read = |clock| {
+        // clock_gettime(2) cannot fail for these clocks.
+        let t = nix::time::clock_gettime(clock).map_or(Duration::ZERO, Duration::from);
+        u64::try_from(t.as_nanos()).unwrap_or(u64::MAX)
+    };
+    let mut shown = (0, 0, 0);
+    for _ in 0..5 {
+        let before = monotonic();
+        let unix = read(nix::time::ClockId::CLOCK_REALTIME);
+        let boot = read(nix::time::ClockId::CLOCK_BOOTTIME);
+        let after = monotonic();
+        shown = (before, i64::try_from(unix).unwrap_or(i64::MAX), boot);
+        if after - before < 1_000_000 {
+            break;
+        }
+    }
+    shown
+}
+
 /// Whether somebody has told the kernel that its clock is synchronised, as NTP daemons do
 /// (adjtimex(2), STA_UNSYNC). Setting the clock takes that back until they say so again.
 pub fn is_synchronised() -> bool {

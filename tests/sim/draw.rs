@@ -14,6 +14,7 @@ use superd::machine::spec::{
     Action, Checker, CrashLoop, Http, HttpAddress, MaxConnections, Oneshot, Policy, Reload,
     Restart, Schedule, Spec, Step, To, Until,
 };
+use superd::machine::timer::Timer;
 
 use crate::dice::Dice;
 
@@ -215,6 +216,10 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         conflicts,
         oneshot,
         wait_for,
+        timer: (oneshot.is_some() && dice.chance(70)).then(|| match dice.chance(50) {
+            true => Timer::Every(Duration::from_secs(1 + dice.below(30))),
+            false => Timer::At(dice.below(86_400) as u32),
+        }),
         ready,
         health,
         watchdog,

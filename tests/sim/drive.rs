@@ -15,7 +15,7 @@ use superd::machine::event::{
 use superd::machine::keep::Whole;
 use superd::machine::memory::Memory;
 use superd::machine::report::Origin;
-use superd::machine::service::{Rest, Service, State};
+use superd::machine::service::{Rest, Service, State, Want};
 use superd::machine::signal::Signal;
 use superd::machine::spec::{Oneshot, Spec};
 use superd::machine::supervisor::{Ending, Supervisor};
@@ -81,10 +81,21 @@ fn who() -> Origin {
 fn is_up(service: &Service) -> bool {
     let up = match service.state {
         State::Up(_) => !service.cycle,
-        State::Down(Rest::Done) => service.spec.oneshot == Some(Oneshot::Remains),
+        State::Down(Rest::Done) => {
+            service.spec.oneshot == Some(Oneshot::Remains) && service.spec.timer.is_none()
+        }
         _ => false,
     };
     up && service.target
+}
+
+/// It is down, and its timer starts it.
+fn is_left_to_its_timer(service: &Service) -> bool {
+    let rests = match &service.state {
+        State::Down(rest) => *rest != Rest::Stopped,
+        _ => false,
+    };
+    rests && service.spec.timer.is_some() && service.want == Want::Up
 }
 
 impl Sim {
@@ -179,6 +190,8 @@ impl Sim {
             self.judge.line = self.machine.order().line().to_vec();
             let up = self.machine.services().filter(|s| is_up(s));
             self.judge.up = up.map(|s| s.id).collect();
+            let timed = self.machine.services().filter(|s| is_left_to_its_timer(s));
+            self.judge.timed = timed.map(|s| s.id).collect();
             self.judge.hear(self.now, &event);
             let mut effects = Vec::new();
             self.machine.handle(self.now, event, &mut effects);
@@ -310,10 +323,14 @@ impl Sim {
             let Some(shadow) = self.judge.services.get(&id) else {
                 continue;
             };
-            if shadow.spec.health.is_some() || shadow.spec.watchdog.is_some() {
+            if shadow.spec.health.is_some()
+                || shadow.spec.watchdog.is_some()
+                || shadow.spec.timer.is_some()
+            {
                 let spec = Spec {
                     health: None,
                     watchdog: None,
+                    timer: None,
                     ..(*shadow.spec).clone()
                 };
                 changed.push((id, Rc::new(spec), Change::Policy));
@@ -426,6 +443,15 @@ impl Sim {
         let leaving = self.machine.services().filter(|s| s.gone).map(|s| s.id);
         let gone = leaving.collect();
         self.world.outlooks.clear();
+        self.world.clock_is_watched = false;
+        if self.dice.chance(20) {
+            self.world.jump(&mut Vec::new());
+        }
+        if self.judge.is_quiet() && self.dice.chance(50) {
+            // The next one takes its time, or the machine was asleep.
+            let away = Duration::from_millis(self.dice.below(100_000));
+            self.set_clock(self.now + away);
+        }
         self.world.watched.clear();
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
@@ -470,6 +496,7 @@ impl Sim {
         let spec = |id| specs.get(&id).cloned();
         assert_eq!(whole.fault(|id| spec(id).map(|s| (*s).clone())), None);
         self.world.outlooks.clear();
+        self.world.clock_is_watched = false;
         self.world.watched.clear();
         self.machine = Supervisor::new(self.dice.roll(), Ending::WhenAsked);
         self.machine.set_shutdown_deadline(self.within);
@@ -494,9 +521,11 @@ impl Sim {
                 left: Some(child.map_or(0, Child::orphans_alive)),
             },
         };
-        let Ok(text) = serde_json::to_string(&Memory::of(service)) else {
+        let Ok(mut written) = serde_json::to_value(Memory::of(service)) else {
             panic!("a memory cannot be written");
         };
+        self.tamper.with_memory(&mut written);
+        let text = written.to_string();
         let Ok(memory) = serde_json::from_str::<Memory>(&text) else {
             panic!("a memory cannot be read: {text}");
         };
@@ -523,8 +552,21 @@ impl Sim {
             7 => self.stale(),
             8 => self.succeed(),
             9 => self.become_another(),
+            10..=12 => self.jump(),
             _ => self.ask(),
         }
+    }
+
+    /// The wall clock is set, or the machine has slept.
+    fn jump(&mut self) -> Result<(), Broken> {
+        let mut events = Vec::new();
+        self.world.jump(&mut events);
+        self.note(|| "** the clock jumps".to_owned());
+        self.steps += 1;
+        for event in events {
+            self.deliver(event)?;
+        }
+        self.time()
     }
 
     /// An event about an instance that is over long since.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use superd::machine;
 use superd::machine::event::{
     ActionId, Change, Check, Effect, Event, Instance, Notice, Outcome, Pid, ServiceId, Target,
     Ticket, Verb,
@@ -22,6 +23,7 @@ use superd::machine::signal::Signal;
 use superd::machine::spec::{Action, Drain, Policy, Reload, Schedule, Spec, Step, To, Until};
 use superd::machine::supervisor::Supervisor;
 use superd::machine::time::Tick;
+use superd::machine::timer::Clock;
 
 use crate::world::{Key, World};
 
@@ -187,6 +189,86 @@ impl Live {
     }
 }
 
+/// The times at which a oneshot is run by its timer: the beginning, and so often after it.
+#[derive(Debug)]
+struct Timer {
+    began: Tick,
+    every: Duration,
+    /// How many of these times were over when a run began or ended last: they are done with.
+    covered: u128,
+    /// And when it had waited in vain for the world, or was given up.
+    excused: u128,
+}
+
+impl Timer {
+    fn new(now: Tick, every: Duration) -> Timer {
+        Timer {
+            began: now,
+            every,
+            covered: 0,
+            excused: 0,
+        }
+    }
+
+    /// How many of them are over.
+    fn over(&self, now: Tick) -> u128 {
+        (now - self.began).as_nanos() / self.every.as_nanos().max(1)
+    }
+}
+
+/// The times of day at which a oneshot is run, by a wall clock in UTC.
+#[derive(Debug)]
+struct Daily {
+    time: i64,
+    /// All that was due is done with until then, in nanoseconds since the boot; none: the clock has
+    /// never been read.
+    covered: Option<u64>,
+    /// And so is this one, when the clock shows it again.
+    last: Option<i64>,
+    /// What had come by then may be left out.
+    excused: u64,
+    /// It was due by the clock as it went at some time, and has not been run.
+    owed: bool,
+}
+
+impl Daily {
+    /// The last such time by now.
+    fn latest(&self, now: Tick, clock: &Clock) -> i64 {
+        let unix = seconds(clock, boot(clock, now));
+        let day = 86_400;
+        (unix - self.time).div_euclid(day) * day + self.time
+    }
+
+    fn is_due_since(&self, from: u64, now: Tick, clock: &Clock) -> bool {
+        let latest = self.latest(now, clock);
+        latest > seconds(clock, from) && Some(latest) != self.last
+    }
+
+    fn is_due(&self, now: Tick, clock: &Clock) -> bool {
+        self.covered
+            .is_some_and(|from| self.is_due_since(from, now, clock))
+    }
+
+    fn cover(&mut self, now: Tick, clock: &Clock) {
+        let from = self.covered.map(|from| seconds(clock, from));
+        let latest = self.latest(now, clock);
+        if from.is_some_and(|from| latest > from) {
+            self.last = Some(latest);
+        }
+        self.covered = Some(boot(clock, now));
+        self.owed = false;
+    }
+}
+
+fn boot(clock: &Clock, now: Tick) -> u64 {
+    clock.boot + (now - clock.at).as_nanos() as u64
+}
+
+/// What the wall clock would have shown then.
+fn seconds(clock: &Clock, boot: u64) -> i64 {
+    (clock.unix + (boot as i64 - clock.boot as i64)).div_euclid(1_000_000_000)
+}
+
 /// What has become of the files of a service.
 #[derive(Debug, Default)]
 struct Edits {
@@ -241,6 +323,31 @@ pub struct Shadow {
     stays: bool,
     last: Instance,
     live: Option<Live>,
+    timer: Option<Timer>,
+    daily: Option<Daily>,
+}
+
+impl Shadow {
+    /// A run begins or ends: what was to be run by now is done with.
+    fn cover(&mut self, now: Tick, clock: Option<&Clock>) {
+        if let (Some(daily), Some(clock)) = (&mut self.daily, clock) {
+            daily.cover(now, clock);
+        }
+        if let Some(machine::timer::Timer::Every(every)) = self.spec.timer {
+            let timer = self.timer.get_or_insert_with(|| Timer::new(now, every));
+            timer.covered = timer.over(now);
+        }
+    }
+
+    /// No run, but what counts as one.
+    fn excuse(&mut self, now: Tick, clock: Option<&Clock>) {
+        if let (Some(daily), Some(clock)) = (&mut self.daily, clock) {
+            daily.excused = boot(clock, now);
+        }
+        if let Some(timer) = &mut self.timer {
+            timer.excused = timer.over(now);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -254,6 +361,10 @@ pub struct Judge {
     pub line: Vec<ServiceId>,
     /// Those that are up, and not about to go: to start one of them changes nothing.
     pub up: BTreeSet<ServiceId>,
+    /// Those that are down until their timers start them.
+    pub timed: BTreeSet<ServiceId>,
+    /// As it was read last.
+    clock: Option<Rc<Clock>>,
     asked: Option<(Target, Verb)>,
     /// Restarts asked for in this step that a checker may have to allow.
     undecided: Vec<ServiceId>,
@@ -392,8 +503,11 @@ impl Judge {
                     Target::All => self.line.clone(),
                 };
                 for id in ids {
-                    if *target == Target::One(id) || !self.is_an_alternative(id, *verb) {
-                        self.wish(id, *verb);
+                    match target {
+                        Target::One(_) => self.wish(id, *verb),
+                        Target::All if self.is_an_alternative(id, *verb) => {}
+                        Target::All if self.is_left_to_its_timer(now, id, *verb) => {}
+                        Target::All => self.wish(id, *verb),
                     }
                 }
             }
@@ -488,6 +602,7 @@ impl Judge {
             | Event::Connections(..)
             | Event::World(..)
             | Event::OrphanReaped => {}
+            Event::Clock(clock) => self.set_clock(now, clock),
         }
     }
 
@@ -506,7 +621,30 @@ impl Judge {
             stays: false,
             last: Instance(0),
             live: None,
+            timer: None,
+            daily: None,
         });
+        let is_new = s.timer.is_none() && s.daily.is_none();
+        if s.spec.timer != spec.timer || is_new {
+            s.timer = None;
+            s.daily = None;
+            match spec.timer {
+                None => {}
+                Some(machine::timer::Timer::Every(every)) => {
+                    s.timer = Some(Timer::new(now, every));
+                }
+                Some(machine::timer::Timer::At(time)) => {
+                    // It begins when the clock is read, in the same turn.
+                    s.daily = Some(Daily {
+                        time: i64::from(time),
+                        covered: None,
+                        last: None,
+                        excused: 0,
+                        owed: false,
+                    });
+                }
+            }
+        }
         let watched = |s: &Spec| (s.health.clone(), s.watchdog);
         if watched(&s.spec) != watched(spec) {
             if let Some(live) = &mut s.live {
@@ -537,6 +675,37 @@ impl Judge {
         let chosen = rivals.iter().any(wanted);
         let rests = |s: &Shadow| s.live.is_none() && (!s.spec.autostart || chosen);
         starts && !rivals.is_empty() && self.services.get(&id).is_some_and(rests)
+    }
+
+    /// A start of everything does not run it, and has its time of day come into force again.
+    fn is_left_to_its_timer(&mut self, now: Tick, id: ServiceId, verb: Verb) -> bool {
+        let starts = matches!(verb, Verb::Start | Verb::Restart | Verb::RestartNow);
+        let Some(s) = self.services.get_mut(&id).filter(|s| !s.gone) else {
+            return false;
+        };
+        if !starts || self.shutdown {
+            return false;
+        }
+        if s.want == Want::Down && s.daily.is_some() && s.live.is_none() {
+            s.want = Want::Up;
+            s.given_up = false;
+            s.cover(now, self.clock.as_deref());
+            return true;
+        }
+        self.timed.contains(&id)
+    }
+
+    /// The wall clock was read: what was due by it as it went before is still owed.
+    fn set_clock(&mut self, now: Tick, clock: &Rc<Clock>) {
+        let before = self.clock.replace(clock.clone());
+        for s in self.services.values_mut() {
+            let Some(daily) = &mut s.daily else { continue };
+            if daily.covered.is_none() {
+                daily.cover(now, clock);
+            }
+            let due = |clock: &Rc<Clock>| daily.is_due(now, clock);
+            daily.owed |= before.iter().any(due) || due(clock);
+        }
     }
 
     fn wish(&mut self, id: ServiceId, verb: Verb) {
@@ -671,11 +840,13 @@ impl Judge {
         })?;
         match effect {
             Effect::Spawn(s, i) if self.is_prepared(*s, *i) => {
+                let ready = self.services.get(s).and_then(|s| s.spec.ready.clone());
                 self.knows_nothing(*s);
                 let left = world.of_hooks(*s);
                 let happy = |l: &Live| matches!(l.prepares, Some((_, Some(true))));
                 let live = self.live(*s, *i)?;
                 let ok = happy(live) && live.stop.is_none();
+                live.awaits = ready;
                 live.prepares = None;
                 require(ok, "started when its pre-start is happy", || {
                     format!("{s:?}")
@@ -750,8 +921,12 @@ impl Judge {
             }
             Effect::LookOut(s, None) => {
                 self.outlooks.remove(s);
+                if let Some(s) = self.services.get_mut(s) {
+                    s.excuse(now, self.clock.as_deref());
+                }
                 Ok(())
             }
+            Effect::WatchClock(_) | Effect::ReadClock => Ok(()),
             Effect::WatchFiles(s, Some(_)) => {
                 let edits = self.files.entry(*s).or_default();
                 if !self.succeeds {
@@ -764,7 +939,7 @@ impl Judge {
                 let was = self.files.remove(s).is_some();
                 require(was, "files are let alone once", || format!("{s:?}"))
             }
-            Effect::Release(s, i) => self.release(*s, *i, world),
+            Effect::Release(s, i) => self.release(now, *s, *i, world),
             Effect::Forget(s) => {
                 let at_rest = |s: Shadow| s.gone && s.live.is_none();
                 self.files.remove(s);
@@ -845,7 +1020,7 @@ impl Judge {
     fn begin(&mut self, now: Tick, id: ServiceId, i: Instance, world: &World) -> Ruling {
         self.decide();
         self.world_allows(now, id, world)?;
-        self.spawn(id, i, world)
+        self.spawn(now, id, i, world)
     }
 
     fn is_prepared(&self, id: ServiceId, instance: Instance) -> bool {
@@ -896,7 +1071,7 @@ impl Judge {
         })
     }
 
-    fn spawn(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+    fn spawn(&mut self, now: Tick, id: ServiceId, instance: Instance, world: &World) -> Ruling {
         self.spawns += 1;
         let wanted = self.target(id);
         let missing = self.missing_before(id);
@@ -920,6 +1095,11 @@ impl Judge {
             return broken("never without being wanted", format!("{id:?}"));
         };
         s.done = false;
+        s.given_up = false;
+        if s.last == Instance(0) {
+            s.timer = None;
+        }
+        s.cover(now, self.clock.as_deref());
         require(s.live.is_none(), "never two", || {
             format!("{instance:?} of {id:?} before the one before was released")
         })?;
@@ -1198,6 +1378,22 @@ impl Judge {
                 live.triggered = false;
                 require(fit, "up when it is ready", || format!("{id:?}"))
             }
+            Happening::Starting {
+                by: Origin::Timer, ..
+            } => {
+                let s = self.services.get(&id);
+                // It may have waited in vain for its first start.
+                let first = s.is_some_and(|s| s.last == Instance(0));
+                let timer = s.and_then(|s| s.timer.as_ref());
+                let due = match s.and_then(|s| s.daily.as_ref()) {
+                    None => first || timer.is_some_and(|t| t.over(now) > t.covered),
+                    Some(daily) => daily.owed || self.clock.iter().any(|c| daily.is_due(now, c)),
+                };
+                require(due, "what is due is run once", || {
+                    let daily = s.and_then(|s| s.daily.as_ref());
+                    format!("{id:?} at {now:?}: {timer:?}, {daily:?}, {:?}", self.clock)
+                })
+            }
             Happening::Step { instance, what, .. } if !what.starts_with("KILL to the tree") => {
                 let live = self.live(id, *instance)?;
                 let said = live.stopping_said;
@@ -1233,6 +1429,7 @@ impl Judge {
                     return broken("services are kept", format!("{id:?}"));
                 };
                 s.given_up = true;
+                s.excuse(now, self.clock.as_deref());
                 let never = s.spec.restart.policy != Policy::Always || s.stays;
                 require(never && s.want == Want::Up, "never given up", || {
                     format!("{id:?}")
@@ -1412,7 +1609,7 @@ impl Judge {
         }
     }
 
-    fn release(&mut self, id: ServiceId, instance: Instance, world: &World) -> Ruling {
+    fn release(&mut self, now: Tick, id: ServiceId, instance: Instance, world: &World) -> Ruling {
         let hooks = self.services.get(&id).and_then(|s| s.spec.hooks.clone());
         let live = self.live(id, instance)?;
         let due = hooks.is_some_and(|h| h.post_stop.is_some()) && !live.redefined;
@@ -1433,6 +1630,7 @@ impl Judge {
         let live = self.services.get_mut(&id).and_then(|s| {
             s.ended_well = s.live.as_ref().is_some_and(|l| l.success);
             s.stays = s.live.as_ref().is_some_and(|l| l.stay);
+            s.cover(now, self.clock.as_deref());
             s.live.take()
         });
         // A successor that finds it ended holds nothing any more.
@@ -1458,6 +1656,20 @@ impl Judge {
             })?;
         }
         for (id, s) in &mut self.services {
+            let timer = s.timer.as_ref().filter(|_| s.live.is_none());
+            let mut missed = timer.is_some_and(|t| t.over(now) > t.covered.max(t.excused));
+            if let (Some(daily), Some(clock), None) = (&mut s.daily, &self.clock, &s.live) {
+                daily.owed |= daily.is_due(now, clock);
+                let from = daily.covered.unwrap_or(0).max(daily.excused);
+                missed |= daily.is_due_since(from, now, clock);
+            }
+            if missed && s.want == Want::Up && !s.gone && !self.shutdown {
+                let state = machine.service(*id).map(|s| &s.state);
+                let waits = matches!(state, Some(State::Waiting | State::Backoff { .. }));
+                require(waits, "what is due is not left out", || {
+                    format!("{id:?} at {now:?}: {timer:?}, {:?}, {state:?}", s.daily)
+                })?;
+            }
             let Some(live) = &mut s.live else { continue };
             let pid = machine.service(*id).and_then(|s| s.pid());
             require(
@@ -1485,6 +1697,13 @@ impl Judge {
             stop.forced |= live.forced;
         }
         Ok(())
+    }
+
+    /// Nothing is under way that has to end in time.
+    pub fn is_quiet(&self) -> bool {
+        let quiet = |l: &Live| l.stop.is_none() && l.exited.is_none();
+        let mut live = self.services.values().filter_map(|s| s.live.as_ref());
+        live.all(quiet)
     }
 
     /// Everything has calmed down and every deadline has run out.

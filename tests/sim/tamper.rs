@@ -1,6 +1,7 @@
 //! Mistakes on purpose: what the machine says is spoilt on its way to the world. Each
 //! must be noticed, or the simulator proves nothing.
 
+use serde_json::{json, Value};
 use superd::machine::event::{Effect, Instance};
 use superd::machine::hook::Kind;
 use superd::machine::report::Happening;
@@ -43,9 +44,28 @@ pub enum Tamper {
     FinishEarly,
     /// superd never ends.
     NoFinish,
+    /// The next superd does not know when a timer is due.
+    DueLost,
+    /// The next superd takes what is done for due.
+    DueAgain,
 }
 
 impl Tamper {
+    /// What is written down of a service.
+    pub fn with_memory(self, written: &mut Value) {
+        for (key, done_with_nothing) in [
+            ("due", Value::from(1)),
+            ("covered", json!({ "boot": 1, "last": null })),
+        ] {
+            let value = written.get_mut(key).filter(|value| !value.is_null());
+            match (self, value) {
+                (Tamper::DueLost, Some(value)) => *value = Value::Null,
+                (Tamper::DueAgain, Some(value)) => *value = done_with_nothing,
+                _ => {}
+            }
+        }
+    }
+
     pub fn with(self, effects: &mut Vec<Effect>) {
         let twice = |e: &Effect| match (self, e) {
             (Tamper::TermTwice, Effect::Signal(_, _, s, _)) => *s == Signal::TERM,

@@ -14,6 +14,8 @@ use superd::machine::report::{Crash, Exit, SpawnError, Stage, Stuck};
 use superd::machine::signal::Signal;
 use superd::machine::spec::To;
 use superd::machine::time::Tick;
+use superd::machine::timer::Clock;
+use superd::machine::zone::Zone;
 
 use crate::dice::Dice;
 
@@ -118,6 +120,12 @@ pub struct World {
     pub oneshots: BTreeSet<ServiceId>,
     /// Who looks out for what, and what each was told.
     pub outlooks: BTreeMap<ServiceId, (Rc<WaitFor>, Vec<Condition>)>,
+    /// What the wall clock is ahead of `now`, in nanoseconds.
+    wall: i64,
+    /// How long the machine has slept, in nanoseconds.
+    slept: u64,
+    /// Somebody wants to know when the wall clock is set.
+    pub clock_is_watched: bool,
     /// The files of each service that has some.
     pub files: BTreeMap<ServiceId, Vec<Print>>,
     /// Whose files are looked after, and what was told.
@@ -151,6 +159,10 @@ impl World {
             due: BTreeMap::new(),
             oneshots: BTreeSet::new(),
             outlooks: BTreeMap::new(),
+            // It has not been told yet what year it is.
+            wall: 0,
+            slept: 0,
+            clock_is_watched: false,
             files: BTreeMap::new(),
             watched: BTreeMap::new(),
             hooks: BTreeMap::new(),
@@ -282,6 +294,8 @@ impl World {
             Effect::LookOut(s, None) => {
                 self.outlooks.remove(s);
             }
+            Effect::WatchClock(wanted) => self.clock_is_watched = *wanted,
+            Effect::ReadClock => out.push(self.clock()),
             Effect::WatchFiles(s, Some(watched)) => {
                 let now = self
                     .files
@@ -315,6 +329,42 @@ impl World {
             | Effect::Reply(..)
             | Effect::Publish(..)
             | Effect::Finish => {}
+        }
+    }
+
+    fn clock(&self) -> Event {
+        Event::Clock(Rc::new(Clock {
+            at: self.now,
+            unix: self.now.0 as i64 + self.wall,
+            boot: self.now.0 + self.slept,
+            zone: Rc::new(Zone::default()),
+        }))
+    }
+
+    /// The wall clock is set, or the machine has slept.
+    pub fn jump(&mut self, out: &mut Vec<Event>) {
+        const SECOND: u64 = 1_000_000_000;
+        const DAY: u64 = 86_400 * SECOND;
+        let by = match self.dice.below(5) {
+            0 => self.dice.below(SECOND),
+            1 => self.dice.below(DAY),
+            2 => DAY,
+            3 => self.dice.below(9 * DAY),
+            _ => 50 * 365 * DAY,
+        };
+        match self.dice.below(4) {
+            0 => {
+                let by = by.min(9 * DAY);
+                self.slept += by;
+                self.wall += by as i64;
+            }
+            1 => self.wall -= (by as i64).min(self.wall + self.now.0 as i64),
+            // Not to where the sums of nanoseconds end.
+            _ if self.wall > 150 * 365 * DAY as i64 => self.wall = 0,
+            _ => self.wall += by as i64,
+        }
+        if self.clock_is_watched {
+            out.push(self.clock());
         }
     }
 

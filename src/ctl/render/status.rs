@@ -69,6 +69,9 @@ fn remarks(s: &Status) -> String {
     if let Some(ms) = s.retry_ms {
         parts.push(format!("next start in {}", span(ms)));
     }
+    if let Some(ms) = s.next_run_ms {
+        parts.push(format!("next run in {}", span(ms)));
+    }
     match parts.is_empty() {
         true => "-".to_owned(),
         false => parts.join("; "),
@@ -139,6 +142,9 @@ pub fn one(s: &Status, style: Style) -> String {
     }
     if let Some(ms) = s.retry_ms {
         row("next start", &format!("in {}", span(ms)));
+    }
+    if let Some(ms) = s.next_run_ms {
+        row("next run", &format!("in {}", span(ms)));
     }
     match (s.ready.as_deref(), s.reloading) {
         (_, true) => row("ready", "reloading"),

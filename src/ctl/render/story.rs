@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::control::reply::{EventLine, LogLine};
 use crate::machine::report::{
-    hook_in_words, wait_over, waiting_for, EndReport, Exit, Happening, Origin, Verdict,
+    hook_in_words, left_out, wait_over, waiting_for, EndReport, Exit, Happening, Origin, Verdict,
 };
 use crate::machine::time::Span;
 
@@ -233,6 +233,7 @@ fn happening(what: &Happening) -> String {
             }
         }
         Happening::Done { .. } => "done".to_owned(),
+        Happening::LeftOut { ran, .. } => left_out(*ran),
         Happening::Unhealthy {
             failures, of, why, ..
         } => format!("health check failed, {failures} of {of}: {why}"),

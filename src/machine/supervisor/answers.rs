@@ -223,6 +223,9 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
                     Some(Answer::Failed("it ended before it was up".to_owned()))
                 }
                 State::Down(Rest::Done) => Some(Answer::Finished),
+                State::Down(Rest::Scheduled) => Some(Answer::Failed(
+                    "its definition has changed: it waits for its time of day".to_owned(),
+                )),
                 State::Down(Rest::Stopped)
                 | State::Waiting
                 | State::Starting(_)

@@ -12,7 +12,7 @@ use crate::machine::files;
 use crate::machine::report::{Happening, Origin};
 use crate::machine::service::{Context, Doing, Hold, Input, Rest, Service, State, Waiter, Want};
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Oneshot, Spec, To};
+use crate::machine::spec::{Spec, To};
 use crate::machine::stop;
 use crate::machine::time::Tick;
 
@@ -34,6 +34,9 @@ impl Supervisor {
                 None => {
                     let mut service = Service::new(id, spec, now);
                     service.start_by = by.clone();
+                    if service.want == Want::Up {
+                        service.schedule(now);
+                    }
                     self.services.insert(id, service);
                 }
                 Some(service) => {
@@ -51,6 +54,18 @@ impl Supervisor {
                             actions: &mut self.actions,
                         };
                         service.renew_watch(now, &mut cx);
+                        watches.push(id);
+                    }
+                    if old.timer != service.spec.timer {
+                        service.begin_timer(now);
+                        if service.start_by == Origin::Timer {
+                            // It waits for its start, and that timer is no more.
+                            service.start_by = by.clone();
+                        }
+                        if service.state == State::Down(Rest::Scheduled) && !service.is_of_day() {
+                            service.start_by = by.clone();
+                            service.enter(State::Down(Rest::Stopped), now);
+                        }
                         watches.push(id);
                     }
                     if old.wait_for != service.spec.wait_for {
@@ -99,8 +114,18 @@ impl Supervisor {
         }
         for id in cycling {
             self.cycle(id, by, now);
-            self.try_afresh(id, by, now);
+            let rests = |s: &Service| s.is_of_day() && s.timer_rests();
+            match self.services.get_mut(&id).filter(|s| rests(s)) {
+                // No reason to run it at another time of day.
+                Some(service) => {
+                    service.record.clear();
+                    service.schedule(now);
+                    self.list_deadline(id);
+                }
+                None => self.try_afresh(id, by, now),
+            }
         }
+        self.watch_clock(effects);
         self.retarget(effects);
         self.look_at_all();
     }
@@ -136,7 +161,8 @@ impl Supervisor {
             return;
         };
         match service.state {
-            State::Down(Rest::Failed(_) | Rest::Finished | Rest::Done) | State::Backoff { .. } => {
+            State::Down(Rest::Failed(_) | Rest::Finished | Rest::Done | Rest::Scheduled)
+            | State::Backoff { .. } => {
                 service.record.clear();
                 service.start_by = by.clone();
                 service.enter(State::Down(Rest::Stopped), now);
@@ -188,12 +214,13 @@ impl Supervisor {
             |early: &Option<Answer>| matches!(early, Some(Answer::Already | Answer::Refused(_)));
         let early: Vec<Option<Answer>> = ids
             .iter()
-            .map(
-                |id| match target == Target::All && self.is_an_alternative(*id, verb) {
-                    true => Some(Answer::Already),
-                    false => self.wish(*id, verb, by, now, effects),
-                },
-            )
+            .map(|id| match target {
+                Target::All if self.is_an_alternative(*id, verb) => Some(Answer::Already),
+                Target::All if self.is_left_to_its_timer(*id, verb) => {
+                    Some(self.begin_timer(*id, by, now))
+                }
+                Target::All | Target::One(_) => self.wish(*id, verb, by, now, effects),
+            })
             .collect();
         let waiting: Vec<bool> = ids
             .iter()
@@ -247,6 +274,34 @@ impl Supervisor {
         starts && !rivals.is_empty() && self.services.get(&id).is_some_and(is_it)
     }
 
+    /// Whether a start of everything is no reason to run it: its timer will.
+    fn is_left_to_its_timer(&self, id: ServiceId, verb: Verb) -> bool {
+        let starts = matches!(verb, Verb::Start | Verb::Restart | Verb::RestartNow);
+        let rests = |s: &Service| match s.want {
+            Want::Up => s.timer_rests(),
+            Want::Down => s.is_of_day() && matches!(s.state, State::Down(_)),
+        };
+        let open = self.shutdown.is_none();
+        let service = self.services.get(&id).filter(|s| !s.gone);
+        starts && open && service.is_some_and(rests)
+    }
+
+    /// It is to run by its timer from now on.
+    fn begin_timer(&mut self, id: ServiceId, by: &Origin, now: Tick) -> Answer {
+        let Some(service) = self.services.get_mut(&id) else {
+            return Answer::Already;
+        };
+        if service.want == Want::Up {
+            return Answer::Already;
+        }
+        service.want = Want::Up;
+        service.start_by = by.clone();
+        service.keep_step(now);
+        service.schedule(now);
+        self.list_deadline(id);
+        Answer::Done(None)
+    }
+
     /// Notes what is wanted. An answer when there is nothing more to it.
     fn wish(
         &mut self,
@@ -270,7 +325,7 @@ impl Supervisor {
             Verb::Start => {
                 let up = match service.state {
                     State::Up(_) => !service.cycle,
-                    State::Down(Rest::Done) => service.spec.oneshot == Some(Oneshot::Remains),
+                    State::Down(Rest::Done) => service.stays_done(),
                     _ => false,
                 };
                 if up && service.want == Want::Up && service.target {
@@ -310,7 +365,7 @@ impl Supervisor {
                     .get_or_insert_with(|| stop::Order::new(by.clone(), now));
                 if at_rest {
                     // Given up, finished or done: now it is stopped.
-                    let done = matches!(service.state, State::Down(Rest::Done));
+                    let done = matches!(service.state, State::Down(Rest::Done | Rest::Scheduled));
                     service.order = None;
                     service.enter(State::Down(Rest::Stopped), now);
                     service.keep_files(effects);
