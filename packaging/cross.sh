@@ -25,7 +25,7 @@ set -euo pipefail
 
 # The gates, in one place: what a build may have, and what we aim at. The resident memory is measured
 # by tests/vm/run, in a virtual router with a few services.
-GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1800000}
+GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1900000}
 AIM_FILE_BYTES=600000
 GATE_RSS_KB=${SUPERD_MOST_RSS_KB:-2000}
 AIM_RSS_KB=800
