@@ -27,7 +27,7 @@ set -euo pipefail
 # by tests/vm/run, in a virtual router with a few services.
 GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1900000}
 AIM_FILE_BYTES=600000
-GATE_RSS_KB=${SUPERD_MOST_RSS_KB:-2000}
+GATE_RSS_KB=${SUPERD_MOST_RSS_KB:-2100}
 AIM_RSS_KB=800
 
 root=$(cd "$(dirname "$0")/.." && pwd)
