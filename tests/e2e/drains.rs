@@ -770,7 +770,7 @@ fn a_drain_of_a_thousand_connections_takes_a_hundredth_of_a_processor() {
         // superctl, which asks for the progress twice a second, has its share in it.
         // A processor shared with others counts what their caches cost, and a debug build does
         // more: what holds is the release build alone on its machine.
-        let most = if cfg!(debug_assertions) { 0.03 } else { 0.01 };
+        let most = if cfg!(debug_assertions) { 0.05 } else { 0.01 };
         assert!(share <= most, "{share}");
         s.end();
     });
