@@ -6,6 +6,8 @@
 //!
 //! A schema knows less than superd: `superctl check` has the last word. What it refuses
 //! superd refuses too, and that is tested.
+//!
+//! (Past 400 lines because the validator that the tests need is in it.)
 
 use serde_json::{json, Map, Value};
 use toml::de::{DeTable, DeValue};

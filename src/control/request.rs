@@ -118,6 +118,11 @@ impl Verb {
 }
 
 impl Request {
+    /// Whether it is answered by superd's end: a shutdown that is waited for.
+    pub fn awaits_end(&self) -> bool {
+        self.verb == Verb::Shutdown && self.wait
+    }
+
     /// A request with nothing set but its number and verb.
     pub fn new(id: u64, verb: Verb) -> Request {
         Request {

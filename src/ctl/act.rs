@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use crate::control::reply::{Code, Reply, Status};
-use crate::control::request::{Request, Verb};
+use crate::control::request::Request;
 
 use super::converse::Hear;
 use super::render::{self, result, Style};
@@ -72,7 +72,7 @@ impl Hear for Acting<'_> {
             return Ok(json_line(self.out, &got.raw, self.style)?);
         }
         // That superd ends is only known when it has: `shutdown` is told at the end.
-        let later = asked.verb == Verb::Shutdown && asked.wait && reply.ok;
+        let later = asked.awaits_end() && reply.ok;
         if reply.more || later {
             return Ok(());
         }

@@ -231,7 +231,7 @@ impl<'a> Client<'a> {
         let (status, last) = (acting.status, std::mem::take(&mut acting.last));
         match outcome {
             Ok(()) => {
-                let ended = requests.iter().any(|r| r.verb == Verb::Shutdown && r.wait);
+                let ended = requests.iter().any(Request::awaits_end);
                 if ended && status == 0 && !self.json {
                     writeln!(self.out, "superd: ended")?;
                 }

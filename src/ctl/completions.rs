@@ -2,6 +2,8 @@
 //! is shipped in `packaging/completions` is held to them, and costs no byte in superctl.
 //!
 //!     SUPERD_WRITE=1 cargo test --lib shipped       writes files that are out of date anew
+//!
+//! (Past 400 lines because three shells say the same in three ways.)
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

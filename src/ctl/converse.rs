@@ -80,12 +80,11 @@ pub fn converse<'a>(
         })
         .collect();
     let limit = |t: Instant| patience.deadline.map_or(t, |d| d.min(t));
-    let is_the_end = |r: &Request| r.verb == Verb::Shutdown && r.wait;
     loop {
         let mut superd = None;
         let round =
             Connection::open(path, limit(patience.absent), patience.deadline).and_then(|conn| {
-                if requests.iter().any(is_the_end) {
+                if requests.iter().any(Request::awaits_end) {
                     superd = conn.superd();
                 }
                 Talk::new(conn, patience).until_answered(&mut pending, hear)
@@ -234,7 +233,7 @@ impl Talk {
         asked.begun = true;
         let request = asked.request;
         // The answer to a shutdown that is waited for is that superd hangs up.
-        let goes_on = reply.more || request.verb == Verb::Shutdown && request.wait && reply.ok;
+        let goes_on = reply.more || request.awaits_end() && reply.ok;
         if !goes_on {
             pending.remove(at);
         }

@@ -15,23 +15,15 @@ use crate::machine::spec::Oneshot;
 impl Reactor {
     /// Makes this instance of a template, if it is one and is not there.
     pub(super) fn make_instance(&mut self, name: &str, by: Origin) -> Result<(), (Code, String)> {
-        let is_there = self.registry.id(name).is_some() && !self.registry.is_named_only(name);
-        let is_leaving = |s: &Service| s.gone;
         let id = self.registry.id(name);
-        let is_leaving = id
-            .and_then(|id| self.machine.service(id))
-            .is_some_and(is_leaving);
+        let is_there = id.is_some() && !self.registry.is_named_only(name);
+        let service = id.and_then(|id| self.machine.service(id));
+        let is_leaving = service.is_some_and(|s| s.gone);
         let makes = self.registry.templates().make(name);
         if !makes || (is_there && !is_leaving) || self.machine.is_shutting_down() {
             return Ok(());
         }
-        let asked: Vec<String> = self
-            .registry
-            .asked()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
-        let mut asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+        let mut asked = self.registry.asked();
         if asked.len() >= INSTANCES_CAP {
             let Some(idle) = self.longest_idle(&asked) else {
                 let text = format!(

@@ -398,9 +398,14 @@ impl Reactor {
         action: ActionId,
         argv: &Rc<[String]>,
     ) {
-        let out = self.logs.writer(service);
-        let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
+        let out = self.output_of(service);
         self.run_command_into((service, instance, action), argv, out, &[]);
+    }
+
+    /// The service's own output, for a command of it.
+    fn output_of(&self, service: ServiceId) -> Option<OwnedFd> {
+        let out = self.logs.writer(service)?;
+        out.try_clone_to_owned().ok()
     }
 
     /// Runs a hook. What it says is the service's output, also before the first start.
@@ -411,8 +416,8 @@ impl Reactor {
         action: ActionId,
         call: &Rc<Call>,
     ) {
+        let name = self.registry.name(service);
         if let Some(program) = self.registry.program(service) {
-            let name = self.registry.name(service);
             // Without one, what it says is lost, and its status is not.
             self.open_log(service, &name, &program).ok();
         }
@@ -425,9 +430,7 @@ impl Reactor {
         if let Some(Pid(pid)) = self.machine.service(service).and_then(Service::pid) {
             news.push(("MAINPID", pid.to_string()));
         }
-        let out = self.logs.writer(service);
-        let out = out.and_then(|fd| fd.try_clone_to_owned().ok());
-        let name = self.registry.name(service);
+        let out = self.output_of(service);
         let of = (service, action);
         if self.trees.mark_command(of, &name, &call.argv).is_ok() {
             // Before there is a process: a successor has to find it.

@@ -11,7 +11,7 @@
 //! between it does not listen. Nothing is open while nobody has files, and nothing is polled.
 
 use std::fs::{self, Metadata};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -25,6 +25,7 @@ use syslog::Severity;
 
 use super::reactor::Reactor;
 use super::token::Source;
+use super::world;
 use crate::machine::event::{Event, ServiceId};
 use crate::machine::files::{Print, Watched};
 use crate::machine::time::Tick;
@@ -88,11 +89,7 @@ impl Watches {
             told: Vec::new(),
         });
         self.open(registry);
-        let told: Vec<Print> = watched
-            .files
-            .iter()
-            .map(|f| print(Path::new(&**f)))
-            .collect();
+        let told = prints(&watched);
         if let Some(asked) = self.asked.last_mut() {
             asked.told.clone_from(&told);
         }
@@ -130,7 +127,7 @@ impl Watches {
         else {
             return;
         };
-        let fd = inotify_fd(inotify);
+        let fd = inotify.as_fd().as_raw_fd();
         let done = match listen {
             true => {
                 let token = Source::World(TOKEN).token();
@@ -165,10 +162,7 @@ impl Watches {
                 last = Some(places);
             }
         }
-        for old in self.watched.iter().filter(|w| !set.contains(w)) {
-            inotify.rm_watch(*old).ok(); // gone with its directory
-        }
-        self.watched = set;
+        world::replace(inotify, &mut self.watched, set);
         match failed {
             Some((place, e)) => self.complain(&place, e),
             None => self.has_complained = false,
@@ -208,35 +202,18 @@ impl Watches {
         self.look_at = None;
         // First forget what was told, then look: what comes between is told again.
         if let Some(inotify) = &self.inotify {
-            drain(inotify);
+            world::drain(inotify.as_fd(), false, READS);
         }
         self.open(registry);
         let mut news = Vec::new();
         for one in &mut self.asked {
-            let files = one.watched.files.iter();
-            let now: Vec<Print> = files.map(|f| print(Path::new(&**f))).collect();
+            let now = prints(&one.watched);
             if now != one.told {
                 one.told.clone_from(&now);
                 news.push((one.service, now));
             }
         }
         news
-    }
-}
-
-fn inotify_fd(inotify: &Inotify) -> i32 {
-    use std::os::fd::AsFd;
-    inotify.as_fd().as_raw_fd()
-}
-
-fn drain(inotify: &Inotify) {
-    use std::os::fd::AsFd;
-    let mut room = [0_u8; 4096];
-    for _ in 0..READS {
-        match nix::unistd::read(inotify.as_fd(), &mut room) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return, // nothing is left
-        }
     }
 }
 
@@ -293,6 +270,12 @@ fn add_meta(hash: &mut u64, meta: &Metadata) {
         add(hash, &meta.mtime().to_le_bytes());
         add(hash, &meta.mtime_nsec().to_le_bytes());
     }
+}
+
+/// The state of all files of a service.
+fn prints(watched: &Watched) -> Vec<Print> {
+    let files = watched.files.iter();
+    files.map(|f| print(Path::new(&**f))).collect()
 }
 
 /// The state of a file, or of a directory and the files in it. What an editor puts beside a

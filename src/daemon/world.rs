@@ -173,11 +173,10 @@ impl World {
     /// Looks at everything that somebody waits for; who is to be told what.
     pub fn look(&mut self, now: Tick) -> Vec<(ServiceId, Vec<Condition>)> {
         // First forget what was told, then look: what comes between is told again.
-        let net = self.net.as_ref().is_some_and(|fd| !drain(fd.as_fd(), true));
-        let paths = self
-            .paths
-            .as_ref()
-            .is_some_and(|fd| !drain(fd.as_fd(), false));
+        let socket = self.net.as_ref();
+        let net = socket.is_some_and(|fd| !drain(fd.as_fd(), true, READS));
+        let inotify = self.paths.as_ref();
+        let paths = inotify.is_some_and(|fd| !drain(fd.as_fd(), false, READS));
         self.is_due = net || paths;
         let watches = self.watch_paths();
         let net = match &self.net {
@@ -246,10 +245,7 @@ impl World {
                 }
             }
         }
-        for old in self.watched.iter().filter(|w| !watched.contains(w)) {
-            inotify.rm_watch(*old).ok(); // gone with its folder
-        }
-        self.watched = watched;
+        replace(inotify, &mut self.watched, watched);
         all
     }
 }
@@ -294,10 +290,23 @@ fn close(fd: Option<impl AsFd>, registry: &Registry) {
     }
 }
 
-/// Reads until there is nothing; false when that was too much for one turn.
-fn drain(fd: BorrowedFd<'_>, is_socket: bool) -> bool {
+/// From now on these are watched, and no others.
+pub(super) fn replace(
+    inotify: &Inotify,
+    watched: &mut Vec<WatchDescriptor>,
+    by: Vec<WatchDescriptor>,
+) {
+    for old in watched.iter().filter(|w| !by.contains(w)) {
+        inotify.rm_watch(*old).ok(); // gone with its folder
+    }
+    *watched = by;
+}
+
+/// Reads until there is nothing; false when that takes more than so many reads, which is too
+/// much for one turn.
+pub(super) fn drain(fd: BorrowedFd<'_>, is_socket: bool, reads: usize) -> bool {
     let mut room = [0_u8; 4096];
-    for _ in 0..READS {
+    for _ in 0..reads {
         let got = match is_socket {
             // The rest of a longer message is dropped by the kernel.
             true => socket::recv(fd.as_raw_fd(), &mut room, MsgFlags::MSG_DONTWAIT),

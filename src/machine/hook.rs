@@ -191,15 +191,10 @@ impl HookRun {
         (!self.over).then_some(self.action)
     }
 
-    /// An action ended. False: it was another one.
-    pub fn action_ended(
-        &mut self,
-        action: ActionId,
-        outcome: &Outcome,
-        about: &mut About<'_, '_>,
-    ) -> bool {
+    /// An action ended: its command, or another one.
+    pub fn action_ended(&mut self, action: ActionId, outcome: &Outcome, about: &mut About<'_, '_>) {
         if self.action() != Some(action) {
-            return false;
+            return;
         }
         let outcome = match outcome {
             Outcome::Done => StepOutcome::Held,
@@ -207,7 +202,6 @@ impl HookRun {
             Outcome::Impossible(why) => StepOutcome::Skipped(why.clone()),
         };
         self.be_over(outcome, about);
-        true
     }
 
     fn be_over(&mut self, outcome: StepOutcome, about: &mut About<'_, '_>) {

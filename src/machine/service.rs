@@ -803,7 +803,8 @@ impl Service {
                     self.with_hook(now, cx, |hook, about| {
                         hook.action_ended(action, &outcome, about);
                     });
-                    self.end_post_start()
+                    self.end_post_start();
+                    Moved::default()
                 } else if drain == Some(action) {
                     self.drain_ended(outcome, cx)
                 } else if reload == Some(action) {
@@ -1087,11 +1088,10 @@ impl Service {
 
     /// What `post-start` has left behind is dead before the end of the instance; nobody waits
     /// for that now.
-    fn end_post_start(&mut self) -> Moved {
+    fn end_post_start(&mut self) {
         if let State::Up(run) = &mut self.state {
             run.hook.take_if(|hook| hook.action().is_none());
         }
-        Moved::default()
     }
 
     pub(super) fn begin_post_start(&mut self, now: Tick, cx: &mut Context<'_>) {
@@ -1729,16 +1729,8 @@ impl Service {
         self.end_actions(cx);
         self.end_watch(now, cx);
         let (id, instance) = (self.id, self.instance);
-        if let State::Up(run) = &mut self.state {
-            if let Some(mut hook) = run.hook.take() {
-                hook.cut_short(&mut About {
-                    now,
-                    id,
-                    instance,
-                    cx,
-                });
-            }
-        }
+        self.with_hook(now, cx, HookRun::cut_short);
+        self.end_post_start();
         if let State::Starting(run) = &mut self.state {
             if let Some(wait) = &mut run.awaits {
                 wait.end(&mut About {

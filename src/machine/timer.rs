@@ -227,19 +227,7 @@ impl Service {
 
     /// When its timer starts it, if nothing happens before.
     pub fn timer_due(&self) -> Option<Tick> {
-        match self.state {
-            State::Down(Rest::Done | Rest::Failed(_) | Rest::Finished | Rest::Scheduled) => {
-                self.due.filter(|_| self.want == Want::Up && !self.gone)
-            }
-            State::Down(Rest::Stopped)
-            | State::Waiting
-            | State::Starting(_)
-            | State::Up(_)
-            | State::Stopping(..)
-            | State::Killing(..)
-            | State::Sweeping(_)
-            | State::Backoff { .. } => None,
-        }
+        self.next_run().filter(|_| self.timer_rests())
     }
 
     /// When the next run is due, whatever it does now.

@@ -126,8 +126,7 @@ impl Supervisor {
             }
         }
         self.watch_clock(effects);
-        self.retarget(effects);
-        self.look_at_all();
+        self.look_at_everything(effects);
     }
 
     /// The running instance is to be replaced, and with it those that cannot be without it.
