@@ -107,4 +107,5 @@ def main():
             print(f"{length:9}  {name}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,8 +7,10 @@
 #   build       the program, stripped, and superctl as a link to it, into target/router/TRIPLE (--out)
 #   smoke-user  runs it under qemu-user: version, check, plan
 #   smoke-vm    boots it in a virtual router (aarch64 only): tests/vm/run smoke
-#   size        the file against its gate, what each crate costs, and whether a build into another
-#               target folder gives the same bytes
+#   size        the file against its gate, what each crate costs, and whether a build of a copy of
+#               the sources, into another target folder, gives the same bytes
+#   start       system calls and milliseconds from exec to the first answer, where it runs here (x86_64): start.py
+#   names       the same program with the names of its functions: where it is, for hot.py and crate-sizes.py
 #
 # TRIPLE is aarch64-unknown-linux-musl (the default), armv7-unknown-linux-musleabihf or
 # x86_64-unknown-linux-musl. Needs: Rust (rustup's cargo, and the rust-lld that comes with it), and for
@@ -25,10 +27,10 @@ set -euo pipefail
 
 # The gates, in one place: what a build may have, and what we aim at. The resident memory is measured
 # by tests/vm/run, in a virtual router with a few services.
-GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1900000}
+GATE_FILE_BYTES=${SUPERD_MOST_BYTES:-1310000}
 AIM_FILE_BYTES=600000
-GATE_RSS_KB=${SUPERD_MOST_RSS_KB:-2100}
-AIM_RSS_KB=800
+GATE_RSS_KB=${SUPERD_MOST_RSS_KB:-800}
+AIM_RSS_KB=600
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 target=aarch64-unknown-linux-musl
@@ -59,6 +61,10 @@ choose_target() {
         arch=amd64 musl=x86_64-linux-musl qemu='' more=() ;;
     *) fail "$target: no such target: see the head of $0" ;;
     esac
+    local program
+    for program in rustc cargo; do
+        command -v "$program" >/dev/null || fail "$program: not in PATH: install Rust (https://rustup.rs)"
+    done
     place=${SUPERD_CROSS_DIR:-$root/target/cross}
     mkdir -p "$place"
     place=$(cd "$place" && pwd)
@@ -115,7 +121,7 @@ step_fetch() {
     apt_options "$arch"
     # An index may be in the middle of an update on its server.
     apt-get "${options[@]}" -qq update || { sleep 20; apt-get "${options[@]}" -qq update; } ||
-        fail 'apt-get update: see above'
+        echo "$self: apt-get update: see above; going on with the lists that are there" >&2
     [ -x "$place/rustc" ] || fetch_compiler
     fetch_musl
     "$place/rustc" --version
@@ -143,6 +149,10 @@ fetch_compiler() {
     [ -x "$lld" ] || lld=$(command -v ld.lld) || fail "no rust-lld in $sysroot, and no ld.lld"
     mkdir -p "$place/bin"
     ln -sf "$lld" "$place/bin/rust-lld"
+    wrap_compiler
+}
+
+wrap_compiler() {
     # What names a folder of this machine stands here and not in RUSTFLAGS: cargo makes names of
     # symbols from those, and the bytes of the program would depend on where it was built.
     cat >"$place/rustc.fresh" <<'END'
@@ -153,8 +163,11 @@ for arg in "$@"; do
     case $arg in
     *-linux-musl*)
         [ ! -d "$place/sys/$arg" ] ||
-            set -- "$@" -L native="$place/sys/$arg" -C linker="$place/bin/rust-lld" \
-                --remap-path-prefix="$place/root/usr/src"=/rust --remap-path-prefix="$place/root/usr"=/rust ;;
+            set -- "$@" -L native="$place/sys/$arg" -C linker="${SUPERD_LINKER:-$place/bin/rust-lld}" \
+                --remap-path-prefix="$place/root/usr/src"=/rust --remap-path-prefix="$place/root/usr"=/rust
+            # Cargo names sources below its own folder relative to that.
+            [ "$place" = "${place#"$PWD"/}" ] ||
+                set -- "$@" --remap-path-prefix="${place#"$PWD"/}/root/usr"=/rust ;;
     esac
 done
 exec "$place/root/usr/bin/rustc" "$@"
@@ -189,13 +202,17 @@ cargo_for_target() {
     shift
     local flags=("--remap-path-prefix=$from=/superd"
         "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-        -C force-unwind-tables=no -C linker-flavor=ld.lld -C link-arg=--icf=all)
+        -C force-unwind-tables=no -C linker-flavor=ld.lld -C link-arg=--icf=all
+        -C symbol-mangling-version=v0
+        # What repeats is made a function; of what is left then, something repeats again.
+        -C llvm-args=-machine-outliner-reruns=3)
     local unstable=()
     if rustup_has_it; then
-        flags+=(-C linker=rust-lld)
+        [ -n "${SUPERD_LINKER:-}" ] || flags+=(-C linker=rust-lld)
     else
         [ -x "$place/rustc" ] || fail "$target: nothing fetched: run \`$0 --target $target fetch\`, or \`rustup target add $target\`"
-        export RUSTC=$place/rustc RUSTC_BOOTSTRAP=1
+        grep -q SUPERD_LINKER "$place/rustc" || wrap_compiler # an older one
+        export RUSTC=$place/rustc RUSTC_BOOTSTRAP=1 PATH=$place/bin:$PATH
         # std refers to two functions of an unwinder, for backtraces that it does not print.
         flags+=(-C link-arg=--defsym=_Unwind_Backtrace=getppid
             -C link-arg=--defsym=_Unwind_GetIP=getppid "${more[@]}")
@@ -209,6 +226,12 @@ cargo_for_target() {
 
 # Builds the sources in $1 below the folder $2.
 build_in() {
+    # For cargo by cargo's name, for the compiler that `fetch` unpacked by ours.
+    local name
+    name=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_LINKER
+    local -x "$name=$1/packaging/link.sh" SUPERD_LINKER="$1/packaging/link.sh"
+    # cargo does not know what else is linked by.
+    find "$2/$target/release" -name 'superd*' ! -newer "$1/packaging/hot.txt" -delete 2>/dev/null || true
     CARGO_TARGET_DIR=$2 cargo_for_target "$1" build --release --locked --bin superd
 }
 
@@ -275,26 +298,40 @@ step_size() {
     [ "$bytes" -le "$GATE_FILE_BYTES" ] || fail "$bytes bytes: more than $GATE_FILE_BYTES"
 }
 
-# From a build with its names, in which also what a generic function was made for can be read.
 what_crates_cost() {
-    local built=${CARGO_TARGET_DIR:-$root/target}/cross-build/unstripped
-    MORE_FLAGS=-Csymbol-mangling-version=v0 CARGO_PROFILE_RELEASE_STRIP=false build_in "$root" "$built"
-    "$root/packaging/crate-sizes.py" "$built/$target/release/superd"
+    "$root/packaging/crate-sizes.py" "$(step_names)"
 }
 
-# Builds once more, into another folder; the bytes must not know.
+# Builds once more, from a copy of the sources and into another folder; the bytes must not know.
 same_bytes_elsewhere() {
     local other
     other=$(mktemp -d)
     # shellcheck disable=SC2064 # the name is wanted as it is now
     trap "rm -rf '$other'" EXIT
-    build_in "$root" "$other/built"
+    mkdir "$other/sources"
+    tar -C "$root" --exclude=./target --exclude=./.git -cf - . | tar -C "$other/sources" -xf -
+    build_in "$other/sources" "$other/built"
     cmp "$other/built/$target/release/superd" "$out/superd" ||
-        fail 'another target folder gives another file'
-    echo "$self: the same bytes from another target folder: $(sha256sum "$out/superd" | cut -c 1-16)"
+        fail 'another folder gives another file'
+    echo "$self: the same bytes from other folders: $(sha256sum "$out/superd" | cut -c 1-16)"
+}
+
+# ---- start ----
+
+step_start() {
+    [ -x "$out/superd" ] || fail "$out/superd: not built"
+    [ -z "$qemu" ] || fail 'start: what is emulated has no times'
+    "$root/packaging/start.py" "$out/superd"
 }
 
 # ---- for other scripts ----
+
+# The program with its names: where it is.
+step_names() {
+    local built=${CARGO_TARGET_DIR:-$root/target}/cross-build/names
+    SUPERD_NAMES=yes build_in "$root" "$built"
+    echo "$built/$target/release/superd"
+}
 
 # The gates as shell variables.
 step_gates() {
@@ -338,7 +375,7 @@ while [ $# -gt 0 ]; do
         [ $# -ge 2 ] || usage
         if [ "$1" = --target ]; then target=$2; else out=$2; fi
         shift ;;
-    fetch | build | smoke-user | smoke-vm | size | tests | gates) steps+=("$1") ;;
+    fetch | build | smoke-user | smoke-vm | size | start | names | tests | gates) steps+=("$1") ;;
     *) usage ;;
     esac
     shift

@@ -3,19 +3,30 @@
 #
 #	packaging/ipk.sh --binary FILE --arch ARCH [--version VERSION] [--output DIRECTORY]
 #
-# ARCH is the router's, as `opkg print-architecture` says: aarch64_cortex-a53 and so on. The files
+# ARCH is the router's, as `opkg print-architecture` says: aarch64_cortex-a53 and so on; FILE must be for such a
+# machine, and static or linked with musl (SUPERD_ANY_LIBC=1 takes another C library). The files
 # are those that openwrt/Makefile installs. Two runs make the same file byte for byte.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-binary='' arch='' version='' output=.
+binary='' arch='' version='' output=. machine='' loader='' why=''
 
 fail() {
 	echo "ipk.sh: $*" >&2
 	exit 1
 }
 
+usage() {
+	sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"
+}
+
 while [ $# -gt 0 ]; do
+	case "$1" in
+	-h | --help)
+		usage
+		exit
+		;;
+	esac
 	[ $# -ge 2 ] || fail "$1: what?"
 	case "$1" in
 	--binary) binary=$2 ;;
@@ -30,8 +41,26 @@ done
 [ -f "$binary" ] || fail "$binary: no such file"
 [ -n "$arch" ] || fail 'say --arch ARCH: what opkg print-architecture says on the router'
 [ -n "$version" ] || version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)-r1
+case "$version" in
+[0-9]*) ;;
+*) fail "--version $version: begins with a digit" ;;
+esac
 case "$arch$version" in
 *[!A-Za-z0-9._~+-]*) fail "$arch $version: letters, digits and ._~+- only" ;;
+esac
+# shellcheck source=packaging/elf.sh
+. "$root/packaging/elf.sh"
+elf "$binary" || fail "$why"
+# OpenWrt's names: what stands before the first underline.
+case "${arch%%_*}.$machine" in
+aarch64.aarch64 | arm.arm | arm.armhf | i386.i386 | mips.mips | mipsel.mipsel | mips64.mips64 | mips64el.mips64el) ;;
+riscv64.riscv64 | loongarch64.loongarch64 | powerpc.powerpc | powerpc64.powerpc64) ;;
+x86.x86_64) [ "$arch" = x86_64 ] || fail "$binary is for $machine, not for $arch" ;;
+*) fail "$binary is for $machine, not for $arch" ;;
+esac
+case "$loader" in
+'' | */ld-musl-*) ;;
+*) [ "${SUPERD_ANY_LIBC:-0}" = 1 ] || fail "$binary asks for $loader, which OpenWrt has not: link it static, or with musl" ;;
 esac
 
 work=$(mktemp -d)

@@ -54,6 +54,7 @@ _superctl() {
     /plan:--timeout) found=$() ;;
     /graph:--socket) found=$(compgen -f -- "$cur") ;;
     /graph:--timeout) found=$() ;;
+    /doctor:--config) found=$(compgen -f -- "$cur") ;;
     /doctor:--socket) found=$(compgen -f -- "$cur") ;;
     /doctor:--timeout) found=$() ;;
     /shutdown:--socket) found=$(compgen -f -- "$cur") ;;
@@ -113,7 +114,7 @@ _superctl() {
             if [[ $cur == -* ]]; then found=$(compgen -W '--dot --socket --json --timeout --help -h' -- "$cur")
             else found=$(:); fi ;;
         "/doctor")
-            if [[ $cur == -* ]]; then found=$(compgen -W '--socket --json --timeout --help -h' -- "$cur")
+            if [[ $cur == -* ]]; then found=$(compgen -W '--config --socket --json --timeout --help -h' -- "$cur")
             else found=$(:); fi ;;
         "/shutdown")
             if [[ $cur == -* ]]; then found=$(compgen -W '--now --leave-running --no-wait --socket --json --timeout --help -h' -- "$cur")

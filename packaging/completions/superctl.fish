@@ -145,6 +145,7 @@ complete -c superctl -n "__superctl_is_at '/graph'" -l socket -r -F -d 'superds 
 complete -c superctl -n "__superctl_is_at '/graph'" -l json -d 'One JSON object per line, as superd answers'
 complete -c superctl -n "__superctl_is_at '/graph'" -l timeout -x -d 'Wait at most so long (90, 1m30s), then exit 124'
 complete -c superctl -n "__superctl_is_at '/graph'" -l help -s h -d 'Print help'
+complete -c superctl -n "__superctl_is_at '/doctor'" -l config -r -F -d 'Configuration [default: the one superd has]'
 complete -c superctl -n "__superctl_is_at '/doctor'" -l socket -r -F -d 'superds socket, else SUPERCTL_SOCKET names it'
 complete -c superctl -n "__superctl_is_at '/doctor'" -l json -d 'One JSON object per line, as superd answers'
 complete -c superctl -n "__superctl_is_at '/doctor'" -l timeout -x -d 'Wait at most so long (90, 1m30s), then exit 124'

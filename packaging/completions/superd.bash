@@ -63,6 +63,7 @@ _superd() {
     /ctl/plan:--timeout) found=$() ;;
     /ctl/graph:--socket) found=$(compgen -f -- "$cur") ;;
     /ctl/graph:--timeout) found=$() ;;
+    /ctl/doctor:--config) found=$(compgen -f -- "$cur") ;;
     /ctl/doctor:--socket) found=$(compgen -f -- "$cur") ;;
     /ctl/doctor:--timeout) found=$() ;;
     /ctl/shutdown:--socket) found=$(compgen -f -- "$cur") ;;
@@ -140,7 +141,7 @@ _superd() {
             if [[ $cur == -* ]]; then found=$(compgen -W '--dot --socket --json --timeout --help -h' -- "$cur")
             else found=$(:); fi ;;
         "/ctl/doctor")
-            if [[ $cur == -* ]]; then found=$(compgen -W '--socket --json --timeout --help -h' -- "$cur")
+            if [[ $cur == -* ]]; then found=$(compgen -W '--config --socket --json --timeout --help -h' -- "$cur")
             else found=$(:); fi ;;
         "/ctl/shutdown")
             if [[ $cur == -* ]]; then found=$(compgen -W '--now --leave-running --no-wait --socket --json --timeout --help -h' -- "$cur")

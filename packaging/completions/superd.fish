@@ -172,6 +172,7 @@ complete -c superd -n "__superd_is_at '/ctl/graph'" -l socket -r -F -d 'superds 
 complete -c superd -n "__superd_is_at '/ctl/graph'" -l json -d 'One JSON object per line, as superd answers'
 complete -c superd -n "__superd_is_at '/ctl/graph'" -l timeout -x -d 'Wait at most so long (90, 1m30s), then exit 124'
 complete -c superd -n "__superd_is_at '/ctl/graph'" -l help -s h -d 'Print help'
+complete -c superd -n "__superd_is_at '/ctl/doctor'" -l config -r -F -d 'Configuration [default: the one superd has]'
 complete -c superd -n "__superd_is_at '/ctl/doctor'" -l socket -r -F -d 'superds socket, else SUPERCTL_SOCKET names it'
 complete -c superd -n "__superd_is_at '/ctl/doctor'" -l json -d 'One JSON object per line, as superd answers'
 complete -c superd -n "__superd_is_at '/ctl/doctor'" -l timeout -x -d 'Wait at most so long (90, 1m30s), then exit 124'

@@ -33,11 +33,47 @@ mkdir -p "$work/built/bin"
 cp "$binary" "$work/built/bin/superd"
 make -s -C "$root/packaging/openwrt" -f Makefile stage TOPDIR="$here/sdk" \
 	PKG_INSTALL_DIR="$work/built" DEST="$work/feed"
-"$root/packaging/ipk.sh" --binary "$binary" --arch all --version 1-r1 --output "$work" >/dev/null
-"$root/packaging/ipk.sh" --binary "$binary" --arch all --version 1-r1 --output "$work/again" >/dev/null
-cmp "$work/superd_1-r1_all.ipk" "$work/again/superd_1-r1_all.ipk" || fail 'an .ipk is not reproducible'
+# What is tested here need not be built for a router.
+export SUPERD_ANY_LIBC=1
+case $(uname -m) in
+aarch64) arch=aarch64_generic other=x86_64 ;;
+*) arch=$(uname -m) other=aarch64_generic ;;
+esac
+"$root/packaging/ipk.sh" --binary "$binary" --arch "$arch" --version 1-r1 --output "$work" >/dev/null
+"$root/packaging/ipk.sh" --binary "$binary" --arch "$arch" --version 1-r1 --output "$work/again" >/dev/null
+ipk=superd_1-r1_$arch.ipk
+cmp "$work/$ipk" "$work/again/$ipk" || fail 'an .ipk is not reproducible'
+
+# refused SCRIPT WORDS ARGUMENT...: it must fail, and say that.
+refused() {
+	local script=$root/packaging/$1 words=$2 said
+	shift 2
+	! said=$("$script" --output "$work/refused" "$@" 2>&1) || fail "not refused: $script $*"
+	[[ $said == *"$words"* ]] || fail "$script $*: $said"
+}
+refused ipk.sh 'not for' --binary "$binary" --arch "$other"
+refused ipk.sh 'not for' --binary "$binary" --arch all
+refused ipk.sh 'begins with a digit' --binary "$binary" --arch "$arch" --version r1
+refused ipk.sh 'only' --binary "$binary" --arch "$arch" --version 1/2
+refused ipk.sh 'not a program' --binary "$root/README.md" --arch "$arch"
+refused debian/build.sh 'not for' --binary "$binary" --arch mipsel
+refused debian/build.sh 'begins with a digit' --binary "$binary" --version v1
+refused debian/build.sh 'only' --binary "$binary" --version '1 2'
+refused debian/build.sh 'not a program' --binary "$root/README.md"
+refused debian/build.sh 'what?' --binary
+if readelf -l "$binary" 2>/dev/null | grep -q 'ld-linux'; then
+	SUPERD_ANY_LIBC=0 refused ipk.sh 'OpenWrt has not' --binary "$binary" --arch "$arch"
+fi
+for script in ipk.sh debian/build.sh; do
+	"$root/packaging/$script" --help | grep -q -- '--binary FILE' || fail "$script --help"
+done
+name='R & D \\1/2' # what sed makes something of
+DEBFULLNAME=$name "$root/packaging/debian/build.sh" --binary "$binary" --version 3 --output "$work/named" >/dev/null
+said=$(dpkg-deb --field "$work"/named/*.deb Maintainer)
+[ "${said% <*}" = "$name" ] || fail "DEBFULLNAME: $said"
+echo 'ok: what a package cannot be made of is refused'
 mkdir -p "$work/ipk/data" "$work/ipk/control"
-tar -C "$work/ipk" -xzf "$work/superd_1-r1_all.ipk"
+tar -C "$work/ipk" -xzf "$work/$ipk"
 tar -C "$work/ipk/data" -xzf "$work/ipk/data.tar.gz"
 tar -C "$work/ipk/control" -xzf "$work/ipk/control.tar.gz"
 [ "$(cat "$work/ipk/debian-binary")" = 2.0 ] || fail 'debian-binary'
@@ -110,34 +146,9 @@ none_is_left() {
 # ---- OpenWrt: our own unpacking, as opkg does it; a shell plays procd ----
 
 make_root "$router"
-cp "$root/tests/e2e/procd/rc.common" "$router/etc/rc.common"
-# `enable` makes links; the test's rc.common only asks.
-mkdir -p "$router/etc/rc.d" "$router/lib" "$router/usr/lib/opkg/info" "$router/tmp/procd"
-cp "$here/functions.sh" "$router/lib/functions.sh"
-# A script is run as `/etc/init.d/superd start`: `#!/bin/sh /etc/rc.common` gives it this name.
-mkfifo "$router/tmp/procd/ask" "$router/tmp/procd/answer"
-cat >"$router/tmp/procd/procd" <<'END'
-# One instance: start it, send TERM, say whether it runs.
-running() { [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && ! grep -qs "State:.Z" "/proc/$pid/status"; }
-pid=
-while read -r line <>/tmp/procd/ask; do
-	case "$line" in
-	running*) if running; then say=yes; else say=no; fi ;;
-	delete*) if running; then kill -TERM "$pid"; say=yes; else say='not found'; fi ;;
-	set*)
-		say=yes
-		if ! running; then
-			/usr/sbin/superd --config /etc/superd/superd.toml </dev/null >/dev/null 2>>/tmp/superd.log &
-			pid=$!
-		fi
-		;;
-	esac
-	echo "$say" >/tmp/procd/answer
-done
-END
-# shellcheck disable=SC2016 # for the other shell
-sed -i 's|^initscript=|PROCD=/tmp/procd\nenable() { ln -sf "../init.d/${initscript##*/}" "/etc/rc.d/S90${initscript##*/}"; }\ndisable() { rm -f "/etc/rc.d/S90${initscript##*/}"; }\n&|; s/ shutdown enabled / shutdown enabled enable disable /' "$router/etc/rc.common"
-chmod +x "$router/etc/rc.common"
+# shellcheck source=tests/packages/openwrt.sh
+. "$here/openwrt.sh"
+openwrt_into "$router" /tmp/procd "$root"
 within "$router" ash /tmp/procd/procd &
 
 opkg_unpack() {
@@ -205,7 +216,18 @@ deb() {
 }
 in_root=(dpkg "--root=$debian" --force-depends --force-not-root)
 "${in_root[@]}" --install "$(deb 1)" >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log"; fail 'dpkg --install'; }
+for file in bash-completion/completions/{superd,superctl} zsh/vendor-completions/_{superd,superctl} \
+	fish/vendor_completions.d/{superd,superctl}.fish superd/superd.schema.json man/man1/superctl.1.gz \
+	man/man8/superd.8.gz man/man5/superd.toml.5.gz; do
+	[ -s "$debian/usr/share/$file" ] || fail "deb: no /usr/share/$file"
+done
 grep -q 'invoke-rc.d superd start' "$debian/tmp/calls" || fail 'superd is not started'
+field() {
+	dpkg-deb --field "$(deb 1)" "$1"
+}
+if [ -n "$(ldd "$binary" 2>/dev/null | grep -o 'libc\.so\.6' || true)" ]; then
+	field Depends | grep -q 'libc6 (>= 2\.[0-9.]*)' || fail "deb: depends on: $(field Depends)"
+fi
 service "$debian"
 within "$debian" superctl reload
 wait_up "$debian"
@@ -220,7 +242,27 @@ superd=$(pgrep -x superd)
 "${in_root[@]}" --remove superd >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log"; fail 'dpkg --remove'; }
 none_is_left deb
 [ -f "$debian/etc/superd/superd.toml" ] || fail 'deb: a removal takes the configuration'
+# The script stays until a purge.
+for action in start stop restart reload; do
+	said=$(within "$debian" /etc/init.d/superd "$action" 2>&1) || fail "deb: removed: $action: $?: $said"
+	[ -z "$said" ] || fail "deb: removed: $action: $said"
+done
+rc=0
+within "$debian" /etc/init.d/superd status >/dev/null || rc=$?
+[ "$rc" -eq 3 ] || fail "deb: removed: status: $rc"
+: >"$debian/tmp/calls"
+"${in_root[@]}" --install "$(deb 2)" >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log"; fail 'dpkg --install again'; }
+grep -q 'invoke-rc.d superd start' "$debian/tmp/calls" || fail 'deb: removed and installed again: superd is not started'
+wait_up "$debian"
+# Stopped on purpose it stays so when it is upgraded.
+within "$debian" /etc/init.d/superd stop >/dev/null
+: >"$debian/tmp/calls"
+"${in_root[@]}" --install "$(deb 1)" >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log"; fail 'dpkg: upgrade of a stopped one'; }
+! grep -q 'superd start' "$debian/tmp/calls" || fail 'deb: an upgrade starts what was stopped'
+"${in_root[@]}" --remove superd >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log"; fail 'dpkg --remove again'; }
+none_is_left deb
 rm "$debian/etc/superd/services.d/web.toml"
 "${in_root[@]}" --purge superd >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log"; fail 'dpkg --purge'; }
 [ ! -e "$debian/etc/superd" ] || fail "deb: left: $(find "$debian/etc/superd")"
-echo 'ok: deb: installed, upgraded with its service running on, removed, purged'
+[ ! -e "$debian/var/lib/superd" ] || fail 'deb: left: /var/lib/superd'
+echo 'ok: deb: installed, upgraded with its service running on, removed, installed again, purged'

@@ -45,6 +45,7 @@ CADDY_RIVAL_WITHIN = 0.080  # s, the second stop comes this long after the first
 CADDY_REQUEST_OPEN = 0.5  # s, from the second stop
 NATS_AFTER_READY = 0.080  # s
 QUIC_DEATH_WITHIN = 1.0  # s, after the second client has left; the server takes milliseconds
+PORTS_TAKEN = 5  # so many rounds are begun again because a port was taken meanwhile
 AIR_SUBSCRIBERS = 5
 AIR_HANGS_AFTER = 2.0  # s; the real one was given 8, and stops within 0.033 when it does
 
@@ -63,6 +64,10 @@ GOROUTINE = re.compile(r"^goroutine \d+ \[", re.MULTILINE)
 
 class RecipeFailed(Exception):
     """The round says nothing about the fault: the server did not even start, or never ended."""
+
+    def port_taken(self):
+        """Whether another process was faster to take a port that free_ports() had found."""
+        return "address already in use" in str(self).lower()
 
 
 class Server:
@@ -447,11 +452,14 @@ def air_round(directory, options, _chance):
 
 
 def port_is_free(port):
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=START_LIMIT).close()
-        return False
-    except ConnectionRefusedError:
-        return True
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=START_LIMIT).close()
+            return False
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:
+            pass  # it was killed while we connected
 
 
 def go2rtc_round(directory, options, _chance):
@@ -523,7 +531,7 @@ class Series:
         chance = random.Random(options.seed)
         # Races are lost less often on a busy machine: then it takes more rounds to see enough.
         most = self.rounds * (MORE if options.n is None else 1)
-        number = 0
+        number = taken = 0
         while number < self.rounds or (number < most and not self.enough()):
             number += 1
             options.round = number
@@ -532,7 +540,12 @@ class Series:
                 try:
                     panic, status, took, notes = one_round(directory, options, chance)
                 except (RecipeFailed, OSError, subprocess.SubprocessError) as why:
-                    raise RecipeFailed(f"{self.name}: round {number}: {why}") from why
+                    failed = RecipeFailed(f"{self.name}: round {number}: {why}")
+                    if not failed.port_taken() or taken == PORTS_TAKEN:
+                        raise failed from why
+                    taken += 1
+                    number -= 1  # the same round, with other ports
+                    continue
             self.bad += panic is not None
             self.times.append(took)
             if panic is not None:

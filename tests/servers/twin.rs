@@ -54,7 +54,8 @@ twins:
                                                      status 0 at once, leaves a child
 victims:
   obey [--ready]       ends with 0 on TERM         ignore            nothing but KILL ends it
-  slow-stop MS [--gate FILE] [--say TEXT]          ends MS after TERM, and when FILE is there
+  slow-stop MS [--gate FILE] [--say TEXT] [--tell FILE]
+                       ends MS after TERM, and when FILE is there; STOPPING=1 when the other is
   exit CODE [--after MS] [--text T] [--first N]    crash SIGNAL [--after MS]
   tree [--stubborn]    children in its group, in a session of theirs, double-forked
   flood [--bytes N]    lines N     chat BYTES-PER-SECOND     close-stdout    exec-other   bind --listen WHERE   echo --listen WHERE
@@ -496,7 +497,14 @@ fn slow_stop(twin: &Twin) {
         gate.as_ref()
             .is_some_and(|g| !std::path::Path::new(g).exists())
     };
+    let mut told = twin.text("--tell");
     while monotonic() < until || is_shut() {
+        if told
+            .take_if(|file| std::path::Path::new(file).exists())
+            .is_some()
+        {
+            twin.notify("STOPPING=1");
+        }
         let left = until.saturating_sub(monotonic());
         let left = left.clamp(1_000_000, 5_000_000) as u64;
         twin.heed(Some(Duration::from_nanos(left)));
