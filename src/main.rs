@@ -52,7 +52,7 @@ fn dispatch(superd: Superd) -> ExitCode {
         }
         Some(SuperdCommand::Plan(args)) => ctl::check_or_plan(|to| offline::plan(args, config, to)),
         Some(SuperdCommand::Rpcd { what, method }) => ctl::rpcd(what, method.as_deref()),
-        Some(SuperdCommand::Ctl(ctl)) => ctl::main_parsed(ctl),
+        Some(SuperdCommand::Ctl(args::Later(ctl))) => ctl::main_parsed(ctl),
     }
 }
 

@@ -59,6 +59,8 @@ mod restarts;
 mod rpcd;
 #[path = "e2e/starts.rs"]
 mod starts;
+#[path = "e2e/startup.rs"]
+mod startup;
 #[path = "e2e/stops.rs"]
 mod stops;
 #[path = "e2e/successors.rs"]

@@ -141,6 +141,7 @@ fn every_mistake_made_on_purpose_is_noticed() {
             "never without being wanted",
         ],
     );
+    is_noticed(Tamper::SilentBlock, &["who cannot be started says why"]);
     is_noticed(Tamper::SpawnUnseen, &["never while something is missing"]);
     is_noticed(
         Tamper::SpawnUnprepared,
@@ -170,4 +171,15 @@ fn every_mistake_made_on_purpose_is_noticed() {
     is_noticed(Tamper::NoFinish, &["Finish comes in the end"]);
     is_noticed(Tamper::DueLost, &["what is due is not left out"]);
     is_noticed(Tamper::DueAgain, &["what is due is run once"]);
+    is_noticed(
+        Tamper::HeededLost,
+        &[
+            "a checker is asked once, of what is up",
+            "restarted with what has begun anew, once",
+        ],
+    );
+    is_noticed(
+        Tamper::HeededEver,
+        &["who is restarted with one that begins anew is at once"],
+    );
 }

@@ -3,14 +3,13 @@
 //! What of this a machine can do is none of a check's business: the same file may be meant for
 //! another one. A start fails where it cannot, see `optional`.
 
-use std::ops::Range;
-
 use toml::de::DeValue;
 
 use super::keys;
 use super::model::{self, Confine};
-use super::problem::{did_you_mean, word};
-use super::read::{Reader, Value};
+use super::problem::{nearest, word};
+use super::read::{Reader, Spots, Value};
+use crate::json::{Fault, Node};
 
 /// How the value of a limit is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,16 +94,16 @@ impl Control {
 }
 
 /// The name of a key as superd has once written it.
-pub(super) fn known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<&'static str, D::Error> {
-    let text: String = serde::Deserialize::deserialize(from)?;
+pub(super) fn known(from: Node<'_>) -> Result<&'static str, Fault> {
+    let text = from.text()?;
     let found = CONTROLS.iter().find(|c| c.key == text);
     found
         .map(|c| c.key)
-        .ok_or_else(|| serde::de::Error::custom("unknown limit"))
+        .ok_or_else(|| Fault::new("unknown limit"))
 }
 
 /// Less than this is a forgotten unit.
-const LEAST: u64 = 256 * 1024;
+pub(super) const LEAST: u64 = 256 * 1024;
 
 /// More CPUs than any machine of ours has.
 const CPUS: u64 = 1024;
@@ -165,6 +164,8 @@ pub(super) struct Said {
     capabilities: Option<Option<u64>>,
     no_new_privileges: Option<bool>,
     optional: Option<Vec<String>>,
+    /// Of the defaults: `cgroup = "off"` says that there will be none.
+    pub no_cgroups: bool,
 }
 
 /// Whether the key is one of these.
@@ -206,44 +207,29 @@ fn read_control(r: &mut Reader, control: &Control, v: &Value) -> Option<Option<u
     Some(Some(match control.kind {
         Kind::Size => read_size(r, key, v)?,
         Kind::Number(most) => r.integer(key, v, 1..most + 1)?.unsigned_abs(),
-        Kind::Percent => read_percent(r, key, v)?,
+        Kind::Percent => r.parse(key, v, percent)?,
     }))
 }
 
 /// A size that a program fits into.
 pub(super) fn read_size(r: &mut Reader, key: &str, v: &Value) -> Option<u64> {
-    let size = r.size(key, v, i64::MAX)?;
-    if size < LEAST {
-        r.problem(
-            v.span(),
-            format_args!("`{key}` must be at least 256KiB, not {size} bytes"),
-        );
-        return None;
-    }
-    Some(size)
+    r.size(key, v, (LEAST, u64::MAX))
 }
 
 /// `50%` of one CPU; `200%` are two.
-fn read_percent(r: &mut Reader, key: &str, v: &Value) -> Option<u64> {
-    let text = r.text(key, v)?;
+fn percent(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix('%').filter(|n| {
         let digits = n.bytes().all(|b| b.is_ascii_digit());
         digits && matches!(n.len(), 1..=6)
     });
     match number.and_then(|n| n.parse::<u64>().ok()) {
-        Some(n) if (1..=100 * CPUS).contains(&n) => Some(n),
-        _ => {
-            r.problem(
-                v.span(),
-                format_args!(
-                    "`{key}`: `{}` is not a share of CPU time: write \"50%\" for half of one \
-                     CPU, \"200%\" for two; from 1% to {}%",
-                    word(&text),
-                    100 * CPUS
-                ),
-            );
-            None
-        }
+        Some(n) if (1..=100 * CPUS).contains(&n) => Ok(n),
+        _ => Err(format!(
+            "`{}` is not a share of CPU time: write \"50%\" for half of one CPU, \"200%\" for \
+             two; from 1% to {}%",
+            word(text),
+            100 * CPUS
+        )),
     }
 }
 
@@ -268,20 +254,7 @@ fn read_namespace(r: &mut Reader, key: &str, v: &Value) -> Option<Option<String>
 
 /// Absolute paths; a leading `-` means that one may be missing.
 fn read_paths(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<String>> {
-    let paths = r.strings(key, v)?;
-    for path in &paths {
-        if !path.strip_prefix('-').unwrap_or(path).starts_with('/') {
-            r.problem(
-                v.span(),
-                format_args!(
-                    "`{key}` has paths that begin with / (or -/), not `{}`",
-                    word(path)
-                ),
-            );
-            return None;
-        }
-    }
-    Some(paths)
+    r.list(key, v, "\"/etc\"", Reader::maybe_path)
 }
 
 /// Names of capabilities, or false.
@@ -289,48 +262,50 @@ fn read_capabilities(r: &mut Reader, key: &str, v: &Value) -> Option<Option<u64>
     if is_false(v) {
         return Some(None);
     }
-    let mut mask = 0;
-    for typed in r.strings(key, v)? {
-        let plain = typed.to_ascii_lowercase().replace('_', "-");
-        let plain = plain.strip_prefix("cap-").unwrap_or(&plain);
-        match CAPABILITIES.iter().zip(0..).find(|(n, _)| **n == plain) {
-            Some((_, number)) => mask |= 1_u64 << number,
-            None => {
-                let hint = did_you_mean(plain, CAPABILITIES.iter().copied());
-                r.problem(
-                    v.span(),
-                    format_args!("`{key}`: unknown capability `{}`{hint}", word(&typed)),
-                );
-                return None;
-            }
-        }
-    }
-    Some(Some(mask))
+    let names = r.list(key, v, "\"net-bind-service\"", |r, key, v| {
+        r.parse(key, v, capability)
+    })?;
+    let is_named = |(known, _): &(&&str, i32)| names.iter().any(|n| n == *known);
+    let all = CAPABILITIES.iter().zip(0..).filter(is_named);
+    Some(Some(
+        all.fold(0, |mask, (_, number)| mask | 1_u64 << number),
+    ))
+}
+
+/// As it is in [`CAPABILITIES`].
+fn capability(typed: &str) -> Result<String, String> {
+    let plain = typed.to_ascii_lowercase().replace('_', "-");
+    let plain = plain.strip_prefix("cap-").unwrap_or(&plain);
+    one_of(plain, CAPABILITIES, "a capability", "net-bind-service")
 }
 
 /// Names of keys.
 fn read_optional(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<String>> {
-    let mut names = r.strings(key, v)?;
-    for name in &names {
-        if !keys::OPTIONAL.contains(&name.as_str()) {
-            let hint = did_you_mean(name, keys::OPTIONAL.iter().copied());
-            r.problem(
-                v.span(),
-                format_args!(
-                    "`{key}`: `{}` is no key that can be optional{hint}",
-                    word(name)
-                ),
-            );
-            return None;
-        }
-    }
+    let mut names = r.list(key, v, "\"cpu-max\"", |r, key, v| {
+        r.parse(key, v, |name| {
+            one_of(
+                name,
+                keys::OPTIONAL,
+                "a key that can be optional",
+                "cpu-max",
+            )
+        })
+    })?;
     names.sort_unstable();
     names.dedup();
     Some(names)
 }
 
+fn one_of(name: &str, known: &[&'static str], what: &str, like: &str) -> Result<String, String> {
+    if known.contains(&name) {
+        return Ok(name.to_owned());
+    }
+    let meant = nearest(name, known.iter().copied()).unwrap_or(like);
+    Err(format!("`{}` is not {what}: write \"{meant}\"", word(name)))
+}
+
 /// What the service's section says, and the defaults where it is silent.
-pub(super) fn define(r: &mut Reader, at: &Range<usize>, said: Said, defaults: &Said) -> Confine {
+pub(super) fn define(r: &mut Reader, at: &Spots, said: Said, defaults: &Said) -> Confine {
     let mut controls = Vec::new();
     for control in CONTROLS {
         let say = |s: &Said| {
@@ -349,8 +324,24 @@ pub(super) fn define(r: &mut Reader, at: &Range<usize>, said: Said, defaults: &S
     };
     if let (Some(high), Some(max)) = (value("memory-high"), value("memory-max")) {
         if high > max {
-            r.problem(at.clone(), "`memory-high` is above `memory-max`");
+            let text = "`memory-high` is above `memory-max`";
+            r.problem(at.of(&["memory-high", "memory-max"]), text);
         }
+    }
+    let optional = said.optional.or_else(|| defaults.optional.clone());
+    let optional = optional.unwrap_or_default();
+    for control in controls.iter().filter(|_| defaults.no_cgroups) {
+        let key = control.key;
+        if !optional.iter().any(|o| o == key) {
+            let text = format_args!(
+                "`{key}` needs cgroups, and [daemon] has cgroup = \"off\": one of them, or `optional`"
+            );
+            r.problem(at.of(&[key]), text);
+        }
+    }
+    if said.no_new_privileges == Some(false) && matches!(said.writable_paths, Some(Some(_))) {
+        let text = "`writable-paths` implies `no-new-privileges`: leave that out";
+        r.problem(at.of(&["no-new-privileges"]), text);
     }
     Confine {
         controls,
@@ -372,9 +363,6 @@ pub(super) fn define(r: &mut Reader, at: &Range<usize>, said: Said, defaults: &S
             .no_new_privileges
             .or(defaults.no_new_privileges)
             .unwrap_or(false),
-        optional: said
-            .optional
-            .or_else(|| defaults.optional.clone())
-            .unwrap_or_default(),
+        optional,
     }
 }

@@ -13,7 +13,7 @@ use super::read::{Reader, Value};
 const RING: usize = 16 << 10;
 
 /// The largest ring: it is memory, per service.
-const RING_CAP: i64 = 16 << 20;
+const RING_CAP: u64 = 16 << 20;
 
 /// Different crashes kept of a service: a report is a file of some KiB on small flash.
 const CRASH_KEEP: usize = 5;
@@ -67,7 +67,7 @@ pub(super) fn read(r: &mut Reader, table: &DeTable, daemon: &mut Daemon) {
             "shutdown-deadline" => daemon.shutdown_deadline = r.duration(key, v),
             "cgroup" => daemon.cgroup = read_cgroup(r, key, v).unwrap_or(CgroupUse::Auto),
             "ring" => {
-                let size = r.size(key, v, RING_CAP);
+                let size = r.size(key, v, (0, RING_CAP));
                 daemon.ring = size.and_then(|n| n.try_into().ok()).unwrap_or(RING);
             }
             "crash-reports" => {

@@ -159,8 +159,9 @@ fn read(source: &Source<'_>, top: &DeTable<'_>, problems: &mut Problems, into: &
             continue;
         }
         for entry in list.iter() {
-            if let Some(table) = r.table("fault", entry) {
-                into.extend(fault(&mut r, table, entry.span()));
+            match entry.get_ref() {
+                DeValue::Table(table) => into.extend(fault(&mut r, table, entry.span())),
+                _ => r.problem(entry.span(), "write each fault as [[fault]]"),
             }
         }
     }
@@ -292,7 +293,7 @@ mod tests {
             [
                 "/k.toml:1:1: a fault has no `program`",
                 "/k.toml:3:1: unknown key `progam` (did you mean `program`?)",
-                "/k.toml:5:8: `name` must be a string, not a whole number: write \"3\"",
+                "/k.toml:5:8: `name` must be a string, not 3: write \"3\"",
                 "/k.toml:6:2: unknown key `other`",
             ]
         );

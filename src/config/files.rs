@@ -2,13 +2,14 @@
 //!
 //! Nothing here looks into the text.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::{Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use crate::map::Map;
 
 /// The largest file.
 pub const FILE_CAP: usize = 1 << 20;
@@ -32,27 +33,10 @@ pub struct Disk;
 
 impl Files for Disk {
     fn read(&mut self, path: &Path, cap: usize) -> Result<Vec<u8>, String> {
-        // O_NONBLOCK: opening a FIFO must not wait for a writer.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|e| format!("cannot open: {}", reason(&e)))?;
-        let meta = file
-            .metadata()
-            .map_err(|e| format!("cannot stat: {}", reason(&e)))?;
-        if meta.is_dir() {
-            return Err("is a directory, not a file".to_owned());
-        }
-        if !meta.is_file() {
-            return Err("is not a regular file".to_owned());
-        }
+        let (file, meta) = open(path)?;
         trusted(&meta, path)?;
-        let mut bytes = Vec::new();
-        let room = u64::try_from(cap).unwrap_or(u64::MAX).saturating_add(1);
-        file.take(room)
-            .read_to_end(&mut bytes)
-            .map_err(|e| format!("cannot read: {}", reason(&e)))?;
+        trusted_directory(path)?;
+        let bytes = read(file, &meta, cap.saturating_add(1))?;
         fits(bytes.len(), cap)?;
         Ok(bytes)
     }
@@ -78,8 +62,42 @@ impl Files for Disk {
     }
 }
 
+/// The first `cap` bytes of a regular file that anybody may have written; none where there is
+/// no such file, or it cannot be read.
+pub fn contents(path: &Path, cap: usize) -> Option<Vec<u8>> {
+    let (file, meta) = open(path).ok()?;
+    read(file, &meta, cap).ok()
+}
+
+/// Opens a regular file, and nothing else that has this name.
+fn open(path: &Path) -> Result<(File, Metadata), String> {
+    // O_NONBLOCK: opening a FIFO must not wait for a writer.
+    let file = crate::sys::file::open(path, libc::O_NONBLOCK | libc::O_NOCTTY, 0)
+        .map_err(|e| format!("cannot open: {}", reason(&e)))?;
+    let meta = file
+        .metadata()
+        .map_err(|e| format!("cannot stat: {}", reason(&e)))?;
+    if meta.is_dir() {
+        return Err("is a directory, not a file".to_owned());
+    }
+    match meta.is_file() {
+        true => Ok((file, meta)),
+        false => Err("is not a regular file".to_owned()),
+    }
+}
+
+fn read(file: File, meta: &Metadata, most: usize) -> Result<Vec<u8>, String> {
+    // A byte more than it has: then the end is seen without another growing.
+    let length = usize::try_from(meta.len()).unwrap_or(most).min(most);
+    let mut bytes = Vec::with_capacity(length.saturating_add(1));
+    file.take(u64::try_from(most).unwrap_or(u64::MAX))
+        .read_to_end(&mut bytes)
+        .map_err(|e| format!("cannot read: {}", reason(&e)))?;
+    Ok(bytes)
+}
+
 /// A configuration in memory, for tests and fuzzing.
-impl Files for BTreeMap<PathBuf, Vec<u8>> {
+impl Files for Map<PathBuf, Vec<u8>> {
     fn read(&mut self, path: &Path, cap: usize) -> Result<Vec<u8>, String> {
         let bytes = self
             .get(path)
@@ -116,9 +134,27 @@ fn reason(e: &std::io::Error) -> String {
 
 /// Root does not act on what others can write (DESIGN 7).
 fn trusted(meta: &Metadata, path: &Path) -> Result<(), String> {
-    match nix::unistd::geteuid().is_root() {
-        true => trusted_by_root(meta.uid(), meta.mode(), path),
-        false => Ok(()),
+    match trusted_by_root(meta.uid(), meta.mode(), path) {
+        Err(_) if !nix::unistd::geteuid().is_root() => Ok(()),
+        said => said,
+    }
+}
+
+/// Nor on what others can put in its place.
+fn trusted_directory(path: &Path) -> Result<(), String> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    match std::fs::metadata(directory) {
+        // Where the sticky bit is, nobody can take away what is root's.
+        Ok(meta) if meta.uid() == 0 && meta.mode() & libc::S_ISVTX != 0 => Ok(()),
+        Ok(meta) => trusted(&meta, directory),
+        Err(e) => Err(format!(
+            "cannot stat {}: {}",
+            directory.display(),
+            reason(&e)
+        )),
     }
 }
 

@@ -16,6 +16,8 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// Wrong answers in a row that are too many, when it does not say.
 const FAILURES: u32 = 3;
 
+const LIKE: &str = "http = \"http://127.0.0.1/\"";
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Action {
     Restart,
@@ -37,7 +39,7 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Rc<Hea
     let mut asked = Asked::default();
     let (mut failures, mut action, mut run) = (FAILURES, None, None);
     let mut is_whole = true;
-    for (name, value) in r.table(key, v)?.iter() {
+    for (name, value) in r.table(key, v, LIKE)?.iter() {
         if !r.known(name, keys::HEALTH) {
             is_whole = false;
             continue;
@@ -66,7 +68,7 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Rc<Hea
         r.problem(
             v.span(),
             format_args!(
-                "`{key}` asks one of tcp, http and exec, or for `memory`: write {{ http = \"http://127.0.0.1/\" }}"
+                "`{key}` asks one of tcp, http and exec, or for `memory`: write {{ {LIKE} }}"
             ),
         );
         return None;

@@ -1,7 +1,6 @@
 //! `pre-start`, `post-start`, `pre-stop`, `post-stop` and `on-crash`: a command each, and how
 //! long it may take.
 
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use crate::machine::hook::{Hook, Hooks};
 use crate::machine::spec::{Oneshot, Schedule, Step};
 
 use super::keys;
-use super::read::{Reader, Value};
+use super::read::{Reader, Spots, Value};
 use super::stop::positive;
 
 /// The longest a hook takes before it is killed. Short: a start, a stop or a restart waits for
@@ -40,14 +39,19 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Hook>>
         }
     };
     let (mut argv, mut wait) = (None, TIMEOUT);
+    let mut is_whole = true;
     for (name, value) in table.iter() {
-        if !r.known(name, keys::HOOK) {
-            return None;
-        }
-        match name.get_ref().as_ref() {
-            "run" => argv = Some(r.command("run", value)?),
-            _ => wait = positive(r, "timeout", value)?,
-        }
+        is_whole &= match name.get_ref().as_ref() {
+            _ if !r.known(name, keys::HOOK) => false,
+            "run" => {
+                argv = r.command("run", value);
+                argv.is_some()
+            }
+            _ => positive(r, "timeout", value).map(|t| wait = t).is_some(),
+        };
+    }
+    if !is_whole {
+        return None;
     }
     let Some(argv) = argv else {
         r.problem(
@@ -68,7 +72,7 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Hook>>
 /// `pre-stop` as the first step and the time of those after the end.
 pub(super) fn define(
     r: &mut Reader,
-    at: &Range<usize>,
+    at: &Spots,
     said: Said,
     defaults: &Said,
     oneshot: Option<Oneshot>,
@@ -76,7 +80,7 @@ pub(super) fn define(
 ) -> (Option<Rc<Hooks>>, Rc<Schedule>) {
     if oneshot.is_some() && said.post_start.iter().flatten().next().is_some() {
         r.problem(
-            at.clone(),
+            at.of(&["post-start"]),
             "a oneshot is done when it ends: what is to follow is its `post-stop`, not `post-start`",
         );
     }

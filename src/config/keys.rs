@@ -32,6 +32,7 @@ pub const SERVICE: &[&str] = &[
     "after",
     "requires",
     "wants",
+    "restart-with",
     "conflicts",
     "wait-for",
     "user",
@@ -113,6 +114,7 @@ pub const NOT_IN_DEFAULTS: &[&str] = &[
     "after",
     "requires",
     "wants",
+    "restart-with",
     "conflicts",
     "sockets",
 ];
@@ -145,7 +147,7 @@ pub const HEALTH: &[&str] = &[
 ];
 
 /// `output`, where it is a file.
-pub const OUTPUT: &[&str] = &["file", "max-size", "keep", "timestamps"];
+pub const OUTPUT: &[&str] = &["file", "max-size", "keep", "timestamps", "compress"];
 
 /// `crash-loop`.
 pub const CRASH_LOOP: &[&str] = &["burst", "within", "retry"];
@@ -184,6 +186,8 @@ pub const ELSEWHERE: &[(&str, &str)] = &[
     ("working-directory", "directory"),
     ("depends", "requires"),
     ("waits-for", "wants"),
+    ("part-of", "restart-with"),
+    ("binds-to", "requires"),
     ("remain-after-exit", "remain"),
     ("depends-on", "requires"),
     ("env", "environment"),

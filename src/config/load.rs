@@ -4,7 +4,6 @@
 //! read elsewhere. A little long, because bytes, syntax and sections of a file share what
 //! has been read so far.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -15,9 +14,10 @@ use toml::de::{DeTable, DeValue};
 use toml::Spanned;
 
 use crate::machine::spec::Schedule;
+use crate::map::Map;
 
 use super::files::{self, Disk, Files, FILE_CAP, TOTAL_CAP};
-use super::model::{Config, Daemon, Made, ServiceDef};
+use super::model::{CgroupUse, Config, Daemon, Made, ServiceDef};
 use super::order::{self, Named};
 use super::output;
 use super::problem::{word, Place, Problems, Source};
@@ -53,9 +53,10 @@ pub fn load_with(path: &Path, files: &mut dyn Files) -> Result<Config, Problems>
         problems: Problems::default(),
         daemon: Daemon::default(),
         defaults: Said::default().with_schedule(),
-        places: BTreeMap::new(),
-        services: BTreeMap::new(),
+        places: Map::new(),
+        services: Map::new(),
         named: Vec::new(),
+        logs: Vec::new(),
         templates: Templates::default(),
         later: Vec::new(),
         torn: false,
@@ -79,11 +80,13 @@ struct Load<'f> {
     daemon: Daemon,
     defaults: Said,
     /// Every service that has a section, also a broken one.
-    places: BTreeMap<String, Place>,
+    places: Map<String, Place>,
     /// The services that can be made use of.
-    services: BTreeMap<String, ServiceDef>,
+    services: Map<String, ServiceDef>,
     /// Who names whom.
     named: Vec<Named>,
+    /// Who writes which log file.
+    logs: Vec<Named>,
     templates: Templates,
     /// Files with sections of instances, which are read when all templates are known.
     later: Vec<(PathBuf, usize, String)>,
@@ -125,6 +128,10 @@ impl Load<'_> {
                     let mut r = Reader::new(&source, &mut problems, "[daemon]".to_owned());
                     if let Some(table) = section(&mut r, key, value) {
                         daemon::read(&mut r, table, &mut self.daemon);
+                    }
+                    // Keys come in the order of the alphabet: services after this.
+                    if self.daemon.cgroup == CgroupUse::Off {
+                        self.defaults.forget_cgroups();
                     }
                     self.problems = problems;
                 }
@@ -469,6 +476,12 @@ impl Load<'_> {
                 place: place.clone(),
             }));
         }
+        self.logs.extend(said.log_file().map(|(file, at)| Named {
+            by: name.to_owned(),
+            key: "output",
+            name: file.to_owned(),
+            place: r.place(&at),
+        }));
         if let Some(def) = service::define(&mut r, name, key.span(), said, &self.defaults) {
             self.services.insert(name.to_owned(), def);
         }
@@ -490,9 +503,10 @@ impl Load<'_> {
                 self.places.insert(name.clone(), Place::of_text(&def.place));
             }
         }
-        order::check_cycles(&self.services, &self.places, &mut self.problems);
-        order::check_conflicts(&self.services, &self.places, &mut self.problems);
-        output::check_files(&self.services, &self.places, &mut self.problems);
+        let (services, named, places) = (&self.services, &self.named, &self.places);
+        order::check_cycles(services, named, places, &mut self.problems);
+        order::check_conflicts(services, named, places, &mut self.problems);
+        output::check_files(services, &self.logs, places, &mut self.problems);
         self.problems.into_result()?;
         if self.templates.is_empty() {
             self.templates = Templates::default(); // nobody needs the defaults any more

@@ -7,14 +7,15 @@
 //! place, and all problems come out at once.
 //!
 //! Nothing here starts, stops or asks anything. Whether users, programs and directories
-//! exist is seen when a service is started: they may come and go while superd runs.
+//! exist is seen when a service is started: they may come and go while superd runs. Only
+//! [`check`] warns of them.
 //!
 //! ```
-//! use std::collections::BTreeMap;
+//! use superd::map::Map;
 //! use std::path::{Path, PathBuf};
 //! use superd::config;
 //!
-//! let mut files = BTreeMap::from([(
+//! let mut files = Map::from([(
 //!     PathBuf::from("/etc/superd/superd.toml"),
 //!     b"[service.dnsd]\ncomand = [\"/usr/sbin/dnsd\"]\n".to_vec(),
 //! )]);
@@ -33,7 +34,7 @@ pub mod confine;
 mod daemon;
 mod diff;
 pub mod faults;
-mod files;
+pub(crate) mod files;
 mod health;
 mod hooks;
 pub mod keys;
@@ -54,11 +55,16 @@ mod value;
 mod wrap;
 
 #[cfg(test)]
+mod hints;
+#[cfg(test)]
 mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use nix::unistd::{Group, User};
 
 pub use diff::{diff, Diff};
 pub use files::{Disk, Files, FILE_CAP, TOTAL_CAP};
@@ -74,6 +80,7 @@ pub use wrap::{wrap, Wrapped};
 
 use crate::machine::spec::Schedule;
 use crate::machine::time::Span;
+use crate::sys::spawn::USUAL_PATH;
 
 /// Where the main file is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/superd/superd.toml";
@@ -124,6 +131,51 @@ pub fn stop_schedule(text: &str) -> Result<Schedule, String> {
     load::stop_schedule(text)
 }
 
+/// What it names and this machine has not.
+fn missing(program: &model::Program) -> Vec<(&'static str, &str)> {
+    let mut missing = Vec::new();
+    let is_number = |name: &str| name.parse::<u32>().is_ok();
+    if let Some(command) = program.command.first().filter(|c| !is_program(program, c)) {
+        missing.push(("there is no program", command.as_str()));
+    }
+    if let Some(user) = program.user.as_ref().filter(|u| !is_number(u)) {
+        if let Ok(None) = User::from_name(user) {
+            missing.push(("there is no user", user));
+        }
+    }
+    for group in program.group.iter().chain(program.groups.iter().flatten()) {
+        if let (false, Ok(None)) = (is_number(group), Group::from_name(group)) {
+            missing.push(("there is no group", group));
+        }
+    }
+    if let Some(directory) = program.directory.as_ref() {
+        if !Path::new(directory).is_dir() {
+            missing.push(("there is no directory", directory));
+        }
+    }
+    if let Some(file) = &program.log_file {
+        if std::fs::metadata(&file.path).is_ok_and(|m| !m.is_file()) {
+            missing.push(("its log is no regular file:", &file.path));
+        }
+    }
+    missing
+}
+
+/// Whether the command can be executed, as far as that can be told.
+fn is_program(program: &model::Program, command: &str) -> bool {
+    let path = match program.environment.get("PATH") {
+        // Joined with an absolute path that is left as it is.
+        _ if command.contains('/') => program.directory.as_deref().unwrap_or("/"),
+        Some(path) => path,
+        None if program.environment_file.is_some() => return true, // it may be in there
+        None => USUAL_PATH,
+    };
+    path.split(':').any(|directory| {
+        let file = std::fs::metadata(Path::new(directory).join(command));
+        file.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    })
+}
+
 fn warnings(config: &Config, plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.services.is_empty() && config.templates.is_empty() {
@@ -143,6 +195,12 @@ fn warnings(config: &Config, plan: &Plan) -> Vec<String> {
                  until somebody starts that"
             ));
         }
+    }
+    for (name, def) in &config.services {
+        let missing = missing(&def.program).into_iter();
+        warnings.extend(missing.map(|(what, which)| {
+            format!("service \"{name}\": {what} `{}` here", problem::word(which))
+        }));
     }
     if let Some(deadline) = config.daemon.shutdown_deadline {
         if plan.uncapped > deadline {

@@ -2,15 +2,13 @@
 //!
 //! Nothing here reads a file; `raw` does, `check` turns that into this.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::template::Templates;
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::ServiceId;
 use crate::machine::files::Watched;
 use crate::machine::health::Health;
@@ -20,14 +18,15 @@ use crate::machine::ready::Ready;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Checker, MaxConnections, Oneshot, Reload, Restart, Schedule, Spec};
 use crate::machine::timer::Timer;
+use crate::map::Map;
 
 /// The whole configuration.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Config {
     /// What concerns superd itself.
     pub daemon: Daemon,
     /// The services, by name.
-    pub services: BTreeMap<String, ServiceDef>,
+    pub services: Map<String, ServiceDef>,
     /// What services are made from.
     #[serde(default)]
     pub templates: Templates,
@@ -36,7 +35,7 @@ pub struct Config {
 }
 
 /// `[daemon]`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(default)]
 pub struct Daemon {
     /// Lock and sockets. Default `/var/run/superd`.
@@ -61,7 +60,7 @@ pub struct Daemon {
 }
 
 /// Crash reports: files that outlive superd and a power cut.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(default)]
 pub struct CrashReports {
     /// Whether any are written.
@@ -75,7 +74,7 @@ pub struct CrashReports {
 }
 
 /// Where messages go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum LogTo {
     /// syslog, and standard error until the log daemon answers; standard error in the foreground.
     Auto,
@@ -100,7 +99,7 @@ impl LogTo {
 }
 
 /// Whether services get cgroups of their own.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum CgroupUse {
     /// Where cgroup v2 is mounted and writable.
     Auto,
@@ -111,7 +110,7 @@ pub enum CgroupUse {
 }
 
 /// `[service.NAME]`, with `[defaults]` filled in.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct ServiceDef {
     /// The name.
     pub name: String,
@@ -127,7 +126,7 @@ pub struct ServiceDef {
 }
 
 /// Why there is such a service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ToJson, FromJson)]
 pub enum Made {
     /// It has a section.
     #[default]
@@ -145,7 +144,7 @@ impl Made {
 }
 
 /// What is executed and how.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, ToJson, FromJson)]
 pub struct Program {
     /// Program and arguments; a program without a slash is searched in the service's PATH.
     pub command: Vec<String>,
@@ -162,7 +161,7 @@ pub struct Program {
     /// -1000 to 1000; none: what superd was started with.
     pub oom_score_adj: Option<i32>,
     /// Variables to set.
-    pub environment: BTreeMap<String, String>,
+    pub environment: Map<String, String>,
     /// A file of `NAME=value` lines, read at each start; a leading `-` means it may be missing.
     pub environment_file: Option<String>,
     /// Working directory; none: `/`.
@@ -188,7 +187,7 @@ pub struct Program {
 }
 
 /// What a service is kept to.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, ToJson, FromJson)]
 #[serde(default)]
 pub struct Confine {
     /// Limits of its cgroup.
@@ -217,7 +216,7 @@ impl Confine {
 }
 
 /// A limit of a cgroup: one of `confine::CONTROLS`, and its value.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, ToJson, FromJson)]
 pub struct Control {
     /// The key.
     #[serde(deserialize_with = "super::confine::known")]
@@ -230,7 +229,7 @@ pub struct Control {
 pub type LimitName = &'static str;
 
 /// One resource limit (setrlimit(2)); `u64::MAX` is "unlimited".
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, ToJson, FromJson)]
 pub struct Limit {
     /// Name as in the configuration: `nofile`.
     #[serde(deserialize_with = "super::limits::known")]
@@ -244,7 +243,7 @@ pub struct Limit {
 }
 
 /// What happens to a service's standard output and error.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, ToJson, FromJson)]
 pub enum Output {
     /// Ring, and the log.
     Log,
@@ -259,7 +258,7 @@ pub enum Output {
 }
 
 /// The file that a service's output goes to.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, ToJson, FromJson)]
 pub struct FileOutput {
     /// Absolute.
     pub path: String,
@@ -269,10 +268,13 @@ pub struct FileOutput {
     pub keep: u32,
     /// Each line has its time before it.
     pub timestamps: bool,
+    /// A command that makes full files smaller; empty: none.
+    #[serde(default)]
+    pub compress: Vec<String>,
 }
 
 /// What superd does with a service.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct PolicyDef {
     /// Started as soon as it is configured.
     pub autostart: bool,
@@ -283,6 +285,9 @@ pub struct PolicyDef {
     /// Order, and started along.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wants: Vec<String>,
+    /// Order, and restarted when they begin anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_with: Vec<String>,
     /// Never at the same time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<String>,
@@ -328,7 +333,13 @@ pub struct PolicyDef {
 impl PolicyDef {
     /// Whether it says something about that service.
     pub fn names(&self, other: &str) -> bool {
-        let lists = [&self.after, &self.requires, &self.wants, &self.conflicts];
+        let lists = [
+            &self.after,
+            &self.requires,
+            &self.wants,
+            &self.restart_with,
+            &self.conflicts,
+        ];
         lists.iter().any(|list| list.iter().any(|n| n == other))
     }
 }
@@ -343,6 +354,7 @@ impl ServiceDef {
             after: p.after.iter().filter_map(|n| id(n)).collect(),
             requires: p.requires.iter().filter_map(|n| id(n)).collect(),
             wants: p.wants.iter().filter_map(|n| id(n)).collect(),
+            restart_with: p.restart_with.iter().filter_map(|n| id(n)).collect(),
             conflicts: p.conflicts.iter().filter_map(|n| id(n)).collect(),
             oneshot: p.oneshot,
             wait_for: p.wait_for.clone(),

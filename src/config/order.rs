@@ -1,17 +1,16 @@
 //! The order of services: that `after`, `requires` and so on name services which exist, and no
 //! cycle. `plan` walks the same graph for the time a shutdown takes.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::model::ServiceDef;
 use super::problem::{did_you_mean, word, Place, Problems, SHOWN};
 use super::template::Templates;
+use crate::map::{Map, Set};
 
 /// A name of another service.
 pub(super) struct Named {
     /// Whose.
     pub by: String,
-    /// `after`, `requires`, `wants` or `conflicts`.
+    /// `after`, `requires`, `wants`, `restart-with` or `conflicts`.
     pub key: &'static str,
     /// Which service.
     pub name: String,
@@ -23,7 +22,7 @@ pub(super) struct Named {
 /// also broken ones.
 pub(super) fn check_names(
     named: &[Named],
-    places: &BTreeMap<String, Place>,
+    places: &Map<String, Place>,
     templates: &Templates,
     problems: &mut Problems,
 ) {
@@ -66,13 +65,17 @@ pub(super) fn check_names(
 
 /// Reports each cycle once, at the service of it that comes first by name.
 pub(super) fn check_cycles(
-    services: &BTreeMap<String, ServiceDef>,
-    places: &BTreeMap<String, Place>,
+    services: &Map<String, ServiceDef>,
+    named: &[Named],
+    places: &Map<String, Place>,
     problems: &mut Problems,
 ) {
-    for cycle in sort(services).cycles {
-        let Some(first) = cycle.first() else { continue };
-        let Some(place) = places.get(*first) else {
+    for cycle in sort(services, named).cycles {
+        let [first, second, ..] = cycle.as_slice() else {
+            continue;
+        };
+        let named = seen(named, problems);
+        let Some(place) = place_of(first, second, named, places) else {
             continue;
         };
         problems.add(
@@ -85,20 +88,41 @@ pub(super) fn check_cycles(
     }
 }
 
+/// As long as somebody reads it: to look through all for each of thousands takes long.
+fn seen<'n>(named: &'n [Named], problems: &Problems) -> &'n [Named] {
+    match problems.len() < SHOWN {
+        true => named,
+        false => &[],
+    }
+}
+
+/// Where one service names the other, else where it is defined itself.
+fn place_of<'p>(
+    by: &str,
+    name: &str,
+    named: &'p [Named],
+    places: &'p Map<String, Place>,
+) -> Option<&'p Place> {
+    let is_it = |n: &&Named| n.by == by && n.name == name;
+    let names = named.iter().find(is_it);
+    names.map(|n| &n.place).or_else(|| places.get(by))
+}
+
 /// Reports services that conflict, and are to run at the same time all the same.
 pub(super) fn check_conflicts(
-    services: &BTreeMap<String, ServiceDef>,
-    places: &BTreeMap<String, Place>,
+    services: &Map<String, ServiceDef>,
+    named: &[Named],
+    places: &Map<String, Place>,
     problems: &mut Problems,
 ) {
-    let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut dependents: Map<&str, Vec<&str>> = Map::new();
     for (name, def) in services {
         for need in &def.policy.requires {
             dependents.entry(need).or_default().push(name);
         }
     }
-    let mut report = |name: &str, text: String| {
-        if let Some(place) = places.get(name) {
+    let mut report = |name: &str, other: &str, text: String| {
+        if let Some(place) = place_of(name, other, seen(named, problems), places) {
             problems.add(place.clone(), format_args!("service \"{name}\": {text}"));
         }
     };
@@ -113,18 +137,21 @@ pub(super) fn check_conflicts(
             }
             let here = who_needs(name, &dependents);
             let both = who_needs(other, &dependents);
-            let both = here.intersection(&both).next().copied();
+            let both = here.iter().find(|name| both.contains(**name)).copied();
             match both {
                 Some(by) if by == name || by == other => report(
                     name,
+                    other,
                     format!("conflicts with \"{other}\", and one requires the other"),
                 ),
                 Some(by) => report(
                     by,
+                    other,
                     format!("requires both \"{name}\" and \"{other}\", which conflict"),
                 ),
                 None if def.policy.autostart && rival.policy.autostart => report(
                     name,
+                    other,
                     format!("conflicts with \"{other}\", and both have autostart = true"),
                 ),
                 None => {}
@@ -134,8 +161,8 @@ pub(super) fn check_conflicts(
 }
 
 /// The service, and all that cannot run without it.
-fn who_needs<'c>(name: &'c str, dependents: &BTreeMap<&str, Vec<&'c str>>) -> BTreeSet<&'c str> {
-    let mut found = BTreeSet::from([name]);
+fn who_needs<'c>(name: &'c str, dependents: &Map<&str, Vec<&'c str>>) -> Set<&'c str> {
+    let mut found = Set::from([name]);
     let mut todo = vec![name];
     while let Some(name) = todo.pop() {
         for dependent in dependents.get(name).into_iter().flatten() {
@@ -158,31 +185,48 @@ pub(super) struct Sorted<'c> {
 
 /// The services that `def` names and that exist, without itself.
 pub(super) fn needs<'c>(
-    services: &'c BTreeMap<String, ServiceDef>,
+    services: &'c Map<String, ServiceDef>,
     def: &'c ServiceDef,
-) -> BTreeSet<&'c str> {
+) -> Set<&'c str> {
     let p = &def.policy;
     p.after
         .iter()
         .chain(&p.requires)
         .chain(&p.wants)
+        .chain(&p.restart_with)
         .filter(|name| **name != def.name)
-        .filter_map(|name| services.get_key_value(name))
-        .map(|(name, _)| name.as_str())
+        .filter_map(|name| services.key(name))
+        .map(String::as_str)
         .collect()
 }
 
 /// Kahn's algorithm: take what waits for nothing, again and again. What then remains waits
 /// in a cycle, or for one. No recursion: a chain may be thousands long.
-pub(super) fn sort(services: &BTreeMap<String, ServiceDef>) -> Sorted<'_> {
-    let mut waits: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+///
+/// `named` are the names in sections that are no services, because something in them is wrong.
+pub(super) fn sort<'c>(services: &'c Map<String, ServiceDef>, named: &'c [Named]) -> Sorted<'c> {
+    let mut waits: Map<&str, Set<&str>> = Map::new();
     for (name, def) in services {
-        let needs = needs(services, def);
-        for need in &needs {
+        waits.insert(name, needs(services, def));
+    }
+    let named = || {
+        named
+            .iter()
+            .filter(|n| n.key != "conflicts" && n.name != n.by)
+    };
+    for n in named() {
+        waits.entry(&n.by).or_default();
+    }
+    for n in named() {
+        if waits.contains_key(n.name.as_str()) {
+            waits.entry(&n.by).or_default().insert(&n.name);
+        }
+    }
+    let mut dependents: Map<&str, Vec<&str>> = Map::new();
+    for (name, needs) in &waits {
+        for need in needs {
             dependents.entry(need).or_default().push(name);
         }
-        waits.insert(name, needs);
     }
     let mut sorted = Sorted {
         order: Vec::with_capacity(services.len()),
@@ -220,9 +264,9 @@ pub(super) fn sort(services: &BTreeMap<String, ServiceDef>) -> Sorted<'_> {
 
 /// Follows the first need of each until one comes twice. Everything in `waits` waits for
 /// something that is in it.
-fn find_cycle<'c>(waits: &BTreeMap<&'c str, BTreeSet<&'c str>>) -> Option<Vec<&'c str>> {
+fn find_cycle<'c>(waits: &Map<&'c str, Set<&'c str>>) -> Option<Vec<&'c str>> {
     let mut path: Vec<&str> = Vec::new();
-    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut seen: Map<&str, usize> = Map::new();
     let mut at = *waits.keys().next()?;
     while !seen.contains_key(at) {
         seen.insert(at, path.len());

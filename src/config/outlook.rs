@@ -15,6 +15,8 @@ use super::stop::positive;
 /// The most that a service waits for.
 const MOST: usize = 16;
 
+const LIKE: &str = "interface = \"wan\", path = \"/mnt/usb\"";
+
 const THEN: &[(&str, Then)] = &[("fail", Then::Fail), ("start", Then::Start)];
 
 /// `{ interface = "wan", path = "/mnt/usb", address = "10.0.0.1", time = "synced" }`, or false.
@@ -25,7 +27,7 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Rc<Wai
     let mut all = Vec::new();
     let (mut timeout, mut then) = (None, None);
     let mut is_whole = true;
-    for (name, value) in r.table(key, v)?.iter() {
+    for (name, value) in r.table(key, v, LIKE)?.iter() {
         if !r.known(name, keys::WAIT_FOR) {
             is_whole = false;
             continue;
@@ -48,9 +50,7 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Rc<Wai
     if all.is_empty() || all.len() > MOST {
         r.problem(
             v.span(),
-            format_args!(
-                "`{key}` names 1 to {MOST} things: write {{ interface = \"wan\", path = \"/mnt/usb\" }}"
-            ),
+            format_args!("`{key}` names 1 to {MOST} things: write {{ {LIKE} }}"),
         );
         return None;
     }
@@ -79,41 +79,31 @@ fn each(r: &mut Reader, key: &str, v: &Value, all: &mut Vec<Condition>) -> Optio
 
 fn one(r: &mut Reader, key: &str, v: &Value) -> Option<Condition> {
     Some(match key {
-        "interface" => {
-            let name = r.text(key, v)?;
-            // IFNAMSIZ with the NUL; the rest is what the kernel refuses (dev_valid_name).
-            let odd = |b: u8| b == b'/' || b == b':' || b.is_ascii_whitespace();
-            if name.len() > 15 || name.bytes().any(odd) || name == "." || name == ".." {
-                r.problem(
-                    v.span(),
-                    format_args!(
-                        "`{key}`: `{}` is no name of an interface: at most 15 bytes without / : and spaces",
-                        word(&name)
-                    ),
-                );
-                return None;
-            }
-            Condition::Interface(name.into())
-        }
+        "interface" => Condition::Interface(r.parse(key, v, interface)?),
         "path" => Condition::Path(r.path(key, v)?.into()),
-        "address" => {
-            let text = r.text(key, v)?;
-            match text.parse::<IpAddr>() {
-                Ok(address) if !address.is_unspecified() && !address.is_multicast() => {
-                    Condition::Address(address)
-                }
-                Ok(_) | Err(_) => {
-                    r.problem(
-                        v.span(),
-                        format_args!(
-                            "`{key}`: `{}` is no address of a machine: write \"10.0.0.1\" or \"fd00::1\"",
-                            word(&text)
-                        ),
-                    );
-                    return None;
-                }
-            }
-        }
+        "address" => Condition::Address(r.parse(key, v, address)?),
         _ => r.choice(key, v, &[("synced", Condition::Synced)])?,
     })
+}
+
+fn interface(name: &str) -> Result<Rc<str>, String> {
+    // IFNAMSIZ with the NUL; the rest is what the kernel refuses (dev_valid_name).
+    let odd = |b: u8| b == b'/' || b == b':' || b.is_ascii_whitespace();
+    if !matches!(name.len(), 1..=15) || name.bytes().any(odd) || name == "." || name == ".." {
+        return Err(format!(
+            "`{}` is not the name of an interface: write \"wan\" (at most 15 bytes without / : and spaces)",
+            word(name)
+        ));
+    }
+    Ok(name.into())
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    match text.parse::<IpAddr>() {
+        Ok(address) if !address.is_unspecified() && !address.is_multicast() => Ok(address),
+        Ok(_) | Err(_) => Err(format!(
+            "`{}` is not the address of a machine: write \"10.0.0.1\" or \"fd00::1\"",
+            word(text)
+        )),
+    }
 }

@@ -1,19 +1,19 @@
 //! `output` as typed: a word, or the file that it goes to.
 
-use std::collections::BTreeMap;
-
 use toml::de::DeValue;
 
 use super::keys;
 use super::model::{FileOutput, Output, ServiceDef};
+use super::order::Named;
 use super::problem::{Place, Problems};
 use super::read::{Reader, Value};
+use crate::map::Map;
 
 /// When it does not say.
 const MAX_SIZE: u64 = 1 << 20;
 const KEEP: u32 = 4;
 /// The largest file that may be asked for.
-const LARGEST: i64 = 1 << 40;
+const LARGEST: u64 = 1 << 40;
 /// A file that is full must hold what is written at once (`LINE_CAP` in `daemon/logs.rs`).
 const SMALLEST: u64 = 16 << 10;
 /// What a superd that is killed leaves to its successor has room for so much.
@@ -26,30 +26,39 @@ const WORDS: &[(&str, Output)] = &[
     ("inherit", Output::Inherit),
 ];
 
-/// `"log"`, or `{ file = "/var/log/x.log", max-size = "1MiB", keep = 4, timestamps = false }`.
+/// `"log"`, or `{ file = "/var/log/x.log", max-size = "1MiB", keep = 4, timestamps = false,
+/// compress = ["gzip"] }`.
 pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<(Output, Option<FileOutput>)> {
-    if !matches!(v.get_ref(), DeValue::Table(_)) {
+    let DeValue::Table(table) = v.get_ref() else {
         return Some((r.choice(key, v, WORDS)?, None));
-    }
+    };
     let mut file = FileOutput {
         path: String::new(),
         max_size: MAX_SIZE,
         keep: KEEP,
         timestamps: false,
+        compress: Vec::new(),
     };
     let mut is_whole = true;
-    for (name, value) in r.table(key, v)?.iter() {
+    for (name, value) in table.iter() {
         if !r.known(name, keys::OUTPUT) {
             is_whole = false;
             continue;
         }
         is_whole &= match name.get_ref().as_ref() {
             "file" => read_path(r, value).map(|path| file.path = path).is_some(),
-            "max-size" => read_size(r, value).map(|n| file.max_size = n).is_some(),
+            "max-size" => {
+                let size = r.size("max-size", value, (SMALLEST, LARGEST));
+                size.map(|n| file.max_size = n).is_some()
+            }
             "keep" => {
                 let n = r.integer("keep", value, 0..101);
                 file.keep = n.and_then(|n| n.try_into().ok()).unwrap_or(KEEP);
                 n.is_some()
+            }
+            "compress" => {
+                let argv = r.command("compress", value);
+                argv.map(|argv| file.compress = argv).is_some()
             }
             _ => {
                 let b = r.boolean("timestamps", value);
@@ -60,6 +69,11 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<(Output, Opti
     }
     if is_whole && file.path.is_empty() {
         let text = "`output` needs `file`: write { file = \"/var/log/name.log\" }";
+        r.problem(v.span(), text);
+        return None;
+    }
+    if is_whole && file.keep == 0 && !file.compress.is_empty() {
+        let text = "`compress` needs a `keep` of at least 1: there are no full files else";
         r.problem(v.span(), text);
         return None;
     }
@@ -79,32 +93,29 @@ fn read_path(r: &mut Reader, v: &Value) -> Option<String> {
     Some(path)
 }
 
-fn read_size(r: &mut Reader, v: &Value) -> Option<u64> {
-    let size = r.size("max-size", v, LARGEST)?;
-    if size < SMALLEST {
-        let text = format_args!("`max-size` must be at least 16KiB, not {size} bytes");
-        r.problem(v.span(), text);
-        return None;
-    }
-    Some(size)
-}
-
 /// Two services that write one file would write over each other.
+///
+/// `said` are those that stand in sections, also in broken ones, each with its place.
 pub(super) fn check_files(
-    services: &BTreeMap<String, ServiceDef>,
-    places: &BTreeMap<String, Place>,
+    services: &Map<String, ServiceDef>,
+    said: &[Named],
+    places: &Map<String, Place>,
     problems: &mut Problems,
 ) {
-    let path = |def: &'_ ServiceDef| def.program.log_file.as_ref().map(|f| f.path.clone());
-    let mut seen: Vec<(String, &str)> = Vec::new();
-    for (name, def) in services {
-        let Some(path) = path(def) else {
+    let of_sections = said.iter().map(|n| (&n.by, &n.name, Some(&n.place)));
+    let of_others = services.iter().filter_map(|(name, def)| {
+        let file = def.program.log_file.as_ref()?;
+        Some((name, &file.path, places.get(name)))
+    });
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for (name, path, place) in of_sections.chain(of_others) {
+        if seen.contains(&(path, name)) {
             continue;
-        };
+        }
         let other = seen
             .iter()
-            .find(|(p, _)| is_same(p, &path) || is_same(&path, p));
-        if let (Some((_, other)), Some(place)) = (other, places.get(name)) {
+            .find(|(p, _)| is_same(p, path) || is_same(path, p));
+        if let (Some((_, other)), Some(place)) = (other, place) {
             problems.add(
                 place.clone(),
                 format_args!(
@@ -121,5 +132,6 @@ pub(super) fn check_files(
 fn is_same(one: &str, other: &str) -> bool {
     let rest = other.strip_prefix(one);
     let is_number = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
-    rest.is_some_and(|r| r.is_empty() || r.strip_prefix('.').is_some_and(is_number))
+    let is_kept = |r: &str| is_number(r.strip_suffix(".gz").unwrap_or(r)) || r == "gz-part";
+    rest.is_some_and(|r| r.is_empty() || r.strip_prefix('.').is_some_and(is_kept))
 }

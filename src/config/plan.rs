@@ -4,13 +4,13 @@
 //! A service is stopped when everything that names it is down; the rest goes in
 //! parallel. So the longest shutdown is the longest chain.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::machine::end::PORTS_WAIT;
 use crate::machine::hook::{Hooks, Kind};
 use crate::machine::spec::{Schedule, Step, Until};
 use crate::machine::time::Span;
+use crate::map::Map;
 
 use super::model::Config;
 use super::order;
@@ -36,6 +36,8 @@ pub struct ServicePlan {
     pub name: String,
     /// The services that are stopped before it, by name.
     pub stops_after: Vec<String>,
+    /// The services that are restarted when it has begun anew, by name.
+    pub restarts: Vec<String>,
     /// What happens, step by step, in words.
     pub steps: Vec<String>,
     /// The longest it can take from the first step until it is stopped.
@@ -52,16 +54,21 @@ impl Plan {
 /// Plans the stop of everything.
 pub fn plan(config: &Config) -> Plan {
     let services = &config.possible();
-    let mut dependents: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut dependents: Map<&str, Vec<&str>> = Map::new();
+    let mut companions: Map<&str, Vec<&str>> = Map::new();
     for (name, def) in services {
         for need in order::needs(services, def) {
             dependents.entry(need).or_default().push(name);
         }
+        for other in &def.policy.restart_with {
+            companions.entry(other).or_default().push(name);
+        }
     }
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
     // The time at which each is down, and the dependent that it waits for longest.
-    let mut down: BTreeMap<&str, (Duration, Option<&str>)> = BTreeMap::new();
+    let mut down: Map<&str, (Duration, Option<&str>)> = Map::new();
     let mut plans = Vec::with_capacity(services.len());
-    for name in order::sort(services).order.into_iter().rev() {
+    for name in order::sort(services, &[]).order.into_iter().rev() {
         let Some(def) = services.get(name) else {
             continue;
         };
@@ -75,7 +82,8 @@ pub fn plan(config: &Config) -> Plan {
         down.insert(name, (begins.saturating_add(own), last.map(|(_, w)| w)));
         plans.push(ServicePlan {
             name: name.to_owned(),
-            stops_after: waits.into_iter().map(str::to_owned).collect(),
+            stops_after: owned(waits),
+            restarts: owned(companions.remove(name).unwrap_or_default()),
             steps: words(&def.policy.stop, def.policy.hooks.as_deref()),
             longest: own,
         });

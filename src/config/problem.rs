@@ -64,7 +64,11 @@ impl Problems {
     pub(super) fn add(&mut self, place: Place, text: impl fmt::Display) {
         if self.list.len() < KEPT {
             let text = plain(&text.to_string());
-            self.list.push(Problem { place, text });
+            // In order; two of one place as they came.
+            let order = |p: &Place| (p.rank, p.line, p.col);
+            let before = |p: &Problem| order(&p.place) <= order(&place);
+            let at = self.list.iter().rposition(before).map_or(0, |n| n + 1);
+            self.list.insert(at, Problem { place, text });
         } else {
             self.more = self.more.saturating_add(1);
         }
@@ -84,13 +88,11 @@ impl Problems {
     }
 
     /// The problems when there are any, in order.
-    pub(super) fn into_result(mut self) -> Result<(), Problems> {
-        if self.is_empty() {
-            return Ok(());
+    pub(super) fn into_result(self) -> Result<(), Problems> {
+        match self.is_empty() {
+            true => Ok(()),
+            false => Err(self),
         }
-        self.list
-            .sort_by_key(|p| (p.place.rank, p.place.line, p.place.col));
-        Err(self)
     }
 
     /// The problems that were kept.
@@ -221,22 +223,31 @@ pub(super) fn word(text: &str) -> String {
 
 /// ` (did you mean ...?)` with the known word that is nearest to what was typed, or nothing.
 pub(super) fn did_you_mean<'k>(typed: &str, known: impl IntoIterator<Item = &'k str>) -> String {
-    match nearest(typed, known) {
-        Some(best) => format!(" (did you mean `{best}`?)"),
-        None => String::new(),
-    }
+    let best = nearest(typed, known);
+    best.map_or_else(String::new, meant)
+}
+
+#[inline(never)]
+fn meant(word: &str) -> String {
+    format!(" (did you mean `{word}`?)")
 }
 
 /// The known word that a typing mistake could have made into `typed`.
 pub fn nearest<'k>(typed: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    nearest_of(typed, &known.into_iter().collect::<Vec<_>>())
+}
+
+/// For any kind of list the same code.
+#[inline(never)]
+fn nearest_of<'k>(typed: &str, known: &[&'k str]) -> Option<&'k str> {
     let length = typed.chars().count();
     if length > 64 {
         return None;
     }
     let allowed = (length / 3).clamp(1, 3);
     known
-        .into_iter()
-        .map(|k| (distance(typed, k), k))
+        .iter()
+        .map(|k| (distance(typed, k), *k))
         .filter(|(d, _)| *d <= allowed)
         .min()
         .map(|(_, k)| k)

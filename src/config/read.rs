@@ -18,12 +18,34 @@ use super::value;
 /// A value with its place in the text.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
+/// A longer command is not proposed word by word, and none is cut off.
+const LONGEST_HINT: usize = 400;
+
+/// Where the keys of a section stand.
+pub(super) struct Spots {
+    /// Of the section itself.
+    pub section: Range<usize>,
+    /// Of those that it has.
+    pub keys: Vec<(&'static str, Range<usize>)>,
+}
+
+impl Spots {
+    /// The last of these keys; the section, where it has none of them.
+    pub fn of(&self, keys: &[&str]) -> Range<usize> {
+        let there = self.keys.iter().filter(|(key, _)| keys.contains(key));
+        let last = there.max_by_key(|(_, at)| at.start);
+        last.map_or(&self.section, |(_, at)| at).clone()
+    }
+}
+
 /// A section of a file while it is read.
 pub(super) struct Reader<'a> {
     source: &'a Source<'a>,
     problems: &'a mut Problems,
     /// Who is meant, for messages: `service "dnsd"`; empty for the file as such.
     who: String,
+    /// The key that is read now, and where its value begins.
+    inside: (&'static str, usize),
 }
 
 impl<'a> Reader<'a> {
@@ -32,7 +54,18 @@ impl<'a> Reader<'a> {
             source,
             problems,
             who,
+            inside: ("", 0),
         }
+    }
+
+    /// What is read from now on is the value of this key: what is in that, names it too.
+    pub fn enter(&mut self, key: &'static str, value: &Value) {
+        self.inside = (key, value.span().start);
+    }
+
+    /// What is said from now on concerns no key alone.
+    pub fn leave(&mut self) {
+        self.inside = ("", 0);
     }
 
     /// Who is meant.
@@ -53,6 +86,11 @@ impl<'a> Reader<'a> {
     /// Reports a problem at a span.
     pub fn problem(&mut self, span: Range<usize>, text: impl fmt::Display) {
         let place = self.place(&span);
+        let mut text = text.to_string();
+        let (key, begins) = self.inside;
+        if !key.is_empty() && span.start != begins && !text.contains(&format!("`{key}`")) {
+            text = format!("`{key}`: {text}");
+        }
         match self.who.as_str() {
             "" => self.problems.add(place, text),
             who => self.problems.add(place, format_args!("{who}: {text}")),
@@ -65,11 +103,11 @@ impl<'a> Reader<'a> {
     }
 
     /// `key` has a value of the wrong type, or one that cannot be.
-    fn wrong(&mut self, key: &str, value: &Value, want: &str, hint: &str) {
-        let kind = kind(value.get_ref());
+    pub fn wrong(&mut self, key: &str, value: &Value, want: impl fmt::Display, hint: &str) {
+        let got = got(value);
         self.problem(
             value.span(),
-            format_args!("`{key}` must be {want}, not {kind}{hint}"),
+            format_args!("`{key}` must be {want}, not {got}{hint}"),
         );
     }
 
@@ -84,13 +122,12 @@ impl<'a> Reader<'a> {
                 None
             }
             DeValue::String(s) => Some(s.clone().into_owned()),
-            DeValue::Integer(n) => {
-                let hint = format!(": write \"{n}\"");
+            other => {
+                let hint = match other {
+                    DeValue::Integer(n) => format!(": write \"{}\"", word(&n.to_string())),
+                    _ => String::new(),
+                };
                 self.wrong(key, value, "a string", &hint);
-                None
-            }
-            _ => {
-                self.wrong(key, value, "a string", "");
                 None
             }
         }
@@ -108,89 +145,104 @@ impl<'a> Reader<'a> {
 
     /// A path that does not depend on where superd was started.
     pub fn path(&mut self, key: &str, value: &Value) -> Option<String> {
-        let s = self.text(key, value)?;
-        if !s.starts_with('/') {
-            self.problem(
-                value.span(),
-                format_args!(
-                    "`{key}` must be a path that begins with /, not `{}`",
-                    word(&s)
-                ),
-            );
-            return None;
+        match value.get_ref() {
+            DeValue::String(s) if s.starts_with('/') => self.string(key, value),
+            _ => {
+                self.wrong(key, value, "a path that begins with /", "");
+                None
+            }
         }
-        Some(s)
     }
 
-    /// An array of strings. A lone string gets the hint to put it into brackets.
-    pub fn strings(&mut self, key: &str, value: &Value) -> Option<Vec<String>> {
+    /// The same; a leading `-` means that it may be missing.
+    pub fn maybe_path(&mut self, key: &str, value: &Value) -> Option<String> {
         match value.get_ref() {
-            DeValue::Array(list) => {
-                let mut all = Some(Vec::with_capacity(list.len()));
-                for item in list.iter() {
-                    let item = self.string(key, item);
-                    match (&mut all, item) {
-                        (Some(all), Some(item)) => all.push(item),
-                        _ => all = None,
-                    }
-                }
-                all
-            }
-            DeValue::String(s) => {
-                let words: Vec<String> = s.split_whitespace().map(|w| format!("{w:?}")).collect();
-                let hint = format!(": write [{}]", word(&words.join(", ")));
-                self.wrong(key, value, "an array of strings", &hint);
-                None
+            DeValue::String(s) if s.strip_prefix('-').unwrap_or(s).starts_with('/') => {
+                self.string(key, value)
             }
             _ => {
-                self.wrong(key, value, "an array of strings", "");
+                self.wrong(key, value, "a path that begins with / (or -/)", "");
                 None
             }
         }
+    }
+
+    /// An array of strings of any kind.
+    pub fn strings(&mut self, key: &str, value: &Value) -> Option<Vec<String>> {
+        self.list(key, value, "", Reader::string)
+    }
+
+    /// An array of strings, each read by `one`. `like`: one as it is typed. A lone string gets the hint to put it
+    /// into brackets.
+    pub fn list(
+        &mut self,
+        key: &str,
+        value: &Value,
+        like: &str,
+        one: fn(&mut Reader<'a>, &str, &Value) -> Option<String>,
+    ) -> Option<Vec<String>> {
+        let hint = match value.get_ref() {
+            DeValue::Array(list) => {
+                let read: Vec<Option<String>> =
+                    list.iter().map(|item| one(self, key, item)).collect();
+                return read.into_iter().collect();
+            }
+            // What is there, if that can be right.
+            DeValue::String(s)
+                if s.len() < LONGEST_HINT
+                    && !s.contains(char::is_control)
+                    && (like.is_empty() || like.get(1..2) == s.get(..1)) =>
+            {
+                let words: Vec<String> = s.split_whitespace().map(|w| format!("{w:?}")).collect();
+                words.join(", ")
+            }
+            _ => like.to_owned(),
+        };
+        let hint = match hint.as_str() {
+            "" => String::new(),
+            hint => format!(": write [{hint}]"),
+        };
+        self.wrong(key, value, "an array of strings", &hint);
+        None
     }
 
     /// A command: program and arguments. No shell is involved.
     pub fn command(&mut self, key: &str, value: &Value) -> Option<Vec<String>> {
-        let argv = self.strings(key, value)?;
-        match argv.first() {
-            None => {
-                self.problem(
-                    value.span(),
-                    format_args!("`{key}` is empty: write [\"/path/to/program\", \"argument\"]"),
-                );
-                None
-            }
-            Some(program) if program.is_empty() => {
-                self.problem(
-                    value.span(),
-                    format_args!("`{key}` has an empty program name"),
-                );
-                None
-            }
-            Some(_) => Some(argv),
+        const LIKE: &str = "[\"/path/to/program\", \"argument\"]";
+        let wrong = match value.get_ref() {
+            DeValue::Array(list) if list.is_empty() => "is empty",
+            DeValue::String(s) if !s.trim().is_empty() => "",
+            DeValue::Array(_) => "",
+            _ => "must be a command",
+        };
+        if !wrong.is_empty() {
+            self.problem(value.span(), format_args!("`{key}` {wrong}: write {LIKE}"));
+            return None;
         }
+        let argv = self.strings(key, value)?;
+        if argv.first().is_some_and(String::is_empty) {
+            self.problem(
+                value.span(),
+                format_args!("`{key}` has an empty program name"),
+            );
+            return None;
+        }
+        Some(argv)
     }
 
     /// A whole number within limits.
     pub fn integer(&mut self, key: &str, value: &Value, range: Range<i64>) -> Option<i64> {
-        let DeValue::Integer(n) = value.get_ref() else {
-            self.wrong(key, value, "a whole number", "");
-            return None;
+        let number = match value.get_ref() {
+            DeValue::Integer(n) => i64::from_str_radix(n.as_str(), n.radix()).ok(),
+            _ => None,
         };
-        match i64::from_str_radix(n.as_str(), n.radix()) {
-            Ok(n) if range.contains(&n) => Some(n),
-            _ => {
-                let (low, high) = (range.start, range.end - 1);
-                self.problem(
-                    value.span(),
-                    format_args!(
-                        "`{key}` must be from {low} to {high}, not {}",
-                        word(&n.to_string())
-                    ),
-                );
-                None
-            }
+        let number = number.filter(|n| range.contains(n));
+        if number.is_none() {
+            let (low, high) = (range.start, range.end - 1);
+            let want = format_args!("a whole number from {low} to {high}");
+            self.wrong(key, value, want, "");
         }
+        number
     }
 
     /// `true` or `false`.
@@ -206,38 +258,66 @@ impl<'a> Reader<'a> {
 
     /// A duration like `1m30s`.
     pub fn duration(&mut self, key: &str, value: &Value) -> Option<Duration> {
-        match value.get_ref() {
-            DeValue::String(s) => self.parsed(key, value, value::duration(s)),
+        self.parse(key, value, value::duration)
+    }
+
+    /// A size in bytes, or like `16KiB`.
+    pub fn size(&mut self, key: &str, value: &Value, (least, most): (u64, u64)) -> Option<u64> {
+        let size = match value.get_ref() {
             DeValue::Integer(n) => {
-                let hint = format!(": write \"{n}s\" or \"{n}ms\"");
-                self.wrong(key, value, "a duration with its unit", &word(&hint));
-                None
+                let number = u64::from_str_radix(n.as_str(), n.radix());
+                let refused = |_| value::size(&n.to_string()).err();
+                number.map_err(|e| self.refuse(key, value, refused(e)))
             }
-            _ => {
-                self.wrong(key, value, "a duration like \"15s\"", "");
+            _ => self.parse(key, value, value::size).ok_or(()),
+        };
+        let size = size.ok()?;
+        let (word, limit) = match size {
+            n if n < least => ("least", least),
+            n if n > most => ("most", most),
+            n => return Some(n),
+        };
+        self.problem(
+            value.span(),
+            format_args!(
+                "`{key}` must be at {word} {}KiB, not {size} bytes",
+                limit >> 10
+            ),
+        );
+        None
+    }
+
+    /// A string of a form of its own.
+    pub fn parse<T>(
+        &mut self,
+        key: &str,
+        value: &Value,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let (text, is_text) = typed(value);
+        match parse(&text) {
+            Ok(got) if is_text => Some(got),
+            got => {
+                self.refuse(key, value, got.err());
                 None
             }
         }
     }
 
-    /// A size in bytes, or like `16KiB`.
-    pub fn size(&mut self, key: &str, value: &Value, most: i64) -> Option<u64> {
-        match value.get_ref() {
-            DeValue::String(s) => {
-                let size = self.parsed(key, value, value::size(s))?;
-                if size > most.unsigned_abs() {
-                    self.problem(
-                        value.span(),
-                        format_args!("`{key}` must be at most {most} bytes"),
-                    );
-                    return None;
-                }
-                Some(size)
-            }
-            _ => Some(
-                self.integer(key, value, 0..most.saturating_add(1))?
-                    .unsigned_abs(),
-            ),
+    /// `why`: what [`Reader::parse`] has heard; none: as a string it would be right.
+    #[inline(never)]
+    fn refuse(&mut self, key: &str, value: &Value, why: Option<String>) {
+        let has_nul = value.get_ref().as_str().is_some_and(|s| s.contains('\0'));
+        let Some(why) = why.filter(|_| !has_nul) else {
+            self.string(key, value);
+            return;
+        };
+        match why
+            .strip_prefix("`` is not ")
+            .and_then(|w| w.split_once(": "))
+        {
+            Some((want, hint)) => self.wrong(key, value, want, &format!(": {hint}")),
+            None => self.problem(value.span(), format_args!("`{key}`: {why}")),
         }
     }
 
@@ -248,36 +328,41 @@ impl<'a> Reader<'a> {
         value: &Value,
         words: &[(&'static str, T)],
     ) -> Option<T> {
-        let typed = self.string(key, value)?;
-        let known = || words.iter().map(|(w, _)| *w);
-        if let Some((_, meaning)) = words.iter().find(|(w, _)| *w == typed) {
-            return Some(meaning.clone());
+        let typed = value.get_ref().as_str().unwrap_or_default();
+        let found = words.iter().find(|(w, _)| *w == typed);
+        if found.is_none() {
+            self.none_of(
+                key,
+                value,
+                &words.iter().map(|(w, _)| *w).collect::<Vec<_>>(),
+            );
         }
-        let all: Vec<&str> = known().collect();
-        self.problem(
-            value.span(),
-            format_args!(
-                "`{key}` cannot be `{}`{}; it is one of {}",
-                word(&typed),
-                did_you_mean(&typed, known()),
-                all.join(", ")
-            ),
+        found.map(|(_, meaning)| meaning.clone())
+    }
+
+    #[inline(never)]
+    fn none_of(&mut self, key: &str, value: &Value, words: &[&str]) {
+        let typed = value.get_ref().as_str().unwrap_or_default();
+        let hint = did_you_mean(typed, words.iter().copied());
+        let text = format_args!(
+            "`{key}` cannot be {}{hint}; it is one of {}",
+            got(value),
+            words.join(", ")
         );
-        None
+        self.problem(value.span(), text);
     }
 
-    /// What a reader of text made of it.
-    pub fn parsed<T>(&mut self, key: &str, value: &Value, got: Result<T, String>) -> Option<T> {
-        got.map_err(|e| self.problem(value.span(), format_args!("`{key}`: {e}")))
-            .ok()
-    }
-
-    /// A table.
-    pub fn table<'v, 'i>(&mut self, key: &str, value: &'v Value<'i>) -> Option<&'v DeTable<'i>> {
+    /// A table. `like`: one as it is typed.
+    pub fn table<'v, 'i>(
+        &mut self,
+        key: &str,
+        value: &'v Value<'i>,
+        like: &str,
+    ) -> Option<&'v DeTable<'i>> {
         match value.get_ref() {
             DeValue::Table(table) => Some(table),
             _ => {
-                self.wrong(key, value, "a table", "");
+                self.wrong(key, value, "a table", &format!(": write {{ {like} }}"));
                 None
             }
         }
@@ -323,15 +408,26 @@ pub(super) fn unknown_hint(typed: &str, known: &[&'static str]) -> String {
     did_you_mean(typed, known.iter().copied())
 }
 
-/// The type of a value, for messages.
-fn kind(value: &DeValue) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
+/// The text of a value, and whether it is a string that can be used.
+fn typed(value: &Value) -> (String, bool) {
+    match value.get_ref() {
+        DeValue::String(s) => (s.to_string(), !s.contains('\0')),
+        DeValue::Integer(n) => (n.to_string(), false),
+        _ => (String::new(), false),
+    }
+}
+
+/// A value, for messages: what it is, or of which type.
+fn got(value: &Value) -> String {
+    let kind = match value.get_ref() {
+        DeValue::String(s) => return format!("`{}`", word(s)),
+        DeValue::Integer(n) => return word(&n.to_string()),
         DeValue::Float(_) => "a fraction",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Boolean(true) => "true",
+        DeValue::Boolean(false) => "false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
-    }
+    };
+    kind.to_owned()
 }

@@ -11,7 +11,7 @@ use crate::machine::ready::{Probe, Question, Ready, Sign};
 
 use super::keys;
 use super::model::Output;
-use super::read::{Reader, Value};
+use super::read::{Reader, Spots, Value};
 use super::{confine, value};
 
 /// How long a start may take when it does not say.
@@ -22,6 +22,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Descriptors that a service can be given.
 const DESCRIPTORS: Range<i64> = 3..256;
+
+const LIKE: &str = "notify = true";
 
 /// What a table with a probe says, before it is known whether it makes sense.
 #[derive(Default)]
@@ -38,21 +40,8 @@ impl Asked {
     /// Reads a key that belongs to a probe. None: it was wrong, and that is reported.
     pub fn read(&mut self, r: &mut Reader, key: &str, v: &Value) -> Option<()> {
         let question = match key {
-            "tcp" => {
-                let text = r.text(key, v)?;
-                Question::Tcp(r.parsed(key, v, value::endpoint(&text))?)
-            }
-            "http" => {
-                let text = r.text(key, v)?;
-                let text = match text.starts_with("http:") || text.starts_with("unix:") {
-                    true => format!("GET {text}"),
-                    false => text,
-                };
-                Question::Http(
-                    Rc::new(r.parsed(key, v, value::http(&text))?),
-                    Rc::default(),
-                )
-            }
+            "tcp" => Question::Tcp(r.parse(key, v, value::endpoint)?),
+            "http" => Question::Http(Rc::new(r.parse(key, v, value::question)?), Rc::default()),
             "exec" => Question::Exec(r.command(key, v)?.into()),
             "file" => Question::File(r.path(key, v)?.into()),
             "status" => {
@@ -124,7 +113,8 @@ impl Asked {
     }
 }
 
-fn at_least(r: &mut Reader, key: &str, v: &Value, least: Duration) -> Option<Duration> {
+/// A duration that is not shorter than this.
+pub(super) fn at_least(r: &mut Reader, key: &str, v: &Value, least: Duration) -> Option<Duration> {
     let duration = r.duration(key, v)?;
     if duration < least {
         let ms = least.as_millis();
@@ -158,7 +148,7 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Sign>>
     let mut asked = Asked::default();
     let mut signs = Vec::new();
     let mut is_whole = true;
-    for (name, value) in r.table(key, v)?.iter() {
+    for (name, value) in r.table(key, v, LIKE)?.iter() {
         if !r.known(name, keys::READY) {
             is_whole = false;
             continue;
@@ -167,10 +157,7 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Sign>>
             "notify" => match r.boolean("notify", value) {
                 Some(true) => Some(Sign::Notify),
                 Some(false) => {
-                    r.problem(
-                        value.span(),
-                        "write ready = false, or ready = { notify = true }",
-                    );
+                    r.problem(value.span(), "`notify` is true here, or ready = false");
                     None
                 }
                 None => None,
@@ -196,7 +183,7 @@ pub(super) fn read(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Sign>>
             v.span(),
             format_args!(
                 "`{key}` has one of notify, notify-fd, tcp, http, exec, log and file: \
-                 write {{ notify = true }}"
+                 write {{ {LIKE} }}"
             ),
         );
         return None;
@@ -229,10 +216,15 @@ fn read_log(r: &mut Reader, value: &Value) -> Option<Rc<str>> {
 }
 
 /// A duration, or false: as long as it takes.
-pub(super) fn read_timeout(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Duration>> {
+pub(super) fn read_timeout(
+    r: &mut Reader,
+    key: &str,
+    v: &Value,
+    least: Duration,
+) -> Option<Option<Duration>> {
     match v.get_ref() {
         DeValue::Boolean(false) => Some(None),
-        _ => Some(Some(at_least(r, key, v, Duration::from_millis(1))?)),
+        _ => Some(Some(at_least(r, key, v, least)?)),
     }
 }
 
@@ -247,10 +239,10 @@ pub(super) struct Parts {
 }
 
 /// A oneshot is ready when it has ended.
-pub(super) fn of_oneshot(r: &mut Reader, at: &Range<usize>, own: &Parts) -> Option<Rc<Ready>> {
+pub(super) fn of_oneshot(r: &mut Reader, at: &Spots, own: &Parts) -> Option<Rc<Ready>> {
     if matches!(own.ready, Some(Some(_))) || own.after.is_some() {
         r.problem(
-            at.clone(),
+            at.of(&["ready", "ready-after"]),
             "a oneshot is ready when it has ended: neither `ready` nor `ready-after`",
         );
     }
@@ -264,7 +256,7 @@ pub(super) fn of_oneshot(r: &mut Reader, at: &Range<usize>, own: &Parts) -> Opti
 /// What is made of it. `own`: what the service says itself.
 pub(super) fn define(
     r: &mut Reader,
-    at: &Range<usize>,
+    at: &Spots,
     own: Parts,
     defaults: Parts,
     notify: bool,
@@ -272,7 +264,8 @@ pub(super) fn define(
 ) -> Option<Rc<Ready>> {
     let sign = match (own.ready, own.after) {
         (Some(Some(_)), Some(_)) => {
-            r.problem(at.clone(), "has `ready` and `ready-after`: one of them");
+            let at = at.of(&["ready", "ready-after"]);
+            r.problem(at, "`ready` or `ready-after`, not both");
             return None;
         }
         (Some(Some(sign)), None) => Some(sign),
@@ -287,7 +280,7 @@ pub(super) fn define(
         // It is over when it is over.
         Some(Sign::After(_)) | None if own.within.is_some() => {
             r.problem(
-                at.clone(),
+                at.of(&["start-timeout"]),
                 "has `start-timeout` and nothing to wait for: it needs `ready`",
             );
             return None;
@@ -300,10 +293,11 @@ pub(super) fn define(
     };
     match &sign {
         Some(Sign::Notify) if !notify => {
-            r.problem(at.clone(), "ready = { notify = true } needs notify = true");
+            let text = "ready = { notify = true } needs notify = true";
+            r.problem(at.of(&["ready", "notify"]), text);
         }
         Some(Sign::Log(_)) if matches!(output, Output::Null | Output::Inherit) => r.problem(
-            at.clone(),
+            at.of(&["ready", "output"]),
             "ready = { log = ... } needs output = \"log\", \"ring\" or a file",
         ),
         _ => {}

@@ -171,6 +171,7 @@ fn output(key: &str) -> Value {
         "max-size" => size(),
         "keep" => number(0, 100),
         "timestamps" => json!({"type": "boolean"}),
+        "compress" => command(),
         other => panic!("the schema does not know `{other}` of output"),
     }
 }
@@ -189,7 +190,7 @@ fn service(key: &str) -> Value {
         "command" => command(),
         "type" => words(&["daemon", "oneshot"]),
         "remain" | "notify" | "autostart" | "no-new-privileges" | "private-tmp" => boolean,
-        "after" | "requires" | "wants" | "conflicts" | "groups" => list(name),
+        "after" | "requires" | "wants" | "restart-with" | "conflicts" | "groups" => list(name),
         "wait-for" => or_false(table(keys::WAIT_FOR, wait_for)),
         "user" | "group" => name,
         "umask" => text(OCTAL),

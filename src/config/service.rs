@@ -5,7 +5,6 @@
 //! other files because a service has 50 keys, each with a line in four places: what was
 //! said, how it is read, what it is by default, what is made of it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
@@ -19,15 +18,16 @@ use crate::machine::outlook::WaitFor;
 use crate::machine::ready::Sign;
 use crate::machine::signal::Signal;
 use crate::machine::spec::{
-    Action, Checker, CrashLoop, MaxConnections, Oneshot, Policy, Reload, Restart, Schedule, Step,
-    Until,
+    Checker, CrashLoop, MaxConnections, Oneshot, Policy, Reload, Restart, Schedule, Step, Until,
 };
 use crate::machine::timer::Timer;
+use crate::map::Map;
 
 use super::keys;
 use super::model::{FileOutput, Limit, Made, Output, PolicyDef, Program, ServiceDef};
 use super::problem::{word, Place};
-use super::read::{Reader, Value};
+use super::read::{Reader, Spots, Value};
+use super::ready::at_least;
 use super::stop::positive;
 use super::{confine, health, hooks, limits, outlook, output, ready, stop, value};
 
@@ -41,7 +41,7 @@ pub(super) struct Said {
     umask: Option<u32>,
     nice: Option<i32>,
     oom_score_adj: Option<i32>,
-    environment: BTreeMap<String, String>,
+    environment: Map<String, String>,
     environment_file: Option<String>,
     directory: Option<String>,
     limits: Vec<Limit>,
@@ -73,16 +73,17 @@ pub(super) struct Said {
     sockets: Vec<SocketAddr>,
     confine: confine::Said,
     kind: Option<Kind>,
-    remain: Option<(bool, Range<usize>)>,
-    /// `every` and `at`, with their names and places.
-    timers: Vec<(&'static str, Timer, Range<usize>)>,
+    remain: Option<bool>,
+    /// `every` and `at`.
+    timers: Vec<Timer>,
     /// Names of other services, with their places: they are checked at the end.
     after: Vec<(String, Place)>,
     requires: Vec<(String, Place)>,
     wants: Vec<(String, Place)>,
+    restart_with: Vec<(String, Place)>,
     conflicts: Vec<(String, Place)>,
-    /// The command was there but wrong: that it is missing is not told on top.
-    command_broken: bool,
+    /// Where the keys of the section stand.
+    spots: Vec<(&'static str, Range<usize>)>,
 }
 
 /// Reads a section. `known` is what may stand in it.
@@ -116,7 +117,12 @@ pub(super) fn read_into(r: &mut Reader, said: &mut Said, table: &DeTable, known:
             continue;
         }
         if r.known(key, known) {
+            let name = known.iter().copied().find(|k| *k == name);
+            let name = name.unwrap_or_default();
+            said.spots.push((name, key.span()));
+            r.enter(name, value);
             read_key(r, said, name, value);
+            r.leave();
         }
     }
 }
@@ -128,18 +134,15 @@ fn looks_like_a_service(value: &DeValue) -> bool {
 
 fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
     match key {
-        "command" => {
-            said.command = r.command(key, v);
-            said.command_broken = said.command.is_none();
-        }
+        "command" => said.command = r.command(key, v),
         "user" => said.user = r.text(key, v),
         "group" => said.group = r.text(key, v),
         "groups" => said.groups = read_names(r, key, v),
-        "umask" => said.umask = read_umask(r, key, v),
+        "umask" => said.umask = r.parse(key, v, value::umask),
         "nice" => said.nice = read_i32(r, key, v, -20..20),
         "oom-score-adj" => said.oom_score_adj = read_i32(r, key, v, -1000..1001),
-        "environment" => said.environment.append(&mut read_environment(r, key, v)),
-        "environment-file" => said.environment_file = read_environment_file(r, key, v),
+        "environment" => said.environment.extend(read_environment(r, key, v)),
+        "environment-file" => said.environment_file = r.maybe_path(key, v),
         "directory" => said.directory = r.path(key, v),
         "limits" => said.limits = limits::merged(limits::read(r, key, v), &said.limits),
         "notify" => said.notify = r.boolean(key, v),
@@ -148,17 +151,25 @@ fn read_key(r: &mut Reader, said: &mut Said, key: &str, v: &Value) {
         "wait-for" => said.wait_for = outlook::read(r, key, v),
         "ready" => said.ready = ready::read(r, key, v),
         "ready-after" => said.ready_after = positive(r, key, v),
-        "start-timeout" => said.start_timeout = ready::read_timeout(r, key, v),
+        "start-timeout" => {
+            said.start_timeout = ready::read_timeout(r, key, v, Duration::from_millis(1));
+        }
         "after" => said.after = read_services(r, key, v),
         "requires" => said.requires = read_services(r, key, v),
         "wants" => said.wants = read_services(r, key, v),
+        "restart-with" => said.restart_with = read_services(r, key, v),
         "conflicts" => said.conflicts = read_services(r, key, v),
         "health" => said.health = health::read(r, key, v),
-        "watchdog" => said.watchdog = ready::read_timeout(r, key, v),
+        "watchdog" => said.watchdog = ready::read_timeout(r, key, v, WATCHDOG),
         "type" => said.kind = r.choice(key, v, KIND),
-        "remain" => said.remain = r.boolean(key, v).map(|b| (b, v.span())),
-        "every" => said.timers.extend(read_every(r, v)),
-        "at" => said.timers.extend(read_at(r, v)),
+        "remain" => said.remain = r.boolean(key, v),
+        "every" => {
+            let every = at_least(r, key, v, Duration::from_secs(1));
+            said.timers.extend(every.map(Timer::Every));
+        }
+        "at" => said
+            .timers
+            .extend(r.parse(key, v, value::time_of_day).map(Timer::At)),
         "stop" => said.steps = stop::read(r, v),
         "leftover-grace" => said.leftover_grace = r.duration(key, v),
         "restart" => said.restart = r.choice(key, v, RESTART),
@@ -194,6 +205,9 @@ enum Kind {
     Oneshot,
 }
 
+/// With a shorter watchdog a service would be stopped because it had to wait for a CPU.
+const WATCHDOG: Duration = Duration::from_millis(100);
+
 const KIND: &[(&str, Kind)] = &[("daemon", Kind::Daemon), ("oneshot", Kind::Oneshot)];
 
 const RESTART: &[(&str, Policy)] = &[
@@ -209,37 +223,6 @@ fn read_i32(r: &mut Reader, key: &str, v: &Value, range: Range<i64>) -> Option<i
     i32::try_from(r.integer(key, v, range)?).ok()
 }
 
-/// Not so often that it is a daemon.
-fn read_every(r: &mut Reader, v: &Value) -> Option<(&'static str, Timer, Range<usize>)> {
-    let key = "every";
-    let every = r.duration(key, v)?;
-    if every < Duration::from_secs(1) {
-        r.problem(v.span(), format_args!("`{key}` must be at least 1s"));
-        return None;
-    }
-    Some((key, Timer::Every(every), v.span()))
-}
-
-fn read_at(r: &mut Reader, v: &Value) -> Option<(&'static str, Timer, Range<usize>)> {
-    let key = "at";
-    let text = r.string(key, v)?;
-    let time = r.parsed(key, v, value::time_of_day(&text))?;
-    Some((key, Timer::At(time), v.span()))
-}
-
-fn read_umask(r: &mut Reader, key: &str, v: &Value) -> Option<u32> {
-    if let DeValue::Integer(n) = v.get_ref() {
-        // 022 is no TOML, 22 and 0o22 are two different masks: only text says what is meant.
-        r.problem(
-            v.span(),
-            format_args!("`{key}` is a string of octal digits: write \"022\", not {n}"),
-        );
-        return None;
-    }
-    let text = r.string(key, v)?;
-    r.parsed(key, v, value::umask(&text))
-}
-
 fn read_names(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<String>> {
     let names = r.strings(key, v)?;
     if names.iter().any(String::is_empty) {
@@ -249,9 +232,9 @@ fn read_names(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<String>> {
     Some(names)
 }
 
-fn read_environment(r: &mut Reader, key: &str, v: &Value) -> BTreeMap<String, String> {
-    let mut variables = BTreeMap::new();
-    let Some(table) = r.table(key, v) else {
+fn read_environment(r: &mut Reader, key: &str, v: &Value) -> Map<String, String> {
+    let mut variables = Map::new();
+    let Some(table) = r.table(key, v, "NAME = \"value\"") else {
         return variables;
     };
     for (name, value) in table.iter() {
@@ -267,22 +250,6 @@ fn read_environment(r: &mut Reader, key: &str, v: &Value) -> BTreeMap<String, St
         }
     }
     variables
-}
-
-/// An absolute path; a leading `-` means that the file may be missing.
-fn read_environment_file(r: &mut Reader, key: &str, v: &Value) -> Option<String> {
-    let text = r.text(key, v)?;
-    if !text.strip_prefix('-').unwrap_or(&text).starts_with('/') {
-        r.problem(
-            v.span(),
-            format_args!(
-                "`{key}` must be a path that begins with / (or -/), not `{}`",
-                word(&text)
-            ),
-        );
-        return None;
-    }
-    Some(text)
 }
 
 /// Names of other services, each with its place.
@@ -305,7 +272,7 @@ fn read_crash_loop(r: &mut Reader, key: &str, v: &Value) -> Option<Option<CrashL
         _ => {}
     }
     let mut crash_loop = CRASH_LOOP;
-    for (name, value) in r.table(key, v)?.iter() {
+    for (name, value) in r.table(key, v, "burst = 5")?.iter() {
         if !r.known(name, keys::CRASH_LOOP) {
             continue;
         }
@@ -323,34 +290,39 @@ fn read_crash_loop(r: &mut Reader, key: &str, v: &Value) -> Option<Option<CrashL
 
 /// `["tcp://0.0.0.0:443"]`
 fn read_sockets(r: &mut Reader, key: &str, v: &Value) -> Vec<SocketAddr> {
-    let texts = r.strings(key, v).unwrap_or_default();
-    if texts.len() > SOCKETS {
+    let texts = r.list(key, v, "\"tcp://0.0.0.0:443\"", |r, key, v| {
+        r.parse(key, v, |text| socket(text).map(|_| text.to_owned()))
+    });
+    let mut sockets = Vec::new();
+    for text in texts.unwrap_or_default() {
+        match socket(&text) {
+            Ok(address) if sockets.contains(&address) => {
+                r.problem(
+                    v.span(),
+                    format_args!("`{key}` has `{}` twice", word(&text)),
+                );
+            }
+            socket => sockets.extend(socket),
+        }
+    }
+    if sockets.len() > SOCKETS {
         r.problem(
             v.span(),
             format_args!("`{key}` has more than {SOCKETS} sockets"),
         );
-        return Vec::new();
-    }
-    let mut sockets = Vec::new();
-    for text in &texts {
-        let address = text
-            .strip_prefix("tcp://")
-            .and_then(|a| a.parse::<SocketAddr>().ok());
-        match address.filter(|a| a.port() > 0 && !a.ip().is_multicast()) {
-            Some(address) if sockets.contains(&address) => {
-                r.problem(v.span(), format_args!("`{key}` has `{}` twice", word(text)));
-            }
-            Some(address) => sockets.push(address),
-            None => r.problem(
-                v.span(),
-                format_args!(
-                    "`{key}`: `{}` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
-                    word(text)
-                ),
-            ),
-        }
     }
     sockets
+}
+
+fn socket(text: &str) -> Result<SocketAddr, String> {
+    let address = text.strip_prefix("tcp://").and_then(|a| a.parse().ok());
+    let address = address.filter(|a: &SocketAddr| a.port() > 0 && !a.ip().is_multicast());
+    address.ok_or_else(|| {
+        format!(
+            "`{}` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
+            word(text)
+        )
+    })
 }
 
 /// The most sockets of a service.
@@ -361,15 +333,21 @@ fn read_max_connections(r: &mut Reader, key: &str, v: &Value) -> Option<Option<M
     if let DeValue::Boolean(false) = v.get_ref() {
         return Some(None);
     }
+    const LIKE: &str = "high = 200, low = 180";
     let (mut high, mut low) = (None, None);
-    for (name, value) in r.table(key, v)?.iter() {
+    let mut is_whole = true;
+    for (name, value) in r.table(key, v, LIKE)?.iter() {
         if !r.known(name, keys::MAX_CONNECTIONS) {
+            is_whole = false;
             continue;
         }
-        match name.get_ref().as_ref() {
-            "high" => high = Some(r.integer("high", value, 1..1_000_001)?),
-            _ => low = Some(r.integer("low", value, 1..1_000_001)?),
-        }
+        let is_high = name.get_ref() == "high";
+        let to = if is_high { &mut high } else { &mut low };
+        *to = r.integer(name.get_ref(), value, 1..1_000_001);
+        is_whole &= to.is_some();
+    }
+    if !is_whole {
+        return None;
     }
     match (high, low) {
         (Some(high), Some(low)) if low < high => Some(Some(MaxConnections {
@@ -386,7 +364,7 @@ fn read_max_connections(r: &mut Reader, key: &str, v: &Value) -> Option<Option<M
         _ => {
             r.problem(
                 v.span(),
-                format_args!("`{key}` has two limits: write {{ high = 200, low = 180 }}"),
+                format_args!("`{key}` has two limits: write {{ {LIKE} }}"),
             );
             None
         }
@@ -435,24 +413,24 @@ fn read_watch(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<Rc<str>>> {
     if let DeValue::Boolean(false) = v.get_ref() {
         return Some(Vec::new());
     }
-    let texts = r.strings(key, v)?;
-    if texts.len() > files::MOST {
-        let most = files::MOST;
-        r.problem(v.span(), format_args!("`{key}` has more than {most} files"));
-        return None;
-    }
+    let texts = r.list(key, v, "\"/etc/name.conf\"", Reader::path)?;
+    let most = files::MOST;
     let mut paths: Vec<Rc<str>> = Vec::with_capacity(texts.len());
-    for text in texts {
-        let is_path = text.starts_with('/') && text.len() < 4096;
-        if !is_path || paths.iter().any(|p| **p == *text) {
-            let why = match is_path {
-                true => "is there twice",
-                false => "is not a path that begins with /",
-            };
-            r.problem(v.span(), format_args!("`{key}`: `{}` {why}", word(&text)));
-            return None;
-        }
-        paths.push(text.into());
+    for text in &texts {
+        let why = match () {
+            () if text.contains(['*', '?']) => {
+                "is a pattern, which is not understood here: name each file"
+            }
+            () if paths.iter().any(|p| **p == **text) => "is there twice",
+            () if text.len() >= 4096 => "is too long",
+            () if paths.len() == most => "is one too many: at most 16 files",
+            () => {
+                paths.push(text.as_str().into());
+                continue;
+            }
+        };
+        r.problem(v.span(), format_args!("`{key}`: `{}` {why}", word(text)));
+        return None;
     }
     Some(paths)
 }
@@ -460,7 +438,7 @@ fn read_watch(r: &mut Reader, key: &str, v: &Value) -> Option<Vec<Rc<str>>> {
 /// What is done when a file changes: a reload where the service can.
 fn define_files(
     r: &mut Reader,
-    at: &Range<usize>,
+    at: &Spots,
     (watch, on_change): (Option<Vec<Rc<str>>>, Option<OnChange>),
     defaults: &Said,
     reload: bool,
@@ -469,13 +447,15 @@ fn define_files(
     let files = files.unwrap_or_default();
     if files.is_empty() {
         if on_change.is_some() {
-            r.problem(at.clone(), "`on-change` goes with `watch`");
+            let text = "`on-change` goes with `watch`";
+            r.problem(at.of(&["on-change", "watch"]), text);
         }
         return None;
     }
     let then = match on_change.or(defaults.on_change) {
         Some(OnChange::Reload) if !reload => {
-            r.problem(at.clone(), "on-change = \"reload\" needs `reload`");
+            let text = "on-change = \"reload\" needs `reload`";
+            r.problem(at.of(&["on-change"]), text);
             return None;
         }
         Some(then) => then,
@@ -490,34 +470,41 @@ fn read_reload(r: &mut Reader, key: &str, v: &Value) -> Option<Option<Reload>> {
     if let DeValue::Boolean(false) = v.get_ref() {
         return Some(None);
     }
-    let table = r.table(key, v)?;
     let mut found = Vec::new();
     let mut wait = None;
-    for (name, value) in table.iter() {
+    let mut is_whole = true;
+    for (name, value) in r.table(key, v, "signal = \"HUP\"")?.iter() {
         if !r.known(name, keys::RELOAD) {
-            return None;
+            is_whole = false;
+            continue;
         }
-        found.push(match name.get_ref().as_ref() {
+        let read = match name.get_ref().as_ref() {
             "wait" => {
-                wait = Some((r.duration("wait", value)?, value.span()));
+                wait = positive(r, "wait", value).map(|w| (w, value.span()));
+                is_whole &= wait.is_some();
                 continue;
             }
-            "signal" => {
-                let signal = stop::read_signal(r, "signal", value)?;
-                if signal == Signal::KILL {
+            "signal" => match stop::read_signal(r, "signal", value) {
+                Some(Signal::KILL) => {
                     r.problem(value.span(), "KILL ends a service, it does not reload it");
-                    return None;
+                    None
                 }
-                Reload::Signal(signal)
-            }
-            "http" => match stop::read_http(r, value)? {
-                Action::Http(http) => Reload::Http(http, RELOAD_WAIT),
-                Action::Signal(..) | Action::Run(_) | Action::Drain(_) | Action::Hook(_) => {
-                    return None
-                }
+                signal => signal.map(Reload::Signal),
             },
-            _ => Reload::Run(r.command("run", value)?.into(), RELOAD_WAIT),
-        });
+            "http" => {
+                let http = r.parse("http", value, value::http);
+                http.map(|http| Reload::Http(Rc::new(http), RELOAD_WAIT))
+            }
+            _ => {
+                let argv = r.command("run", value);
+                argv.map(|argv| Reload::Run(argv.into(), RELOAD_WAIT))
+            }
+        };
+        is_whole &= read.is_some();
+        found.extend(read);
+    }
+    if !is_whole {
+        return None;
     }
     match (found.pop(), found.pop()) {
         (Some(Reload::Run(argv, default)), None) => {
@@ -570,13 +557,31 @@ pub(super) fn schedule_of(steps: Vec<Step>) -> Schedule {
 
 impl Said {
     /// The names of other services, by key.
-    pub fn names(&self) -> [(&'static str, &[(String, Place)]); 4] {
+    pub fn names(&self) -> [(&'static str, &[(String, Place)]); 5] {
         [
             ("after", &self.after),
             ("requires", &self.requires),
             ("wants", &self.wants),
+            ("restart-with", &self.restart_with),
             ("conflicts", &self.conflicts),
         ]
+    }
+
+    /// The file that it writes its log into, and where that is said.
+    pub fn log_file(&self) -> Option<(&str, Range<usize>)> {
+        let (_, file) = self.output.as_ref()?;
+        let (_, at) = self.spots.iter().find(|(key, _)| *key == "output")?;
+        Some((&file.as_ref()?.path, at.clone()))
+    }
+
+    /// As defaults: there are none.
+    pub fn forget_cgroups(&mut self) {
+        self.confine.no_cgroups = true;
+    }
+
+    /// Its keys stand in another text than those that come from now on.
+    pub fn forget_places(&mut self) {
+        self.spots.clear();
     }
 
     /// What a section without any key says. Every `[defaults]` goes through here, so that
@@ -614,10 +619,12 @@ impl Said {
 pub(super) fn define(
     r: &mut Reader,
     name: &str,
-    at: Range<usize>,
+    section: Range<usize>,
     mut said: Said,
     defaults: &Said,
 ) -> Option<ServiceDef> {
+    let keys = std::mem::take(&mut said.spots);
+    let at = Spots { section, keys };
     let stop = said.schedule(defaults);
     let notify = said.notify.or(defaults.notify).unwrap_or(true);
     let to = said.output.take().or_else(|| defaults.output.clone());
@@ -636,7 +643,7 @@ pub(super) fn define(
         let sockets = i32::try_from(said.sockets.len()).unwrap_or(i32::MAX);
         if *number < sockets.saturating_add(3) {
             r.problem(
-                at.clone(),
+                at.of(&["ready", "sockets"]),
                 format_args!("`notify-fd` = {number} is the number of one of its `sockets`"),
             );
         }
@@ -686,7 +693,8 @@ pub(super) fn define(
         .or_else(|| defaults.check.clone())
         .flatten();
     if check.is_none() && said.check_timeout.is_some() {
-        r.problem(at.clone(), "`check-timeout` goes with `check`");
+        let text = "`check-timeout` goes with `check`";
+        r.problem(at.of(&["check-timeout"]), text);
     }
     let check_timeout = said.check_timeout.or(defaults.check_timeout);
     let check = check.map(|argv| Checker {
@@ -695,18 +703,19 @@ pub(super) fn define(
     });
     let success = said.success.or_else(|| defaults.success.clone());
     let (success_exit, success_signal) = success.unwrap_or_default();
+    let confine = confine::define(r, &at, said.confine, &defaults.confine);
     let Some(command) = said.command else {
-        if !said.command_broken {
-            r.problem(at, "has no `command`");
+        // One that is there is wrong: that was said.
+        if at.keys.iter().all(|(key, _)| *key != "command") {
+            r.problem(at.section, "has no `command`");
         }
         return None;
     };
-    let confine = confine::define(r, &at, said.confine, &defaults.confine);
     let mut environment = defaults.environment.clone();
-    environment.append(&mut said.environment);
+    environment.extend(said.environment);
     Some(ServiceDef {
         name: name.to_owned(),
-        place: r.place(&at).to_string(),
+        place: r.place(&at.section).to_string(),
         made: Made::InFile,
         program: Rc::new(Program {
             command,
@@ -734,9 +743,10 @@ pub(super) fn define(
             after: names(said.after),
             requires: names(said.requires),
             wants: names(said.wants),
+            restart_with: names(said.restart_with),
             conflicts: names(said.conflicts),
             oneshot,
-            timer: said.timers.first().map(|(_, timer, _)| *timer),
+            timer: said.timers.first().copied(),
             wait_for: said
                 .wait_for
                 .or_else(|| defaults.wait_for.clone())
@@ -759,7 +769,7 @@ pub(super) fn define(
 /// What is watched when it is up. A oneshot never is.
 fn define_watch(
     r: &mut Reader,
-    at: &Range<usize>,
+    at: &Spots,
     said: &Said,
     defaults: &Said,
     oneshot: Option<Oneshot>,
@@ -768,7 +778,7 @@ fn define_watch(
     if oneshot.is_some() {
         if said.health.iter().flatten().next().is_some() || said.watchdog.flatten().is_some() {
             r.problem(
-                at.clone(),
+                at.of(&["health", "watchdog"]),
                 "a oneshot is watched by `start-timeout` only: neither `health` nor `watchdog`",
             );
         }
@@ -777,36 +787,38 @@ fn define_watch(
     let health = said.health.clone().or_else(|| defaults.health.clone());
     let watchdog = said.watchdog.or(defaults.watchdog).flatten();
     if watchdog.is_some() && !notify {
-        r.problem(at.clone(), "`watchdog` needs notify = true");
+        let text = "`watchdog` needs notify = true";
+        r.problem(at.of(&["watchdog", "notify"]), text);
     }
     (health.flatten(), watchdog)
 }
 
-fn define_oneshot(r: &mut Reader, at: &Range<usize>, said: &Said) -> Option<Oneshot> {
+fn define_oneshot(r: &mut Reader, at: &Spots, said: &Said) -> Option<Oneshot> {
     if said.kind != Some(Kind::Oneshot) {
-        if let Some((_, at)) = &said.remain {
-            r.problem(at.clone(), "`remain` goes with type = \"oneshot\"");
-        }
-        for (key, _, at) in &said.timers {
-            r.problem(
-                at.clone(),
-                format_args!("`{key}` goes with type = \"oneshot\""),
-            );
+        if said.remain.is_some() || !said.timers.is_empty() {
+            let text = "`remain`, `every` and `at` go with type = \"oneshot\"";
+            r.problem(at.of(&["remain", "every", "at"]), text);
         }
         return None;
     }
-    if let [_, (_, _, at)] = said.timers.as_slice() {
-        r.problem(at.clone(), "`every` or `at`, not both");
+    if said.timers.len() > 1 {
+        r.problem(at.of(&["every", "at"]), "`every` or `at`, not both");
+    }
+    if !said.restart_with.is_empty() {
+        r.problem(
+            at.of(&["restart-with"]),
+            "a oneshot is never restarted: `restart-with` goes with what stays (`requires`, `after`)",
+        );
     }
     if said.restart == Some(Policy::Always) {
         r.problem(
-            at.clone(),
+            at.of(&["restart"]),
             "a oneshot that has succeeded is not started again: restart = \"on-failure\" or \"never\"",
         );
     }
     Some(match said.remain {
-        None | Some((true, _)) => Oneshot::Remains,
-        Some((false, _)) => Oneshot::Again,
+        None | Some(true) => Oneshot::Remains,
+        Some(false) => Oneshot::Again,
     })
 }
 
@@ -819,42 +831,44 @@ fn names(list: Vec<(String, Place)>) -> Vec<String> {
     names
 }
 
-fn check_restart(r: &mut Reader, at: &Range<usize>, restart: &Restart) {
+fn check_restart(r: &mut Reader, at: &Spots, restart: &Restart) {
     if restart.delay > restart.max_delay {
-        r.problem(at.clone(), "`restart-delay` is longer than `max-delay`");
+        let text = "`restart-delay` is longer than `max-delay`";
+        r.problem(at.of(&["restart-delay", "max-delay"]), text);
     }
-    let spins = restart.delay.is_zero() && restart.crash_loop.is_none();
+    let is_quick = restart.delay.is_zero() || restart.stable.is_zero();
+    let spins = is_quick && restart.crash_loop.is_none();
     if spins && restart.policy != Policy::Never {
         r.problem(
-            at.clone(),
-            "restart-delay = \"0s\" with crash-loop = false would restart without any pause",
+            at.of(&["restart-delay", "stable", "crash-loop"]),
+            "crash-loop = false with \"0s\" as `restart-delay` or `stable` would restart without any pause",
         );
     }
 }
 
 /// A step that waits for what nobody can see would wait its whole time.
-fn check_stop(r: &mut Reader, at: &Range<usize>, stop: &Schedule, notify: bool, output: Output) {
+fn check_stop(r: &mut Reader, at: &Spots, stop: &Schedule, notify: bool, output: Output) {
     let waits = |what: fn(&Until) -> bool| stop.steps.iter().any(|s| what(&s.until));
     if !notify && waits(|u| matches!(u, Until::Stopping)) {
         r.problem(
-            at.clone(),
+            at.of(&["stop", "notify"]),
             "until = \"stopping\" in `stop` needs notify = true",
         );
     }
     let unseen = matches!(output, Output::Null | Output::Inherit);
     if unseen && waits(|u| matches!(u, Until::Log(_))) {
         r.problem(
-            at.clone(),
+            at.of(&["stop", "output"]),
             "until = \"log=...\" in `stop` needs output = \"log\", \"ring\" or a file",
         );
     }
 }
 
 /// A signal that begins the stop would come twice: for the reload, and for the stop.
-fn check_reload(r: &mut Reader, at: &Range<usize>, stop: &Schedule, reload: &Option<Reload>) {
+fn check_reload(r: &mut Reader, at: &Spots, stop: &Schedule, reload: &Option<Reload>) {
     match reload {
         Some(Reload::Signal(signal)) if stop.sends_to_main(*signal) => r.problem(
-            at.clone(),
+            at.of(&["reload", "stop"]),
             format_args!("`reload` sends {signal}, which `stop` sends too: it must come once"),
         ),
         Some(Reload::Signal(_) | Reload::Run(..) | Reload::Http(..)) | None => {}

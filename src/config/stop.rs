@@ -2,6 +2,8 @@
 //!
 //! What the steps do is the machine's business; here it is decided which of them make
 //! sense (DESIGN 4).
+//!
+//! A little long: a step is a table of ten keys, each with its rules.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -100,13 +102,6 @@ fn signal(signal: Signal, seconds: u64) -> Step {
 /// Reads the value of `stop`.
 pub(super) fn read(r: &mut Reader, value: &Value) -> Option<Vec<Step>> {
     match value.get_ref() {
-        DeValue::Array(steps) if steps.is_empty() => {
-            r.problem(
-                value.span(),
-                "`stop` has no steps: write [{ signal = \"TERM\", wait = \"15s\" }]",
-            );
-            None
-        }
         DeValue::Array(steps) if steps.len() > STEPS => {
             r.problem(
                 value.span(),
@@ -114,7 +109,7 @@ pub(super) fn read(r: &mut Reader, value: &Value) -> Option<Vec<Step>> {
             );
             None
         }
-        DeValue::Array(steps) => {
+        DeValue::Array(steps) if !steps.is_empty() => {
             let read: Vec<Option<Step>> = steps
                 .iter()
                 .map(|item| match item.get_ref() {
@@ -131,31 +126,19 @@ pub(super) fn read(r: &mut Reader, value: &Value) -> Option<Vec<Step>> {
             let steps = read.into_iter().collect::<Option<Vec<Step>>>()?;
             finish(r, value, steps)
         }
-        DeValue::Table(_) => {
-            r.problem(
-                value.span(),
-                "`stop` is an array of steps: put the step into [ ]",
-            );
-            None
+        DeValue::String(name) if preset(name).is_some() => preset(name),
+        DeValue::String(name) if name.parse::<Signal>().is_ok() => {
+            let named = name.parse().ok()?;
+            Some(vec![signal(usable(r, value, named)?, WAIT.as_secs())])
         }
-        _ => {
-            let name = r.text("stop", value)?;
-            if let Some(steps) = preset(&name) {
-                return Some(steps);
-            }
-            if let Ok(s) = name.parse::<Signal>() {
-                return Some(vec![signal(usable(r, value, s)?, WAIT.as_secs())]);
-            }
+        typed => {
             let known = PRESETS.iter().chain(SIGNALS).copied();
-            r.problem(
-                value.span(),
-                format_args!(
-                    "`stop`: `{}` is neither a signal nor one of {}{}",
-                    word(&name),
-                    PRESETS.join(", "),
-                    did_you_mean(&name, known)
-                ),
+            let hint = did_you_mean(typed.as_str().unwrap_or_default(), known);
+            let hint = format!(
+                "{hint}: write [{{ signal = \"TERM\", wait = \"15s\" }}], a signal or one of {}",
+                PRESETS.join(", ")
             );
+            r.wrong("stop", value, "a schedule", &hint);
             None
         }
     }
@@ -163,22 +146,17 @@ pub(super) fn read(r: &mut Reader, value: &Value) -> Option<Vec<Step>> {
 
 /// A signal by name.
 pub(super) fn read_signal(r: &mut Reader, key: &str, value: &Value) -> Option<Signal> {
-    let typed = r.text(key, value)?;
-    match typed.parse::<Signal>() {
-        Ok(signal) => usable(r, value, signal),
-        Err(_) => {
-            let name = typed.strip_prefix("SIG").unwrap_or(&typed);
-            r.problem(
-                value.span(),
-                format_args!(
-                    "`{key}`: `{}` is not a signal{}; write TERM, HUP, USR1 ... or a number from 1 to 64",
-                    word(&typed),
-                    did_you_mean(name, SIGNALS.iter().copied())
-                ),
-            );
-            None
-        }
-    }
+    let signal = r.parse(key, value, |typed| {
+        let name = typed.strip_prefix("SIG").unwrap_or(typed);
+        typed.parse::<Signal>().map_err(|_| {
+            format!(
+                "`{}` is not a signal{}: write \"TERM\", \"HUP\", \"USR1\" ... or a number up to 64 in quotes",
+                word(typed),
+                did_you_mean(name, SIGNALS.iter().copied())
+            )
+        })
+    })?;
+    usable(r, value, signal)
 }
 
 /// Refuses the signals that freeze a process: no step could end, and KILL would follow
@@ -257,7 +235,7 @@ fn read_step(r: &mut Reader, table: &DeTable, span: Range<usize>) -> Option<Step
                 t.to.is_some()
             }
             "until" => {
-                t.until = read_until(r, value).map(|until| (until, at));
+                t.until = r.parse("until", value, until).map(|until| (until, at));
                 t.until.is_some()
             }
             "wait" => {
@@ -275,6 +253,14 @@ fn read_step(r: &mut Reader, table: &DeTable, span: Range<usize>) -> Option<Step
     make_step(r, t, span)
 }
 
+const DRAIN: &str = "`drain`";
+
+fn only(r: &mut Reader, at: &Range<usize>, what: &str, which: &str) -> Option<Step> {
+    let text = format_args!("{what} is only for a step with {which}");
+    r.problem(at.clone(), text);
+    None
+}
+
 fn make_step(r: &mut Reader, t: Typed, span: Range<usize>) -> Option<Step> {
     if let [(first, _), (second, at), ..] = t.actions.as_slice() {
         r.problem(
@@ -285,33 +271,22 @@ fn make_step(r: &mut Reader, t: Typed, span: Range<usize>) -> Option<Step> {
     }
     let signals = matches!(t.actions.as_slice(), [("signal", _)]);
     if let (Some((_, at)), false, false) = (&t.to, signals, t.actions.is_empty()) {
-        r.problem(at.clone(), "`to` is only for a step with `signal`");
-        return None;
+        return only(r, at, "`to`", "`signal`");
     }
     if let (Some((Until::ActionEnded, at)), true) = (&t.until, signals) {
-        r.problem(
-            at.clone(),
-            "until = \"done\" is only for a step with `run` or `http`",
-        );
-        return None;
+        return only(r, at, "until = \"done\"", "`run` or `http`");
     }
     if let [("drain", _)] = t.actions.as_slice() {
         return make_drain(r, t);
     }
     if let (Some((_, at)), false) = (&t.idle, t.actions.is_empty()) {
-        r.problem(at.clone(), "`idle` is only for a step with `drain`");
-        return None;
+        return only(r, at, "`idle`", DRAIN);
     }
     if let (Some((_, at)), false) = (&t.ports, t.actions.is_empty()) {
-        r.problem(at.clone(), "`ports` is only for a step with `drain`");
-        return None;
+        return only(r, at, "`ports`", DRAIN);
     }
     if let Some((Until::NoConnections, at)) = &t.until {
-        r.problem(
-            at.clone(),
-            "until = \"connections=0\" is only for a step with `drain`",
-        );
-        return None;
+        return only(r, at, "until = \"connections=0\"", DRAIN);
     }
     let gone = matches!(t.until, None | Some((Until::Gone, _)));
     if let (Some((_, at)), true, false) = (&t.settle, gone, t.broken) {
@@ -438,26 +413,21 @@ fn read_port(r: &mut Reader, item: &Value) -> Option<Port> {
         let transport = None;
         return Some(Port { transport, port });
     }
-    let text = r.text("ports", item)?;
-    let (transport, port) = match text.split_once('/') {
-        Some(("tcp", port)) => (Some(Transport::Tcp), port),
-        Some(("udp", port)) => (Some(Transport::Udp), port),
-        _ => (None, ""),
-    };
-    let is_number = port.bytes().all(|b| b.is_ascii_digit());
-    match port.parse() {
-        Ok(port) if is_number && port > 0 => Some(Port { transport, port }),
-        _ => {
-            r.problem(
-                item.span(),
-                format_args!(
-                    "`ports`: `{}` is not a port: write 443, \"tcp/443\" or \"udp/443\"",
-                    word(&text)
-                ),
-            );
-            None
+    r.parse("ports", item, |text| {
+        let (transport, port) = match text.split_once('/') {
+            Some(("tcp", port)) => (Some(Transport::Tcp), port),
+            Some(("udp", port)) => (Some(Transport::Udp), port),
+            _ => (None, ""),
+        };
+        let is_number = port.bytes().all(|b| b.is_ascii_digit());
+        match port.parse() {
+            Ok(port) if is_number && port > 0 => Ok(Port { transport, port }),
+            _ => Err(format!(
+                "`{}` is not a port: write 443, \"tcp/443\" or \"udp/443\"",
+                word(text)
+            )),
         }
-    }
+    })
 }
 
 const TO: &[(&str, To)] = &[
@@ -478,35 +448,28 @@ pub const UNTIL: &[(&str, Until)] = &[
 ];
 
 pub(super) fn read_http(r: &mut Reader, value: &Value) -> Option<Action> {
-    let text = r.text("http", value)?;
-    let http = r.parsed("http", value, value::http(&text))?;
-    Some(Action::Http(Rc::new(http)))
+    Some(Action::Http(Rc::new(r.parse(
+        "http",
+        value,
+        value::http,
+    )?)))
 }
 
-fn read_until(r: &mut Reader, value: &Value) -> Option<Until> {
-    let text = r.text("until", value)?;
+fn until(text: &str) -> Result<Until, String> {
     if let Some(line) = text.strip_prefix("log=") {
         if line.trim().is_empty() || line.contains(['\n', '\r']) || line.len() > 256 {
-            r.problem(
-                value.span(),
-                "until = \"log=TEXT\" needs a text of 1 to 256 bytes on one line",
-            );
-            return None;
+            return Err("\"log=TEXT\" needs a text of 1 to 256 bytes on one line".to_owned());
         }
-        return Some(Until::Log(line.into()));
+        return Ok(Until::Log(line.into()));
     }
     if let Some((_, until)) = UNTIL.iter().find(|(w, _)| *w == text) {
-        return Some(until.clone());
+        return Ok(until.clone());
     }
     let words: Vec<&str> = UNTIL.iter().map(|(w, _)| *w).collect();
-    r.problem(
-        value.span(),
-        format_args!(
-            "`until` cannot be `{}`{}; it is one of {}, log=TEXT",
-            word(&text),
-            did_you_mean(&text, words.iter().copied()),
-            words.join(", ")
-        ),
-    );
-    None
+    Err(format!(
+        "`{}` is not the end of a step{}: write \"{}\" or \"log=TEXT\"",
+        word(text),
+        did_you_mean(text, words.iter().copied()),
+        words.join("\", \"")
+    ))
 }

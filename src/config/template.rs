@@ -11,12 +11,10 @@
 //!
 //! (Past 400 lines because all that tells an instance from a service is here and nowhere else.)
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use toml::de::{DeTable, DeValue};
 
 use super::keys;
@@ -27,6 +25,8 @@ use super::output;
 use super::problem::{word, Place, Problems, Source};
 use super::read::Reader;
 use super::service::{self, Said};
+use crate::json::{FromJson, ToJson};
+use crate::map::Map;
 
 /// The most instances that have no section of their own: who may start services may name
 /// what he likes.
@@ -36,7 +36,7 @@ pub const INSTANCES_CAP: usize = 256;
 const SAMPLE: &str = "1";
 
 /// The sections that services are made of later.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, ToJson, FromJson)]
 pub struct Templates {
     /// `[defaults]` as TOML, where there are templates.
     defaults: String,
@@ -44,7 +44,7 @@ pub struct Templates {
 }
 
 /// `[service."go2rtc@"]`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub(super) struct Template {
     /// With its `@`.
     pub name: String,
@@ -170,7 +170,9 @@ impl Reader<'_> {
     /// What the template says of the instance whose section this is.
     pub fn of_template(&mut self, template: &Template, instance: &str) -> Option<Said> {
         let who = self.who().to_owned();
-        said(template, instance, self.problems_mut(), &who)
+        let mut said = said(template, instance, self.problems_mut(), &who)?;
+        said.forget_places();
+        Some(said)
     }
 }
 
@@ -295,7 +297,7 @@ fn quote(to: &mut String, text: &str) {
 /// Makes the instances that somebody names and that have no section, and those of `asked`.
 /// What has no template is left out.
 pub(super) fn grow<'a>(
-    services: &mut BTreeMap<String, ServiceDef>,
+    services: &mut Map<String, ServiceDef>,
     templates: &Templates,
     defaults: &Said,
     asked: impl Iterator<Item = &'a str>,
@@ -349,7 +351,7 @@ fn needs(def: &ServiceDef) -> impl Iterator<Item = (String, Made)> + '_ {
 fn instance(
     template: &Template,
     name: &str,
-    services: &BTreeMap<String, ServiceDef>,
+    services: &Map<String, ServiceDef>,
     templates: &Templates,
     defaults: &Said,
     problems: &mut Problems,
@@ -375,7 +377,7 @@ fn instance(
             }
         }
     }
-    order::check_names(&named, &BTreeMap::new(), templates, problems);
+    order::check_names(&named, &Map::new(), templates, problems);
     let text = String::new();
     let source = Source::at(place, &text);
     let mut r = Reader::new(&source, problems, who);
@@ -383,14 +385,14 @@ fn instance(
 }
 
 /// What concerns several services, when all are known.
-pub(super) fn check_together(services: &BTreeMap<String, ServiceDef>, problems: &mut Problems) {
-    let places: BTreeMap<String, Place> = services
+pub(super) fn check_together(services: &Map<String, ServiceDef>, problems: &mut Problems) {
+    let places: Map<String, Place> = services
         .iter()
         .map(|(name, def)| (name.clone(), Place::of_text(&def.place)))
         .collect();
-    order::check_cycles(services, &places, problems);
-    order::check_conflicts(services, &places, problems);
-    output::check_files(services, &places, problems);
+    order::check_cycles(services, &[], &places, problems);
+    order::check_conflicts(services, &[], &places, problems);
+    output::check_files(services, &[], &places, problems);
 }
 
 impl Config {
@@ -422,7 +424,7 @@ impl Config {
 
     /// The services, and of each template an instance that has the template's name: what
     /// there can be.
-    pub(super) fn possible(&self) -> BTreeMap<String, ServiceDef> {
+    pub fn possible(&self) -> Map<String, ServiceDef> {
         let mut all = self.services.clone();
         if self.templates.is_empty() {
             return all;
@@ -442,7 +444,13 @@ impl Config {
                 continue;
             };
             let p = &mut def.policy;
-            for list in [&mut p.after, &mut p.requires, &mut p.wants] {
+            let lists = [
+                &mut p.after,
+                &mut p.requires,
+                &mut p.wants,
+                &mut p.restart_with,
+            ];
+            for list in lists {
                 for other in list {
                     let template = parts(other).map(|(template, _)| template);
                     let template = template.filter(|t| self.templates.has(t));

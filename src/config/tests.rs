@@ -2,7 +2,6 @@
 //!
 //! Long because it is mostly tables: a wrong setting, and the line it must yield.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,11 +15,12 @@ use crate::machine::ready::{Question, Ready, Sign};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Action, CrashLoop, Oneshot, Policy, Reload, To, Until};
 use crate::machine::timer::Timer;
+use crate::map::Map;
 
 const MAIN: &str = "/etc/superd/superd.toml";
 
 fn load_files(files: &[(&str, &str)]) -> Result<Config, Problems> {
-    let mut memory: BTreeMap<PathBuf, Vec<u8>> = files
+    let mut memory: Map<PathBuf, Vec<u8>> = files
         .iter()
         .map(|(name, text)| {
             (
@@ -63,9 +63,9 @@ fn service(keys: &str) -> ServiceDef {
 }
 
 /// The repository's own files, without regard to who may write a checkout.
-pub(super) fn shipped() -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn shipped() -> Map<PathBuf, Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc");
-    let mut files = BTreeMap::new();
+    let mut files = Map::new();
     for dir in [root.clone(), root.join("services.d")] {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -339,8 +339,8 @@ fn what_a_service_is_kept_to_is_read() {
     assert_eq!(a.controls.len(), 1);
     assert_eq!((a.private_tmp, a.capabilities), (true, None));
     // It is kept as it was over a change of superd's own program.
-    let text = serde_json::to_string(&c).unwrap();
-    let read: model::Confine = serde_json::from_str(&text).unwrap();
+    let text = crate::json::to_string(&c).unwrap();
+    let read: model::Confine = crate::json::from_str(&text).unwrap();
     assert_eq!(read, c);
     // A changed key is a changed program.
     let with = |keys: &str| good(&format!("[service.x]\ncommand = [\"/bin/x\"]\n{keys}\n"));
@@ -358,28 +358,28 @@ fn what_a_service_is_kept_to_is_read() {
 #[test]
 fn what_a_service_cannot_be_kept_to_is_told_with_its_place() {
     for (keys, said) in [
-        ("memory-max = \"12 apples\"", "3:14: service \"x\": `memory-max`: `12 apples` is not a size: write bytes, or 16KiB, 4MiB, 1GiB"),
+        ("memory-max = \"12 apples\"", "3:14: service \"x\": `memory-max`: `12 apples` is not a size: write \"4MiB\" (units: KiB, MiB, GiB; none: bytes)"),
         ("memory-max = 64", "3:14: service \"x\": `memory-max` must be at least 256KiB, not 64 bytes"),
-        ("memory-high = true", "3:15: service \"x\": `memory-high` must be a whole number, not true or false"),
-        ("memory-max = \"1MiB\"\nmemory-high = \"2MiB\"", "1:10: service \"x\": `memory-high` is above `memory-max`"),
-        ("pids-max = 0", "3:12: service \"x\": `pids-max` must be from 1 to 4194304, not 0"),
-        ("cpu-weight = 10001", "3:14: service \"x\": `cpu-weight` must be from 1 to 10000, not 10001"),
-        ("io-weight = \"high\"", "3:13: service \"x\": `io-weight` must be a whole number, not a string"),
-        ("cpu-max = 50", "3:11: service \"x\": `cpu-max` must be a string, not a whole number: write \"50\""),
+        ("memory-high = true", "3:15: service \"x\": `memory-high` must be a size, not true: write \"4MiB\" (units: KiB, MiB, GiB; none: bytes)"),
+        ("memory-max = \"1MiB\"\nmemory-high = \"2MiB\"", "4:1: service \"x\": `memory-high` is above `memory-max`"),
+        ("pids-max = 0", "3:12: service \"x\": `pids-max` must be a whole number from 1 to 4194304, not 0"),
+        ("cpu-weight = 10001", "3:14: service \"x\": `cpu-weight` must be a whole number from 1 to 10000, not 10001"),
+        ("io-weight = \"high\"", "3:13: service \"x\": `io-weight` must be a whole number from 1 to 10000, not `high`"),
+        ("cpu-max = 50", "3:11: service \"x\": `cpu-max`: `50` is not a share of CPU time: write \"50%\" for half of one CPU, \"200%\" for two; from 1% to 102400%"),
         ("cpu-max = \"200000%\"", "3:11: service \"x\": `cpu-max`: `200000%` is not a share of CPU time: write \"50%\" for half of one CPU, \"200%\" for two; from 1% to 102400%"),
         ("cpu-max = \"0%\"", "3:11: service \"x\": `cpu-max`: `0%` is not a share of CPU time: write \"50%\" for half of one CPU, \"200%\" for two; from 1% to 102400%"),
-        ("capabilities = [\"net-bind-servise\"]", "3:16: service \"x\": `capabilities`: unknown capability `net-bind-servise` (did you mean `net-bind-service`?)"),
-        ("capabilities = \"chown\"", "3:16: service \"x\": `capabilities` must be an array of strings, not a string: write [\"chown\"]"),
-        ("no-new-privileges = 1", "3:21: service \"x\": `no-new-privileges` must be true or false, not a whole number"),
-        ("private-tmp = \"yes\"", "3:15: service \"x\": `private-tmp` must be true or false, not a string"),
-        ("read-only-paths = [\"etc\"]", "3:19: service \"x\": `read-only-paths` has paths that begin with / (or -/), not `etc`"),
-        ("writable-paths = [\"-var\"]", "3:18: service \"x\": `writable-paths` has paths that begin with / (or -/), not `-var`"),
+        ("capabilities = [\"net-bind-servise\"]", "3:17: service \"x\": `capabilities`: `net-bind-servise` is not a capability: write \"net-bind-service\""),
+        ("capabilities = \"chown\"", "3:16: service \"x\": `capabilities` must be an array of strings, not `chown`: write [\"net-bind-service\"]"),
+        ("no-new-privileges = 1", "3:21: service \"x\": `no-new-privileges` must be true or false, not 1"),
+        ("private-tmp = \"yes\"", "3:15: service \"x\": `private-tmp` must be true or false, not `yes`"),
+        ("read-only-paths = [\"etc\"]", "3:20: service \"x\": `read-only-paths` must be a path that begins with / (or -/), not `etc`"),
+        ("writable-paths = [\"-var\"]", "3:19: service \"x\": `writable-paths` must be a path that begins with / (or -/), not `-var`"),
         ("network-namespace = \"/run/netns/a\"", "3:21: service \"x\": `network-namespace` is the name that `ip netns list` shows, not `/run/netns/a`"),
-        ("optional = [\"memory-mx\"]", "3:12: service \"x\": `optional`: `memory-mx` is no key that can be optional (did you mean `memory-max`?)"),
-        ("optional = [\"user\"]", "3:12: service \"x\": `optional`: `user` is no key that can be optional"),
+        ("optional = [\"memory-mx\"]", "3:13: service \"x\": `optional`: `memory-mx` is not a key that can be optional: write \"memory-max\""),
+        ("optional = [\"user\"]", "3:13: service \"x\": `optional`: `user` is not a key that can be optional: write \"cpu-max\""),
         ("netns = \"a\"", "3:1: service \"x\": unknown key `netns` (did you mean `network-namespace`?)"),
-        ("health = { memory = \"1KiB\" }", "3:21: service \"x\": `memory` must be at least 256KiB, not 1024 bytes"),
-        ("health = { memory = \"1MiB\", timeout = \"1s\" }", "3:39: service \"x\": memory is looked at, not waited for: no `timeout`"),
+        ("health = { memory = \"1KiB\" }", "3:21: service \"x\": `health`: `memory` must be at least 256KiB, not 1024 bytes"),
+        ("health = { memory = \"1MiB\", timeout = \"1s\" }", "3:39: service \"x\": `health`: memory is looked at, not waited for: no `timeout`"),
     ] {
         assert_eq!(bad_service(keys), said, "{keys}");
     }
@@ -400,27 +400,29 @@ fn what_a_service_cannot_be_kept_to_is_told_with_its_place() {
 #[test]
 fn readiness_that_makes_no_sense_is_told_with_its_place() {
     for (keys, said) in [
-        ("ready = true", "3:9: service \"x\": `ready` must be a table, not true or false"),
+        ("ready = true", "3:9: service \"x\": `ready` must be a table, not true: write { notify = true }"),
         ("ready = {}", "3:9: service \"x\": `ready` has one of notify, notify-fd, tcp, http, exec, log and file: write { notify = true }"),
         ("ready = { notify = true, tcp = \"127.0.0.1:1\" }", "3:9: service \"x\": `ready` has one of notify, notify-fd, tcp, http, exec, log and file: write { notify = true }"),
-        ("ready = { notify = false }", "3:20: service \"x\": write ready = false, or ready = { notify = true }"),
-        ("ready = { notfy = true }", "3:11: service \"x\": unknown key `notfy` (did you mean `notify`?)"),
-        ("ready = { notify-fd = 2 }", "3:23: service \"x\": `notify-fd` must be from 3 to 255, not 2"),
-        ("ready = { tcp = \"127.0.0.1\" }", "3:17: service \"x\": `tcp`: `127.0.0.1` has no port: write 127.0.0.1:80, [::1]:80 or unix:/run/x.sock"),
-        ("ready = { tcp = \"unix:x\" }", "3:17: service \"x\": `tcp`: `x` is not a path of at most 107 bytes that begins with /"),
-        ("ready = { tcp = \"127.0.0.1:1\", status = 200 }", "3:41: service \"x\": `status` goes with `http`"),
-        ("ready = { http = \"http://127.0.0.1/\", status = 99 }", "3:48: service \"x\": `status` must be from 200 to 599, not 99"),
-        ("ready = { file = \"/x\", timeout = \"1s\" }", "3:34: service \"x\": a file is looked at, not waited for: no `timeout`"),
-        ("ready = { file = \"x\" }", "3:18: service \"x\": `file` must be a path that begins with /, not `x`"),
-        ("ready = { log = \" \" }", "3:17: service \"x\": `log` needs a text of 1 to 256 bytes on one line"),
-        ("ready = { log = \"x\", timeout = \"1s\" }", "3:32: service \"x\": nobody is asked: `interval`, `timeout` and `status` go with tcp, http and exec"),
-        ("ready = { exec = [\"/x\"], interval = \"1ms\" }", "3:37: service \"x\": `interval` must be at least 10ms"),
-        ("ready = { notify = true }\nnotify = false", "1:10: service \"x\": ready = { notify = true } needs notify = true"),
-        ("ready = { log = \"x\" }\noutput = \"null\"", "1:10: service \"x\": ready = { log = ... } needs output = \"log\", \"ring\" or a file"),
-        ("ready = { notify = true }\nready-after = \"1s\"", "1:10: service \"x\": has `ready` and `ready-after`: one of them"),
+        ("ready = { notify = false }", "3:20: service \"x\": `ready`: `notify` is true here, or ready = false"),
+        ("ready = { notfy = true }", "3:11: service \"x\": `ready`: unknown key `notfy` (did you mean `notify`?)"),
+        ("ready = { notify-fd = 2 }", "3:23: service \"x\": `ready`: `notify-fd` must be a whole number from 3 to 255, not 2"),
+        ("ready = { tcp = \"127.0.0.1\" }", "3:17: service \"x\": `ready`: `tcp`: `127.0.0.1` is not an address with a port: write \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/x.sock\""),
+        ("ready = { tcp = \"unix:x\" }", "3:17: service \"x\": `ready`: `tcp`: `x` is not a path of at most 107 bytes that begins with /"),
+        ("ready = { tcp = \"127.0.0.1:1\", status = 200 }", "3:41: service \"x\": `ready`: `status` goes with `http`"),
+        ("ready = { http = \"x\" }", "3:18: service \"x\": `ready`: `http`: `x` is not an address: write \"http://127.0.0.1:8080/health\" or \"unix:/run/x.sock:/health\""),
+        ("ready = { http = \"https://127.0.0.1/\" }", "3:18: service \"x\": `ready`: `http`: https is not spoken here: use http on a loopback address, or a unix socket"),
+        ("ready = { http = \"http://127.0.0.1/\", status = 99 }", "3:48: service \"x\": `ready`: `status` must be a whole number from 200 to 599, not 99"),
+        ("ready = { file = \"/x\", timeout = \"1s\" }", "3:34: service \"x\": `ready`: a file is looked at, not waited for: no `timeout`"),
+        ("ready = { file = \"x\" }", "3:18: service \"x\": `ready`: `file` must be a path that begins with /, not `x`"),
+        ("ready = { log = \" \" }", "3:17: service \"x\": `ready`: `log` needs a text of 1 to 256 bytes on one line"),
+        ("ready = { log = \"x\", timeout = \"1s\" }", "3:32: service \"x\": `ready`: nobody is asked: `interval`, `timeout` and `status` go with tcp, http and exec"),
+        ("ready = { exec = [\"/x\"], interval = \"1ms\" }", "3:37: service \"x\": `ready`: `interval` must be at least 10ms"),
+        ("ready = { notify = true }\nnotify = false", "4:1: service \"x\": ready = { notify = true } needs notify = true"),
+        ("ready = { log = \"x\" }\noutput = \"null\"", "4:1: service \"x\": ready = { log = ... } needs output = \"log\", \"ring\" or a file"),
+        ("ready = { notify = true }\nready-after = \"1s\"", "4:1: service \"x\": `ready` or `ready-after`, not both"),
         ("ready-after = \"0s\"", "3:15: service \"x\": `ready-after` must be longer than 0"),
-        ("start-timeout = \"5s\"", "1:10: service \"x\": has `start-timeout` and nothing to wait for: it needs `ready`"),
-        ("ready = { notify-fd = 4 }\nsockets = [\"tcp://127.0.0.1:1\", \"tcp://127.0.0.1:2\"]", "1:10: service \"x\": `notify-fd` = 4 is the number of one of its `sockets`"),
+        ("start-timeout = \"5s\"", "3:1: service \"x\": has `start-timeout` and nothing to wait for: it needs `ready`"),
+        ("ready = { notify-fd = 4 }\nsockets = [\"tcp://127.0.0.1:1\", \"tcp://127.0.0.1:2\"]", "4:1: service \"x\": `notify-fd` = 4 is the number of one of its `sockets`"),
         ("redy = { notify = true }", "3:1: service \"x\": unknown key `redy` (did you mean `ready`?)"),
     ] {
         assert_eq!(bad_service(keys), said, "{keys}");
@@ -453,15 +455,15 @@ fn health_and_watchdog_are_read() {
     assert_eq!((watchdog(""), watchdog("watchdog = false")), (None, None));
     for (keys, said) in [
         ("health = {}", "3:10: service \"x\": `health` asks one of tcp, http and exec, or for `memory`: write { http = \"http://127.0.0.1/\" }"),
-        ("health = { htp = \"x\" }", "3:12: service \"x\": unknown key `htp` (did you mean `http`?)"),
-        ("health = { file = \"/x\" }", "3:12: service \"x\": unknown key `file`"),
-        ("health = { exec = [\"/x\"], failures = 0 }", "3:38: service \"x\": `failures` must be from 1 to 1000, not 0"),
-        ("health = { exec = [\"/x\"], action = \"reboot\" }", "3:36: service \"x\": `action` cannot be `reboot`; it is one of restart, stop, run"),
+        ("health = { htp = \"x\" }", "3:12: service \"x\": `health`: unknown key `htp` (did you mean `http`?)"),
+        ("health = { file = \"/x\" }", "3:12: service \"x\": `health`: unknown key `file`"),
+        ("health = { exec = [\"/x\"], failures = 0 }", "3:38: service \"x\": `health`: `failures` must be a whole number from 1 to 1000, not 0"),
+        ("health = { exec = [\"/x\"], action = \"reboot\" }", "3:36: service \"x\": `health`: `action` cannot be `reboot`; it is one of restart, stop, run"),
         ("health = { exec = [\"/x\"], action = \"run\" }", "3:10: service \"x\": action = \"run\" needs `run`, a command"),
-        ("health = { exec = [\"/x\"], action = \"stop\", run = [\"/y\"] }", "3:50: service \"x\": `run` goes with action = \"run\""),
-        ("watchdog = \"30s\"\nnotify = false", "1:10: service \"x\": `watchdog` needs notify = true"),
-        ("watchdog = 30", "3:12: service \"x\": `watchdog` must be a duration with its unit, not a whole number: write \"30s\" or \"30ms\""),
-        ("type = \"oneshot\"\nwatchdog = \"30s\"", "1:10: service \"x\": a oneshot is watched by `start-timeout` only: neither `health` nor `watchdog`"),
+        ("health = { exec = [\"/x\"], action = \"stop\", run = [\"/y\"] }", "3:50: service \"x\": `health`: `run` goes with action = \"run\""),
+        ("watchdog = \"30s\"\nnotify = false", "4:1: service \"x\": `watchdog` needs notify = true"),
+        ("watchdog = 30", "3:12: service \"x\": `watchdog`: `30` is not a duration: write \"30s\" (units: ms, s, m, h, d)"),
+        ("type = \"oneshot\"\nwatchdog = \"30s\"", "4:1: service \"x\": a oneshot is watched by `start-timeout` only: neither `health` nor `watchdog`"),
     ] {
         assert_eq!(bad_service(keys), said, "{keys}");
     }
@@ -497,11 +499,16 @@ fn oneshots_and_conflicts_are_read() {
     assert_eq!(policy.ready, exit(None));
     for (keys, said) in [
         ("type = \"onshot\"", "3:8: service \"x\": `type` cannot be `onshot` (did you mean `oneshot`?); it is one of daemon, oneshot"),
-        ("remain = true", "3:10: service \"x\": `remain` goes with type = \"oneshot\""),
-        ("type = \"oneshot\"\nrestart = \"always\"", "1:10: service \"x\": a oneshot that has succeeded is not started again: restart = \"on-failure\" or \"never\""),
-        ("type = \"oneshot\"\nready = { notify = true }", "1:10: service \"x\": a oneshot is ready when it has ended: neither `ready` nor `ready-after`"),
+        ("remain = true", "3:1: service \"x\": `remain`, `every` and `at` go with type = \"oneshot\""),
+        ("type = \"oneshot\"\nrestart = \"always\"", "4:1: service \"x\": a oneshot that has succeeded is not started again: restart = \"on-failure\" or \"never\""),
+        ("type = \"oneshot\"\nready = { notify = true }", "4:1: service \"x\": a oneshot is ready when it has ended: neither `ready` nor `ready-after`"),
         ("wants = [\"y\"]", "3:10: service \"x\": `wants`: no service \"y\" (did you mean `x`?)"),
         ("conflicts = [\"x\"]", "3:14: service \"x\": `conflicts` names the service itself"),
+        ("restart-with = [\"xx\"]", "3:17: service \"x\": `restart-with`: no service \"xx\" (did you mean `x`?)"),
+        ("restart-with = [\"x\"]", "3:17: service \"x\": `restart-with` names the service itself"),
+        ("restart-with = \"y\"", "3:16: service \"x\": `restart-with` must be an array of strings, not `y`: write [\"y\"]"),
+        ("restart-wth = [\"y\"]", "3:1: service \"x\": unknown key `restart-wth` (did you mean `restart-with`?)"),
+        ("part-of = [\"y\"]", "3:1: service \"x\": unknown key `part-of` (did you mean `restart-with`?)"),
     ] {
         assert_eq!(bad_service(keys), said, "{keys}");
     }
@@ -510,7 +517,7 @@ fn oneshots_and_conflicts_are_read() {
             "[service.a]\ncommand = [\"/bin/a\"]\n{a}\n[service.b]\ncommand = [\"/bin/b\"]\n{b}\n"
         )
     };
-    let both = "1:10: service \"a\": conflicts with \"b\", and both have autostart = true";
+    let both = "3:14: service \"a\": conflicts with \"b\", and both have autostart = true";
     assert_eq!(bad(&two("conflicts = [\"b\"]", "")), [both]);
     assert_eq!(
         bad(&two("conflicts = [\"b\"]", "conflicts = [\"a\"]")),
@@ -518,14 +525,14 @@ fn oneshots_and_conflicts_are_read() {
     );
     assert_eq!(
         bad(&two("", "conflicts = [\"a\"]")),
-        ["4:10: service \"b\": conflicts with \"a\", and both have autostart = true"]
+        ["6:14: service \"b\": conflicts with \"a\", and both have autostart = true"]
     );
     assert_eq!(
         bad(&two(
             "conflicts = [\"b\"]",
             "autostart = false\nrequires = [\"a\"]"
         )),
-        ["1:10: service \"a\": conflicts with \"b\", and one requires the other"]
+        ["3:14: service \"a\": conflicts with \"b\", and one requires the other"]
     );
     good(&two("conflicts = [\"b\"]", "autostart = false"));
     let three = two(
@@ -536,11 +543,46 @@ fn oneshots_and_conflicts_are_read() {
            [service.d]\ncommand = [\"/bin/d\"]\n";
     assert_eq!(
         bad(&three),
-        ["8:10: service \"c\": requires both \"a\" and \"b\", which conflict"]
+        ["11:18: service \"c\": requires both \"a\" and \"b\", which conflict"]
     );
     assert_eq!(
         bad(&two("wants = [\"b\"]", "after = [\"a\"]")),
-        ["1:10: service \"a\": dependency cycle: a -> b -> a"]
+        ["3:10: service \"a\": dependency cycle: a -> b -> a"]
+    );
+    assert_eq!(
+        bad(&two("restart-with = [\"b\"]", "after = [\"a\"]")),
+        ["3:17: service \"a\": dependency cycle: a -> b -> a"]
+    );
+}
+
+#[test]
+fn who_is_restarted_with_another_one_comes_after_it_and_the_plan_says_so() {
+    assert_eq!(
+        bad("[service.db]\ncommand = [\"/db\"]\n[service.job]\ncommand = [\"/job\"]\ntype = \"oneshot\"\nrestart-with = [\"db\"]\n"),
+        ["6:1: service \"job\": a oneshot is never restarted: `restart-with` goes with what stays (`requires`, `after`)"]
+    );
+    let config = good(
+        "[service.db]\ncommand = [\"/db\"]\n\
+         [service.web]\ncommand = [\"/web\"]\nrestart-with = [\"db\", \"cam@x\", \"db\"]\n\
+         [service.\"cam@\"]\ncommand = [\"/cam\"]\nrestart-with = [\"db\"]\n",
+    );
+    let policy = &config.services["web"].policy;
+    assert_eq!(policy.restart_with, ["cam@x", "db"]);
+    assert!(policy.after.is_empty() && policy.requires.is_empty());
+    // It is not made by that, as by `after`.
+    assert!(!config.services.contains_key("cam@x"));
+    let plan = plan(&config);
+    let of = |name: &str| plan.services.iter().find(|s| s.name == name).unwrap();
+    assert_eq!(of("db").restarts, ["cam@", "web"]);
+    assert_eq!(of("db").stops_after, ["cam@", "web"]);
+    assert!(of("web").restarts.is_empty());
+    // A new number of what is named is a change for who names it.
+    let with_cam = config.with_instances(std::iter::once("cam@x")).unwrap();
+    let changed = diff(&config, &with_cam).changed;
+    assert!(changed.contains(&("web".to_owned(), Change::Policy)));
+    assert_eq!(
+        bad("[defaults]\nrestart-with = [\"x\"]\n[service.x]\ncommand = [\"/x\"]\n"),
+        ["2:1: [defaults]: `restart-with` belongs to [service.NAME]"]
     );
 }
 
@@ -588,9 +630,9 @@ fn all_problems_come_out_at_once_in_the_order_of_the_file() {
         lines,
         [
             "2:1: [daemon]: unknown key `logg` (did you mean `log`?)",
-            "5:11: service \"dnsd\": `command` must be an array of strings, not a string: write [\"/usr/sbin/dnsd\", \"-f\"]",
+            "5:11: service \"dnsd\": `command` must be an array of strings, not `/usr/sbin/dnsd -f`: write [\"/usr/sbin/dnsd\", \"-f\"]",
             "6:1: service \"dnsd\": unknown key `grace` (`wait` belongs to a step of `stop`)",
-            "7:8: service \"dnsd\": `nice` must be from -20 to 19, not 20",
+            "7:8: service \"dnsd\": `nice` must be a whole number from -20 to 19, not 20",
             "8:10: service \"dnsd\": `after`: no service \"ntp\" (did you mean `ntpd`?)",
             "10:10: service \"ntpd\": has no `command`",
             "11:8: service \"ntpd\": `user` is empty",
@@ -602,7 +644,7 @@ fn all_problems_come_out_at_once_in_the_order_of_the_file() {
 #[test]
 fn what_is_wrong_with_a_service_is_said_in_one_line() {
     for (keys, said) in [
-        ("stop = []", "3:8: service \"x\": `stop` has no steps"),
+        ("stop = []", "3:8: service \"x\": `stop` must be a schedule, not an array: write [{ signal = \"TERM\", wait = \"15s\" }], a signal or one of caddy-api, nats-lame-duck, children-first, go-default"),
         ("stop = \"TREM\"", "did you mean `TERM`?"),
         ("stop = \"nats-lameduck\"", "did you mean `nats-lame-duck`?"),
         (
@@ -611,43 +653,43 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "stop = [{ drain = \"30s\", wait = \"30s\" }, { signal = \"TERM\" }]",
-            "3:26: service \"x\": `drain` is itself the longest wait: leave `wait` out",
+            "3:26: service \"x\": `stop`: `drain` is itself the longest wait: leave `wait` out",
         ),
         (
             "stop = [{ drain = \"30s\", until = \"gone\" }, { signal = \"TERM\" }]",
-            "3:26: service \"x\": a step with `drain` ends when no connection is open: leave `until` out",
+            "3:26: service \"x\": `stop`: a step with `drain` ends when no connection is open: leave `until` out",
         ),
         (
             "stop = [{ drain = \"0s\" }, { signal = \"TERM\" }]",
-            "3:19: service \"x\": `drain` must be longer than 0",
+            "3:19: service \"x\": `stop`: `drain` must be longer than 0",
         ),
         (
             "stop = [{ drain = \"5s\", ports = [] }, { signal = \"TERM\" }]",
-            "3:33: service \"x\": `ports` is empty: leave it out for all ports of the service",
+            "3:33: service \"x\": `stop`: `ports` is empty: leave it out for all ports of the service",
         ),
         (
             "stop = [{ drain = \"5s\", ports = [80, \"sctp/80\"] }, { signal = \"TERM\" }]",
-            "3:38: service \"x\": `ports`: `sctp/80` is not a port: write 443, \"tcp/443\" or \"udp/443\"",
+            "3:38: service \"x\": `stop`: `ports`: `sctp/80` is not a port: write 443, \"tcp/443\" or \"udp/443\"",
         ),
         (
             "stop = [{ drain = \"5s\", ports = [\"tcp/+80\"] }, { signal = \"TERM\" }]",
-            "3:34: service \"x\": `ports`: `tcp/+80` is not a port",
+            "3:34: service \"x\": `stop`: `ports`: `tcp/+80` is not a port: write 443, \"tcp/443\" or \"udp/443\"",
         ),
         (
             "stop = [{ drain = \"5s\", ports = [65536] }, { signal = \"TERM\" }]",
-            "3:34: service \"x\": `ports` must be from 1 to 65535, not 65536",
+            "3:34: service \"x\": `stop`: `ports` must be a whole number from 1 to 65535, not 65536",
         ),
         (
             "stop = [{ signal = \"TERM\", idle = \"5s\" }]",
-            "3:28: service \"x\": `idle` is only for a step with `drain`",
+            "3:28: service \"x\": `stop`: `idle` is only for a step with `drain`",
         ),
         (
             "stop = [{ drain = \"5s\", idle = \"0s\" }, { signal = \"TERM\" }]",
-            "3:32: service \"x\": `idle` must be longer than 0",
+            "3:32: service \"x\": `stop`: `idle` must be longer than 0",
         ),
         (
             "stop = [{ signal = \"TERM\", ports = [80] }]",
-            "3:28: service \"x\": `ports` is only for a step with `drain`",
+            "3:28: service \"x\": `stop`: `ports` is only for a step with `drain`",
         ),
         (
             "stop = [{ signal = \"TERM\", drain = \"5s\" }]",
@@ -655,7 +697,7 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "stop = [{ signal = \"TERM\", until = \"connections=0\" }]",
-            "3:28: service \"x\": until = \"connections=0\" is only for a step with `drain`",
+            "3:28: service \"x\": `stop`: until = \"connections=0\" is only for a step with `drain`",
         ),
         (
             "stop = [{ wait = \"1s\" }]",
@@ -688,11 +730,11 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "stop = [{ signal = 15 }]",
-            "`signal` must be a string, not a whole number: write \"15\"",
+            "3:20: service \"x\": `stop`: `signal` must be a string, not 15: write \"15\"",
         ),
         (
             "stop = [{ signal = \"TERM\", wait = 15 }]",
-            "`wait` must be a duration with its unit, not a whole number: write \"15s\"",
+            "3:35: service \"x\": `stop`: `wait`: `15` is not a duration: write \"15s\" (units: ms, s, m, h, d)",
         ),
         (
             "stop = [{ signal = \"TERM\", wait = \"15\" }]",
@@ -706,7 +748,7 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "stop = [{ signal = \"TERM\", until = \"port-closed\" }]",
             "did you mean `ports-closed`?",
         ),
-        ("stop = { signal = \"TERM\" }", "put the step into [ ]"),
+        ("stop = { signal = \"TERM\" }", "3:8: service \"x\": `stop` must be a schedule, not a table: write [{ signal = \"TERM\", wait = \"15s\" }], a signal or one of caddy-api, nats-lame-duck, children-first, go-default"),
         (
             "stop = [{ http = \"POST https://127.0.0.1/\" }]",
             "https is not spoken here",
@@ -723,24 +765,24 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
             "output = \"null\"\nstop = [{ signal = \"TERM\", until = \"log=x\" }]",
             "needs output = ",
         ),
-        ("umask = 22", "write \"022\""),
+        ("umask = 22", "3:9: service \"x\": `umask` must be a string, not 22: write \"22\""),
         ("umask = \"9\"", "is not a file mode mask"),
         (
             "limits = { nofiles = 1 }",
             "unknown limit `nofiles` (did you mean `nofile`?)",
         ),
         (
-            "limits = { nofile = [2, 1] }",
+            "limits = { nofile = [9, 8] }",
             "the soft limit is above the hard limit",
         ),
-        ("limits = { nofile = -1 }", "must be from 0"),
+        ("limits = { nofile = -1 }", "3:21: service \"x\": `limits`: `nofile` must be a whole number that is at least 4, or \"unlimited\", not -1"),
         (
             "environment = { \"A=B\" = \"\" }",
             "is not a variable's name",
         ),
         (
             "environment = { PORT = 80 }",
-            "`PORT` must be a string, not a whole number: write \"80\"",
+            "3:24: service \"x\": `environment`: `PORT` must be a string, not 80: write \"80\"",
         ),
         ("directory = \"srv\"", "must be a path that begins with /"),
         ("restart = \"on-failur\"", "did you mean `on-failure`?"),
@@ -751,11 +793,11 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "sockets = [\"tcp://0.0.0.0:0\"]",
-            "3:11: service \"x\": `sockets`: `tcp://0.0.0.0:0` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
+            "3:12: service \"x\": `sockets`: `tcp://0.0.0.0:0` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
         ),
         (
             "sockets = [\"udp://0.0.0.0:443\"]",
-            "3:11: service \"x\": `sockets`: `udp://0.0.0.0:443` is not a socket",
+            "3:12: service \"x\": `sockets`: `udp://0.0.0.0:443` is not a socket: write \"tcp://0.0.0.0:443\" or \"tcp://[::]:443\"",
         ),
         (
             "sockets = [\"tcp://[::]:80\", \"tcp://[::]:80\"]",
@@ -763,7 +805,7 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "max-connections = 200",
-            "3:19: service \"x\": `max-connections` must be a table, not a whole number",
+            "3:19: service \"x\": `max-connections` must be a table, not 200: write { high = 200, low = 180 }",
         ),
         (
             "max-connections = { high = 200 }",
@@ -775,16 +817,16 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "max-connections = { high = 0, low = 20 }",
-            "3:28: service \"x\": `high` must be from 1 to 1000000, not 0",
+            "3:28: service \"x\": `max-connections`: `high` must be a whole number from 1 to 1000000, not 0",
         ),
         (
             "max-connections = { high = 9, low = 8, hi = 0 }",
-            "3:40: service \"x\": unknown key `hi`",
+            "3:40: service \"x\": `max-connections`: unknown key `hi`",
         ),
-        ("crash-loop = { burst = 0 }", "must be from 1 to 1000"),
+        ("crash-loop = { burst = 0 }", "3:24: service \"x\": `crash-loop`: `burst` must be a whole number from 1 to 1000, not 0"),
         ("crash-loop = { within = \"0s\" }", "must be longer than 0"),
         ("success-exit = 1", "write [1, \"HUP\"]"),
-        ("success-exit = [256]", "must be from 0 to 255"),
+        ("success-exit = [256]", "3:17: service \"x\": `success-exit` must be a whole number from 0 to 255, not 256"),
         (
             "reload = { signal = \"HUP\", run = [\"/x\"] }",
             "3:10: service \"x\": `reload` has one of { signal = \"HUP\" }, { run = [...] } and { http = \"POST ...\" }",
@@ -795,15 +837,15 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "reload = { http = \"POST http://example.org:1/x\" }",
-            "3:19: service \"x\": `http`: `example.org` must be an address like 127.0.0.1 or [::1], or localhost (names are not looked up)",
+            "3:19: service \"x\": `reload`: `http`: `example.org` must be an address like 127.0.0.1 or [::1], or localhost (names are not looked up)",
         ),
         (
             "reload = { http = \"POST\" }",
-            "3:19: service \"x\": `http`: `POST` is not a request: write \"POST http://127.0.0.1:2019/stop\"",
+            "3:19: service \"x\": `reload`: `http`: `POST` is not a request: write \"POST http://127.0.0.1:2019/stop\" or \"POST unix:/run/x.sock:/stop\"",
         ),
         (
             "check = true",
-            "3:9: service \"x\": `check` must be an array of strings, not true or false",
+            "3:9: service \"x\": `check` must be a command: write [\"/path/to/program\", \"argument\"]",
         ),
         (
             "check = []",
@@ -811,7 +853,7 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "check = \"caddy validate\"",
-            "3:9: service \"x\": `check` must be an array of strings, not a string: write [\"caddy\", \"validate\"]",
+            "3:9: service \"x\": `check` must be an array of strings, not `caddy validate`: write [\"caddy\", \"validate\"]",
         ),
         (
             "check = [\"/x\"]\ncheck-timeout = \"0s\"",
@@ -823,15 +865,15 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ),
         (
             "pre-start = true",
-            "3:13: service \"x\": `pre-start` must be an array of strings, not true or false",
+            "3:13: service \"x\": `pre-start` must be a command: write [\"/path/to/program\", \"argument\"]",
         ),
         (
             "post-stop = \"umount /mnt\"",
-            "3:13: service \"x\": `post-stop` must be an array of strings, not a string: write [\"umount\", \"/mnt\"]",
+            "3:13: service \"x\": `post-stop` must be an array of strings, not `umount /mnt`: write [\"umount\", \"/mnt\"]",
         ),
         (
             "on-crash = { run = [] }",
-            "3:20: service \"x\": `run` is empty: write [\"/path/to/program\", \"argument\"]",
+            "3:20: service \"x\": `on-crash`: `run` is empty: write [\"/path/to/program\", \"argument\"]",
         ),
         (
             "pre-stop = { timeout = \"1s\" }",
@@ -853,18 +895,25 @@ fn what_is_wrong_with_a_service_is_said_in_one_line() {
         ("reload = { signal = \"KILL\" }", "does not reload"),
         (
             "reload = { signal = \"HUP\", wait = \"1s\" }",
-            "3:35: service \"x\": a signal is not waited for: `wait` goes with `run` and `http`",
+            "3:35: service \"x\": `reload`: a signal is not waited for: `wait` goes with `run` and `http`",
         ),
         ("requires = [\"x\"]", "names the service itself"),
         ("after = \"y\"", "write [\"y\"]"),
         ("user = \"a\\u0000b\"", "contains a NUL"),
-        ("nice = 99999999999999999999", "must be from -20 to 19"),
+        ("nice = 99999999999999999999", "3:8: service \"x\": `nice` must be a whole number from -20 to 19, not 99999999999999999999"),
         (
             "oom-score-adj = 1.5",
-            "must be a whole number, not a fraction",
+            "3:17: service \"x\": `oom-score-adj` must be a whole number from -1000 to 1000, not a fraction",
         ),
         ("timeout = \"5s\"", "`wait` belongs to a step"),
         ("ring = 1", "belongs to [daemon]"),
+        ("writable-paths = [\"/x\"]\nno-new-privileges = false", "4:1: service \"x\": `writable-paths` implies `no-new-privileges`: leave that out"),
+        ("watchdog = \"1ms\"", "at least 100ms"),
+        ("stable = \"0s\"\ncrash-loop = false", "4:1: service \"x\": crash-loop = false with \"0s\" as `restart-delay` or `stable` would restart without any pause"),
+        ("reload = { run = [\"/x\"], wait = \"0s\" }", "`reload`: `wait` must be longer than 0"),
+        ("limits = { nofile = 3 }", "at least 4"),
+        ("limits = { as = 4096 }", "at least 256KiB"),
+        ("limits = { as = -1 }", "is not a size"),
     ] {
         let line = bad_service(keys);
         assert!(
@@ -943,7 +992,7 @@ fn what_is_wrong_with_a_file_is_said_in_one_line() {
 #[test]
 fn files_that_are_no_text_or_too_much_of_it_are_refused() {
     let load = |bytes: Vec<u8>| {
-        let mut files = BTreeMap::from([(PathBuf::from(MAIN), bytes)]);
+        let mut files = Map::from([(PathBuf::from(MAIN), bytes)]);
         load_with(Path::new(MAIN), &mut files).map_err(|p| p.to_string())
     };
     let e = load(b"a = 1\n# \xff".to_vec()).unwrap_err();
@@ -1071,8 +1120,8 @@ fn a_cycle_is_told_once_and_by_its_members() {
     assert_eq!(
         bad(&text),
         [
-            "4:10: service \"a\": dependency cycle: a -> b -> a",
-            "10:10: service \"c\": dependency cycle: c -> d -> e -> c",
+            "6:13: service \"a\": dependency cycle: a -> b -> a",
+            "12:10: service \"c\": dependency cycle: c -> d -> e -> c",
         ]
     );
     // A chain as long as it may be is none, and needs no stack.
@@ -1081,6 +1130,45 @@ fn a_cycle_is_told_once_and_by_its_members() {
         .collect();
     let config = good(&(chain + &s("s4095", "")));
     assert_eq!(plan(&config).longest, Duration::from_secs(19 * 4096));
+}
+
+/// Issue 5: a cycle of services with other problems came out when those were mended.
+#[test]
+fn a_cycle_is_told_beside_what_else_is_wrong_with_its_members() {
+    let text = "[service.a]\ncommand = [\"/x\"]\nafter = [\"free\", \"b\"]\nnice = 99\n\
+                [service.b]\nrequires = [\"a\"]\n[service.free]\ncommand = [\"/x\"]\nafter = [\"none\"]\n";
+    assert_eq!(
+        bad(text),
+        [
+            "3:18: service \"a\": dependency cycle: a -> b -> a",
+            "4:8: service \"a\": `nice` must be a whole number from -20 to 19, not 99",
+            "5:10: service \"b\": has no `command`",
+            "9:10: service \"free\": `after`: no service \"none\"",
+        ]
+    );
+}
+
+/// Issue 5: `superctl check` was content, and each start failed.
+#[test]
+fn limits_of_a_cgroup_need_cgroups() {
+    let text = |keys: &str| {
+        format!("[daemon]\ncgroup = \"off\"\n[defaults]\npids-max = 5\n[service.x]\ncommand = [\"/x\"]\n{keys}")
+    };
+    let said = |key: &str| {
+        format!("service \"x\": `{key}` needs cgroups, and [daemon] has cgroup = \"off\": one of them, or `optional`")
+    };
+    assert_eq!(
+        bad(&text("memory-max = \"64MiB\"\nnice = 1")),
+        [
+            format!("5:10: {}", said("pids-max")),
+            format!("7:1: {}", said("memory-max")),
+        ]
+    );
+    good(&text(
+        "memory-max = \"64MiB\"\noptional = [\"pids-max\", \"memory-max\"]",
+    ));
+    good(&text("pids-max = false\ncpu-max = false"));
+    good(&text("pids-max = false").replace("off", "auto"));
 }
 
 #[test]
@@ -1210,7 +1298,8 @@ fn the_disk_is_read_without_waiting_and_only_regular_files() {
     .unwrap();
     assert_eq!(said(&main), "");
     let checked = check(&main, Some(20)).unwrap();
-    assert_eq!(checked.warnings, Vec::<String>::new());
+    let missing = "service \"x\": there is no program `/x` here";
+    assert_eq!(checked.warnings, [missing]);
     let e = check(&main, Some(5)).unwrap_err().to_string();
     assert!(
         e.contains("not less than procd's term_timeout of 5 s")
@@ -1219,10 +1308,68 @@ fn the_disk_is_read_without_waiting_and_only_regular_files() {
     );
     if nix::unistd::geteuid().is_root() {
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&main, std::fs::Permissions::from_mode(0o666)).unwrap();
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(&main, 0o666);
         assert!(said(&main).contains("chmod go-w"));
+        mode(&main, 0o644);
+        // Issue 5: who can write there can put another file in its place.
+        mode(&dir, 0o775);
+        let text = format!(
+            "others than root can write {0} (chmod go-w {0})",
+            dir.display()
+        );
+        assert!(said(&main).contains(&text), "{}", said(&main));
+        mode(&dir, 0o1777);
+        assert_eq!(said(&main), "");
     }
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// The file may be meant for another machine: that is no error.
+#[test]
+fn what_is_not_on_this_machine_is_warned_of() {
+    let warnings = |keys: &str| {
+        let config = good(&format!(
+            "[daemon]\nknown-faults = \"/none\"\n[service.x]\n{keys}\n"
+        ));
+        super::warnings(&config, &plan(&config))
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(
+        warnings("command = [\"/bin/sh\"]\nuser = \"root\"\ngroup = \"0\"\ngroups = [\"12345\"]"),
+        none
+    );
+    assert_eq!(
+        warnings("command = [\"sh\"]\noutput = { file = \"/none/x\" }"),
+        none
+    );
+    assert_eq!(
+        warnings(
+            "command = [\"/etc/passwd\"]\nuser = \"nobody-here\"\ngroup = \"none-here\"\n\
+             groups = [\"root\", \"wheel-here\"]\ndirectory = \"/none\"\noutput = { file = \"/dev/null\" }"
+        ),
+        [
+            "service \"x\": there is no program `/etc/passwd` here",
+            "service \"x\": there is no user `nobody-here` here",
+            "service \"x\": there is no group `none-here` here",
+            "service \"x\": there is no group `wheel-here` here",
+            "service \"x\": there is no directory `/none` here",
+            "service \"x\": its log is no regular file: `/dev/null` here",
+        ]
+    );
+    let elsewhere = "command = [\"sh\"]\nenvironment = { PATH = \"/etc:/none\" }";
+    assert_eq!(
+        warnings(elsewhere),
+        ["service \"x\": there is no program `sh` here"]
+    );
+    // Nobody can say.
+    assert_eq!(
+        warnings("command = [\"none-here\"]\nenvironment-file = \"/x\""),
+        none
+    );
+    assert_eq!(warnings("command = [\"./sh\"]\ndirectory = \"/bin\""), none);
 }
 
 #[test]
@@ -1351,27 +1498,27 @@ fn every_is_for_oneshots() {
     for (keys, said) in [
         (
             "every = \"6h\"",
-            "3:9: service \"x\": `every` goes with type = \"oneshot\"",
+            "3:1: service \"x\": `remain`, `every` and `at` go with type = \"oneshot\"",
         ),
         (
             "every = \"999ms\"",
-            "3:9: service \"x\": `every` must be at least 1s",
+            "3:9: service \"x\": `every` must be at least 1000ms",
         ),
         (
             "at = \"03:30\"",
-            "3:6: service \"x\": `at` goes with type = \"oneshot\"",
+            "3:1: service \"x\": `remain`, `every` and `at` go with type = \"oneshot\"",
         ),
         (
             "at = \"3:30\"",
-            "3:6: service \"x\": `at`: `3:30` is not a time of day: write 00:00 to 23:59, or with seconds 03:30:15",
+            "3:6: service \"x\": `at`: `3:30` is not a time of day: write \"03:30\" or \"03:30:15\"",
         ),
         (
             "at = 330",
-            "3:6: service \"x\": `at` must be a string, not a whole number: write \"330\"",
+            "3:6: service \"x\": `at`: `330` is not a time of day: write \"03:30\" or \"03:30:15\"",
         ),
         (
             "at = \"03:30\"\nevery = \"1h\"\ntype = \"oneshot\"",
-            "4:9: service \"x\": `every` or `at`, not both",
+            "4:1: service \"x\": `every` or `at`, not both",
         ),
     ] {
         assert_eq!(bad_service(keys), said, "{keys}");
@@ -1407,15 +1554,15 @@ fn what_of_the_world_is_waited_for_is_read() {
     for (keys, said) in [
         ("{}", "3:12: service \"x\": `wait-for` names 1 to 16 things: write { interface = \"wan\", path = \"/mnt/usb\" }"),
         ("{ timeout = \"1s\" }", "3:12: service \"x\": `wait-for` names 1 to 16 things: write { interface = \"wan\", path = \"/mnt/usb\" }"),
-        ("{ iface = \"wan\" }", "3:14: service \"x\": unknown key `iface`"),
-        ("{ interface = \"a/b\" }", "3:26: service \"x\": `interface`: `a/b` is no name of an interface: at most 15 bytes without / : and spaces"),
-        ("{ interface = \"\" }", "3:26: service \"x\": `interface` is empty"),
-        ("{ path = \"mnt\" }", "3:21: service \"x\": `path` must be a path that begins with /, not `mnt`"),
-        ("{ address = \"wan\" }", "3:24: service \"x\": `address`: `wan` is no address of a machine: write \"10.0.0.1\" or \"fd00::1\""),
-        ("{ address = \"0.0.0.0\" }", "3:24: service \"x\": `address`: `0.0.0.0` is no address of a machine: write \"10.0.0.1\" or \"fd00::1\""),
-        ("{ time = \"set\" }", "3:21: service \"x\": `time` cannot be `set`; it is one of synced"),
-        ("{ time = \"synced\", then = \"start\" }", "3:38: service \"x\": `then` goes with `timeout`"),
-        ("{ time = \"synced\", timeout = \"0s\" }", "3:41: service \"x\": `timeout` must be longer than 0"),
+        ("{ iface = \"wan\" }", "3:14: service \"x\": `wait-for`: unknown key `iface`"),
+        ("{ interface = \"a/b\" }", "3:26: service \"x\": `wait-for`: `interface`: `a/b` is not the name of an interface: write \"wan\" (at most 15 bytes without / : and spaces)"),
+        ("{ interface = \"\" }", "3:26: service \"x\": `wait-for`: `interface` must be the name of an interface, not ``: write \"wan\" (at most 15 bytes without / : and spaces)"),
+        ("{ path = \"mnt\" }", "3:21: service \"x\": `wait-for`: `path` must be a path that begins with /, not `mnt`"),
+        ("{ address = \"wan\" }", "3:24: service \"x\": `wait-for`: `address`: `wan` is not the address of a machine: write \"10.0.0.1\" or \"fd00::1\""),
+        ("{ address = \"0.0.0.0\" }", "3:24: service \"x\": `wait-for`: `address`: `0.0.0.0` is not the address of a machine: write \"10.0.0.1\" or \"fd00::1\""),
+        ("{ time = \"set\" }", "3:21: service \"x\": `wait-for`: `time` cannot be `set`; it is one of synced"),
+        ("{ time = \"synced\", then = \"start\" }", "3:38: service \"x\": `wait-for`: `then` goes with `timeout`"),
+        ("{ time = \"synced\", timeout = \"0s\" }", "3:41: service \"x\": `wait-for`: `timeout` must be longer than 0"),
     ] {
         assert_eq!(bad_service(&format!("wait-for = {keys}")), said, "{keys}");
     }
@@ -1437,6 +1584,7 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
         keys::OUTPUT,
         keys::MAX_CONNECTIONS,
         keys::RELOAD,
+        keys::HOOK,
     ];
     for key in lists.iter().copied().flatten() {
         let item = format!("\n.It Ic {key} ");
@@ -1463,6 +1611,60 @@ fn every_key_is_in_the_manual_and_in_the_reference() {
             man.contains(&format!(" {word}\n")) || man.contains(&format!(" {word} ")),
             "superd.toml(5) lacks {word}"
         );
+    }
+}
+
+/// What the README shows is one configuration.
+#[test]
+fn what_the_readme_shows_is_accepted() {
+    let blocks = include_str!("../../README.md").split("```toml\n").skip(1);
+    let text: String = blocks.map(|b| b.split("```").next().unwrap()).collect();
+    let config = good(&text);
+    assert!(config.services.contains_key("web"));
+    for key in ["wait-for", "capabilities", "compress", "restart-with"] {
+        assert!(text.contains(&format!("{key} = ")), "no example of {key}");
+    }
+}
+
+/// What a key does is tested with a real child. That it is the right test, only a reader can see.
+#[test]
+fn every_key_and_every_word_is_in_an_end_to_end_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e");
+    let mut all = String::new();
+    for dir in [root.clone(), root.join("real_servers")] {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "rs") {
+                all.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let all = all.replace("\\n", "\n"); // as in a string
+    let is_set = |key: &str| {
+        let set = format!("{key} = ");
+        let free =
+            |at: usize| !all[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '-');
+        all.match_indices(&set).any(|(at, _)| free(at)) || all.contains(&format!("\"{key}\""))
+    };
+    let lists = [
+        keys::DAEMON,
+        keys::SERVICE,
+        keys::STEP,
+        keys::READY,
+        keys::WAIT_FOR,
+        keys::HEALTH,
+        keys::OUTPUT,
+        keys::CRASH_LOOP,
+        keys::MAX_CONNECTIONS,
+        keys::RELOAD,
+        keys::HOOK,
+    ];
+    let limits = LIMITS.iter().map(|(name, ..)| *name);
+    let keys = lists.iter().copied().flatten().copied().chain(limits);
+    let untested: Vec<&str> = keys.filter(|key| !is_set(key)).collect();
+    assert_eq!(untested, [""; 0]);
+    for word in stop::UNTIL.iter().map(|(w, _)| *w) {
+        assert!(all.contains(word), "until = {word}");
     }
 }
 
@@ -1548,7 +1750,7 @@ fn no_mutation_of_a_file_makes_it_panic() {
             }
         }
         let lines = bytes.iter().filter(|b| **b == b'\n').count() + 1;
-        let mut files = BTreeMap::from([(PathBuf::from(MAIN), bytes)]);
+        let mut files = Map::from([(PathBuf::from(MAIN), bytes)]);
         match load_with(Path::new(MAIN), &mut files) {
             Ok(config) => {
                 loaded += 1;
@@ -1584,6 +1786,8 @@ fn output_may_be_a_file() {
     assert_eq!((f.max_size, f.keep, f.timestamps), (1 << 20, 4, false));
     let f = file("output = { file = \"/x\", max-size = \"64KiB\", keep = 0, timestamps = true }");
     assert_eq!((f.max_size, f.keep, f.timestamps), (65_536, 0, true));
+    let f = file("output = { file = \"/x\", compress = [\"gzip\", \"-9\"] }");
+    assert_eq!(f.compress, ["gzip", "-9"]);
     for (value, said) in [
         (
             "\"file\"",
@@ -1595,27 +1799,39 @@ fn output_may_be_a_file() {
         ),
         (
             "{ file = \"x.log\" }",
-            "3:19: service \"x\": `file` must be a path that begins with /, not `x.log`",
+            "3:19: service \"x\": `output`: `file` must be a path that begins with /, not `x.log`",
         ),
         (
             "{ file = \"/var/log/\" }",
-            "3:19: service \"x\": `file` must be the path of a file, of at most 500 bytes",
+            "3:19: service \"x\": `output`: `file` must be the path of a file, of at most 500 bytes",
         ),
         (
             "{ file = \"/x\", max-size = 100 }",
-            "3:36: service \"x\": `max-size` must be at least 16KiB, not 100 bytes",
+            "3:36: service \"x\": `output`: `max-size` must be at least 16KiB, not 100 bytes",
         ),
         (
             "{ file = \"/x\", keep = 101 }",
-            "3:32: service \"x\": `keep` must be from 0 to 100, not 101",
+            "3:32: service \"x\": `output`: `keep` must be a whole number from 0 to 100, not 101",
+        ),
+        (
+            "{ file = \"/x\", compress = true }",
+            "3:36: service \"x\": `output`: `compress` must be a command: write [\"/path/to/program\", \"argument\"]",
+        ),
+        (
+            "{ file = \"/x\", compress = [] }",
+            "3:36: service \"x\": `output`: `compress` is empty: write [\"/path/to/program\", \"argument\"]",
+        ),
+        (
+            "{ file = \"/x\", keep = 0, compress = [\"gzip\"] }",
+            "3:10: service \"x\": `compress` needs a `keep` of at least 1: there are no full files else",
         ),
         (
             "{ file = \"/x\", timestamps = 1 }",
-            "3:38: service \"x\": `timestamps` must be true or false, not a whole number",
+            "3:38: service \"x\": `output`: `timestamps` must be true or false, not 1",
         ),
         (
             "{ file = \"/x\", keeps = 1 }",
-            "3:25: service \"x\": unknown key `keeps` (did you mean `keep`?)",
+            "3:25: service \"x\": `output`: unknown key `keeps` (did you mean `keep`?)",
         ),
     ] {
         assert_eq!(bad_service(&format!("output = {value}")), said, "{value}");
@@ -1631,14 +1847,31 @@ fn two_services_cannot_have_one_log_file() {
         one("a", a) + &one("b", b)
     };
     // The second: what the other's file is renamed to when it is full.
-    for (a, b) in [("/l/x", "/l/x"), ("/l/x", "/l/x.1"), ("/l/x.12", "/l/x")] {
+    for (a, b) in [
+        ("/l/x", "/l/x"),
+        ("/l/x", "/l/x.1"),
+        ("/l/x.12", "/l/x"),
+        ("/l/x", "/l/x.3.gz"),
+        ("/l/x", "/l/x.gz-part"),
+    ] {
         let said = bad(&two(a, b));
         assert_eq!(said.len(), 1, "{said:?}");
         let end = format!(
             "service \"b\": {b} is the log file of service \"a\" too: each needs one of its own"
         );
-        assert!(said[0].ends_with(&end), "{said:?}");
+        assert_eq!(said[0], format!("6:1: {end}"));
+        // Issue 5: it came out when the rest was mended.
+        let said = bad(&(two(a, b) + "nice = 99\n"));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert_eq!(said[0], format!("6:1: {end}"));
     }
+    let of_defaults = "[defaults]\noutput = { file = \"/l/x\" }\n[service.a]\ncommand = [\"/x\"]\n\
+                       [service.b]\ncommand = [\"/x\"]\n";
+    let said = bad(of_defaults);
+    assert!(
+        said.len() == 1 && said[0].starts_with("5:10: service \"b\""),
+        "{said:?}"
+    );
     for (a, b) in [
         ("/l/x", "/l/y"),
         ("/l/x", "/l/x."),
@@ -1702,14 +1935,15 @@ fn files_that_are_watched_are_read() {
     let many: Vec<String> = (0..17).map(|n| format!("\"/{n}\"")).collect();
     let many = format!("watch = [{}]", many.join(","));
     for (keys, line) in [
-        ("watch = [\"etc/x\"]", "3:9: service \"x\": `watch`: `etc/x` is not a path that begins with /"),
-        ("watch = [\"\"]", "3:9: service \"x\": `watch`: `` is not a path that begins with /"),
+        ("watch = [\"etc/x\"]", "3:10: service \"x\": `watch` must be a path that begins with /, not `etc/x`"),
+        ("watch = [\"\"]", "3:10: service \"x\": `watch` must be a path that begins with /, not ``"),
+        ("watch = [\"/a/*.conf\"]", "3:9: service \"x\": `watch`: `/a/*.conf` is a pattern, which is not understood here: name each file"),
         ("watch = [\"/a\", \"/a\"]", "3:9: service \"x\": `watch`: `/a` is there twice"),
-        ("watch = \"/a\"", "3:9: service \"x\": `watch` must be an array of strings, not a string: write [\"/a\"]"),
-        ("watch = [1]", "3:10: service \"x\": `watch` must be a string, not a whole number: write \"1\""),
-        (&many, "3:9: service \"x\": `watch` has more than 16 files"),
-        ("on-change = \"restart\"", "1:10: service \"x\": `on-change` goes with `watch`"),
-        ("watch = [\"/a\"]\non-change = \"reload\"", "1:10: service \"x\": on-change = \"reload\" needs `reload`"),
+        ("watch = \"/a\"", "3:9: service \"x\": `watch` must be an array of strings, not `/a`: write [\"/a\"]"),
+        ("watch = [1]", "3:10: service \"x\": `watch` must be a path that begins with /, not 1"),
+        (&many, "3:9: service \"x\": `watch`: `/16` is one too many: at most 16 files"),
+        ("on-change = \"restart\"", "3:1: service \"x\": `on-change` goes with `watch`"),
+        ("watch = [\"/a\"]\non-change = \"reload\"", "4:1: service \"x\": on-change = \"reload\" needs `reload`"),
         ("watch = [\"/a\"]\non-change = \"relaod\"", "4:13: service \"x\": `on-change` cannot be `relaod` (did you mean `reload`?); it is one of restart, reload"),
     ] {
         assert_eq!(bad_service(keys), line);

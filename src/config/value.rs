@@ -24,9 +24,14 @@ const UNITS: &[(&str, u64)] = &[
 /// `500ms`, `2s`, `1m30s`, `5m`, `1h`, `7d`; each unit at most once, the largest first.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let bad = || {
+        let seconds = text
+            .parse()
+            .ok()
+            .filter(|n| (1..=LONGEST.as_secs()).contains(n));
         format!(
-            "`{}` is not a duration: write 500ms, 15s, 1m30s, 2h or 7d",
-            word(text)
+            "`{}` is not a duration: write \"{}s\" (units: ms, s, m, h, d)",
+            word(text),
+            seconds.unwrap_or(15)
         )
     };
     let mut rest = text;
@@ -61,7 +66,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn time_of_day(text: &str) -> Result<u32, String> {
     let bad = || {
         let text = word(text);
-        format!("`{text}` is not a time of day: write 00:00 to 23:59, or with seconds 03:30:15")
+        format!("`{text}` is not a time of day: write \"03:30\" or \"03:30:15\"")
     };
     let part = |text: Option<&str>, most: u32| -> Result<u32, String> {
         let two = text.filter(|t| t.len() == 2 && t.bytes().all(|b| b.is_ascii_digit()));
@@ -82,7 +87,7 @@ pub fn duration_or_seconds(text: &str) -> Result<Duration, String> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let is_number = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
     if !is_number(whole) || !is_number(part) || part.len() > 3 {
-        return duration(text).map_err(|e| e.replace("write 500ms,", "write 90, 0.5, 500ms,"));
+        return duration(text).map_err(|e| e.replace("write ", "write 90, 0.5 or "));
     }
     duration(&format!("{whole}s{part:0<3}ms"))
 }
@@ -102,10 +107,22 @@ pub fn size(text: &str) -> Result<u64, String> {
         .and_then(|n| n.checked_mul(factor))
         .ok_or_else(|| {
             format!(
-                "`{}` is not a size: write bytes, or 16KiB, 4MiB, 1GiB",
-                word(text)
+                "`{}` is not a size: write \"{}\" (units: KiB, MiB, GiB; none: bytes)",
+                word(text),
+                meant_size(text)
             )
         })
+}
+
+/// What `64M` or `64 MB` is here; where that cannot be told, any size.
+fn meant_size(text: &str) -> String {
+    let plain = text.trim_end_matches(['B', 'b', 'i']);
+    let meant = ["M", "G"].iter().find_map(|unit| {
+        let number = plain.strip_suffix(unit)?.trim_end();
+        let n: u32 = number.parse().ok().filter(|n| *n > 0)?;
+        Some(format!("{n}{unit}iB"))
+    });
+    meant.unwrap_or_else(|| "4MiB".to_owned())
 }
 
 /// `022`: three or four octal digits, as umask(1) shows them.
@@ -114,7 +131,7 @@ pub fn umask(text: &str) -> Result<u32, String> {
     match u32::from_str_radix(text, 8) {
         Ok(mask) if octal && mask <= 0o777 => Ok(mask),
         _ => Err(format!(
-            "`{}` is not a file mode mask: write octal digits up to 777, like \"022\"",
+            "`{}` is not a file mode mask: write \"022\" (octal, up to 777)",
             word(text)
         )),
     }
@@ -141,6 +158,19 @@ pub fn service_name(name: &str) -> Result<(), &'static str> {
 /// `POST http://127.0.0.1:2019/stop`, `POST unix:/run/x.sock:/stop`.
 pub fn http(text: &str) -> Result<Http, String> {
     let shape = "write \"POST http://127.0.0.1:2019/stop\" or \"POST unix:/run/x.sock:/stop\"";
+    request(text, shape)
+}
+
+/// `GET http://127.0.0.1:8080/health`, of a probe.
+pub fn question(text: &str) -> Result<Http, String> {
+    let shape = "write \"http://127.0.0.1:8080/health\" or \"unix:/run/x.sock:/health\"";
+    match text.contains(' ') {
+        true => request(text, shape),
+        false => request(&format!("GET {text}"), shape),
+    }
+}
+
+fn request(text: &str, shape: &str) -> Result<Http, String> {
     let Some((method, url)) = text.split_once(' ') else {
         return Err(format!("`{}` is not a request: {shape}", word(text)));
     };
@@ -201,7 +231,7 @@ pub fn endpoint(text: &str) -> Result<HttpAddress, String> {
         .is_some_and(|(_, port)| !port.contains(']'));
     if !has_port {
         return Err(format!(
-            "`{}` has no port: write 127.0.0.1:80, [::1]:80 or unix:/run/x.sock",
+            "`{}` is not an address with a port: write \"127.0.0.1:80\", \"[::1]:80\" or \"unix:/run/x.sock\"",
             word(text)
         ));
     }
@@ -311,8 +341,21 @@ mod tests {
     fn sizes_and_masks_are_read_and_never_overflow() {
         assert_eq!(size("16KiB"), Ok(16_384));
         assert_eq!(size("0"), Ok(0));
-        for bad in ["", "KiB", "16K", "+1", "-1", "99999999999GiB", "1.5MiB"] {
-            assert!(size(bad).is_err(), "{bad}");
+        for (bad, like) in [
+            ("", "4MiB"),
+            ("KiB", "4MiB"),
+            ("16K", "4MiB"),
+            ("64M", "64MiB"),
+            ("64 MB", "64MiB"),
+            ("2Gi", "2GiB"),
+            ("0M", "4MiB"),
+            ("+1", "4MiB"),
+            ("-1", "4MiB"),
+            ("99999999999GiB", "4MiB"),
+            ("1.5MiB", "4MiB"),
+        ] {
+            let said = size(bad).unwrap_err();
+            assert!(said.contains(&format!("write \"{like}\"")), "{bad}: {said}");
         }
         assert_eq!(umask("022"), Ok(0o22));
         assert_eq!(umask("0077"), Ok(0o77));

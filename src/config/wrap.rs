@@ -1,10 +1,11 @@
 //! The configuration of wrap mode: one service from a command line, with the defaults of
 //! any other, and its output left where superd's goes.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 use std::rc::Rc;
 
+use super::files::Files;
 use super::load::load_with;
 use super::model::{Config, Output};
 use super::problem::Problems;
@@ -39,10 +40,7 @@ pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, Problems> {
         quote(wrapped.name),
         words.join(", ")
     );
-    let path = Path::new("command line");
-    let mut files: BTreeMap<PathBuf, Vec<u8>> = BTreeMap::new();
-    files.insert(path.to_owned(), text.into_bytes());
-    let mut config = load_with(path, &mut files)?;
+    let mut config = load_with(Path::new("command line"), &mut Line(text))?;
     // A container's log tells it; nobody looks for a directory.
     config.daemon.crashes.written = false;
     for def in config.services.values_mut() {
@@ -57,6 +55,19 @@ pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, Problems> {
         def.program = Rc::new(program);
     }
     Ok(config)
+}
+
+/// The only file there is.
+struct Line(String);
+
+impl Files for Line {
+    fn read(&mut self, _: &Path, _: usize) -> Result<Vec<u8>, String> {
+        Ok(std::mem::take(&mut self.0).into_bytes())
+    }
+
+    fn list(&mut self, _: &Path) -> Result<Vec<OsString>, String> {
+        Ok(Vec::new())
+    }
 }
 
 /// A wrapped command runs where its wrapper was started.

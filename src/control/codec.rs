@@ -7,10 +7,9 @@
 
 use std::fmt;
 
-use serde::Deserialize;
-
 use super::reply::{Code, Reply};
 use super::request::{Request, LINE_CAP, VERSION};
+use crate::json::{self, FromJson};
 
 /// The longest reply line in bytes, newline included. A client gives up on a longer one.
 pub const REPLY_CAP: usize = 1024 * 1024;
@@ -205,7 +204,7 @@ pub fn decode_line(line: Line<'_>) -> Option<Result<Request, BadLine>> {
 }
 
 /// As much of a request as is needed to answer a bad one.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct Head {
     v: Option<u32>,
     id: Option<u64>,
@@ -218,11 +217,11 @@ fn decode_request(line: &[u8]) -> Result<Request, BadLine> {
         return bad(id, "not a request: the line is not UTF-8".to_owned());
     };
     let wrong_version = |v| format!("protocol version {v} is not spoken here, only {VERSION}");
-    match serde_json::from_str::<Request>(text) {
+    match json::from_str::<Request>(text) {
         Ok(request) if request.v == VERSION => Ok(request),
         Ok(request) => bad(request.id, wrong_version(request.v)),
         Err(error) => {
-            let head = serde_json::from_str::<Head>(text).ok();
+            let head = json::from_str::<Head>(text).ok();
             let id = head.as_ref().and_then(|h| h.id).or_else(|| find_id(line));
             match head.and_then(|h| h.v) {
                 // Another version may well look different, so this is said first.
@@ -258,7 +257,7 @@ fn find_id(line: &[u8]) -> Option<u64> {
 /// [`REPLY_CAP`] becomes an error reply with the same number.
 pub fn encode_reply(reply: &Reply, into: &mut Vec<u8>) {
     let before = into.len();
-    let written = serde_json::to_writer(&mut *into, reply).is_ok();
+    let written = json::append(into, reply).is_ok();
     if !written || into.len() - before >= REPLY_CAP {
         into.truncate(before);
         let more = if reply.more { ",\"more\":true" } else { "" };
@@ -277,7 +276,7 @@ pub fn encode_reply(reply: &Reply, into: &mut Vec<u8>) {
 /// Appends the request as one line.
 pub fn encode_request(request: &Request, into: &mut Vec<u8>) {
     let before = into.len();
-    if serde_json::to_writer(&mut *into, request).is_err() {
+    if json::append(into, request).is_err() {
         // Numbers, strings and flags can always be written; should that ever change,
         // no half line must reach the other side.
         into.truncate(before);
@@ -291,7 +290,7 @@ pub fn encode_request(request: &Request, into: &mut Vec<u8>) {
 /// # Errors
 /// One short line that says what is wrong with it.
 pub fn decode_reply(line: &[u8]) -> Result<Reply, String> {
-    serde_json::from_slice(line).map_err(|e| one_line(&e.to_string()))
+    json::from_slice(line).map_err(|e| one_line(&e.to_string()))
 }
 
 #[cfg(test)]

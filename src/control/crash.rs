@@ -1,15 +1,14 @@
 //! Crashes as they are written to disk and told to clients. The names of the fields are the
 //! format of the files: `v` counts its versions.
 
-use serde::{Deserialize, Serialize};
-
+use crate::json::{FromJson, ToJson};
 use crate::machine::report::{Crash, EndReport};
 
 /// The version of the files. One with another number is not read.
 pub const VERSION: u32 = 1;
 
 /// How often a crash has happened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Repeat {
     /// The first time included.
     pub count: u64,
@@ -18,7 +17,7 @@ pub struct Repeat {
 }
 
 /// One crash of a service, however often it has happened, and its last occurrence.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct CrashReport {
     /// [`VERSION`].
     pub v: u32,
@@ -48,7 +47,7 @@ pub struct CrashReport {
 }
 
 /// The same without what is long, for a list.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct CrashLine {
     /// Whose.
     pub service: String,

@@ -3,5 +3,6 @@
 
 pub mod codec;
 pub mod crash;
+pub mod findings;
 pub mod reply;
 pub mod request;

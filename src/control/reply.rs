@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::crash::{CrashLine, CrashReport, Repeat};
 use crate::config::Plan;
+use crate::json::{FromJson, ToJson};
 use crate::machine::report::{Happening, Verdict};
 
 /// One line to a client.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Reply {
     /// The number of the request; 0 when the request could not be read.
     pub id: u64,
@@ -64,7 +63,7 @@ pub struct Reply {
 }
 
 /// What went wrong.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
     /// It was done and failed.
@@ -87,7 +86,7 @@ pub enum Code {
 }
 
 /// State of a service.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, ToJson, FromJson)]
 pub struct Status {
     /// Its name.
     pub service: String,
@@ -125,6 +124,9 @@ pub struct Status {
     /// Of these, the ones that are not to run: it waits until somebody starts them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unwanted: Vec<String>,
+    /// Why it cannot be started: one of them has failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub blocked: String,
     /// A stop under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopStatus>,
@@ -162,7 +164,7 @@ pub struct Status {
 }
 
 /// A start under way: the program executes and is not ready.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Awaiting {
     /// What is waited for, or what the last probe found.
     pub what: String,
@@ -172,7 +174,7 @@ pub struct Awaiting {
 }
 
 /// A stop under way.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct StopStatus {
     /// The present step in words, `TERM sent`.
     pub step: String,
@@ -187,7 +189,7 @@ pub struct StopStatus {
 }
 
 /// A line of a service's output.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct LogLine {
     /// Whose.
     pub service: String,
@@ -198,7 +200,7 @@ pub struct LogLine {
 }
 
 /// Something that happened.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct EventLine {
     /// To whom; empty for superd itself.
     pub service: String,
@@ -219,13 +221,16 @@ pub struct EventLine {
 }
 
 /// The longest possible stop.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct PlanLine {
     /// The service; empty for the sum over everything, in the order of the shutdown.
     pub service: String,
     /// The steps in words, without the sum's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<String>,
+    /// The services that are restarted when it has begun anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restarts: Vec<String>,
     /// The longest it can take, in milliseconds.
     pub longest_ms: u64,
 }
@@ -237,11 +242,13 @@ impl PlanLine {
         let each = plan.services.iter().map(|s| PlanLine {
             service: s.name.clone(),
             steps: s.steps.clone(),
+            restarts: s.restarts.clone(),
             longest_ms: ms(s.longest),
         });
         let all = PlanLine {
             service: String::new(),
             steps: Vec::new(),
+            restarts: Vec::new(),
             longest_ms: ms(plan.longest),
         };
         each.chain(std::iter::once(all)).collect()
@@ -249,7 +256,7 @@ impl PlanLine {
 }
 
 /// A service in the graph.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, ToJson, FromJson)]
 pub struct Node {
     /// Its name.
     pub service: String,
@@ -267,13 +274,16 @@ pub struct Node {
     /// Order alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<String>,
+    /// It is restarted when one of these has begun anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_with: Vec<String>,
     /// Never at the same time as these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<String>,
 }
 
 /// Something that `doctor` looked at.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Finding {
     /// What: `cgroup v2`, `pidfd_open`, `/dev/log`.
     pub what: String,

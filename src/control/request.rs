@@ -1,6 +1,6 @@
 //! Requests: one JSON object per line, `{"v":1,"id":7,"do":"stop","service":"caddy"}`.
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 /// The version of the protocol. A request with another one is refused.
 pub const VERSION: u32 = 1;
@@ -9,7 +9,7 @@ pub const VERSION: u32 = 1;
 pub const LINE_CAP: usize = 16 * 1024;
 
 /// One request as it travels. Keys that do not belong to the verb are ignored.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Request {
     /// [`VERSION`].
     pub v: u32,
@@ -53,7 +53,7 @@ fn is_false(b: &bool) -> bool {
 }
 
 /// What to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
     /// State of one service, or of all: one line with `"status"` each, then the last line.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::duration_or_seconds;
 use crate::machine::signal::Signal;
@@ -128,7 +128,11 @@ pub enum Command {
         dot: bool,
     },
     /// Show what superd found out about this machine
-    Doctor,
+    Doctor {
+        /// Configuration [default: the one superd has]
+        #[arg(long, value_name = "PATH")]
+        config: Option<PathBuf>,
+    },
     /// Stop every service and end superd
     Shutdown {
         /// KILL the services instead of following schedules
@@ -245,11 +249,48 @@ pub enum SuperdCommand {
         #[arg(value_name = "WHAT")]
         what: String,
         /// status, why, logs, start, stop or restart
-        #[arg(value_name = "METHOD")]
+        #[arg(value_name = "METHOD", allow_hyphen_values = true)]
         method: Option<String>,
     },
     /// The same as superctl
-    Ctl(Ctl),
+    Ctl(Later),
+}
+
+/// superctl's command line below superd's, which is put together where somebody asks for it
+/// alone: a supervisor that starts would pay for it with its stack and its heap, as long as it runs.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Later(pub Ctl);
+
+impl Later {
+    /// Adds superctl's arguments; what the command is for has been said.
+    pub fn put_together(command: clap::Command) -> clap::Command {
+        let about = command.get_about().cloned().unwrap_or_default();
+        Ctl::augment_args(command).about(about)
+    }
+}
+
+impl Args for Later {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.defer(Later::put_together)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        command.defer(Later::put_together)
+    }
+}
+
+impl FromArgMatches for Later {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Later, clap::Error> {
+        Ctl::from_arg_matches(matches).map(Later)
+    }
+
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Later, clap::Error> {
+        Ctl::from_arg_matches_mut(matches).map(Later)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
 }
 
 /// `superd run`.
@@ -456,7 +497,8 @@ mod tests {
         assert_eq!(run.restart, RestartWhen::OnFailure);
         assert!(parse("superd run").is_err());
         assert!(parse("superd run --stop caddy-api --stop-signal INT -- x").is_err());
-        let Some(SuperdCommand::Ctl(ctl)) = parse("superd ctl stop a --json").unwrap().command
+        let Some(SuperdCommand::Ctl(Later(ctl))) =
+            parse("superd ctl stop a --json").unwrap().command
         else {
             panic!("not ctl")
         };
@@ -495,6 +537,25 @@ mod tests {
         assert_eq!(missing(&Ctl::command(), page), Vec::<String>::new());
         let page = include_str!("../../packaging/man/superd.8");
         assert_eq!(missing(&Superd::command(), page), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_man_pages_refer_to_the_sections_that_the_pages_are_in() {
+        for page in [
+            include_str!("../../packaging/man/superctl.1"),
+            include_str!("../../packaging/man/superd.8"),
+            include_str!("../../packaging/man/superd.toml.5"),
+        ] {
+            for line in page
+                .lines()
+                .filter(|l| l.contains("Xr superctl") || l.contains("Xr superd"))
+            {
+                let mut words = line.split(' ').skip_while(|w| !w.ends_with("Xr")).skip(1);
+                let (name, section) = (words.next().unwrap(), words.next().unwrap());
+                let pages = [("superctl", "1"), ("superd", "8"), ("superd.toml", "5")];
+                assert!(pages.contains(&(name, section)), "{line}");
+            }
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! The commands of superctl: which requests each makes, how long they may take, and what
 //! the outcome means. One [`Client`] does one command.
+//!
+//! A little long: a command each.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::control::findings::{finding, machine, CONFIGURATION};
 use crate::control::reply::{Code, Reply};
 use crate::control::request::{Request, Verb};
 use crate::machine::time::Span;
@@ -13,7 +16,7 @@ use super::act::{json_reply, Acting};
 use super::args::{self, Command, Ctl, PlanArgs, Which, WhichNow, DEFAULT_CONFIG, DEFAULT_SOCKET};
 use super::converse::{converse, Patience, QUIET_POLL};
 use super::look::{Looking, Only};
-use super::render::{self, Style};
+use super::render::{self, status, Style};
 use super::talk::Trouble;
 use super::{action_code, lsb, offline, Around, PROGRAM};
 
@@ -161,11 +164,7 @@ impl<'a> Client<'a> {
             Command::Graph { dot } => {
                 self.look(Request::new(1, Verb::Graph), |l| l.finish_graph(*dot))
             }
-            Command::Doctor => {
-                let config = self.root.join(DEFAULT_CONFIG.trim_start_matches('/'));
-                let own = super::router::findings(&self.root, &config);
-                self.look(Request::new(1, Verb::Doctor), |l| l.finish_doctor(own))
-            }
+            Command::Doctor { config } => self.doctor(config.as_deref()),
             Command::Plan(args) => self.plan(args),
             Command::Check(args) => offline::check(args, None, &mut self.offline()),
             Command::Version => {
@@ -329,6 +328,47 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// What superd has found, and what is found without it: most of all where it does not answer.
+    fn doctor(&mut self, config: Option<&Path>) -> io::Result<i32> {
+        let patience = self.patience(LOOK_PATIENCE, BUSY_PATIENCE, Some(LOOK_LIMIT));
+        let requests = [Request::new(1, Verb::Doctor)];
+        let mut looking = Looking::new(self.out, self.err, self.style, self.json);
+        let outcome = converse(&self.socket, &requests, patience, &mut looking);
+        let (mut found, mut exit) = (looking.findings, looking.exit);
+        let mut own = Vec::new();
+        let mut error = None;
+        if found.is_empty() {
+            own = machine(true);
+        }
+        if let Err((trouble, unanswered)) = outcome {
+            let (code, text) = self.words(trouble, &unanswered, "")?;
+            own.push(finding("superd", false, text.clone()));
+            exit = exit.max(action_code(code));
+            error = Some(Reply::error(1, code, text));
+        }
+        let told = found.iter().find(|f| f.what == CONFIGURATION);
+        let told = told.map(|f| Path::new(&f.text));
+        let config = match config.or(told.filter(|path| path.is_absolute())) {
+            Some(path) => path.to_owned(),
+            None => self.root.join(DEFAULT_CONFIG.trim_start_matches('/')),
+        };
+        own.extend(super::router::findings(&self.root, &config));
+        if !self.json {
+            found.extend(own);
+            let text = status::doctor(&found, self.style);
+            self.out.write_all(text.as_bytes())?;
+            return Ok(exit);
+        }
+        let own = own.into_iter().map(|finding| Reply {
+            finding: Some(finding),
+            ..Reply::ok(0)
+        });
+        for reply in own.chain(error) {
+            json_reply(self.out, &reply, self.style)?;
+        }
+        Ok(exit)
+    }
+
     /// Says why there is no answer, once, and returns the exit status of an action.
     fn trouble(
         &mut self,
@@ -336,8 +376,27 @@ impl<'a> Client<'a> {
         unanswered: &[&Request],
         progress: &str,
     ) -> io::Result<i32> {
+        let (code, text) = self.words(trouble, unanswered, progress)?;
+        if self.json {
+            let id = match unanswered {
+                [only] => only.id,
+                _ => 0,
+            };
+            json_reply(self.out, &Reply::error(id, code, text), self.style)?;
+        } else {
+            render::complain(self.err, PROGRAM, &text);
+        }
+        Ok(action_code(code))
+    }
+
+    fn words(
+        &self,
+        trouble: Trouble,
+        unanswered: &[&Request],
+        progress: &str,
+    ) -> io::Result<(Code, String)> {
         let socket = self.socket.display();
-        let (code, text) = match trouble {
+        Ok(match trouble {
             Trouble::Output(error) => return Err(error),
             Trouble::NotRunning(text) => (Code::NotRunning, text),
             Trouble::NotPermitted(text) => (Code::NotPermitted, text),
@@ -356,17 +415,7 @@ impl<'a> Client<'a> {
                 format!("what answers on {socket} is not superd: {why}"),
             ),
             Trouble::TimedOut => (Code::TimedOut, self.too_late(unanswered, progress)),
-        };
-        if self.json {
-            let id = match unanswered {
-                [only] => only.id,
-                _ => 0,
-            };
-            json_reply(self.out, &Reply::error(id, code, text), self.style)?;
-        } else {
-            render::complain(self.err, PROGRAM, &text);
-        }
-        Ok(action_code(code))
+        })
     }
 
     fn too_late(&self, unanswered: &[&Request], progress: &str) -> String {

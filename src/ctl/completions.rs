@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, Command, CommandFactory, ValueHint};
 
-use super::args::{Ctl, Superd};
+use super::args::{Ctl, Later, Superd};
 use crate::config::PRESETS;
 
 /// What can stand in a place.
@@ -39,6 +39,14 @@ struct Node {
     subcommands: Vec<(String, String)>,
     flags: Vec<Flag>,
     positional: Values,
+}
+
+/// superd's command line, with that of superctl in its place.
+fn superd() -> Command {
+    Superd::command().mut_subcommand("ctl", |ctl| {
+        let about = ctl.get_about().cloned().unwrap_or_default();
+        Later::put_together(Command::new("ctl").about(about))
+    })
 }
 
 /// One line, as a shell's single quotes hold it.
@@ -313,7 +321,7 @@ fn fish(program: &str, nodes: &[Node]) -> String {
 fn files() -> Vec<(PathBuf, String)> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/completions");
     let mut files = Vec::new();
-    for (program, command) in [("superctl", Ctl::command()), ("superd", Superd::command())] {
+    for (program, command) in [("superctl", Ctl::command()), ("superd", superd())] {
         let nodes = nodes(&command);
         files.push((dir.join(format!("{program}.bash")), bash(program, &nodes)));
         files.push((dir.join(format!("_{program}")), zsh(program, &nodes)));
@@ -412,7 +420,7 @@ fn zsh_and_fish_can_read_theirs_where_they_are_installed() {
 /// Readable on a serial console, also for a busybox terminal.
 #[test]
 fn help_fits_into_eighty_columns_and_has_no_escapes() {
-    for command in [Ctl::command(), Superd::command()] {
+    for command in [Ctl::command(), superd()] {
         let mut command = command;
         command.build();
         let mut todo = vec![command];

@@ -32,11 +32,14 @@ pub struct Looking<'a> {
     events: Vec<EventLine>,
     plan: Vec<PlanLine>,
     nodes: Vec<Node>,
-    findings: Vec<Finding>,
+    /// Of `doctor`.
+    pub findings: Vec<Finding>,
     crashes: Vec<CrashLine>,
     reports: Vec<CrashReport>,
     lines: usize,
     bytes: usize,
+    /// When [`Style::now`] was.
+    began: Instant,
     /// Of the lines of output.
     pub only: Only,
 }
@@ -100,6 +103,7 @@ impl<'a> Looking<'a> {
             reports: Vec::new(),
             lines: 0,
             bytes: 0,
+            began: Instant::now(),
             only: Only::default(),
         }
     }
@@ -160,23 +164,6 @@ impl<'a> Looking<'a> {
             true => graph::dot(&self.nodes),
             false => graph::table(&self.nodes, self.style),
         };
-        self.out.write_all(text.as_bytes())
-    }
-
-    /// `doctor`, with what superctl has found by itself.
-    pub fn finish_doctor(&mut self, own: Vec<Finding>) -> io::Result<()> {
-        if self.json {
-            for finding in own {
-                let reply = Reply {
-                    finding: Some(finding),
-                    ..Reply::ok(0)
-                };
-                super::act::json_reply(self.out, &reply, self.style)?;
-            }
-            return Ok(());
-        }
-        self.findings.extend(own);
-        let text = status::doctor(&self.findings, self.style);
         self.out.write_all(text.as_bytes())
     }
 
@@ -258,12 +245,12 @@ impl Hear for Looking<'_> {
             if !streams {
                 self.events.push((**event).clone());
             } else if !self.json {
-                let text = story::event(event, self.style);
+                let text = story::event(event, self.style.after(self.began.elapsed()));
                 self.out.write_all(text.as_bytes())?;
             }
         }
         if let (Some(line), false) = (&reply.line, self.json) {
-            let text = story::log_line(line, self.style);
+            let text = story::log_line(line, self.style.after(self.began.elapsed()));
             self.out.write_all(text.as_bytes())?;
         }
         Ok(())

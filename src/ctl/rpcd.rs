@@ -11,11 +11,10 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::args::{Command, Ctl, Which, WhichNow};
 use super::Around;
 use crate::control::reply::{Code, Reply};
+use crate::json::FromJson;
 
 /// What rpcd reads of `list`: methods, arguments, and of each argument its type by example.
 const METHODS: &str = r#"{"status":{"name":"str"},"why":{"name":"str","lines":32},"logs":{"name":"str","lines":32},"start":{"name":"str"},"stop":{"name":"str"},"restart":{"name":"str"}}"#;
@@ -33,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(25);
 const USAGE: i32 = 2;
 
 /// The arguments of every method; keys that are not known (rpcd adds some) are ignored.
-#[derive(Deserialize, Default)]
+#[derive(FromJson, Default)]
 #[serde(default)]
 struct Arguments {
     name: Option<String>,
@@ -91,7 +90,7 @@ fn arguments(input: &mut dyn Read) -> Result<Arguments, String> {
     if text.trim_ascii().is_empty() {
         return Ok(Arguments::default());
     }
-    serde_json::from_slice(&text).map_err(|e| format!("the arguments: {e}"))
+    crate::json::from_slice(&text).map_err(|e| format!("the arguments: {e}"))
 }
 
 fn command(method: &str, arguments: Arguments) -> Result<Command, String> {
@@ -100,7 +99,8 @@ fn command(method: &str, arguments: Arguments) -> Result<Command, String> {
         let names = name.into_iter().collect();
         return Ok(Command::Status { names });
     }
-    let name = name.ok_or("`name` is missing: say which service")?;
+    // Asked for after the method: of one that there is not, that is what is wrong.
+    let name = || name.ok_or("`name` is missing: say which service");
     let which = |name| Which {
         names: vec![name],
         all: false,
@@ -112,20 +112,20 @@ fn command(method: &str, arguments: Arguments) -> Result<Command, String> {
         now: false,
     };
     Ok(match method {
-        "start" => Command::Start(which(name)),
-        "stop" => Command::Stop(which_now(name)),
-        "restart" => Command::Restart(which_now(name)),
+        "start" => Command::Start(which(name()?)),
+        "stop" => Command::Stop(which_now(name()?)),
+        "restart" => Command::Restart(which_now(name()?)),
         "why" => Command::Why {
             all: false,
             lines,
-            name,
+            name: name()?,
         },
         "logs" => Command::Logs {
             follow: false,
             since: None,
             grep: None,
             lines,
-            name,
+            name: name()?,
         },
         other => return Err(format!("there is no method `{}`", other.escape_debug())),
     })
@@ -256,6 +256,11 @@ mod tests {
         }
         let unknown = said("call", Some("sh\u{1b}utdown"), br#"{"name":"x"}"#);
         assert_eq!(unknown["code"], USAGE, "{unknown}");
+        for method in ["frob", "--json"] {
+            let said = said("call", Some(method), b"{}");
+            let text = said["replies"][0]["message"].as_str().unwrap();
+            assert_eq!(text, format!("there is no method `{method}`"));
+        }
     }
 
     #[test]

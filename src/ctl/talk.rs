@@ -2,6 +2,7 @@
 //!
 //! What is said over it is not decided here (see `converse`).
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{
     connect, getsockopt, send, setsockopt, socket, sockopt, AddressFamily, MsgFlags, SockFlag,
     SockType, UnixAddr,
@@ -64,6 +66,13 @@ pub struct Incoming {
     pub reply: Reply,
 }
 
+/// Whether a superd holds the directory of its socket: its lock is on that.
+fn is_held(socket: &Path) -> bool {
+    let directory = socket.parent().and_then(|d| File::open(d).ok());
+    let lock = directory.map(|d| Flock::lock(d, FlockArg::LockSharedNonblock));
+    matches!(lock, Some(Err((_, Errno::EWOULDBLOCK))))
+}
+
 /// A connection to superd.
 #[derive(Debug)]
 pub struct Connection {
@@ -114,7 +123,13 @@ impl Connection {
             };
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(trouble);
+                return Err(match trouble {
+                    Trouble::NotRunning(_) if is_held(path) => Trouble::Failed(format!(
+                        "superd runs, but does not listen on {at}: it is ending, or could not \
+                         make that socket (its log says why; SIGHUP lets it try again)"
+                    )),
+                    trouble => trouble,
+                });
             }
             std::thread::sleep(AGAIN_AFTER.min(left));
         }

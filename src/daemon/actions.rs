@@ -4,6 +4,8 @@
 //!
 //! No time limit lives here. The machine knows how long a step may take and ends the
 //! action with it ([`Actions::cancel`]).
+//!
+//! Longer than a file should be, but for its tests: a request from its first byte to its verdict.
 
 use std::io::{self, Read, Write};
 use std::mem;
@@ -12,10 +14,9 @@ use std::rc::Rc;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry};
 
-use serde::{Deserialize, Serialize};
-
 use super::token::Source;
 use super::upgrade::state::Fds;
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{ActionId, Instance, Outcome, ServiceId};
 use crate::machine::ready::Question;
 use crate::machine::spec::{Http, HttpAddress};
@@ -62,7 +63,7 @@ struct Request {
 }
 
 /// What is wanted of the other side.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, ToJson, FromJson)]
 enum Wanted {
     /// An answer with one of these statuses; none: any of the 200s.
     Answer(Rc<Http>, Rc<[u16]>),
@@ -88,7 +89,7 @@ impl Wanted {
     }
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, ToJson, FromJson)]
 enum State {
     /// Not connected yet.
     Connecting,
@@ -99,7 +100,7 @@ enum State {
 }
 
 /// What outlives a change of the program.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Kept {
     service: ServiceId,
     instance: Instance,

@@ -6,8 +6,9 @@
 //! has started is no child of ours. What was being started and has no number yet is found
 //! by its cgroup or its mark. What is not there is told to the machine as gone, and its
 //! policy decides.
+//!
+//! Longer than a file should be: what is written and what is made of it are held against each other.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,7 +32,9 @@ use crate::machine::memory::{Begun, Memory};
 use crate::machine::report::Exit;
 use crate::machine::service::State;
 use crate::machine::supervisor::Supervisor;
+use crate::map::{Map, Set};
 use crate::sys::pidfd::PidFd;
+use crate::sys::proc;
 
 /// What is not urgent is written down within this time. Longer than a boot takes: to write of
 /// those who run would make those wait who do not yet.
@@ -50,6 +53,14 @@ pub(super) struct AdoptedCommand {
     pub action: ActionId,
     pub program: String,
     pub held: PidFd,
+}
+
+/// What it means that the journal cannot be written.
+pub(super) fn unwritten(why: &str) -> String {
+    format!(
+        "the journal cannot be written: {why}; if superd is killed now, the next one finds \
+         services by cgroup or mark only, and knows of no stop under way"
+    )
 }
 
 impl Reactor {
@@ -125,28 +136,27 @@ impl Reactor {
         let Some(journal) = &mut self.journal else {
             return;
         };
-        let complaint = journal.write(items, all);
-        let is_good = journal.is_good();
+        let is_news = journal.write(items, all);
+        let failing = journal.failing().map(str::to_owned);
         let now = self.now();
+        let was_failing = self.journal_again.is_some();
         self.journal_again = match self.journal_again {
-            _ if is_good => None,
+            _ if failing.is_none() => None,
             Some(again) if again.at > now => Some(again),
             before => Some(Again::after(before, now)),
         };
-        if let Some(why) = complaint {
-            let text = format!(
-                "the journal cannot be written: {why}; if superd is killed now, the next one \
-                 finds services by cgroup or mark only, and knows of no stop under way"
-            );
-            self.say(Severity::LOG_ERR, &text);
+        match failing {
+            Some(why) if is_news => self.say(Severity::LOG_ERR, &unwritten(&why)),
+            None if was_failing => self.say(Severity::LOG_NOTICE, "the journal is written again"),
+            Some(_) | None => {}
         }
     }
 
-    fn commands_of(&mut self, ids: &BTreeSet<ServiceId>) -> BTreeMap<ServiceId, Vec<Running>> {
-        let mut found: BTreeMap<ServiceId, Vec<Running>> = BTreeMap::new();
+    fn commands_of(&mut self, ids: &Set<ServiceId>) -> Map<ServiceId, Vec<Running>> {
+        let mut found: Map<ServiceId, Vec<Running>> = Map::new();
         let own = self.children.values().filter_map(|role| match role {
             Role::Command(c, _) => Some((c.service, c.action, c.argv.first().cloned())),
-            Role::Main(..) | Role::NewOne(_) => None,
+            Role::Main(..) | Role::NewOne(_) | Role::Packer => None,
         });
         let adopted = self.adopted_commands.values();
         let adopted = adopted.map(|c| (c.service, c.action, Some(c.program.clone())));
@@ -218,7 +228,9 @@ impl Reactor {
             return (config, None);
         };
         let found = journal::read(&path, &head);
-        self.trees.note_reapers(head.reapers.iter().copied());
+        if stale || !matches!(found, Found::Nothing) {
+            self.trees.note_reapers(proc::ancestors());
+        }
         self.journal = Some(Journal::new(path.clone(), head));
         if let (Some(journal), false) = (&mut self.journal, matches!(found, Found::Nothing)) {
             journal.inherit();
@@ -262,16 +274,16 @@ impl Reactor {
     }
 
     fn adopt_all(&mut self, left: Left) {
-        let (defs, entries): (BTreeMap<_, _>, Vec<_>) = left
+        let (defs, entries): (Map<_, _>, Vec<_>) = left
             .services
             .into_iter()
             .map(|(name, (def, entry))| ((name, def), entry))
             .unzip();
-        let outputs: BTreeMap<String, Output> = defs
+        let outputs: Map<String, Output> = defs
             .iter()
             .map(|(name, def)| (name.clone(), def.program.output))
             .collect();
-        let specs: BTreeMap<ServiceId, _> = self
+        let specs: Map<ServiceId, _> = self
             .registry
             .recall(defs)
             .changed
@@ -383,8 +395,11 @@ impl Reactor {
         }
     }
 
-    /// Why output does not outlive superd, if it does not.
+    /// Where output goes outlives superd; why not, if it does not.
     pub(super) fn say_of_output(&mut self) {
+        if let Some(carry) = self.logs.take_carry() {
+            self.sink.set_carry(Some(carry));
+        }
         if let Some(text) = self.logs.take_complaint() {
             self.say(Severity::LOG_WARNING, &text);
         }
@@ -401,6 +416,12 @@ impl Reactor {
         place: &Place,
         main: Main,
     ) -> Option<Pid> {
+        if let Some(program) = self.registry.program(id) {
+            for error in self.trees.limit_again(name, place, &program.confine) {
+                let text = format!("service \"{name}\": adopting: {error}");
+                self.say(Severity::LOG_WARNING, &text);
+            }
+        }
         let main = self.trees.adopt(id, name, instance, place, main)?;
         let pid = main.pid;
         let Some(held) = main.held else {
@@ -508,7 +529,7 @@ impl Reactor {
         let mut names: Vec<String> = marked.keys().cloned().collect();
         names.extend(self.trees.group_names());
         let config = self.make_again(config, names);
-        let mut entries = BTreeMap::new();
+        let mut entries = Map::new();
         let now = self.now();
         for (name, def) in &config.services {
             let group = self.trees.populated_group(name);

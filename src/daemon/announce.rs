@@ -87,6 +87,7 @@ impl Counts {
             counts.all += 1;
             match &service.state {
                 State::Up(_) | State::Down(Rest::Done) => counts.up += 1,
+                State::Waiting if service.blocked_by().is_some() => counts.failed += 1,
                 State::Starting(_) | State::Waiting => counts.starting += 1,
                 State::Stopping(..) | State::Killing(..) | State::Sweeping(_) => {
                     counts.stopping += 1;

@@ -1,4 +1,6 @@
 //! From requests to events and answers: what each verb of the protocol means.
+//!
+//! Longer than a file should be: a verb each.
 
 use std::rc::Rc;
 
@@ -39,6 +41,13 @@ impl Reactor {
                 self.awaiting_end.retain(|ticket| ticket.client != client);
                 self.upgrade.client_gone(client);
                 self.feed(Event::ClientGone(client));
+            }
+            ClientEvent::Trouble { peer, what, more } => {
+                let mut text = format!("control: {} {what}", peer.origin());
+                if more > 0 {
+                    write!(text, " ({more} more of the kind)").ok(); // a String takes everything
+                }
+                self.say(syslog::Severity::LOG_WARNING, &text);
             }
             ClientEvent::Refused { peer, verb, more } => {
                 let mut text = format!("control: refused {}", peer.origin());
@@ -229,7 +238,7 @@ impl Reactor {
         let why_not = match &self.journal {
             _ if request.now => Some("either --now or --leave-running"),
             _ if self.machine.is_shutting_down() => Some("superd stops its services already"),
-            Some(journal) if journal.is_good() => None,
+            Some(journal) if journal.failing().is_none() => None,
             Some(_) | None => Some("the journal cannot be written: nobody could take over"),
         };
         if let Some(text) = why_not {
@@ -303,10 +312,11 @@ impl Reactor {
     }
 
     fn tell_logs(&mut self, ticket: Ticket, request: &Request) {
-        let now = self.now();
         let Some(ids) = self.asked_about(ticket, request) else {
             return;
         };
+        self.hear_all_output();
+        let now = self.now(); // not before the last line
         let n = request.lines.unwrap_or(LINES).min(LINES_MOST) as usize;
         let mut lines: Vec<(Tick, ServiceId, String)> = Vec::new();
         for id in &ids {
@@ -507,11 +517,25 @@ fn words(answer: Answer) -> Reply {
             message: "done".to_owned(),
             ..Reply::ok(0)
         },
+        Answer::Along { finished, names } => {
+            let now = match finished {
+                true => "done",
+                false => "up",
+            };
+            let are = match names.len() {
+                1 => "is",
+                _ => "are",
+            };
+            Reply {
+                message: format!("{now}; {} {are} restarted with it", some_names(&names)),
+                ..Reply::ok(0)
+            }
+        }
         Answer::Done(Some(verdict)) => Reply {
             verdict: Some(verdict),
             message: match verdict {
                 Verdict::Clean => String::new(),
-                other => other.to_string(),
+                other => format!("stopped, {other}"),
             },
             ..Reply::ok(0)
         },

@@ -1,28 +1,23 @@
 //! What the checkers of services say (`check`): the end of it, for the reason why one is not
 //! happy. Of one that is happy nothing is kept.
 //!
-//! A checker's output is a FIFO in the run directory, as a service's is: it does not see the end
-//! of a superd, and the next one finds it. It is read as it comes, so that no checker waits
-//! for a reader, however much it has to say.
+//! A checker's output is a channel, which outlives superd. It is read as it comes, so that no
+//! checker waits for a reader, however much it has to say.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry};
-use nix::fcntl::{fcntl, FcntlArg, OFlag};
-use nix::unistd::pipe2;
-use serde::{Deserialize, Serialize};
+use mio::{Registry, Token};
 
-use super::logs::fifo;
+use super::channel::Channel;
 use super::reactor::Reactor;
 use super::token::Source;
 use super::upgrade::state::{Bytes, Fds};
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{ActionId, Instance, Outcome, ServiceId};
+use crate::map::Map;
 use crate::sys::handover::Inherited;
 
 /// So many bytes of the end of its output are kept.
@@ -38,19 +33,8 @@ const READS: usize = 64;
 /// One that is at work.
 struct Checker {
     action: ActionId,
-    read: File,
-    /// For the child. None: it has it.
-    write: Option<OwnedFd>,
-    path: Option<PathBuf>,
+    channel: Channel,
     end: Vec<u8>,
-}
-
-impl Drop for Checker {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            fs::remove_file(path).ok(); // somebody else did, or the directory is read-only
-        }
-    }
 }
 
 impl Checker {
@@ -59,7 +43,7 @@ impl Checker {
     fn read(&mut self) {
         let mut buf = [0; 4096];
         for _ in 0..READS {
-            match self.read.read(&mut buf) {
+            match self.channel.read.read(&mut buf) {
                 Ok(0) => return,
                 Ok(n) => {
                     self.end.extend_from_slice(buf.get(..n).unwrap_or_default());
@@ -75,10 +59,10 @@ impl Checker {
 
 /// All that are at work.
 #[derive(Default)]
-pub struct Checkers(BTreeMap<ServiceId, Checker>);
+pub struct Checkers(Map<ServiceId, Checker>);
 
 /// What outlives a change of the program.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Kept {
     service: ServiceId,
     action: ActionId,
@@ -101,28 +85,9 @@ impl Checkers {
         fresh: bool,
     ) -> io::Result<()> {
         self.0.remove(&service);
-        let named = home.and_then(|path| {
-            if fresh {
-                fs::remove_file(&path).ok(); // usually there is none
-            }
-            let (read, write) = fifo::open(&path).ok()?;
-            Some((read, write, Some(path)))
-        });
-        let (read, write, path) = match named {
-            Some(all) => all,
-            // It does not outlive superd, which is better than no check.
-            None => {
-                let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-                fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-                (File::from(read), write, None)
-            }
-        };
-        listen(registry, service, &read)?;
         let checker = Checker {
             action,
-            read,
-            write: Some(write),
-            path,
+            channel: Channel::open(registry, token(service), home, fresh)?,
             end: Vec::new(),
         };
         self.0.insert(service, checker);
@@ -130,14 +95,13 @@ impl Checkers {
     }
 
     fn writer(&self, service: ServiceId) -> Option<BorrowedFd<'_>> {
-        let write = self.0.get(&service)?.write.as_ref()?;
-        Some(write.as_fd())
+        self.0.get(&service)?.channel.writer()
     }
 
     /// The child has its end.
     fn is_given(&mut self, service: ServiceId) {
         if let Some(checker) = self.0.get_mut(&service) {
-            checker.write = None;
+            checker.channel.is_given();
         }
     }
 
@@ -164,12 +128,15 @@ impl Checkers {
 
     /// For a superd that becomes another program.
     pub fn keep(&self, fds: &mut Fds) -> Vec<Kept> {
-        let mut keep = |(service, c): (&ServiceId, &Checker)| Kept {
-            service: *service,
-            action: c.action,
-            read: fds.pass(&c.read),
-            path: c.path.clone(),
-            end: Bytes(c.end.clone()),
+        let mut keep = |(service, c): (&ServiceId, &Checker)| {
+            let (read, path) = c.channel.keep(fds);
+            Kept {
+                service: *service,
+                action: c.action,
+                read,
+                path,
+                end: Bytes(c.end.clone()),
+            }
         };
         self.0.iter().map(&mut keep).collect()
     }
@@ -185,13 +152,9 @@ impl Checkers {
     ) -> io::Result<Checkers> {
         let mut checkers = Checkers::default();
         for c in kept {
-            let read = File::from(left.take(c.read)?);
-            listen(registry, c.service, &read)?;
             let checker = Checker {
                 action: c.action,
-                read,
-                write: None,
-                path: c.path,
+                channel: Channel::kept(c.read, c.path, left, registry, token(c.service))?,
                 end: c.end.0,
             };
             checkers.0.insert(c.service, checker);
@@ -200,9 +163,8 @@ impl Checkers {
     }
 }
 
-fn listen(registry: &Registry, service: ServiceId, read: &File) -> io::Result<()> {
-    let token = Source::Checker(service.0).token();
-    registry.register(&mut SourceFd(&read.as_raw_fd()), token, Interest::READABLE)
+fn token(service: ServiceId) -> Token {
+    Source::Checker(service.0).token()
 }
 
 /// Where the FIFO is.
@@ -278,6 +240,7 @@ impl Reactor {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use super::*;

@@ -5,35 +5,34 @@
 //! further than 64 ahead of the answers; what waits to be sent to it is bounded, and so
 //! is the time for which it may send half a line, not read, or do nothing. The thousandth
 //! connection costs as much as the thirty-third.
+//!
+//! Longer than a file should be: slots, room and time of all clients are kept in one place.
 
 mod access;
 mod connection;
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry};
-use nix::sys::socket::{
-    bind, listen, socket, AddressFamily, Backlog, SockFlag, SockType, UnixAddr,
-};
+use nix::sys::socket::{listen, socket, AddressFamily, Backlog, SockFlag, SockType};
 
 pub use access::{Access, Peer, Rights};
 use connection::{Connection, Heard};
 
-use serde::{Deserialize, Serialize};
-
-use super::rundir::plain;
+use super::rundir::{bind_anew, plain};
 use super::token::Source;
 use super::upgrade::state::Fds;
 use crate::control::codec::encode_reply;
 use crate::control::reply::{Code, Reply};
 use crate::control::request::{Request, Verb};
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{ServiceId, Ticket};
 use crate::machine::time::Tick;
+use crate::sys::file;
 use crate::sys::handover::Inherited;
 
 /// Connections at a time.
@@ -65,6 +64,16 @@ pub enum ClientEvent {
     },
     /// The connection is over: nothing reaches its tickets any more.
     Gone(u64),
+    /// Somebody does what no client should. For the log; of these and the refusals at most
+    /// one every five seconds.
+    Trouble {
+        /// Who.
+        peer: Peer,
+        /// What it does, and what was done about it.
+        what: &'static str,
+        /// What was not reported since the last event of either kind.
+        more: u64,
+    },
     /// Somebody asked for what they may not; they have been told. For the log; at most
     /// one every five seconds.
     Refused {
@@ -78,7 +87,7 @@ pub enum ClientEvent {
 }
 
 /// What a subscriber follows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Stream {
     /// `logs -f`
     Logs,
@@ -87,7 +96,7 @@ pub enum Stream {
 }
 
 /// What outlives a change of the program.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Kept {
     listener: i32,
     path: PathBuf,
@@ -116,6 +125,8 @@ pub struct Clients {
     first: usize,
     refused_at: Option<Tick>,
     refused_more: u64,
+    /// To be told with the next turn.
+    trouble: Option<ClientEvent>,
 }
 
 impl Clients {
@@ -140,6 +151,7 @@ impl Clients {
             first: 0,
             refused_at: None,
             refused_more: 0,
+            trouble: None,
         })
     }
 
@@ -199,6 +211,7 @@ impl Clients {
             first: 0,
             refused_at: kept.refused_at,
             refused_more: kept.refused_more,
+            trouble: None,
         })
     }
 
@@ -234,6 +247,7 @@ impl Clients {
             self.serve((self.first + i) % n, now, out);
         }
         self.flush(now, registry);
+        out.extend(self.trouble.take());
         out.extend(self.gone.drain(..).map(ClientEvent::Gone));
     }
 
@@ -241,6 +255,7 @@ impl Clients {
     pub fn more_work(&self) -> bool {
         self.acceptable
             || !self.gone.is_empty()
+            || self.trouble.is_some()
             || self.slots.iter().flatten().any(Connection::runnable)
     }
 
@@ -271,14 +286,16 @@ impl Clients {
             self.accept_again = None;
             self.acceptable = true;
         }
+        let mut late = Vec::new();
         for slot in &mut self.slots {
-            if slot
-                .as_ref()
-                .and_then(Connection::deadline)
-                .is_some_and(|at| at <= now)
-            {
+            let is_due = |c: &&mut Connection| c.deadline().is_some_and(|at| at <= now);
+            if let Some(c) = slot.as_mut().filter(is_due) {
+                late.extend(c.complaint(now).map(|what| (c.peer(Verb::Status), what)));
                 drop_slot(slot, registry, &mut self.gone);
             }
+        }
+        for (peer, what) in late {
+            self.troubled(now, peer, what);
         }
     }
 
@@ -322,6 +339,12 @@ impl Clients {
     pub fn has_subscribers(&self, stream: Stream, service: ServiceId) -> bool {
         let mut all = self.slots.iter().flatten();
         all.any(|c| c.follows(stream, service))
+    }
+
+    /// Whether anybody follows anything of this kind.
+    pub fn is_followed(&self, stream: Stream) -> bool {
+        let mut all = self.slots.iter().flatten();
+        all.any(|c| c.follows_any(stream))
     }
 
     /// Sends a line to those who follow; `make` is called only if there is one. Who is
@@ -420,7 +443,8 @@ impl Clients {
         }
         let Some(slot) = self.free_slot(rights, registry) else {
             say_busy(&stream);
-            return;
+            let what = "was turned away: there are too many clients";
+            return self.troubled(now, peer, what);
         };
         let token = Source::Client(u32::try_from(slot).unwrap_or(0)).token();
         let both = Interest::READABLE | Interest::WRITABLE;
@@ -466,7 +490,7 @@ impl Clients {
 
     /// Reads and decodes, at most [`PER_TURN`] requests.
     fn serve(&mut self, slot: usize, now: Tick, out: &mut Vec<ClientEvent>) {
-        let mut refused = None;
+        let (mut refused, mut garbage) = (None, None);
         if let Some(Some(c)) = self.slots.get_mut(slot) {
             for _ in 0..PER_TURN {
                 match c.next(now) {
@@ -479,7 +503,8 @@ impl Clients {
                         });
                     }
                     Some(Heard::Refused(verb)) => refused = Some((c.peer(verb), verb)),
-                    Some(Heard::Nonsense) => {}
+                    Some(Heard::Garbage) => garbage = Some(c.peer(Verb::Status)),
+                    Some(Heard::Nothing) => {}
                     None => break,
                 }
             }
@@ -487,15 +512,37 @@ impl Clients {
         if let Some((peer, verb)) = refused {
             self.refused(now, peer, Some(verb), out);
         }
+        if let Some(peer) = garbage {
+            self.troubled(now, peer, "sent what is no request, and was told so");
+        }
     }
 
-    fn refused(&mut self, now: Tick, peer: Peer, verb: Option<Verb>, out: &mut Vec<ClientEvent>) {
+    fn troubled(&mut self, now: Tick, peer: Peer, what: &'static str) {
+        if self.is_too_soon(now) {
+            return;
+        }
+        self.trouble = Some(ClientEvent::Trouble {
+            peer: peer.with_command(),
+            what,
+            more: std::mem::take(&mut self.refused_more),
+        });
+    }
+
+    /// Something was reported a moment ago; else this is.
+    fn is_too_soon(&mut self, now: Tick) -> bool {
         let soon = |at: Tick| now.since(at) < REFUSED_EVERY;
         if self.refused_at.is_some_and(soon) {
             self.refused_more += 1;
-            return;
+            return true;
         }
         self.refused_at = Some(now);
+        false
+    }
+
+    fn refused(&mut self, now: Tick, peer: Peer, verb: Option<Verb>, out: &mut Vec<ClientEvent>) {
+        if self.is_too_soon(now) {
+            return;
+        }
         out.push(ClientEvent::Refused {
             peer: peer.with_command(),
             verb,
@@ -510,14 +557,9 @@ fn listen_at(path: &Path, access: &Access, registry: &Registry) -> io::Result<Un
         let text = format!("{}: {}", path.display(), plain(&e));
         io::Error::new(e.kind(), text)
     };
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
-        _ => {}
-    }
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    let address = UnixAddr::new(path).map_err(|e| named(e.into()))?;
-    bind(fd.as_raw_fd(), &address).map_err(|e| named(e.into()))?;
+    bind_anew(&fd, path).map_err(named)?;
     access.apply(path).map_err(named)?;
     listen(&fd, Backlog::MAXCONN).map_err(|e| named(e.into()))?;
     let mut listener = UnixListener::from_std(fd.into());
@@ -533,7 +575,7 @@ fn drop_slot(slot: &mut Option<Connection>, registry: &Registry, gone: &mut Vec<
 }
 
 fn reserve() -> Option<std::fs::File> {
-    std::fs::File::open("/dev/null").ok()
+    file::open_to_read("/dev/null").ok()
 }
 
 fn say_busy(stream: &UnixStream) -> bool {

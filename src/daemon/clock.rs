@@ -9,8 +9,6 @@
 //! before a run. Of one that cannot be understood the log tells, and UTC, or what it was before,
 //! is taken.
 
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
@@ -20,13 +18,14 @@ use syslog::Severity;
 
 use super::reactor::Reactor;
 use super::token::Source;
+use crate::config::files;
 use crate::machine::event::Event;
 use crate::machine::timer::Clock;
 use crate::machine::zone::Zone;
 use crate::sys::timer::{self, WallTimer};
 
 /// The largest files of the zone database have some 4 KiB.
-const CAP: u64 = 64 << 10;
+const CAP: usize = 64 << 10;
 
 const DATABASE: &str = "/usr/share/zoneinfo";
 
@@ -117,15 +116,8 @@ fn named(text: &str) -> Option<Zone> {
     }
 }
 
-/// Of a file; of anything else that has this name nothing is read, because that might block.
 fn contents(path: &str) -> Option<Vec<u8>> {
-    if !std::fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).ok()?;
-    file.take(CAP).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    files::contents(path.as_ref(), CAP)
 }
 
 impl Reactor {

@@ -29,11 +29,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::rundir::plain;
 use crate::config::model::CrashReports;
 use crate::control::crash::{CrashLine, CrashReport, Repeat};
+use crate::json::{FromJson, ToJson};
 use crate::machine::time::Tick;
 use disk::{check_dir, open, parts, save, TEMPORARY};
 
@@ -65,7 +64,7 @@ const TOLD: usize = 8;
 const DAMAGED: &str = "damaged";
 
 /// What is known of crashes.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, ToJson, FromJson)]
 pub struct Crashes {
     settings: CrashReports,
     loaded: bool,
@@ -81,7 +80,7 @@ pub struct Crashes {
     lines: Vec<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 struct Known {
     line: CrashLine,
     /// When this superd wrote it last.
@@ -92,7 +91,7 @@ struct Known {
     on_disk: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 struct Waiting {
     report: Box<CrashReport>,
     /// At the latest.

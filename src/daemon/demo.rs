@@ -4,22 +4,28 @@
 //! What is printed is what was observed, and the exit status is 0 only if all of it is as
 //! superd promises. superd and superctl are run as the programs that they are; nothing of
 //! the daemon is called from here. Only processes that were started here are signalled.
+//!
+//! A little long: the stage, the volley and what is made of it are one story.
 
 mod server;
 mod story;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::RawFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use self::story::{
-    children, event_line, log_line, plain_line, remove, tell, Request, Running, Story, UP,
+    children, event_line, log_line, plain_line, remove, tell, Program, Request, Running, Story,
+    STDERR, STDOUT, UP,
 };
 use super::rundir::plain;
+use crate::json;
 use crate::machine::report::{EndReport, Exit, Verdict};
 use crate::machine::time::Span;
 use crate::sys;
@@ -137,14 +143,16 @@ impl Stage {
     fn without(&self) -> Result<Outcome, String> {
         let socket = self.dir.join("alone");
         let mut story = Story::new();
-        let mut server = Running::start(
-            Command::new(&self.superd)
-                .arg("demo-server")
-                .arg(&socket)
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped()),
-        )?;
-        story.follow("server", server.0.stderr.take(), plain_line);
+        let mut server = Running::start(&Program {
+            argv: vec![
+                self.superd.as_ref(),
+                "demo-server".as_ref(),
+                socket.as_ref(),
+            ],
+            heard: Some(STDERR),
+            dropped: &[STDOUT],
+        })?;
+        story.follow("server", server.output.take(), plain_line);
         story.until(server::READY)?;
         let request = Request::open(&socket)?;
         story.began = Instant::now();
@@ -172,29 +180,22 @@ impl Stage {
     fn with(&self) -> Result<(Outcome, Supervision), String> {
         let socket = self.dir.join("supervised");
         let config = self.configure(&socket)?;
-        let mut superd = Running::start(
-            Command::new(&self.superd)
-                .arg("--foreground")
-                .arg("--config")
-                .arg(config)
-                .stdout(Stdio::null()),
-        )?;
-        let mut start = Running::start(self.superctl(&["start", "demo"]).stdout(Stdio::null()))?;
+        let [foreground, option] = ["--foreground", "--config"].map(OsStr::new);
+        let mut superd = Running::start(&Program {
+            argv: vec![self.superd.as_ref(), foreground, option, config.as_ref()],
+            heard: None,
+            dropped: &[STDOUT],
+        })?;
+        let mut start = self.superctl(&["start", "demo"], None, &[STDOUT])?;
         if start.ended()? != Some(0) {
             return Err("superd did not start the server".to_owned());
         }
         let mut story = Story::new();
         // Each ends when superd does.
-        let mut logs = Running::start(
-            self.superctl(&["--json", "logs", "-f", "demo"])
-                .stdout(Stdio::piped()),
-        )?;
-        story.follow("server", logs.0.stdout.take(), log_line);
-        let mut events = Running::start(
-            self.superctl(&["--json", "events", "-f", "demo"])
-                .stdout(Stdio::piped()),
-        )?;
-        story.follow("superd", events.0.stdout.take(), event_line);
+        let mut logs = self.superctl(&["--json", "logs", "-f", "demo"], Some(STDOUT), &[])?;
+        story.follow("server", logs.output.take(), log_line);
+        let mut events = self.superctl(&["--json", "events", "-f", "demo"], Some(STDOUT), &[])?;
+        story.follow("superd", events.output.take(), event_line);
         story.until(server::READY)?;
         story.until(UP)?;
 
@@ -239,7 +240,7 @@ impl Stage {
             let text = path
                 .to_str()
                 .ok_or_else(|| format!("{} is not UTF-8; set TMPDIR", path.display()))?;
-            serde_json::to_string(text).map_err(|e| e.to_string()) // valid TOML too
+            json::to_string(&text).map_err(|e| e.to_string()) // valid TOML too
         };
         let text = format!(
             "[daemon]\nrun-dir = {}\nlog = \"none\"\ncrash-reports = false\n\
@@ -260,13 +261,20 @@ impl Stage {
         left
     }
 
-    fn superctl(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.superctl);
-        command
-            .arg("--socket")
-            .arg(self.dir.join("run/superd.sock"))
-            .args(args);
-        command
+    fn superctl(
+        &self,
+        args: &[&str],
+        heard: Option<RawFd>,
+        dropped: &[RawFd],
+    ) -> Result<Running, String> {
+        let socket = self.dir.join("run/superd.sock");
+        let mut argv = vec![self.superctl.as_ref(), "--socket".as_ref(), socket.as_ref()];
+        argv.extend(args.iter().map(OsStr::new));
+        Running::start(&Program {
+            argv,
+            heard,
+            dropped,
+        })
     }
 }
 
@@ -323,9 +331,8 @@ impl Volley {
         };
         self.asked += 1;
         // What it says, 100 times over, is told once in the end; its status counts.
-        let mut superctl = stage.superctl(args);
-        superctl.stdout(Stdio::null()).stderr(Stdio::null());
-        self.running.push(Running::start(&mut superctl)?);
+        let superctl = stage.superctl(args, None, &[STDOUT, STDERR])?;
+        self.running.push(superctl);
         match self.running.len() > WAITING + AT_ONCE {
             true => self.wait(WAITING + AT_ONCE - 1),
             false => Ok(()),
@@ -423,9 +430,7 @@ impl Supervision {
         if self.late > 0 {
             tell(&format!("{} came when superd had ended.", self.late));
         }
-        tell(&format!(
-            "Its verdict: {verdict} ({left}, which superd removed)."
-        ));
+        tell(&format!("Its verdict: {verdict} ({left})."));
     }
 
     /// Signals that never reached superd: the same one was pending already.

@@ -1,11 +1,12 @@
 //! What `superctl doctor` tells: what superd has found out about this machine, what it
 //! does where something is missing, and what the operator can do.
 
-use std::path::Path;
-
 use syslog::Severity;
 
+use super::adopt::unwritten;
+use super::journal::Journal;
 use super::reactor::Reactor;
+use crate::control::findings::{finding, machine, CONFIGURATION};
 use crate::control::reply::Finding;
 use crate::sys;
 
@@ -23,24 +24,24 @@ impl Reactor {
 
     /// Everything that was looked at.
     pub(super) fn findings(&mut self) -> Vec<Finding> {
-        let mut all: Vec<Finding> = sys::features::probe(self.trees.root().is_some())
-            .into_iter()
-            .map(|f| {
-                let text = match f.has {
-                    true => "there".to_owned(),
-                    false => format!("not there: superd {}", f.instead),
-                };
-                finding(f.name, f.has, text)
-            })
-            .collect();
+        let mut all = machine(self.trees.root().is_some());
+        if let Some(file) = &self.options.config {
+            all.push(finding(CONFIGURATION, true, file.display().to_string()));
+        }
+        all.push(self.journal());
         all.push(self.containment());
         all.push(self.controllers());
         all.push(drain());
-        all.push(log_daemon());
         all.push(self.dropped_lines());
         all.push(self.shutdown_time());
         all.push(self.crash_reports());
         all
+    }
+
+    fn journal(&self) -> Finding {
+        let failing = self.journal.as_ref().and_then(Journal::failing);
+        let text = failing.map_or_else(|| "is written".to_owned(), unwritten);
+        finding("journal", failing.is_none(), text)
     }
 
     fn containment(&self) -> Finding {
@@ -91,13 +92,14 @@ impl Reactor {
     }
 
     fn dropped_lines(&self) -> Finding {
+        let mut dropped = self.logs.dropping();
         match self.sink.lost() {
-            0 => finding("log lines", true, "none dropped".to_owned()),
-            n => finding(
-                "log lines",
-                false,
-                format!("{n} dropped because nobody took them"),
-            ),
+            0 => {}
+            n => dropped.push(format!("{n} dropped because nobody took them")),
+        }
+        match dropped.as_slice() {
+            [] => finding("log lines", true, "none dropped".to_owned()),
+            all => finding("log lines", false, all.join("; ")),
         }
     }
 
@@ -148,22 +150,4 @@ fn drain() -> Finding {
     };
     let text = format!("{text}: steps that drain are skipped");
     finding("drain", false, text)
-}
-
-fn log_daemon() -> Finding {
-    match Path::new("/dev/log").exists() {
-        true => finding("/dev/log", true, "there".to_owned()),
-        false => {
-            let text = "no log daemon: messages go to standard error until one comes";
-            finding("/dev/log", false, text.to_owned())
-        }
-    }
-}
-
-fn finding(what: &str, good: bool, text: String) -> Finding {
-    Finding {
-        what: what.to_owned(),
-        good,
-        text,
-    }
 }

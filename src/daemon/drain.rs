@@ -11,8 +11,10 @@
 //!
 //! Nothing is looked at here while nothing is drained. While something is, all drains are
 //! counted in one look, at most [`PAUSE`] apart, and less often when a look takes long.
+//!
+//! Longer than a file should be: what holds back, what counts and what is kept work on the same
+//! copies of sockets, and each has to know which of them the others still need.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
@@ -27,6 +29,7 @@ use super::trees::Trees;
 use crate::machine::event::{ActionId, Event, Instance, Outcome, ServiceId};
 use crate::machine::spec::{self, Drain, MaxConnections};
 use crate::machine::time::{Span, Tick};
+use crate::map::{Map, Set};
 use crate::sys::conntrack;
 use crate::sys::features;
 use crate::sys::filter::{self, Attached};
@@ -73,16 +76,16 @@ const KEPT: Duration = Duration::from_secs(10);
 /// Everything that is drained.
 #[derive(Default)]
 pub struct Drains {
-    holds: BTreeMap<ServiceId, Hold>,
+    holds: Map<ServiceId, Hold>,
     /// Places of instances that are over, for the next ones.
     kept: Vec<Kept>,
     /// When the next instances of those are looked for.
     kept_next: Option<Tick>,
     /// Running instances with a limit on their connections.
-    watches: BTreeMap<ServiceId, Watch>,
+    watches: Map<ServiceId, Watch>,
     next: Option<Tick>,
     /// Listening sockets that are no news.
-    seen: BTreeSet<u64>,
+    seen: Set<u64>,
 }
 
 /// An instance whose new connections are held back.
@@ -94,7 +97,7 @@ struct Hold {
     began: Tick,
     sockets: Vec<Held>,
     /// What could not be held back has been told.
-    told: BTreeSet<String>,
+    told: Set<String>,
     /// Open connections, as they were told last.
     open: Option<u32>,
     /// When idle connections are looked for.
@@ -122,7 +125,7 @@ struct Watch {
     above: bool,
     /// Its sockets, and the listening sockets of everybody when they were looked for.
     sockets: Vec<Bound>,
-    seen: BTreeSet<u64>,
+    seen: Set<u64>,
 }
 
 /// A TCP socket that takes connections, and where.
@@ -166,7 +169,7 @@ impl Drains {
                 what: what.clone(),
                 began: now,
                 sockets: Vec::new(),
-                told: BTreeSet::new(),
+                told: Set::new(),
                 open: None,
                 sweep: now,
             },
@@ -348,7 +351,7 @@ impl Drains {
                 next: now + PAUSE,
                 above: false,
                 sockets: Vec::new(),
-                seen: BTreeSet::new(),
+                seen: Set::new(),
             };
             self.watches.insert(service, watch);
         }
@@ -458,7 +461,7 @@ impl Drains {
         let mut listeners = Vec::new();
         // What cannot be told now is told the next time.
         proc::listeners("self", &mut listeners).ok();
-        let mut networks = BTreeSet::new();
+        let mut networks = Set::new();
         for (service, hold) in self.holds.iter().filter(|(_, h)| h.action.is_some()) {
             for network in hold.networks() {
                 if let Some(pid) = trees.one_in(*service, hold.instance, &network) {
@@ -468,7 +471,7 @@ impl Drains {
                 }
             }
         }
-        let all: BTreeSet<u64> = listeners
+        let all: Set<u64> = listeners
             .iter()
             .filter(|l| l.transport == Transport::Tcp)
             .map(|l| l.inode)
@@ -496,7 +499,7 @@ impl Drains {
                 say(*service, line);
             }
         }
-        self.seen.extend(seen);
+        self.seen.add_many(seen);
     }
 
     /// Half-closes what has been answered and then silent for longer than the drain says.
@@ -516,15 +519,11 @@ impl Drains {
     }
 
     /// The open connections, and of whom they cannot be told now.
-    fn count(
-        &self,
-        trees: &mut Trees,
-        now: Tick,
-    ) -> (BTreeMap<ServiceId, u32>, BTreeSet<ServiceId>) {
-        let mut open: BTreeMap<ServiceId, u32> = BTreeMap::new();
-        let mut unknown = BTreeSet::new();
+    fn count(&self, trees: &mut Trees, now: Tick) -> (Map<ServiceId, u32>, Set<ServiceId>) {
+        let mut open: Map<ServiceId, u32> = Map::new();
+        let mut unknown = Set::new();
         let active = || self.holds.iter().filter(|(_, h)| h.action.is_some());
-        let mut networks: BTreeMap<Option<PathBuf>, (ServiceId, Instance)> = BTreeMap::new();
+        let mut networks: Map<Option<PathBuf>, (ServiceId, Instance)> = Map::new();
         for (service, hold) in active() {
             for held in &hold.sockets {
                 networks.insert(held.bound.network.clone(), (*service, hold.instance));
@@ -603,7 +602,7 @@ pub fn remove_filters(
     instance: Instance,
     held: &[u64],
 ) -> (String, Option<String>) {
-    let found = trees.sockets(service, instance, &mut BTreeSet::new());
+    let found = trees.sockets(service, instance, &mut Set::new());
     let mut names: Vec<String> = Vec::new();
     let mut left = match &found.unseen {
         // What may not be looked at has no filter either.
@@ -701,7 +700,7 @@ impl Hold {
             });
         }
         // Sockets that share a port are told the same number: it is the one of them all.
-        let mut ports: BTreeMap<(u16, bool), u32> = BTreeMap::new();
+        let mut ports: Map<(u16, bool), u32> = Map::new();
         for (bound, n) in noisy.iter().zip(counts) {
             let of_port = ports.entry((bound.local.port(), n > 0)).or_default();
             *of_port = match n {
@@ -712,7 +711,7 @@ impl Hold {
         ports.values().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
-    fn networks(&self) -> BTreeSet<PathBuf> {
+    fn networks(&self) -> Set<PathBuf> {
         let networks = self.sockets.iter().filter_map(|s| s.bound.network.clone());
         networks.collect()
     }
@@ -747,12 +746,12 @@ impl Hold {
     }
 
     fn close_idle(&self, trees: &mut Trees, service: ServiceId, idle: Duration) -> usize {
-        let networks: BTreeSet<Option<PathBuf>> = self
+        let networks: Set<Option<PathBuf>> = self
             .sockets
             .iter()
             .map(|s| s.bound.network.clone())
             .collect();
-        let mut inodes = BTreeSet::new();
+        let mut inodes = Vec::new();
         for network in networks {
             let pid = match &network {
                 None => Some("self".to_owned()),
@@ -764,7 +763,7 @@ impl Hold {
             if let (Some(pid), Some(range)) = (pid, range(own)) {
                 let read = proc::connections(&pid, &range, &mut |c| {
                     if c.inode > 0 && self.has(&c, network.as_deref(), Tick::NEVER) {
-                        inodes.insert(c.inode);
+                        inodes.push(c.inode);
                     }
                 });
                 read.ok(); // the others are found the next time
@@ -773,6 +772,7 @@ impl Hold {
         if inodes.is_empty() {
             return 0;
         }
+        let inodes = inodes.into_iter().collect();
         let found = trees.holders(service, self.instance, &inodes);
         let closed = found.into_iter().filter(|h| is_closed(h, idle));
         closed.count()
@@ -818,7 +818,7 @@ impl Watch {
     /// Its open connections.
     fn count(&mut self, trees: &mut Trees, service: ServiceId) -> io::Result<u32> {
         self.find_sockets(trees, service)?;
-        let networks: BTreeSet<Option<PathBuf>> =
+        let networks: Set<Option<PathBuf>> =
             self.sockets.iter().map(|s| s.network.clone()).collect();
         let mut n = 0_u32;
         for network in networks {
@@ -848,12 +848,12 @@ impl Watch {
             .iter()
             .filter(|l| l.transport == Transport::Tcp)
             .map(|l| l.inode);
-        let seen: BTreeSet<u64> = tcp.collect();
+        let seen: Set<u64> = tcp.collect();
         let is_own = self.sockets.iter().all(|s| s.network.is_none());
         if seen == self.seen && is_own && !self.sockets.is_empty() {
             return Ok(());
         }
-        let found = trees.sockets(service, self.instance, &mut BTreeSet::new());
+        let found = trees.sockets(service, self.instance, &mut Set::new());
         match found.unseen {
             Some(e) if is_passing(&e) => return Err(e),
             Some(_) | None => {} // the rest will not be seen later either

@@ -1,7 +1,9 @@
 //! What happened to each service, for `superctl why` and `events`, and the one line that
 //! tells a person of it. Bounded per service; nothing is written to disk.
+//!
+//! Longer than a file should be, but for its tests: half of it is a line for each happening.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::sink::Severity;
 use crate::control::crash::{ordinal, Repeat};
@@ -12,6 +14,7 @@ use crate::machine::report::{
     Verdict,
 };
 use crate::machine::time::{Span, Tick};
+use crate::map::Map;
 
 /// Ends of instances kept per service; they are what `why` is asked for.
 const ENDS: usize = 8;
@@ -28,7 +31,7 @@ const BYTES: usize = 32 * 1024;
 /// Everybody's history.
 #[derive(Default)]
 pub struct History {
-    services: BTreeMap<ServiceId, One>,
+    services: Map<ServiceId, One>,
     /// Numbers entries, so that those of one tick stay in order.
     next: u64,
 }
@@ -96,7 +99,7 @@ impl History {
         for (service, one) in &self.services {
             all.extend(one.small.iter().chain(&one.ends).map(|e| (*service, e)));
         }
-        all.sort_by_key(|(_, e)| e.number);
+        all.sort_unstable_by_key(|(_, e)| e.number);
         let line = |e: &Entry| event_line("", e.at, e.at, &e.what, e.about.clone());
         all.iter().map(|(s, e)| (*s, e.at, line(e))).collect()
     }
@@ -121,7 +124,7 @@ impl History {
             return Vec::new();
         };
         let mut all: Vec<&Entry> = one.small.iter().chain(&one.ends).collect();
-        all.sort_by_key(|e| e.number);
+        all.sort_unstable_by_key(|e| e.number);
         let skip = all.len().saturating_sub(n);
         all.into_iter()
             .skip(skip)
@@ -178,6 +181,7 @@ fn weight(what: &Happening) -> usize {
         Happening::Step { what: text, .. }
         | Happening::Hook { what: text, .. }
         | Happening::GivenUp { why: text }
+        | Happening::Blocked { why: text }
         | Happening::ActionFailed { error: text }
         | Happening::MainProcessRefused { why: text, .. }
         | Happening::Executing { awaited: text, .. }
@@ -343,6 +347,7 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
             let text = format!("waiting for {}", waiting_for(on, unwanted));
             (severity, text)
         }
+        Happening::Blocked { why } => (Err, format!("cannot be started: {why}")),
         Happening::WaitOver { on, after, starts } => (Warn, wait_over(on, *after, *starts)),
         Happening::FileChanged { path } => (Notice, format!("its file {path} changed")),
         Happening::Signalled { signal, by } => (Notice, format!("sent {signal}: {by} asked")),
@@ -422,10 +427,10 @@ fn ended(r: &EndReport) -> (Severity, String) {
             Severity::LOG_WARNING,
             format!("exited by itself: {because} after running for {ran}"),
         ),
-        Verdict::LeftChildren => (
-            Severity::LOG_WARNING,
-            format!("{because} and left children, which are removed; took {took}"),
-        ),
+        // What was left follows.
+        Verdict::LeftChildren | Verdict::PortsHeld => {
+            (Severity::LOG_WARNING, format!("{because}; took {took}"))
+        }
         Verdict::FailedWhileStopping => (
             Severity::LOG_WARNING,
             format!("failed while stopping: {because}, stopped after {took}"),
@@ -602,8 +607,8 @@ mod tests {
                 known: "known".into(),
             },
         );
-        let text = serde_json::to_string(&sent).unwrap();
-        assert_eq!(serde_json::from_str::<EventLine>(&text).unwrap(), sent);
+        let text = crate::json::to_string(&sent).unwrap();
+        assert_eq!(crate::json::from_str::<EventLine>(&text).unwrap(), sent);
     }
 
     #[test]
@@ -625,8 +630,8 @@ mod tests {
             };
             h.record(Tick(i), service, &end, about);
         }
-        let text = serde_json::to_string(&h.keep()).unwrap();
-        let again = History::kept(serde_json::from_str(&text).unwrap());
+        let text = crate::json::to_string(&h.keep()).unwrap();
+        let again = History::kept(crate::json::from_str(&text).unwrap());
         for service in [X, other] {
             let of = |h: &History| h.events(service, "x", Tick(100), 1000);
             assert_eq!(of(&again), of(&h));

@@ -10,22 +10,23 @@
 //! one: nothing is synced, because nothing in here outlives a boot.
 //!
 //! What is read is a hint where to look and never a fact: who is alive, the kernel says.
+//!
+//! Longer than a file should be: what is written and what is read are held against each other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
-use super::rundir::plain;
+use super::rundir::{create_anew, plain};
 use crate::config::model::{Program, ServiceDef};
+use crate::json::{self, FromJson, ToJson};
 use crate::machine::event::{ActionId, ServiceId};
 use crate::machine::memory::{Begun, Memory};
-use crate::sys::proc::Listener;
+use crate::map::{Map, Set};
+use crate::sys::file;
+use crate::sys::proc::{read_capped, Listener};
 
 /// Of the format. Another one is not read.
 pub const VERSION: u32 = 1;
@@ -37,7 +38,7 @@ const CHUNK: usize = 8 * 1024;
 const SLACK: u64 = 256 * 1024;
 
 /// The first line.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Head {
     /// [`VERSION`].
     #[serde(rename = "superd-journal")]
@@ -46,7 +47,8 @@ pub struct Head {
     pub boot: String,
     /// The pid namespace.
     pub pids: String,
-    /// Who may get the orphans of this superd: its parent, that one's parent, and so on.
+    /// Who may get the orphans of this superd: its parent, that one's parent, and so on. Looked
+    /// for when it is to be written.
     #[serde(default)]
     pub reapers: Vec<i32>,
 }
@@ -54,19 +56,20 @@ pub struct Head {
 impl Head {
     /// Of this superd. None where /proc does not tell.
     pub fn of_this_process() -> Option<Head> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let boot = read_capped("/proc/sys/kernel/random/boot_id", 64).ok()?; // 36 letters
+        let boot = std::str::from_utf8(&boot).ok()?;
         let pids = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         Some(Head {
             version: VERSION,
             boot: boot.trim().to_owned(),
             pids: pids.display().to_string(),
-            reapers: crate::sys::proc::ancestors(),
+            reapers: Vec::new(),
         })
     }
 }
 
 /// Any other line.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 #[serde(rename_all = "kebab-case")]
 enum Line {
     /// How a service is defined.
@@ -80,7 +83,7 @@ enum Line {
 }
 
 /// A start that is about to be carried out.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Begin {
     /// The service.
     pub name: Rc<str>,
@@ -102,7 +105,7 @@ pub fn fingerprint(program: &Program) -> u64 {
 }
 
 /// A process by number and start time (ticks after boot, `/proc/PID/stat`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Process {
     /// Its pid.
     pub pid: i32,
@@ -112,7 +115,7 @@ pub struct Process {
 }
 
 /// How the processes of an instance or a command are found.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Place {
     /// The main process, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,7 +138,7 @@ fn is_zero(n: &i32) -> bool {
 }
 
 /// A command under way.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Running {
     /// Its number.
     pub action: ActionId,
@@ -146,7 +149,7 @@ pub struct Running {
 }
 
 /// What is known of a service.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Entry {
     /// Its name.
     pub name: String,
@@ -166,7 +169,7 @@ pub struct Left {
     /// Who may have got its orphans.
     pub reapers: Vec<i32>,
     /// Its services, by name.
-    pub services: BTreeMap<String, (ServiceDef, Entry)>,
+    pub services: Map<String, (ServiceDef, Entry)>,
     /// Services that were started and not defined yet, with [`Begin::program`].
     pub begun: Vec<(Entry, Option<u64>)>,
 }
@@ -188,7 +191,7 @@ pub enum Found {
 pub fn read(path: &Path, head: &Head) -> Found {
     let mut text = Vec::new();
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = file::open(path, flags, 0);
     let got = file.and_then(|f| match f.metadata()?.is_file() {
         true => f.take(CAP).read_to_end(&mut text),
         false => Err(io::Error::other("not a regular file")),
@@ -220,7 +223,7 @@ pub fn parse(text: &[u8], own: &Head) -> Result<Left, String> {
         .unwrap_or_default()
         .split(|b| *b == b'\n')
         .filter(|l| !l.is_empty());
-    let Some(Ok(head)) = lines.next().map(serde_json::from_slice::<Head>) else {
+    let Some(Ok(head)) = lines.next().map(json::from_slice::<Head>) else {
         return Err("it does not begin like a journal".to_owned());
     };
     if head.version != VERSION {
@@ -232,12 +235,12 @@ pub fn parse(text: &[u8], own: &Head) -> Result<Left, String> {
     if head.pids != own.pids {
         return Err("it is of another container".to_owned());
     }
-    let mut defs = BTreeMap::new();
-    let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
-    let mut programs = BTreeMap::new();
+    let mut defs = Map::new();
+    let mut entries: Map<String, Entry> = Map::new();
+    let mut programs = Map::new();
     for (n, line) in lines.enumerate() {
         let fail = |why: String| format!("line {}: {why}", n + 2);
-        match serde_json::from_slice(line).map_err(|e| fail(e.to_string()))? {
+        match json::from_slice(line).map_err(|e| fail(e.to_string()))? {
             Line::Def(def) => drop(defs.insert(def.name.clone(), *def)),
             Line::Is(entry) => drop(entries.insert(entry.name.clone(), *entry)),
             Line::Begin(begin) => {
@@ -269,7 +272,7 @@ pub fn parse(text: &[u8], own: &Head) -> Result<Left, String> {
             }
         }
     }
-    let mut services = BTreeMap::new();
+    let mut services = Map::new();
     let mut begun = Vec::new();
     for (name, entry) in entries {
         let fail = |why: &str| format!("service {name:?}: {why}");
@@ -315,13 +318,14 @@ pub struct Journal {
     /// None: nothing was written yet, or the last write failed.
     file: Option<File>,
     length: u64,
-    written: BTreeMap<ServiceId, Written>,
+    written: Map<ServiceId, Written>,
     /// Services whose definition is to be written with them.
-    undefined: BTreeSet<ServiceId>,
+    undefined: Set<ServiceId>,
     /// Services that have changed without the machine's knowing.
-    unsaved: BTreeSet<ServiceId>,
+    unsaved: Set<ServiceId>,
     buffer: Vec<u8>,
-    is_failing: bool,
+    /// Why the last write failed.
+    failing: Option<String>,
     /// Nothing was written yet, and there is nothing that an earlier superd has left.
     is_fresh: bool,
     /// Only starts were written yet.
@@ -346,11 +350,11 @@ impl Journal {
             head,
             file: None,
             length: 0,
-            written: BTreeMap::new(),
-            undefined: BTreeSet::new(),
-            unsaved: BTreeSet::new(),
+            written: Map::new(),
+            undefined: Set::new(),
+            unsaved: Set::new(),
             buffer: Vec::new(),
-            is_failing: false,
+            failing: None,
             is_fresh: true,
             is_partial: false,
         }
@@ -378,7 +382,7 @@ impl Journal {
     }
 
     /// What was noted.
-    pub fn take_unsaved(&mut self) -> BTreeSet<ServiceId> {
+    pub fn take_unsaved(&mut self) -> Set<ServiceId> {
         std::mem::take(&mut self.unsaved)
     }
 
@@ -412,11 +416,18 @@ impl Journal {
         }
     }
 
-    fn push(&mut self, line: &impl Serialize) {
-        let from = self.buffer.len();
-        match serde_json::to_writer(&mut self.buffer, line) {
-            Ok(()) => self.buffer.push(b'\n'),
-            Err(_) => self.buffer.truncate(from), // a buffer takes everything
+    fn push_head(&mut self) {
+        if self.head.reapers.is_empty() {
+            self.head.reapers = crate::sys::proc::ancestors();
+        }
+        let head = self.head.clone();
+        self.push(&head);
+    }
+
+    fn push(&mut self, line: &dyn ToJson) {
+        // Of a line with a path that is no text nothing is appended.
+        if json::append(&mut self.buffer, line).is_ok() {
+            self.buffer.push(b'\n');
         }
     }
 
@@ -432,14 +443,13 @@ impl Journal {
         if !(anew || adds && self.is_there()) {
             return false;
         }
-        #[derive(Serialize)]
+        #[derive(ToJson)]
         #[serde(rename_all = "kebab-case")]
         enum One<'a> {
             Begin(&'a Begin),
         }
         if anew {
-            let head = self.head.clone();
-            self.push(&head);
+            self.push_head();
         }
         for start in starts {
             self.push(&One::Begin(start));
@@ -467,24 +477,19 @@ impl Journal {
     }
 
     /// Writes what changed of these; `all`: they are all there are, and the file is made anew.
-    /// None: it is written, or there was nothing to write. Else, once, why it cannot be.
-    pub fn write<'a>(
-        &mut self,
-        items: impl Iterator<Item = Item<'a>>,
-        all: bool,
-    ) -> Option<String> {
+    /// True: it cannot be written, which is news. See [`Journal::failing`].
+    pub fn write<'a>(&mut self, items: impl Iterator<Item = Item<'a>>, all: bool) -> bool {
         let mut anew = all.then(|| self.open_anew());
         if all {
             self.buffer.clear();
             self.written.clear();
-            let head = self.head.clone();
-            self.push(&head);
+            self.push_head();
         }
         for item in items {
             let (id, from) = (item.id, self.buffer.len());
             let with_def = self.undefined.contains(&id) || !self.written.contains_key(&id);
             if with_def {
-                #[derive(Serialize)]
+                #[derive(ToJson)]
                 #[serde(rename_all = "kebab-case")]
                 enum Def<'a> {
                     Def(&'a ServiceDef),
@@ -510,7 +515,7 @@ impl Journal {
             }
         }
         if self.buffer.is_empty() && !all {
-            return None;
+            return false;
         }
         let done = match anew {
             Some(file) => file.and_then(|file| self.put(file)),
@@ -520,23 +525,19 @@ impl Journal {
         self.is_fresh = false;
         match done {
             Ok(()) => {
-                self.is_failing = false;
+                self.failing = None;
                 self.is_partial &= !all;
-                None
+                false
             }
             Err(e) => {
                 // What is in there is old: the next superd must not believe it.
                 match self.file.take() {
                     Some(file) => file.set_len(0).ok(),
-                    None => OpenOptions::new()
-                        .write(true)
-                        .truncate(true)
-                        .open(&self.path)
+                    None => file::open(&self.path, libc::O_WRONLY | libc::O_TRUNC, 0)
                         .map(drop)
                         .ok(),
                 };
-                let is_news = !std::mem::replace(&mut self.is_failing, true);
-                is_news.then(|| plain(&e))
+                self.failing.replace(plain(&e)).is_none()
             }
         }
     }
@@ -544,13 +545,8 @@ impl Journal {
     /// A new file, which is not the journal before [`Journal::put`].
     fn open_anew(&mut self) -> io::Result<File> {
         let fresh = self.path.with_extension("new");
-        fs::remove_file(&fresh).ok(); // usually there is none
         self.length = 0;
-        OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&fresh)
+        create_anew(&fresh, 0o600)
     }
 
     fn flush(&mut self, mut file: File) -> io::Result<File> {
@@ -590,9 +586,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether the next superd can go on from it.
-    pub fn is_good(&self) -> bool {
-        !self.is_failing
+    /// Why the next superd cannot go on from it.
+    pub fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
     }
 
     /// superd ends and nothing of it is left.

@@ -7,7 +7,8 @@
 //! never meet an EOF or a SIGPIPE. Where there is a run directory it is a FIFO there
 //! (`fifo.rs`), which also outlives superd. Idle services cost nothing; the buffer for reading is
 //! shared and grows only while somebody floods. Every service gets its share of a turn
-//! and then goes to the end of the queue.
+//! and then goes to the end of the queue. A pipe into which somebody writes without a pause is
+//! left to fill for a moment (`pace.rs`).
 //!
 //! (Past 400 lines because reading, keeping and passing on are done in one go per chunk.)
 
@@ -15,10 +16,11 @@ pub mod carry;
 mod crash_text;
 pub(super) mod fifo;
 mod file;
+mod pace;
 mod ring;
 mod split;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,10 +32,11 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::unistd::pipe2;
-use serde::{Deserialize, Serialize};
 
-use crash_text::{long_crash, CrashText};
+use crash_text::{beginning, is_dump, long_crash, CrashText};
 use file::LogFile;
+pub use file::Packing;
+use pace::Pace;
 pub use ring::Ring;
 use split::Splitter;
 
@@ -43,10 +46,12 @@ use super::rundir::plain;
 use super::token::Source;
 use super::upgrade::state::{Bytes, Fds};
 use crate::config::model::{FileOutput, Output};
+use crate::json::{FromJson, ToJson};
 use crate::machine::crash;
 use crate::machine::event::{Instance, Pid, ServiceId};
 use crate::machine::report::{Crash, Exit};
 use crate::machine::time::Tick;
+use crate::map::Map;
 use crate::sys::handover::Inherited;
 use crate::sys::shared::waiting_bytes;
 
@@ -59,11 +64,17 @@ const LARGE: usize = 64 * 1024;
 /// What the shared buffer holds while nobody floods.
 const SMALL: usize = 4096;
 
-/// A service that has so much to say in a turn is flooding.
+/// A service that has so much to say at once is flooding.
 const FLOOD: usize = 32 * 1024;
 
-/// Bytes a service may read per turn when each line goes to the log, which costs a
-/// system call per line.
+/// So much at the end of a flood is looked at, also where the ring is smaller.
+const SEEN: usize = 16 * 1024;
+
+/// So many services at once have a large pipe while they flood.
+const WIDE: usize = 4;
+
+/// Bytes a service may read per turn when each line goes to the log or to a client, which may
+/// cost a system call per line.
 const LOGGED_SHARE: usize = 16 * 1024;
 
 /// Cost of a whole turn over all services, in bytes that go to the ring only; about a
@@ -97,15 +108,27 @@ pub type Hear<'h> = &'h mut dyn FnMut(Said<'_>);
 /// All services' output.
 #[derive(Default)]
 pub struct Logs {
-    logs: BTreeMap<ServiceId, Box<Log>>,
+    logs: Map<ServiceId, Box<Log>>,
     /// Services that have, or may have, something to read. Each at most once.
     queue: VecDeque<ServiceId>,
+    /// Services whose pipe is left to fill, and until when; epoll does not tell of these.
+    paced: Vec<(Tick, ServiceId)>,
+    /// So many pipes are large, see [`WIDE`].
+    wide: usize,
     buf: Vec<u8>,
+    /// Somebody wants each line.
+    is_followed: bool,
+    /// A log file may have become full.
+    may_pack: bool,
     ring: usize,
     /// Where FIFOs are made; none: pipes without a name.
     home: Option<PathBuf>,
     /// None: what is read and not yet passed on is lost if superd is killed.
     carry: Option<Rc<Carry>>,
+    /// It is not opened yet; and how long the log was, see [`Carry::open`].
+    carry_due: Option<Option<u64>>,
+    /// It is open, and nobody was told yet.
+    is_carry_new: bool,
     /// Why a FIFO could not be made, until it was said. Said once.
     complaint: Option<String>,
     has_complained: bool,
@@ -121,8 +144,16 @@ struct Log {
     queued: bool,
     /// So much of a line without its end is in the pipe.
     begun: usize,
-    /// The last turn brought at least [`FLOOD`] bytes.
+    /// The last visit brought at least [`FLOOD`] bytes.
     flooding: bool,
+    /// Not carried over an upgrade: it is learned again with the next lines.
+    pace: Pace,
+    /// epoll does not tell of it.
+    is_deaf: bool,
+    /// Its pipe was made larger for a flood.
+    is_wide: bool,
+    /// Each line is wanted, by the log or by a client.
+    is_heard: bool,
     splitter: Splitter,
     kept: Kept,
     /// With [`Output::File`].
@@ -130,7 +161,7 @@ struct Log {
 }
 
 /// What outlives a change of the program.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct KeptLog {
     service: ServiceId,
     name: Rc<str>,
@@ -230,6 +261,9 @@ impl Logs {
                 Source::Log(log.service.0).token(),
                 Interest::READABLE,
             )?;
+            if log.fifo.is_some() {
+                fifo::narrow(&read); // until it floods again; else it is smaller after that
+            }
             let file = log.file.map(|spec| LogFile::new(log.name.clone(), spec));
             let taken = Log {
                 file: file.map(Box::new),
@@ -241,6 +275,10 @@ impl Logs {
                 queued: false,
                 begun: 0, // it is looked at anew
                 flooding: false,
+                pace: Pace::default(),
+                is_deaf: false,
+                is_wide: false,
+                is_heard: true,
                 splitter: Splitter::kept(log.partial.0),
                 kept: Kept {
                     ring: Ring::kept(log.ring, self.ring),
@@ -256,11 +294,23 @@ impl Logs {
     }
 
     /// From now on pipes are FIFOs in this directory, as far as they can be made there.
-    /// `log`: see [`Carry::open`].
+    /// `log`: see [`Carry::open`], which comes with the first pipe.
     pub fn set_home(&mut self, run_dir: &Path, log: Option<u64>) {
         self.home = Some(run_dir.to_owned());
+        self.carry_due = Some(log);
+    }
+
+    /// Makes sure that what is read from now on outlives superd. Where an earlier one may have
+    /// left something, that is to be called before anything is read or said.
+    pub fn open_carry(&mut self) {
+        let Some((log, run_dir)) = self.carry_due.take().zip(self.home.as_deref()) else {
+            return;
+        };
         match Carry::open(run_dir, log) {
-            Ok(carry) => self.carry = Some(Rc::new(carry)),
+            Ok(carry) => {
+                self.carry = Some(Rc::new(carry));
+                self.is_carry_new = true;
+            }
             Err(e) => {
                 self.complaint = Some(format!(
                     "{}: {}; a line or more is lost if superd is killed",
@@ -271,9 +321,10 @@ impl Logs {
         }
     }
 
-    /// To be told before each line is passed on.
-    pub fn carry(&self) -> Option<Rc<Carry>> {
-        self.carry.clone()
+    /// To be told before each line is passed on; once, when it is there.
+    pub fn take_carry(&mut self) -> Option<Rc<Carry>> {
+        let is_new = std::mem::take(&mut self.is_carry_new);
+        self.carry.clone().filter(|_| is_new)
     }
 
     /// Why output does not outlive superd: something to be said, once.
@@ -344,6 +395,7 @@ impl Logs {
         main: Option<Pid>,
     ) -> io::Result<BorrowedFd<'_>> {
         if !self.logs.contains_key(&service) {
+            self.open_carry();
             let (read, write, fifo) = self.pipe(name, main)?;
             registry.register(
                 &mut SourceFd(&read.as_raw_fd()),
@@ -359,6 +411,10 @@ impl Logs {
                 queued: false,
                 begun: 0,
                 flooding: false,
+                pace: Pace::default(),
+                is_deaf: false,
+                is_wide: false,
+                is_heard: true,
                 splitter: Splitter::default(),
                 file: None,
                 kept: Kept {
@@ -394,6 +450,51 @@ impl Logs {
         files.for_each(|file| file.reopen());
     }
 
+    /// Of each file that cannot be written, how much was dropped.
+    pub fn dropping(&self) -> Vec<String> {
+        let files = self.logs.values().filter_map(|l| l.file.as_ref());
+        files.filter_map(|file| file.dropping()).collect()
+    }
+
+    /// There may be something for [`Logs::next_packing`].
+    pub fn may_pack(&self) -> bool {
+        self.may_pack
+    }
+
+    /// A full file that is to be made smaller, and the command that does it.
+    pub fn next_packing(&mut self) -> Option<(ServiceId, Vec<String>, Packing)> {
+        self.may_pack = false;
+        for (service, log) in &mut self.logs {
+            let Some(file) = log.file.as_mut() else {
+                continue;
+            };
+            if !file.take_due() {
+                continue;
+            }
+            if let Some(packing) = file.begin_packing() {
+                self.may_pack = true; // the next one may wait
+                return Some((*service, file.spec().compress.clone(), packing));
+            }
+        }
+        None
+    }
+
+    /// The command has ended, well or not.
+    pub fn end_packing(
+        &mut self,
+        service: ServiceId,
+        packing: Packing,
+        result: Result<(), String>,
+    ) {
+        self.may_pack = true;
+        let log = self.logs.get_mut(&service);
+        match log.and_then(|log| log.file.as_mut()) {
+            Some(file) if packing.is_at(&file.spec().path) => file.end_packing(packing, result),
+            // A reload has sent its output elsewhere.
+            Some(_) | None => packing.abandon(),
+        }
+    }
+
     /// What there is to be said about log files.
     pub fn take_said(&mut self) -> Vec<String> {
         let files = self.logs.values_mut().filter_map(|log| log.file.as_mut());
@@ -419,6 +520,7 @@ impl Logs {
     pub fn watch(&mut self, service: ServiceId, instance: Instance, needle: Rc<str>) {
         if let Some(log) = self.logs.get_mut(&service) {
             log.kept.watch = Some((instance, needle));
+            self.hasten(Some(service)); // somebody waits for it
         }
     }
 
@@ -446,8 +548,35 @@ impl Logs {
         !self.queue.is_empty()
     }
 
+    /// When the next of the pipes that are left to fill is read.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.paced.iter().map(|(at, _)| *at).min()
+    }
+
+    /// Those whose time has come are read in the next turn.
+    pub fn expire(&mut self, now: Tick) {
+        for i in (0..self.paced.len()).rev() {
+            if self.paced.get(i).is_some_and(|(at, _)| *at <= now) {
+                let (_, service) = self.paced.swap_remove(i);
+                self.ready(service);
+            }
+        }
+    }
+
+    /// Whether somebody follows output: then each line is passed on, also of a flood.
+    pub fn set_followed(&mut self, is_followed: bool) {
+        self.is_followed = is_followed;
+    }
+
+    /// Somebody wants what this service, or any, has said up to now.
+    pub fn hasten(&mut self, service: Option<ServiceId>) {
+        let whose = |s: &ServiceId| service.is_none_or(|one| one == *s);
+        let these = self.paced.iter_mut().filter(|(_, s)| whose(s));
+        these.for_each(|(at, _)| *at = Tick(0));
+    }
+
     /// Reads, a share of each service that has something, up to the budget of a turn.
-    pub fn turn(&mut self, now: Tick, hear: Hear<'_>) {
+    pub fn turn(&mut self, registry: &Registry, now: Tick, hear: Hear<'_>) {
         let mut budget = TURN;
         let mut calm = true;
         for _ in 0..self.queue.len() {
@@ -460,22 +589,39 @@ impl Logs {
             let Some(log) = self.logs.get_mut(&service) else {
                 continue;
             };
-            let (share, price) = match log.output {
-                Output::Log => (LOGGED_SHARE, LARGE / LOGGED_SHARE),
-                Output::File if log.has_stamps() => (LOGGED_SHARE, LARGE / LOGGED_SHARE),
-                Output::File | Output::Ring | Output::Null | Output::Inherit => (LARGE, 1),
+            log.is_heard = self.is_followed || log.output == Output::Log;
+            let (share, price) = match log.is_heard {
+                true => (LOGGED_SHARE, LARGE / LOGGED_SHARE),
+                false if log.is_spliced() => (TURN, 1),
+                false => (LARGE, 1),
             };
             let carry = self.carry.as_deref();
-            let (n, finished) = match carry.filter(|_| log.is_carried()) {
+            log.pace.visit(|| carry::is_full(log.write.as_fd()));
+            let begun = log.begun;
+            let (n, mut finished) = match carry.filter(|_| log.is_carried()) {
                 _ if log.is_spliced() => {
                     log.pass_to_file(service, carry, &mut self.buf, share, now, hear)
                 }
                 Some(carry) => log.pass(service, carry, &mut self.buf, share, false, now, hear),
                 None => log.read(service, &mut self.buf, share, now, hear),
             };
+            let came = log.pace.came((n + log.begun).saturating_sub(begun));
+            log.flooding = came >= FLOOD;
+            self.may_pack |= log.file.as_ref().is_some_and(|f| f.is_due());
+            if finished {
+                self.paced.retain(|(_, s)| *s != service);
+                let was_wide = log.is_wide;
+                if let Some(at) = log.pace(registry, service, now, self.wide < WIDE) {
+                    self.paced.push((at, service));
+                } else {
+                    // Linux 5.5 to 5.13 tells only once of a pipe that was not empty.
+                    finished = waiting_bytes(log.read.as_fd()).unwrap_or(0) <= log.begun;
+                }
+                self.wide += usize::from(log.is_wide);
+                self.wide -= usize::from(was_wide);
+            }
             budget = budget.saturating_sub(n.saturating_mul(price));
-            calm &= n < SMALL;
-            log.flooding = n >= FLOOD;
+            calm &= came < SMALL;
             log.queued = !finished;
             if !finished {
                 self.queue.push_back(service);
@@ -500,19 +646,8 @@ impl Logs {
             Some(carry) => log.pass(service, carry, &mut self.buf, DRAIN, true, now, hear),
             None => log.read(service, &mut self.buf, DRAIN, now, hear),
         };
-        let Log {
-            splitter,
-            kept,
-            name,
-            output,
-            file,
-            ..
-        } = &mut **log;
-        splitter.finish(&mut |line| {
-            stamp(file, line, now);
-            kept.take(line, service, name, *output, now, hear);
-        });
-        if let Some(file) = file {
+        log.finish(service, now, hear);
+        if let Some(file) = &mut log.file {
             file.flush(None, now);
             file.end_line();
         }
@@ -577,9 +712,11 @@ impl Logs {
     /// The service is forgotten: closes and removes its pipe.
     pub fn close(&mut self, registry: &Registry, service: ServiceId) {
         if let Some(log) = self.logs.remove(&service) {
+            self.wide -= usize::from(log.is_wide);
             let fd = log.read.as_raw_fd();
             registry.deregister(&mut SourceFd(&fd)).ok(); // closing it does the same
             self.queue.retain(|s| *s != service);
+            self.paced.retain(|(_, s)| *s != service);
             log.remove_fifo();
         }
     }
@@ -603,6 +740,46 @@ impl Log {
         }
     }
 
+    /// Its pipe is empty: when it is read next; none: when epoll tells that there is something.
+    fn pace(
+        &mut self,
+        registry: &Registry,
+        service: ServiceId,
+        now: Tick,
+        may_widen: bool,
+    ) -> Option<Tick> {
+        let is_wide = &mut self.is_wide;
+        let room = || {
+            *is_wide |= may_widen && self.fifo.is_some() && fifo::widen(&self.write);
+            let room = fcntl(&self.write, FcntlArg::F_GETPIPE_SZ).unwrap_or(0);
+            usize::try_from(room).unwrap_or(0).max(SMALL)
+        };
+        let mut next = self.pace.emptied(now, room);
+        if self.kept.watch.is_some() {
+            self.pace.end(); // somebody waits for it
+            next = None;
+        }
+        if self.is_wide && next.is_none() {
+            self.is_wide = !fifo::narrow(&self.write);
+        }
+        if self.is_deaf != next.is_some() {
+            // With this a pipe never has an event; going back tells of what is there.
+            let what = match next {
+                Some(_) => Interest::PRIORITY,
+                None => Interest::READABLE,
+            };
+            let token = Source::Log(service.0).token();
+            let fd = self.read.as_raw_fd();
+            match registry.reregister(&mut SourceFd(&fd), token, what) {
+                Ok(()) => self.is_deaf = next.is_some(),
+                // Cannot be. Then a timer tells that there is something.
+                Err(_) if self.is_deaf => next = Some(now + pace::LONGEST),
+                Err(_) => {}
+            }
+        }
+        next
+    }
+
     /// Whether its output is left in the pipe until it was passed on.
     fn is_carried(&self) -> bool {
         let is_passed_on = self.output == Output::Log || self.has_stamps();
@@ -619,7 +796,7 @@ impl Log {
     }
 
     /// Moves at most `share` bytes into the file; how many it were, and whether that was all.
-    /// They are looked at before, for the ring.
+    /// They are looked at before, for the ring; of a flood only its end.
     fn pass_to_file(
         &mut self,
         service: ServiceId,
@@ -632,15 +809,26 @@ impl Log {
         let Some(carry) = carry else {
             return self.read(service, buf, share, now, hear);
         };
-        let mut total = 0;
-        loop {
-            let there = waiting_bytes(self.read.as_fd()).unwrap_or(SMALL);
-            if there == 0 {
-                return (total, true);
+        self.begun = 0;
+        let there = waiting_bytes(self.read.as_fd()).unwrap_or(SMALL);
+        let most = there.min(share);
+        let (mut total, mut unseen) = (0, 0);
+        while total < most {
+            let left = there - total;
+            let is_dull = self.is_dull(now);
+            if let (true, Some(file)) = (is_dull, &mut self.file) {
+                let dull = left.saturating_sub(self.kept.ring.bound().max(SEEN));
+                let n = file.pass_unseen(self.read.as_fd(), dull.min(most - total), now);
+                if n > 0 {
+                    self.splitter.forget();
+                    unseen += n;
+                    total += n;
+                    continue;
+                }
             }
-            let want = there.clamp(SMALL, LARGE).min(share - total);
+            let want = (most - total).min(if is_dull { SEEN } else { LARGE });
             if buf.len() < want {
-                buf.resize(want, 0);
+                *buf = vec![0; want.max(SMALL)];
             }
             let Some(space) = buf.get_mut(..want) else {
                 return (total, true);
@@ -651,14 +839,44 @@ impl Log {
                 Ok(_) | Err(_) => return self.read(service, buf, share, now, hear),
             };
             let chunk = space.get(..n).unwrap_or_default();
-            self.take(service, chunk, now, hear);
+            self.look_back(service, unseen, chunk, now, hear);
+            unseen = 0;
+            self.take(service, chunk, left.saturating_sub(n), now, hear);
             if let Some(file) = &mut self.file {
                 file.pass(self.read.as_fd(), chunk, now);
             }
             total += n;
-            if total >= share {
-                return (total, false);
-            }
+        }
+        (total, total == there) // what came since then is another visit
+    }
+
+    /// Of a flood that only goes to the ring, only what will still be there at the end of it is
+    /// worth splitting. And a crash text, whose end may be a flood too.
+    fn is_dull(&self, now: Tick) -> bool {
+        let is_told = self.kept.crash.as_ref().is_some_and(|c| c.goes_on(now));
+        self.flooding && !self.is_heard && self.kept.watch.is_none() && !is_told
+    }
+
+    /// If this is a part of a long crash text, its beginning may be in the bytes that have gone
+    /// to the file `unseen` right before.
+    fn look_back(
+        &mut self,
+        service: ServiceId,
+        unseen: usize,
+        chunk: &[u8],
+        now: Tick,
+        hear: Hear<'_>,
+    ) {
+        if unseen == 0 || !is_dump(chunk) {
+            return;
+        }
+        let before = self.file.as_ref().map(|f| f.last(unseen));
+        let before = before.unwrap_or_default();
+        if let Some(text) = beginning(&before).and_then(|at| before.get(at..)) {
+            let (kept, name, output) = (&mut self.kept, &self.name, self.output);
+            self.splitter.push(text, &mut |line| {
+                kept.take(line, service, name, output, now, hear);
+            });
         }
     }
 
@@ -682,7 +900,7 @@ impl Log {
         now: Tick,
         hear: Hear<'_>,
     ) -> (usize, bool) {
-        let mut total = 0;
+        let (mut total, mut all) = (0, None);
         loop {
             let there = waiting_bytes(self.read.as_fd()).unwrap_or(SMALL);
             if there == 0 || (there == self.begun && !last) {
@@ -690,7 +908,7 @@ impl Log {
             }
             let want = there.clamp(SMALL, LARGE).min(share - total);
             if buf.len() < want {
-                buf.resize(want, 0);
+                *buf = vec![0; want];
             }
             let Some(space) = buf.get_mut(..want) else {
                 return (total, true);
@@ -718,31 +936,50 @@ impl Log {
                 return (total, true);
             }
             carry.begin(&self.name, chunk);
-            let (mut passed, name, output) = (0, &self.name, self.output);
-            let has_stamps = self.has_stamps();
+            let is_end = last && end == n && n == there;
             let lines = chunk.get(..end).unwrap_or_default();
-            for line in lines.split_inclusive(|b| *b == b'\n') {
-                passed += line.len();
-                carry.due(passed);
-                let (kept, file) = (&mut self.kept, &mut self.file);
-                let mut take = |line: &[u8]| {
-                    stamp(file, line, now);
-                    kept.take(line, service, name, output, now, hear);
-                };
-                self.splitter.push(line, &mut take);
-                if last && passed == n && n == there {
-                    self.splitter.finish(&mut take);
+            if self.has_stamps() {
+                let mut passed = 0;
+                while passed < end {
+                    // What is written in one go goes to one file.
+                    let rest = lines.get(passed..).unwrap_or_default();
+                    let fits = self.file.as_mut().map(|f| f.fits_stamped(rest, now));
+                    let some = fits.and_then(|n| rest.get(..n)).unwrap_or(rest);
+                    passed += some.len();
+                    carry.due(passed);
+                    self.take(service, some, there.saturating_sub(passed), now, hear);
+                    if is_end && passed == end {
+                        self.finish(service, now, hear);
+                    }
+                    if let Some(file) = &mut self.file {
+                        file.flush(Some(carry), now);
+                    }
                 }
-                if !has_stamps {
+            } else {
+                let (mut passed, name, output) = (0, &self.name, self.output);
+                let kept = &mut self.kept;
+                let mut take = |line: &[u8]| kept.take(line, service, name, output, now, hear);
+                while passed < end {
+                    let rest = lines.get(passed..).unwrap_or_default();
+                    let length = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+                    passed += length;
+                    carry.due(passed);
+                    self.splitter
+                        .push(rest.get(..length).unwrap_or_default(), &mut take);
+                    if is_end && passed == end {
+                        self.splitter.finish(&mut take);
+                    }
                     carry.pass(); // whoever did not write it
                 }
             }
-            if let (true, Some(file)) = (has_stamps, &mut self.file) {
-                file.flush(Some(carry), now);
-            }
             let taken = carry.take(self.read.as_fd(), end, space);
             total += end;
-            if taken.is_err() || total >= share {
+            // That was all: who writes on and on is not run after.
+            if total + self.begun >= *all.get_or_insert(there) {
+                return (total, true);
+            }
+            // A line may be longer than what is left of the share.
+            if taken.is_err() || share - total < LINE_CAP {
                 return (total, taken.is_err());
             }
         }
@@ -761,7 +998,7 @@ impl Log {
         self.begun = 0;
         loop {
             if buf.is_empty() {
-                buf.resize(SMALL, 0);
+                *buf = vec![0; SMALL];
             }
             let room = buf.len().min(share - total);
             let Some(space) = buf.get_mut(..room) else {
@@ -775,7 +1012,7 @@ impl Log {
             };
             total += n;
             let chunk = space.get(..n).unwrap_or_default();
-            self.take(service, chunk, now, hear);
+            self.take(service, chunk, 0, now, hear);
             if let (true, Some(file)) = (self.output == Output::File, &mut self.file) {
                 match file.has_stamps() {
                     true => file.flush(None, now),
@@ -786,35 +1023,44 @@ impl Log {
             if share - total < SMALL {
                 return (total, false);
             }
+            // As in `pass`.
+            if n < room && total > SMALL && !self.is_of_packets() {
+                return (total, true);
+            }
             if n == SMALL && buf.len() == SMALL {
-                buf.resize(LARGE, 0);
+                *buf = vec![0; LARGE];
             }
         }
     }
 
-    fn take(&mut self, service: ServiceId, chunk: &[u8], now: Tick, hear: Hear<'_>) {
-        // Of a flood that only goes to the ring, only what will still be there at the end
-        // of the chunk is worth splitting. And a crash text, whose end may be a flood too.
-        let skip = match self.output {
-            Output::Log => 0,
-            Output::File if self.has_stamps() => 0,
-            Output::File | Output::Ring | Output::Null | Output::Inherit => {
-                chunk.len().saturating_sub(self.kept.ring.bound())
-            }
-        };
-        let is_told = self.kept.crash.as_ref().is_some_and(|c| c.goes_on(now));
+    /// `behind`: so much more of it is in the pipe.
+    fn take(&mut self, service: ServiceId, chunk: &[u8], behind: usize, now: Tick, hear: Hear<'_>) {
+        let seen = self.kept.ring.bound().max(SEEN);
+        let skip = (chunk.len() + behind).saturating_sub(seen);
         let mut rest = chunk;
-        if skip > 0 && self.flooding && self.kept.watch.is_none() && !is_told {
+        if skip > 0 && self.is_dull(now) {
+            let skip = skip.min(chunk.len());
             let skip = long_crash(chunk).map_or(skip, |at| at.min(skip));
-            self.splitter.forget();
-            rest = chunk.get(skip..).unwrap_or_default();
-            if let Some(end) = memchr::memchr(b'\n', rest) {
-                rest = rest.get(end + 1..).unwrap_or_default();
+            let (dull, end) = chunk.split_at_checked(skip).unwrap_or((chunk, &[]));
+            match self.file.as_mut().filter(|f| f.has_stamps()) {
+                Some(file) => self.splitter.push(dull, &mut |line| file.add(line, now)),
+                None => self.splitter.forget(),
             }
+            rest = end;
         }
         let (kept, name, output) = (&mut self.kept, &self.name, self.output);
         let file = &mut self.file;
         self.splitter.push(rest, &mut |line| {
+            stamp(file, line, now);
+            kept.take(line, service, name, output, now, hear);
+        });
+    }
+
+    /// What is left of a line counts as one.
+    fn finish(&mut self, service: ServiceId, now: Tick, hear: Hear<'_>) {
+        let (kept, name, output) = (&mut self.kept, &self.name, self.output);
+        let file = &mut self.file;
+        self.splitter.finish(&mut |line| {
             stamp(file, line, now);
             kept.take(line, service, name, output, now, hear);
         });

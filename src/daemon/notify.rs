@@ -11,7 +11,6 @@
 //! the credentials only, which the kernel puts first, so it closes the rest itself. A
 //! service cannot fill superd's descriptor table that way.
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::mem::{offset_of, size_of};
 use std::os::fd::AsRawFd;
@@ -22,14 +21,16 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use nix::sys::socket::{recvmsg, setsockopt, sockopt, MsgFlags};
+use nix::sys::socket::{
+    recvmsg, setsockopt, socket, sockopt, AddressFamily, MsgFlags, SockFlag, SockType,
+};
 
-use serde::{Deserialize, Serialize};
-
-use super::rundir::plain;
+use super::rundir::{bind_anew, plain};
 use super::token::Source;
 use super::upgrade::state::Fds;
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{Notice, Pid};
+use crate::map::Map;
 use crate::sys::handover::Inherited;
 
 /// A longer datagram is dropped (systemd has the same limit).
@@ -45,7 +46,7 @@ const BUDGET: usize = 64;
 const DRAIN: usize = 1024;
 
 /// What outlives a change of the program.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Kept {
     socket: i32,
     path: PathBuf,
@@ -71,12 +72,10 @@ impl Notify {
             let text = format!("{}: {}", path.display(), plain(&e));
             io::Error::new(e.kind(), text)
         };
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(named(e)),
-            _ => {}
-        }
-        let socket = UnixDatagram::bind(path).map_err(named)?;
-        socket.set_nonblocking(true)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+        bind_anew(&fd, path).map_err(named)?;
+        let socket = UnixDatagram::from(fd);
         setsockopt(&socket, sockopt::PassCred, &true)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(named)?;
         registry.register(
@@ -260,10 +259,10 @@ pub fn parse(datagram: &[u8]) -> Vec<Notice> {
 pub fn attribute<K: Copy + Ord>(
     heard: impl Iterator<Item = (Pid, Notice)>,
     mut owner: impl FnMut(Pid) -> Option<K>,
-) -> (Vec<(K, Notice)>, BTreeMap<K, Pid>) {
-    let mut owners = BTreeMap::new();
+) -> (Vec<(K, Notice)>, Map<K, Pid>) {
+    let mut owners = Map::new();
     let mut said = Vec::new();
-    let mut mains = BTreeMap::new();
+    let mut mains = Map::new();
     for (pid, notice) in heard {
         let Some(of) = *owners.entry(pid).or_insert_with(|| owner(pid)) else {
             continue;
@@ -429,7 +428,7 @@ mod tests {
         });
         assert_eq!(looked_up, [Pid(10), Pid(11)]);
         assert_eq!(said.len(), 250, "the stranger is not believed");
-        assert_eq!(mains, BTreeMap::from([('a', Pid(998))]));
+        assert_eq!(mains, Map::from([('a', Pid(998))]));
     }
 
     #[test]

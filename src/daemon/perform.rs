@@ -1,4 +1,6 @@
 //! Effects, performed. No decision is made here: what cannot be done is reported back.
+//!
+//! Longer than a file should be: an effect each, and what several of them need.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -28,6 +30,10 @@ use crate::sys::spawn::Child;
 
 /// Starts per turn of the loop; the rest has to wait for signals and clients.
 const STARTS_PER_TURN: usize = 32;
+
+/// At a boot so many are started at first: they run on the other cores while those after them
+/// are prepared.
+const FIRST_STARTS: usize = 4;
 
 /// Room for effects that is kept from turn to turn.
 const EFFECTS_KEPT: usize = 64;
@@ -60,6 +66,9 @@ impl Reactor {
                 Some(Effect::Spawn(service, instance)) => {
                     starts += 1;
                     together.push((service, instance));
+                    if starts == FIRST_STARTS && self.children.is_empty() {
+                        self.spawn_all(&mut together);
+                    }
                 }
                 // Between two starts: to those who listen it is the same whether it is said
                 // before or after the fork.
@@ -581,6 +590,7 @@ impl Reactor {
         // First: what follows needs a descriptor, and this may be the last one.
         self.notify = None;
         self.dismiss_new_one();
+        self.dismiss_packer();
         let now = self.now();
         self.crashes.flush(now);
         self.say_of_reports();

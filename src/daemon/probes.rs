@@ -2,30 +2,27 @@
 //! means, and when the next question is asked, the machine decides.
 //!
 //! Nothing here waits: connections and requests are `actions`, commands are processes like
-//! those of a stop step, a file is one stat(2), a descriptor (s6's notification-fd) is a FIFO
-//! in the run directory, which the next superd finds as it finds a service's output.
+//! those of a stop step, a file is one stat(2), a descriptor (s6's notification-fd) is a channel,
+//! which outlives superd.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry};
-use nix::fcntl::{fcntl, FcntlArg, OFlag};
-use nix::unistd::pipe2;
-use serde::{Deserialize, Serialize};
+use mio::{Registry, Token};
 
-use super::logs::fifo;
+use super::channel::Channel;
 use super::reactor::Reactor;
 use super::token::Source;
 use super::upgrade::state::Fds;
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{ActionId, Event, Instance, Notice, Outcome, ServiceId};
 use crate::machine::ready::{Probe, Question, Sign};
+use crate::map::Map;
 use crate::sys::handover::Inherited;
 
 /// An amount of memory in words.
@@ -52,26 +49,15 @@ fn identity(path: &str) -> Option<Identity> {
 /// The descriptor by which a service says that it is ready.
 struct Line {
     instance: Instance,
-    read: File,
-    /// For the child; closed when the line is. None: it has it.
-    write: Option<OwnedFd>,
-    path: Option<PathBuf>,
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            fs::remove_file(path).ok(); // somebody else did, or the directory is read-only
-        }
-    }
+    channel: Channel,
 }
 
 /// What is remembered for probes.
 #[derive(Default)]
 pub struct Probes {
     /// Files as they were before a start.
-    files: BTreeMap<ServiceId, (Instance, Option<Identity>)>,
-    lines: BTreeMap<ServiceId, Line>,
+    files: Map<ServiceId, (Instance, Option<Identity>)>,
+    lines: Map<ServiceId, Line>,
 }
 
 impl Probes {
@@ -104,37 +90,14 @@ impl Probes {
         fresh: bool,
     ) -> io::Result<()> {
         self.lines.remove(&service);
-        let named = home.and_then(|path| {
-            if fresh {
-                fs::remove_file(&path).ok(); // usually there is none
-            }
-            let (read, write) = fifo::open(&path).ok()?;
-            Some((read, write, Some(path)))
-        });
-        let (read, write, path) = match named {
-            Some(all) => all,
-            // It does not outlive superd, which is better than no start.
-            None => {
-                let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-                fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-                (File::from(read), write, None)
-            }
-        };
-        listen(registry, service, &read)?;
-        let line = Line {
-            instance,
-            read,
-            write: Some(write),
-            path,
-        };
-        self.lines.insert(service, line);
+        let channel = Channel::open(registry, token(service), home, fresh)?;
+        self.lines.insert(service, Line { instance, channel });
         Ok(())
     }
 
     /// What the child gets.
     pub fn writer(&self, service: ServiceId) -> Option<BorrowedFd<'_>> {
-        let line = self.lines.get(&service)?;
-        line.write.as_ref().map(OwnedFd::as_fd)
+        self.lines.get(&service)?.channel.writer()
     }
 
     /// Reads what is there: whose line has come to an end.
@@ -143,7 +106,7 @@ impl Probes {
         let mut buf = [0; 256];
         // Bounded: who floods this descriptor has said it long since.
         for _ in 0..64 {
-            match line.read.read(&mut buf) {
+            match line.channel.read.read(&mut buf) {
                 Ok(n) if buf.get(..n).unwrap_or_default().contains(&b'\n') => {
                     let instance = line.instance;
                     self.lines.remove(&service);
@@ -161,11 +124,14 @@ impl Probes {
 
     /// For a superd that becomes another program.
     pub fn keep(&self, fds: &mut Fds) -> Kept {
-        let mut line = |(service, line): (&ServiceId, &Line)| KeptLine {
-            service: *service,
-            instance: line.instance,
-            read: fds.pass(&line.read),
-            path: line.path.clone(),
+        let mut line = |(service, line): (&ServiceId, &Line)| {
+            let (read, path) = line.channel.keep(fds);
+            KeptLine {
+                service: *service,
+                instance: line.instance,
+                read,
+                path,
+            }
         };
         Kept {
             files: self.files.clone(),
@@ -180,20 +146,15 @@ impl Probes {
     pub fn kept(kept: Kept, left: &mut Inherited, registry: &Registry) -> io::Result<Probes> {
         let mut probes = Probes {
             files: kept.files,
-            lines: BTreeMap::new(),
+            lines: Map::new(),
         };
         for line in kept.lines {
-            let read = File::from(left.take(line.read)?);
-            listen(registry, line.service, &read)?;
-            let (instance, path) = (line.instance, line.path);
-            let write = None;
-            let line_of = Line {
-                instance,
-                read,
-                write,
-                path,
-            };
-            probes.lines.insert(line.service, line_of);
+            let token = token(line.service);
+            let channel = Channel::kept(line.read, line.path, left, registry, token)?;
+            let instance = line.instance;
+            probes
+                .lines
+                .insert(line.service, Line { instance, channel });
         }
         Ok(probes)
     }
@@ -206,13 +167,13 @@ impl Probes {
 }
 
 /// What outlives a change of the program.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, ToJson, FromJson)]
 pub struct Kept {
-    files: BTreeMap<ServiceId, (Instance, Option<Identity>)>,
+    files: Map<ServiceId, (Instance, Option<Identity>)>,
     lines: Vec<KeptLine>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 struct KeptLine {
     service: ServiceId,
     instance: Instance,
@@ -220,9 +181,8 @@ struct KeptLine {
     path: Option<PathBuf>,
 }
 
-fn listen(registry: &Registry, service: ServiceId, read: &File) -> io::Result<()> {
-    let token = Source::Other(service.0 + 1).token();
-    registry.register(&mut SourceFd(&read.as_raw_fd()), token, Interest::READABLE)
+fn token(service: ServiceId) -> Token {
+    Source::Other(service.0 + 1).token()
 }
 
 /// Where the FIFO of a service's descriptor is.
@@ -318,6 +278,8 @@ impl Reactor {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     const X: ServiceId = ServiceId(3);

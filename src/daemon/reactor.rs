@@ -21,7 +21,7 @@
 mod reload;
 mod tell;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -45,6 +45,7 @@ use super::journal::Journal;
 use super::keep::Again;
 use super::logs::{LastWords, Logs, Said};
 use super::notify::{self, Notify};
+use super::packer::Packer;
 use super::probes::Probes;
 use super::registry::Registry;
 use super::rundir::RunDir;
@@ -67,6 +68,7 @@ use crate::machine::signal::Signal;
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
 use crate::machine::upgrade::Upgrade;
+use crate::map::Map;
 use crate::sys;
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::StatusPipe;
@@ -121,6 +123,8 @@ pub(super) enum Role {
     Command(Command, StatusPipe),
     /// The new program of an upgrade, which is asked; none: nobody waits for its answer.
     NewOne(Option<Asked>),
+    /// Makes a log file smaller; `Reactor::packer` is about it, unless nobody waits for it.
+    Packer,
 }
 
 /// A main process that was named by MAINPID=. It need not be superd's child, and then no
@@ -173,9 +177,9 @@ pub struct Reactor {
     pub(super) sink: Sink,
     pub(super) trees: Trees,
     /// Our children that are not reaped, by pid.
-    pub(super) children: BTreeMap<i32, Role>,
+    pub(super) children: Map<i32, Role>,
     /// Starts under way, by the index in their token.
-    pub(super) starts: BTreeMap<u32, Start>,
+    pub(super) starts: Map<u32, Start>,
     pub(super) next_start: u32,
     /// What is to be done.
     pub(super) effects: VecDeque<Effect>,
@@ -192,20 +196,21 @@ pub struct Reactor {
     /// Of instances after whose end a hook runs: what they have said.
     pub(super) last_words: Vec<(ServiceId, Instance, LastWords)>,
     /// Main processes that were named by MAINPID=.
-    pub(super) followed: BTreeMap<ServiceId, Followed>,
+    pub(super) followed: Map<ServiceId, Followed>,
     /// None in wrap mode, and where it cannot be kept.
     pub(super) journal: Option<Journal>,
     /// Adopted instances whose main process cannot be held by a pidfd.
-    pub(super) unheld: BTreeMap<ServiceId, Instance>,
+    pub(super) unheld: Map<ServiceId, Instance>,
     /// When they are looked at.
     pub(super) look_at_unheld: Option<Tick>,
     /// When what is not urgent is written into the journal.
     pub(super) remember_at: Option<Tick>,
     /// Commands of an earlier superd, by the index in their token.
-    pub(super) adopted_commands: BTreeMap<u32, AdoptedCommand>,
+    pub(super) adopted_commands: Map<u32, AdoptedCommand>,
     /// What is to be told of adopted services after the configuration.
     pub(super) resumed: Vec<Event>,
     pub(super) upgrade: Upgrade,
+    pub(super) packer: Option<Packer>,
     heard: Vec<(Pid, Notice)>,
     asked: Vec<ClientEvent>,
     ended: Vec<Ended>,
@@ -258,8 +263,11 @@ impl Reactor {
         let mut sink = parts.sink;
         if let Some(run_dir) = &parts.run_dir {
             logs.set_home(run_dir.path(), sink.file_was());
+            if !run_dir.is_clean() {
+                logs.open_carry();
+            }
         }
-        sink.set_carry(logs.carry());
+        sink.set_carry(logs.take_carry());
         Ok(Reactor {
             options: parts.options,
             poll: parts.poll,
@@ -288,8 +296,8 @@ impl Reactor {
             faults: Vec::new(),
             sink,
             trees: parts.trees,
-            children: BTreeMap::new(),
-            starts: BTreeMap::new(),
+            children: Map::new(),
+            starts: Map::new(),
             next_start: 0,
             effects: VecDeque::new(),
             fresh: Vec::new(),
@@ -298,14 +306,15 @@ impl Reactor {
             absorbed: 0,
             looks_left: 0,
             last_words: Vec::new(),
-            followed: BTreeMap::new(),
+            followed: Map::new(),
             journal: None,
-            unheld: BTreeMap::new(),
+            unheld: Map::new(),
             look_at_unheld: None,
             remember_at: None,
-            adopted_commands: BTreeMap::new(),
+            adopted_commands: Map::new(),
             resumed: Vec::new(),
             upgrade: Upgrade::default(),
+            packer: None,
             leaving: false,
             heard: Vec::new(),
             asked: Vec::new(),
@@ -339,6 +348,7 @@ impl Reactor {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => events.clear(),
             other => other?,
         }
+        self.trees.begin_turn();
         let woken = self.note_readiness(events);
         if woken {
             self.wakeup.drain();
@@ -355,6 +365,7 @@ impl Reactor {
         self.perform();
         self.remember_soon();
         self.write_reports();
+        self.pack_logs();
         self.announce();
         self.become_new_one();
         Ok(())
@@ -391,6 +402,8 @@ impl Reactor {
             self.drains.next_deadline(),
             self.world.next_deadline(),
             self.watches.next_deadline(),
+            self.logs.next_deadline(),
+            self.packer.as_ref().map(|p| p.deadline),
             announcements,
         ];
         let next = soonest
@@ -612,20 +625,31 @@ impl Reactor {
         self.asked = asked;
     }
 
+    /// Also what was left to fill a pipe, because somebody asks.
+    pub(super) fn hear_all_output(&mut self) {
+        self.logs.hasten(None);
+        self.hear_output();
+    }
+
     fn hear_output(&mut self) {
+        let now = self.now();
+        self.logs.expire(now);
         if self.logs.more_work() {
-            let now = self.now();
+            let clients = self.clients.as_ref();
+            let is_followed = clients.is_some_and(|c| c.is_followed(Stream::Logs));
+            self.logs.set_followed(is_followed);
             let mut matched = Vec::new();
             let Reactor {
                 logs,
                 clients,
                 sink,
                 machine,
+                poll,
                 ..
             } = self;
             let mut hear =
                 |said: Said<'_>| hear_line(said, now, clients, sink, machine, &mut matched);
-            logs.turn(now, &mut hear);
+            logs.turn(poll.registry(), now, &mut hear);
             self.tell_matches(matched);
             self.say_of_output();
         }

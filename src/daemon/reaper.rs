@@ -59,6 +59,10 @@ impl Reactor {
                     self.bury(pid);
                     self.new_one_ended(pid, asked, ended);
                 }
+                Some(Role::Packer) => {
+                    self.bury(pid);
+                    self.packer_ended(pid, ended);
+                }
                 None => {
                     self.bury(pid);
                     orphans = true;

@@ -4,24 +4,23 @@
 //! that is taken out of the configuration and put back while it still stops is the same
 //! service, and never runs twice.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
-
-use serde::{Deserialize, Serialize};
 
 use crate::config::model::{Config, Daemon, Made, Program, ServiceDef};
 use crate::config::{self, Plan, Problems, Templates};
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{Change, ServiceId};
 use crate::machine::spec::Spec;
+use crate::map::Map;
 
 /// Every service that the machine knows.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub struct Registry {
     config: Config,
-    ids: BTreeMap<String, ServiceId>,
-    names: BTreeMap<ServiceId, Rc<str>>,
+    ids: Map<String, ServiceId>,
+    names: Map<ServiceId, Rc<str>>,
     /// Services that are no longer configured and not forgotten yet.
-    leaving: BTreeMap<ServiceId, ServiceDef>,
+    leaving: Map<ServiceId, ServiceDef>,
     next: u32,
 }
 
@@ -30,13 +29,13 @@ impl Default for Registry {
         Registry {
             config: Config {
                 daemon: Daemon::default(),
-                services: BTreeMap::new(),
+                services: Map::new(),
                 templates: Templates::default(),
                 files: Vec::new(),
             },
-            ids: BTreeMap::new(),
-            names: BTreeMap::new(),
-            leaving: BTreeMap::new(),
+            ids: Map::new(),
+            names: Map::new(),
+            leaving: Map::new(),
             next: 0,
         }
     }
@@ -128,7 +127,7 @@ impl Registry {
     }
 
     /// What an earlier superd had configured, before the configuration is read.
-    pub fn recall(&mut self, services: BTreeMap<String, ServiceDef>) -> Delta {
+    pub fn recall(&mut self, services: Map<String, ServiceDef>) -> Delta {
         self.apply(Config {
             services,
             ..self.config.clone()

@@ -1,16 +1,18 @@
 //! The run directory: made, checked, locked. One superd per run directory.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::UnixAddr;
 
+use crate::sys::file;
 use crate::sys::pidfd::PidFd;
 use crate::sys::proc;
 
@@ -24,12 +26,16 @@ pub struct RunDir {
     watch: Option<Inotify>,
     /// A superd was there and did not end in order.
     stale: bool,
+    /// There is nothing of another superd in it, of one before nor of the program before.
+    clean: bool,
 }
 
 /// How long a superd that begins waits for what a killed one has left half done: its
 /// children hold its locks until they have closed them, and its starts are under way until
 /// execve(2).
 const HALF_DONE: Duration = Duration::from_secs(2);
+/// So long a killed process may still look alive.
+const DYING: Duration = Duration::from_millis(100);
 /// The file `pid` is not longer.
 const PID_CAP: u64 = 32;
 /// Between two looks at that.
@@ -54,53 +60,57 @@ impl RunDir {
     /// One line that says what, where, why and what to do.
     pub fn take(path: &Path) -> Result<RunDir, String> {
         let shown = path.display();
-        let make = || {
-            let mut above = DirBuilder::new();
-            above.mode(0o755).recursive(true);
-            path.parent().map_or(Ok(()), |dir| above.create(dir))?;
-            DirBuilder::new().mode(0o711).create(path)
+        let make = || DirBuilder::new().mode(0o711).create(path);
+        let made = match make() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut above = DirBuilder::new();
+                above.mode(0o755).recursive(true);
+                let parent = path.parent().map_or(Ok(()), |dir| above.create(dir));
+                parent.and_then(|()| make())
+            }
+            made => made,
         };
-        match make() {
+        let is_new = match made {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(format!(
                     "run-dir {shown}: {}; choose a writable one with `run-dir` in [daemon]",
                     plain(&e)
                 ));
             }
-            _ => {}
-        }
-        check(path)?;
-        close(path);
+            made => made.is_ok(),
+        };
+        close(path, &check(path)?);
         // The lock is on the directory itself: it needs no space on a full disk and no
         // right to write on a read-only one.
-        let open = || {
-            OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_CLOEXEC | libc::O_DIRECTORY)
-                .open(path)
-        };
+        let open = || file::open(path, libc::O_DIRECTORY, 0);
         let dir = open().map_err(|e| format!("run-dir {shown}: {}", plain(&e)))?;
         // For people, and for the message below: who holds it.
         let pid_path = path.join("pid");
-        let mut locked = Flock::lock(dir, FlockArg::LockExclusiveNonblock);
-        if locked.is_err() && !is_alive(&pid_path) {
-            // The child that a killed superd has just forked closes it in a moment.
-            let again = in_time(|| {
-                let dir = open().ok()?;
-                Flock::lock(dir, FlockArg::LockExclusiveNonblock).ok()
+        let try_lock = |dir| Flock::lock(dir, FlockArg::LockExclusiveNonblock);
+        let mut locked = try_lock(dir);
+        if locked.is_err() {
+            // A superd that was killed just now, or the child that it has just forked, closes it in
+            // a moment. One that runs keeps it.
+            let soon = Instant::now() + DYING;
+            let again = in_time(|| match open().map(try_lock) {
+                Ok(Ok(held)) => Some(Some(held)),
+                _ if Instant::now() >= soon && is_alive(&pid_path) => Some(None),
+                _ => None,
             });
-            locked = again.map_or(locked, Ok);
+            locked = again.flatten().map_or(locked, Ok);
         }
         match locked {
             Ok(held) => {
                 let traces = ["pid", "superd.sock", "notify", "journal"];
-                let stale = traces.iter().any(|name| path.join(name).exists());
+                // Nothing is in what was made just now.
+                let stale = !is_new && traces.iter().any(|name| path.join(name).exists());
                 note_pid(path);
                 Ok(RunDir {
                     path: path.to_owned(),
                     lock: held,
                     watch: watch(path).ok(), // it must be done without
                     stale,
+                    clean: !stale,
                 })
             }
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -124,6 +134,7 @@ impl RunDir {
             path,
             lock: held.map_err(|(_, e)| e)?,
             stale: false,
+            clean: false,
         })
     }
 
@@ -142,6 +153,11 @@ impl RunDir {
         self.stale
     }
 
+    /// Whether there is nothing in it to go on from.
+    pub fn is_clean(&self) -> bool {
+        self.clean
+    }
+
     /// A file with a shared lock, for the children to keep open until execve(2). Waits for
     /// those of a killed superd: until then nobody could tell what they are about to be. One
     /// that hangs there is KILLed, and its pid returned.
@@ -150,14 +166,8 @@ impl RunDir {
     /// Of open(2) and flock(2); what was started then cannot be told from what was not.
     pub fn until_exec(&self) -> io::Result<(Flock<File>, Vec<i32>)> {
         let path = self.file("starting");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)?;
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW;
+        let file = file::open(&path, flags, 0o600)?;
         let mut lock = Some(file);
         let mut killed = Vec::new();
         for patient in [true, false] {
@@ -217,17 +227,16 @@ impl RunDir {
     }
 }
 
-/// Whether the process that this file names runs.
+/// Whether the process that this file names runs, and is not on its way out.
 fn is_alive(pid_path: &Path) -> bool {
     let stat = noted_pid(pid_path).and_then(proc::stat);
-    stat.is_some_and(|s| s.is_alive())
+    stat.is_some_and(|s| s.is_alive() && !s.is_exiting)
 }
 
 /// What the file `pid` says. Does not wait for what is no file.
 fn noted_pid(path: &Path) -> Option<i32> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
-    let mut how = OpenOptions::new();
-    let file = how.read(true).custom_flags(flags).open(path).ok()?;
+    let file = file::open(path, flags, 0).ok()?;
     let mut text = String::new();
     file.take(PID_CAP).read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
@@ -257,10 +266,24 @@ fn note_pid(path: &Path) {
     // For people only; on a full disk there is none. Not written into what is there: that
     // may be a symbolic link, or a FIFO.
     let path = path.join("pid");
-    fs::remove_file(&path).ok(); // usually there is none
-    let mut how = OpenOptions::new();
-    if let Ok(mut file) = how.write(true).create_new(true).mode(0o644).open(path) {
-        writeln!(file, "{}", std::process::id()).ok(); // as said above
+    let text = format!("{}\n", crate::sys::own_pid());
+    if let Ok(mut file) = create_anew(&path, 0o644) {
+        file.write_all(text.as_bytes()).ok(); // as said above
+    }
+}
+
+/// A new file, to be appended to. What has its name is removed, if it is in the way.
+///
+/// # Errors
+/// Of open(2): a directory has this name, among others.
+pub fn create_anew(path: &Path, mode: u32) -> io::Result<File> {
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_CREAT | libc::O_EXCL;
+    match file::open(path, flags, mode) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path).ok(); // what cannot be is an error below
+            file::open(path, flags, mode)
+        }
+        opened => opened,
     }
 }
 
@@ -287,33 +310,47 @@ fn watch(path: &Path) -> nix::Result<Inotify> {
 }
 
 /// Nobody else may open this directory of ours; what is in it can be reached all the same.
-fn close(path: &Path) {
-    if let Ok(meta) = fs::metadata(path) {
-        let mode = meta.mode() & 0o7777;
-        if mode & 0o044 != 0 && meta.uid() == nix::unistd::geteuid().as_raw() {
-            // On a read-only file system it stays open.
-            fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o044)).ok();
-        }
+fn close(path: &Path, meta: &fs::Metadata) {
+    let mode = meta.mode() & 0o7777;
+    if mode & 0o044 != 0 && meta.uid() == nix::unistd::geteuid().as_raw() {
+        // On a read-only file system it stays open.
+        fs::set_permissions(path, fs::Permissions::from_mode(mode & !0o044)).ok();
     }
 }
 
 /// As root, a directory that others can write is refused: they could replace the socket.
-fn check(path: &Path) -> Result<(), String> {
+fn check(path: &Path) -> Result<fs::Metadata, String> {
     let fail = |e| format!("run-dir {}: {}", path.display(), plain(&e));
     let meta = fs::metadata(path).map_err(fail)?;
     if !meta.is_dir() {
         return Err(format!("run-dir {}: it is not a directory", path.display()));
     }
-    if !nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    if meta.uid() != 0 || meta.mode() & 0o022 != 0 {
+    let is_others = meta.uid() != 0 || meta.mode() & 0o022 != 0;
+    if is_others && nix::unistd::geteuid().is_root() {
         return Err(format!(
             "run-dir {}: users other than root can write to it; `chown root` it and `chmod go-w` it",
             path.display()
         ));
     }
-    Ok(())
+    Ok(meta)
+}
+
+/// Gives a socket this name. A file that has it is removed: whoever holds the run directory may.
+///
+/// # Errors
+/// Of bind(2) and unlink(2).
+pub fn bind_anew(socket: &OwnedFd, path: &Path) -> io::Result<()> {
+    let address = UnixAddr::new(path)?;
+    let give = || nix::sys::socket::bind(socket.as_raw_fd(), &address);
+    match give() {
+        Err(nix::errno::Errno::EADDRINUSE) => {}
+        given => return Ok(given?),
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    Ok(give()?)
 }
 
 /// An I/O error without the number in brackets.

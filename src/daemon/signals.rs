@@ -9,9 +9,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 
 use nix::fcntl::OFlag;
-use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
+use crate::json::{FromJson, ToJson};
 use crate::latch::{Bit, Latch, Seen};
 use crate::machine::report::Origin;
 use crate::machine::signal::Signal;
@@ -89,7 +89,7 @@ impl Sender {
 
 /// What signals have asked for and nobody has heeded yet, and who has sent them: for a superd
 /// that becomes another program. Only while signals are held.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub struct Kept {
     word: u32,
     senders: Vec<(i32, i32, u32)>,

@@ -11,17 +11,16 @@
 //! bytes, because logd cuts what is longer. `syslog::Logger` does the numbering of
 //! facility and severity; its own formatter stamps UTC and its own socket blocks.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{send, MsgFlags};
+use nix::sys::socket::{send, socket, AddressFamily, MsgFlags, SockFlag, SockType};
 use nix::sys::stat::{fstat, SFlag};
 use syslog::{Facility, LogFormat, Logger};
 
@@ -30,6 +29,7 @@ pub use syslog::Severity;
 use super::logs::carry::Carry;
 use crate::config::model::LogTo;
 use crate::machine::time::Tick;
+use crate::sys::file;
 
 /// The longest datagram, priority and tag included.
 const DATAGRAM_CAP: usize = 1023;
@@ -58,6 +58,10 @@ pub struct Stamp {
 
 /// Reads the wall clock (`sys` knows how; only for display).
 pub type LocalTime = fn() -> Stamp;
+
+/// Why the log is where it is.
+const FALLEN_BACK: &str =
+    "no log daemon takes lines at /dev/log: the log goes to standard error until one does";
 
 /// One message as [`Classic`] puts it into a datagram. No newline in it.
 struct Message<'a> {
@@ -124,12 +128,12 @@ impl Datagram {
             return;
         }
         self.not_before = now + RETRY;
-        let Ok(socket) = UnixDatagram::unbound() else {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let Ok(fd) = socket(AddressFamily::Unix, SockType::Datagram, flags, None) else {
             return;
         };
-        if socket.set_nonblocking(true).is_ok()
-            && self.paths.iter().any(|p| socket.connect(p).is_ok())
-        {
+        let socket = UnixDatagram::from(fd);
+        if self.paths.iter().any(|p| socket.connect(p).is_ok()) {
             self.socket = Some(socket);
         }
     }
@@ -188,11 +192,11 @@ impl Stderr {
         match kind {
             SFlag::S_IFSOCK => Stderr::Socket,
             SFlag::S_IFREG => Stderr::Plain(u64::try_from(stat.st_size).unwrap_or(0)),
-            _ => OpenOptions::new()
-                .write(true)
-                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-                .open("/proc/self/fd/2")
-                .map_or(Stderr::Polled, Stderr::Own),
+            _ => {
+                let flags = libc::O_WRONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
+                let own = file::open(Path::new("/proc/self/fd/2"), flags, 0);
+                own.map_or(Stderr::Polled, Stderr::Own)
+            }
         }
     }
 
@@ -233,6 +237,8 @@ pub struct Sink {
     stderr: Option<Stderr>,
     /// Standard error only serves until the log daemon answers.
     stderr_is_fallback: bool,
+    /// It does now, and that was said.
+    has_fallen_back: bool,
     /// How long the file was that standard error is, if it is one.
     file_was: Option<u64>,
     carry: Option<Rc<Carry>>,
@@ -280,11 +286,12 @@ impl Sink {
         Sink {
             syslog: syslog.then(|| Logger::new(backend, format)),
             stderr_is_fallback: syslog && stderr.is_some(),
+            has_fallen_back: false,
             stderr,
             file_was,
             carry: None,
             local,
-            pid: i32::try_from(std::process::id()).unwrap_or(0),
+            pid: crate::sys::own_pid(),
             dropped: 0,
             say_dropped: Tick(0),
             lost: 0,
@@ -389,6 +396,7 @@ impl Sink {
                 let stamp = (self.local)();
                 let (tag, pid) = service.unwrap_or(("superd", Some(self.pid)));
                 if to_syslog(logger, severity, stamp, tag, pid, text) {
+                    self.has_fallen_back = false;
                     return true;
                 }
                 if logger.backend.socket.is_none() {
@@ -404,6 +412,13 @@ impl Sink {
         }
         match &mut self.stderr {
             Some(stderr) => {
+                // Before a message of superd's own: one more line would confuse the account of
+                // a service's.
+                let is_new = self.stderr_is_fallback && !self.has_fallen_back;
+                if is_new && service.is_none() {
+                    self.has_fallen_back = true;
+                    to_stderr(stderr, None, None, FALLEN_BACK.as_bytes());
+                }
                 let carry = self.carry.as_deref();
                 to_stderr(stderr, carry, service.map(|s| s.0), text)
             }

@@ -4,33 +4,30 @@
 //! the kernel instead of being refused. They are closed when the service is down. A superd that
 //! is killed loses its own; the next one gets them back from the instance that runs.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use nix::sys::socket::{listen, Backlog};
-use serde::{Deserialize, Serialize};
 
 use super::drain;
 use super::trees::Trees;
 use super::upgrade::state::Fds;
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{Instance, ServiceId};
+use crate::map::{Map, Set};
 use crate::sys::filter;
 use crate::sys::handover::Inherited;
-
-/// Connections that may wait to be accepted; the kernel's own limit (somaxconn) may be lower.
-const QUEUE: i32 = 4096;
 
 /// The sockets of all services.
 #[derive(Default)]
 pub struct Sockets {
-    open: BTreeMap<ServiceId, Vec<(SocketAddr, OwnedFd)>>,
+    open: Map<ServiceId, Vec<(SocketAddr, OwnedFd)>>,
 }
 
 /// A socket for the next program of this process.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Kept {
     service: ServiceId,
     address: SocketAddr,
@@ -79,7 +76,7 @@ impl Sockets {
         if wanted.is_empty() {
             return;
         }
-        let found = trees.sockets(service, instance, &mut BTreeSet::new());
+        let found = trees.sockets(service, instance, &mut Set::new());
         let mut have: Vec<(SocketAddr, OwnedFd)> = Vec::new();
         for reached in &found.listening {
             // What cannot be had is opened with the next start.
@@ -159,8 +156,10 @@ fn blocks(socket: &OwnedFd) -> io::Result<()> {
 }
 
 fn bind(address: SocketAddr) -> io::Result<OwnedFd> {
-    let listener = TcpListener::bind(address)?; // with SO_REUSEADDR, close-on-exec
-    let queue = Backlog::new(QUEUE).map_err(io::Error::from)?;
-    listen(&listener, queue)?;
+    // With SO_REUSEADDR, close-on-exec.
+    let listener = TcpListener::bind(address)?;
+    // So many may wait to be accepted as the kernel allows (somaxconn). Not a number: the C library
+    // of routers knows 128 as the highest, and more is an error.
+    listen(&listener, Backlog::MAXALLOWABLE)?;
     Ok(listener.into())
 }

@@ -196,7 +196,10 @@ fn trees(using: &CgroupUse, run_dir: &Path, complaints: &mut Vec<String>) -> Res
                     None
                 }
             };
-            try_birth(&root);
+            // Where superd itself is, if that is not said.
+            if *using != CgroupUse::Auto || sys::cgroup::can_be_killed(&base) {
+                try_birth(&root);
+            }
             Ok(Trees::locked(root, lock))
         }
         Err(e) if *using == CgroupUse::Auto => {
@@ -211,7 +214,8 @@ fn trees(using: &CgroupUse, run_dir: &Path, complaints: &mut Vec<String>) -> Res
     }
 }
 
-/// Once, with a group that no service can have.
+/// Once, with a group that no service can have. Not where superd is in the root of the
+/// hierarchy, which nobody can have killed.
 fn try_birth(root: &sys::cgroup::Root) {
     if let Ok(group) = root.group("birth/") {
         sys::spawn::try_birth(&group);
@@ -249,7 +253,7 @@ fn serve(mut reactor: Reactor) -> ExitCode {
 /// procd starts us in PID 1's session and process group: a signal to that group would
 /// reach us, and ours it. A terminal keeps us, so that its Ctrl-C does.
 fn leave_foreign_session() {
-    let leader = nix::unistd::getpgrp() == nix::unistd::getpid();
+    let leader = nix::unistd::getpgrp().as_raw() == sys::own_pid();
     if !leader && !std::io::stdin().is_terminal() {
         nix::unistd::setsid().ok(); // only fails for a leader, which we are not
     }
@@ -257,7 +261,7 @@ fn leave_foreign_session() {
 
 /// Jitter needs chance, not secrecy.
 fn seed() -> u64 {
-    sys::timer::monotonic() ^ (u64::from(std::process::id()) << 32)
+    sys::timer::monotonic() ^ (u64::from(sys::own_pid().unsigned_abs()) << 32)
 }
 
 fn local_time() -> Stamp {
@@ -304,8 +308,13 @@ fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
     let poll = Poll::new().map_err(|e| format!("epoll: {}", plain(&e)))?;
     let wakeup = Wakeup::install(true).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
     let key = format!("run.{}", std::process::id());
-    let root = sys::cgroup::own_directory().and_then(|d| sys::cgroup::Root::make(&d, &key).ok());
-    root.iter().for_each(try_birth);
+    let own = sys::cgroup::own_directory();
+    let root = own
+        .as_ref()
+        .and_then(|d| sys::cgroup::Root::make(d, &key).ok());
+    if own.is_some_and(|d| sys::cgroup::can_be_killed(&d)) {
+        root.iter().for_each(try_birth);
+    }
     let reactor = Reactor::new(Parts {
         options: Options {
             mode: Mode::Wrap,

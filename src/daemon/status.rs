@@ -1,6 +1,5 @@
 //! What `status` tells: the machine's state in the words of the protocol.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use crate::machine::report::{Exit, Verdict};
 use crate::machine::service::{Readiness, Rest, Service, State, Want};
 use crate::machine::supervisor::Supervisor;
 use crate::machine::time::Tick;
+use crate::map::Map;
 
 /// State of a service. `usage` is asked for only when something runs.
 pub fn status(
@@ -27,7 +27,7 @@ pub fn status(
     let is_waiting = matches!(service.state, State::Waiting);
     Some(Status {
         service: service.spec.name.to_string(),
-        state: state_word(&service.state).to_owned(),
+        state: state_word(service).to_owned(),
         want: match service.want {
             Want::Up => "up".to_owned(),
             Want::Down => "down".to_owned(),
@@ -52,6 +52,7 @@ pub fn status(
         next_run_ms: service.next_run().map(|at| ms(at - now)),
         waiting_on: names(is_waiting, || machine.waits_for(id)),
         unwanted: names(is_waiting, || machine.unwanted(id)),
+        blocked: machine.why_blocked(id).unwrap_or_default(),
         stop: stop_status(service, now),
         connections: connections(service),
         drain: drain_word(service),
@@ -70,7 +71,7 @@ pub fn status(
 
 /// Every service and what it depends on, in the order of starts.
 pub fn graph(machine: &Supervisor) -> Vec<Node> {
-    let mut levels: BTreeMap<ServiceId, u32> = BTreeMap::new();
+    let mut levels: Map<ServiceId, u32> = Map::new();
     let mut nodes = Vec::new();
     for id in machine.order().line() {
         let Some(service) = machine.service(*id) else {
@@ -84,19 +85,28 @@ pub fn graph(machine: &Supervisor) -> Vec<Node> {
             let known = ids.iter().filter_map(|id| machine.service(*id));
             known.map(|s| s.spec.name.to_string()).collect()
         };
-        let is_weak = |id: &&ServiceId| !edges.requires.contains(id) && !edges.wants.contains(id);
+        let with = &service.spec.restart_with;
+        let with: Vec<ServiceId> = edges
+            .before
+            .iter()
+            .filter(|id| with.contains(id))
+            .copied()
+            .collect();
+        let strong = [&edges.requires, &edges.wants, &with];
+        let is_weak = |id: &&ServiceId| !strong.iter().any(|ids| ids.contains(id));
         let after: Vec<ServiceId> = edges.before.iter().filter(is_weak).copied().collect();
         nodes.push(Node {
             service: service.spec.name.to_string(),
-            state: state_word(&service.state).to_owned(),
+            state: state_word(service).to_owned(),
             level,
             requires: names(&edges.requires),
             wants: names(&edges.wants),
             after: names(&after),
+            restart_with: names(&with),
             conflicts: names(&edges.rivals),
         });
     }
-    nodes.sort_by(|a, b| (a.level, &a.service).cmp(&(b.level, &b.service)));
+    nodes.sort_unstable_by(|a, b| (a.level, &a.service).cmp(&(b.level, &b.service)));
     nodes
 }
 
@@ -142,12 +152,13 @@ fn awaiting(service: &Service, now: Tick) -> Option<Awaiting> {
     })
 }
 
-fn state_word(state: &State) -> &'static str {
-    match state {
+fn state_word(service: &Service) -> &'static str {
+    match &service.state {
         State::Down(Rest::Stopped | Rest::Finished) => "down",
         State::Down(Rest::Failed(_)) => "failed",
         State::Down(Rest::Done) => "done",
         State::Down(Rest::Scheduled) => "scheduled",
+        State::Waiting if service.blocked_by().is_some() => "failed",
         State::Waiting => "waiting",
         State::Starting(_) => "starting",
         State::Up(_) => "up",
@@ -160,19 +171,8 @@ fn state_word(state: &State) -> &'static str {
 }
 
 fn last_exit(service: &Service) -> String {
-    let started = match &service.state {
-        State::Backoff { error, .. } => error.clone(),
-        State::Down(Rest::Failed(why)) if service.last.is_none() => Some(why.clone()),
-        State::Down(_)
-        | State::Waiting
-        | State::Starting(_)
-        | State::Up(_)
-        | State::Stopping(..)
-        | State::Killing(..)
-        | State::Sweeping(_) => None,
-    };
-    if let Some(error) = started {
-        return error;
+    if let Some(error) = service.error() {
+        return error.to_owned();
     }
     match service.last {
         None => String::new(),

@@ -14,25 +14,31 @@
 //! Hence the reaper's order: peek, [`Tree::before_reap`], reap. The zombie keeps its session
 //! id from being used again while leftovers are looked for.
 //!
+//! One scan of /proc serves all trees that are only counted in one turn of the loop (see
+//! [`Forest::begin_turn`]): of a hundred services that end at once, superd looks once. What it
+//! lists is looked at again for each tree, and what is gone by then, or may have left a child
+//! behind the scan, sends the tree to a scan of its own. So an old scan can say that somebody is
+//! there, and that nobody is; it cannot be believed about a tree that was begun or signalled
+//! after it.
+//!
 //! What escapes without a cgroup: a process that has left its session, lost its parent and
 //! replaced its environment, all between two looks. [`Forest::kill_strays`] gets those when
 //! superd ends. Zombies are not members: they are dead, and their parents', or ours, to reap.
 //!
-//! (Past 400 lines because the rules above are one thing, and half of it is their tests.)
+//! (Past 400 lines because the rules above are one thing.)
 //!
 //! Signals go to single processes that were verified a moment ago: the pidfd is opened
 //! first, then the process is looked at again, then the pidfd is signalled. Without pidfds
 //! (before Linux 5.3) the same look is taken right before kill(2).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::Pid;
 use crate::machine::report::Stuck;
 use crate::machine::spec::To;
+use crate::map::{Map, Set};
 use crate::sys::cgroup::Group;
 use crate::sys::kill::{kill, may_signal};
 use crate::sys::pidfd::PidFd;
@@ -97,27 +103,33 @@ pub struct Forest {
     /// The last scan broke off, for lack of a descriptor or of memory.
     is_blind: bool,
     is_held: bool,
-    /// This one is known to have been dead before the next scan begins.
-    peeked: Option<i32>,
+    /// These were known to be dead before the last scan began, in order.
+    peeked: Vec<i32>,
+    /// How many scans there were.
+    scans: u64,
+    /// The last scan is of this turn of the loop; none: there are no turns yet.
+    is_current: Option<bool>,
     own: i32,
     own_session: i32,
     /// Main processes and commands: children of superd that are no orphans.
-    claimed: BTreeSet<i32>,
+    claimed: Set<i32>,
     /// Children that this process had before it was superd (`sleep 9 & exec superd`).
     inherited: Vec<(i32, u64)>,
     /// Who may have got the orphans of an earlier superd.
-    reapers: BTreeSet<i32>,
+    reapers: Set<i32>,
     /// While a scan is held: the marks that were read, so that each environment is read once
     /// and not once for each tree.
-    marks: BTreeMap<(i32, u64), Option<Vec<u8>>>,
+    marks: Map<(i32, u64), Option<Vec<u8>>>,
+    /// Whether start times by the clock are those of /proc; none: not compared yet.
+    is_clock_good: Option<bool>,
 }
 
 /// What outlives a change of the program.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub struct KeptForest {
-    claimed: BTreeSet<i32>,
+    claimed: Set<i32>,
     inherited: Vec<(i32, u64)>,
-    reapers: BTreeSet<i32>,
+    reapers: Set<i32>,
 }
 
 impl Forest {
@@ -130,13 +142,16 @@ impl Forest {
             is_whole: true,
             is_blind: false,
             is_held: false,
-            peeked: None,
-            own: nix::unistd::getpid().as_raw(),
+            peeked: Vec::new(),
+            scans: 0,
+            is_current: None,
+            own: crate::sys::own_pid(),
             own_session: nix::unistd::getsid(None).map_or(0, |s| s.as_raw()),
-            claimed: BTreeSet::new(),
+            claimed: Set::new(),
             inherited: Vec::new(),
-            reapers: BTreeSet::new(),
-            marks: BTreeMap::new(),
+            reapers: Set::new(),
+            marks: Map::new(),
+            is_clock_good: None,
         }
     }
 
@@ -186,6 +201,11 @@ impl Forest {
     pub fn hold(&mut self) {
         self.scan();
         self.is_held = true;
+    }
+
+    /// A turn of the loop begins: its first scan may serve all who count in it.
+    pub fn begin_turn(&mut self) {
+        self.is_current = Some(false);
     }
 
     /// Ends [`Forest::hold`].
@@ -238,11 +258,19 @@ impl Forest {
     }
 
     fn scan(&mut self) {
+        self.scan_after(Vec::new());
+    }
+
+    /// These are known to be dead.
+    fn scan_after(&mut self, peeked: Vec<i32>) {
         if self.is_held {
             return;
         }
+        self.scans += 1;
+        self.is_current = self.is_current.map(|_| true);
+        self.peeked = peeked;
         let dead = self.all.iter().filter(|s| !s.is_alive());
-        let were_dead: BTreeSet<(i32, u64)> = dead.map(|s| (s.pid, s.start)).collect();
+        let were_dead: Set<(i32, u64)> = dead.map(|s| (s.pid, s.start)).collect();
         self.all.clear();
         let scanned = match &mut self.scanner {
             Some(scanner) => scanner.each(|s| self.all.push(*s)).ok(),
@@ -253,13 +281,37 @@ impl Forest {
         let is_new = |s: &&Stat| !s.is_alive() && !were_dead.contains(&(s.pid, s.start));
         let died = self.all.iter().filter(is_new).copied();
         self.died.clear();
-        self.died
-            .extend(died.filter(|s| Some(s.pid) != self.peeked));
+        let is_known = |s: &Stat| self.peeked.binary_search(&s.pid).is_ok();
+        self.died.extend(died.filter(|s| !is_known(s)));
         self.all.sort_unstable_by_key(|s| s.pid);
+    }
+
+    /// This child has ended and is not reaped. A scan in which it is known to be dead, and with
+    /// it all the others of which the same is true now.
+    fn scan_for(&mut self, ended: i32) {
+        if self.is_current == Some(true) && self.peeked.binary_search(&ended).is_ok() {
+            return;
+        }
+        let mut peeked = vec![ended];
+        if self.is_current.is_some() {
+            let others = self.claimed.iter().copied().filter(|pid| *pid != ended);
+            peeked.extend(others.filter(|pid| crate::sys::wait::has_ended(*pid)));
+            peeked.sort_unstable();
+        }
+        self.scan_after(peeked);
     }
 
     fn stat(&mut self, pid: i32) -> Option<Stat> {
         self.scanner.as_mut()?.stat(pid)
+    }
+
+    /// Whether start times by the clock are those of /proc: the first one is compared. Where /proc
+    /// is not the kernel's own, they need not be.
+    fn agrees(&mut self, pid: i32, start: u64) -> bool {
+        if self.is_clock_good.is_none() {
+            self.is_clock_good = self.stat(pid).map(|s| s.start == start);
+        }
+        self.is_clock_good == Some(true)
     }
 
     fn is_still(&mut self, pid: i32, start: u64) -> bool {
@@ -303,7 +355,7 @@ impl Forest {
     }
 
     fn find_strays(&self) -> Vec<Stat> {
-        let mut below = BTreeSet::from([self.own]);
+        let mut below = Set::from([self.own]);
         let mut found = Vec::new();
         let is_inherited = |s: &Stat| self.inherited.contains(&(s.pid, s.start));
         loop {
@@ -371,7 +423,7 @@ pub struct Usage {
 const WEIGHED: usize = 1024;
 
 /// The main process, as long as it is not reaped.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, ToJson, FromJson)]
 struct Main {
     pid: i32,
     /// None: it is our child, so its pid cannot be another process's before we reap it.
@@ -379,7 +431,7 @@ struct Main {
 }
 
 /// The processes of one instance.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, ToJson, FromJson)]
 pub struct Tree {
     main: Option<Main>,
     /// The process group of the main process: its own session's, unless MAINPID= named
@@ -400,13 +452,28 @@ pub struct Tree {
     /// Looks in a row in which somebody vanished (only of an adopted tree) or could not be
     /// recognized.
     blurred: u8,
-    /// Start time of our own child, once it was read.
+    /// Start time of our own child, once it is known.
     noted_start: Option<u64>,
+    /// Only a scan of at least this number tells of it: it was begun, or signalled, after the one
+    /// before. Scans are counted anew by each program.
+    #[serde(skip)]
+    needs: u64,
 }
 
 impl Tree {
-    /// The tree of a child that was just made.
-    pub fn new(forest: &mut Forest, main: Pid, cookie: &str, group: Option<Group>) -> Tree {
+    /// The tree of a child that was just made; `start` is its start time where that is known.
+    pub fn started(
+        forest: &mut Forest,
+        (main, start): (Pid, Option<u64>),
+        cookie: &str,
+        group: Option<Group>,
+    ) -> Tree {
+        let mut tree = Tree::new(forest, main, cookie, group);
+        tree.noted_start = start.filter(|start| forest.agrees(main.0, *start));
+        tree
+    }
+
+    fn new(forest: &mut Forest, main: Pid, cookie: &str, group: Option<Group>) -> Tree {
         forest.claim(main.0);
         Tree {
             main: Some(Main {
@@ -423,6 +490,7 @@ impl Tree {
             ports: Vec::new(),
             blurred: 0,
             noted_start: None,
+            needs: forest.scans + 1,
         }
     }
 
@@ -583,7 +651,7 @@ impl Tree {
         match self.pids(forest) {
             Some(pids) => Some(count(pids.len())),
             None => {
-                let found = self.find(forest).len();
+                let found = self.find_in_turn(forest, |_| true).len();
                 (found > 0 || self.is_settled).then(|| count(found))
             }
         }
@@ -595,11 +663,15 @@ impl Tree {
         match self.pids(forest) {
             Some(pids) => Some(count(pids.iter().filter(|p| **p != main).count())),
             None => {
-                let found = self.find(forest);
-                let found = found.iter().filter(|m| m.pid != main).count();
-                (found > 0 || self.is_settled).then(|| count(found))
+                let found = self.find_in_turn(forest, |m| m.pid != main);
+                self.descendants_in(&found, main)
             }
         }
+    }
+
+    fn descendants_in(&self, found: &[Stat], main: i32) -> Option<u32> {
+        let found = found.iter().filter(|m| m.pid != main).count();
+        (found > 0 || self.is_settled).then(|| count(found))
     }
 
     /// To be called when the main process is seen as a zombie, before it is reaped. Says
@@ -610,12 +682,15 @@ impl Tree {
         let left = match &self.group {
             // The usual case: three system calls.
             Some(group) if matches!(group.populated(), Ok(false)) => Some(0),
-            _ => {
-                forest.peeked = Some(main);
-                self.count_descendants(forest)
-            }
+            _ => match self.pids(forest) {
+                Some(pids) => Some(count(pids.iter().filter(|p| **p != main).count())),
+                None => {
+                    forest.scan_for(main);
+                    let found = self.find_in(forest);
+                    self.descendants_in(&found, main)
+                }
+            },
         };
-        forest.peeked = None;
         self.main = None;
         forest.unclaim(main);
         left
@@ -625,7 +700,7 @@ impl Tree {
     /// that superd may not signal, are not counted.
     pub fn signal(&mut self, forest: &mut Forest, signal: i32, to: To) -> u32 {
         let main = self.main.map_or(0, |m| m.pid);
-        match to {
+        let sent = match to {
             To::Main => self.signal_main(forest, signal),
             To::Tree => self.signal_where(forest, signal, |_, _| true),
             To::Descendants => self.signal_where(forest, signal, |_, pid| pid != main),
@@ -635,7 +710,9 @@ impl Tree {
                     move |f: &mut Forest, pid| f.stat(pid).is_some_and(|s| s.pgrp == leader);
                 self.signal_where(forest, signal, is_in)
             }
-        }
+        };
+        self.needs = forest.scans + 1;
+        sent
     }
 
     /// SIGCONT to those that are stopped; a frozen cgroup is thawed as a whole.
@@ -707,6 +784,11 @@ impl Tree {
     /// [`Tree::count`] is not 0. Without a cgroup everything is stopped first (SIGSTOP), so
     /// that what forks faster than we look cannot run away.
     pub fn kill(&mut self, forest: &mut Forest) {
+        self.kill_all(forest);
+        self.needs = forest.scans + 1;
+    }
+
+    fn kill_all(&mut self, forest: &mut Forest) {
         if let Some(group) = &self.group {
             let done = group.kill();
             // It may not have entered yet, if it enters by itself.
@@ -715,14 +797,19 @@ impl Tree {
                 return;
             }
         }
-        let mut members = self.find(forest);
+        // Who was born since a scan of this turn is found by the next ones: below if there is more
+        // than the main process, else when the caller counts.
+        let mut members = match self.is_told(forest) {
+            true => self.find_in(forest),
+            false => self.find(forest),
+        };
         let main = self.main.map_or(0, |m| m.pid);
         if !self.is_elusive && members.iter().all(|m| m.pid == main) {
             self.signal_main(forest, libc::SIGKILL);
             return;
         }
         forest.send(&members, libc::SIGSTOP);
-        let mut seen: BTreeSet<(i32, u64)> = BTreeSet::new();
+        let mut seen: Set<(i32, u64)> = Set::new();
         for _ in 0..PASSES {
             let before = seen.len();
             seen.extend(members.iter().map(|m| (m.pid, m.start)));
@@ -736,10 +823,7 @@ impl Tree {
 
     /// Processes and memory, for `status`.
     pub fn usage(&mut self, forest: &mut Forest) -> Usage {
-        let pids: Vec<i32> = match self.pids(forest) {
-            Some(pids) => pids,
-            None => self.find(forest).iter().map(|m| m.pid).collect(),
-        };
+        let pids = self.pids_in_turn(forest);
         Usage {
             processes: count(pids.len()),
             memory_kib: pids.iter().map(|pid| proc::resident_kib(*pid)).sum(),
@@ -749,10 +833,7 @@ impl Tree {
     /// The same memory, for a check that comes again and again: of so many processes at most.
     /// Only `statm`, which waits for no lock (`smaps_rollup` does).
     pub fn memory_kib(&mut self, forest: &mut Forest) -> u64 {
-        let pids = match self.pids(forest) {
-            Some(pids) => pids,
-            None => self.find(forest).iter().map(|m| m.pid).collect(),
-        };
+        let pids = self.pids_in_turn(forest);
         let each = pids.iter().take(WEIGHED);
         each.map(|pid| proc::resident_kib(*pid)).sum()
     }
@@ -794,13 +875,14 @@ impl Tree {
         members.into_iter().map(look).collect()
     }
 
-    /// Remembers the listening sockets that the tree holds now. Says how many.
+    /// Remembers the listening sockets that the tree holds now. Says how many. When everything
+    /// is stopped, one scan tells of all trees.
     pub fn note_ports(&mut self, forest: &mut Forest) -> u32 {
         self.ports.clear();
         let own = proc::network_of("self");
         let mut networks: Vec<(Option<PathBuf>, String)> = Vec::new();
         let mut inodes = Vec::new();
-        for member in self.members(forest) {
+        for member in self.members_in_turn(forest) {
             let pid = member.pid.to_string();
             let network = proc::network_of(&pid).or_else(|| own.clone());
             if !networks.iter().any(|(n, _)| *n == network) {
@@ -825,10 +907,10 @@ impl Tree {
 
     /// The sockets by which the tree can be reached now. The inodes of all listening sockets
     /// that were seen on the way, also those of others, are added to `seen`.
-    pub fn sockets(&mut self, forest: &mut Forest, seen: &mut BTreeSet<u64>) -> Reachable {
+    pub fn sockets(&mut self, forest: &mut Forest, seen: &mut Set<u64>) -> Reachable {
         let own = proc::network_of("self");
         let mut networks: Vec<(Option<PathBuf>, String)> = Vec::new();
-        let mut holders: BTreeMap<u64, (i32, i32)> = BTreeMap::new();
+        let mut holders: Vec<(u64, i32, i32)> = Vec::new();
         let mut found = Reachable::default();
         let mut left = DESCRIPTORS;
         for member in self.members(forest) {
@@ -841,10 +923,14 @@ impl Tree {
             if let Err(e) = proc::sockets(member.pid, &mut left, &mut sockets) {
                 found.unseen = Some(e);
             }
-            for (fd, inode) in sockets {
-                holders.entry(inode).or_insert((member.pid, fd));
-            }
+            holders.extend(sockets.iter().map(|(fd, inode)| (*inode, member.pid, *fd)));
         }
+        holders.sort_unstable();
+        holders.dedup_by_key(|(inode, ..)| *inode);
+        let holder = |inode: u64| {
+            let at = holders.binary_search_by_key(&inode, |(inode, ..)| *inode);
+            holders.get(at.ok()?)
+        };
         for (network, pid) in networks {
             let is_own = network == own;
             let pid = if is_own { "self" } else { &pid };
@@ -852,10 +938,10 @@ impl Tree {
             if let Err(e) = proc::listeners(pid, &mut listeners) {
                 found.unseen = Some(e);
             }
-            seen.extend(listeners.iter().map(|l| l.inode));
+            seen.add_many(listeners.iter().map(|l| l.inode));
             let network = network.filter(|_| !is_own);
             for listener in listeners {
-                if let Some((pid, fd)) = holders.get(&listener.inode) {
+                if let Some((_, pid, fd)) = holder(listener.inode) {
                     found.listening.push(Reached {
                         listener,
                         network: network.clone(),
@@ -866,7 +952,7 @@ impl Tree {
             }
             let mut unix = Vec::new();
             proc::unix_listeners(pid, &mut unix);
-            unix.retain(|(inode, _)| holders.contains_key(inode));
+            unix.retain(|(inode, _)| holder(*inode).is_some());
             found.unix.extend(unix.into_iter().map(|(_, path)| path));
         }
         // Where not all can be had it is those of low numbers, and not chance.
@@ -875,8 +961,8 @@ impl Tree {
     }
 
     /// Who holds these sockets: inode, process, descriptor; each once.
-    pub fn holders(&mut self, forest: &mut Forest, inodes: &BTreeSet<u64>) -> Vec<(u64, i32, i32)> {
-        let mut found = BTreeMap::new();
+    pub fn holders(&mut self, forest: &mut Forest, inodes: &Set<u64>) -> Vec<(u64, i32, i32)> {
+        let mut found = Vec::new();
         let mut left = DESCRIPTORS;
         for member in self.members(forest) {
             let mut sockets = Vec::new();
@@ -884,12 +970,13 @@ impl Tree {
             proc::sockets(member.pid, &mut left, &mut sockets).ok();
             for (fd, inode) in sockets {
                 if inodes.contains(&inode) {
-                    found.entry(inode).or_insert((member.pid, fd));
+                    found.push((inode, member.pid, fd));
                 }
             }
         }
-        let flat = found.into_iter().map(|(inode, (pid, fd))| (inode, pid, fd));
-        flat.collect()
+        found.sort_unstable();
+        found.dedup_by_key(|(inode, ..)| *inode);
+        found
     }
 
     /// Some process of the tree in this network namespace.
@@ -961,6 +1048,14 @@ impl Tree {
         }
     }
 
+    /// The same, perhaps by a scan that was made earlier in this turn.
+    fn members_in_turn(&mut self, forest: &mut Forest) -> Vec<Stat> {
+        match self.group.is_none() && self.is_told(forest) {
+            true => self.find_in(forest),
+            false => self.members(forest),
+        }
+    }
+
     /// The members by cgroup; none: there is no cgroup, or it cannot be read.
     fn pids(&self, forest: &mut Forest) -> Option<Vec<i32>> {
         let mut pids = Vec::new();
@@ -988,8 +1083,45 @@ impl Tree {
         self.look(forest, Then::Nothing)
     }
 
+    /// Who is there, perhaps by a scan that was made earlier in this turn.
+    fn pids_in_turn(&mut self, forest: &mut Forest) -> Vec<i32> {
+        self.pids(forest).unwrap_or_else(|| {
+            let found = self.find_in_turn(forest, |_| true);
+            found.iter().map(|m| m.pid).collect()
+        })
+    }
+
+    /// Whether a scan of this turn tells of it.
+    fn is_told(&self, forest: &Forest) -> bool {
+        forest.is_current == Some(true) && forest.scans >= self.needs && !forest.is_held
+    }
+
+    /// The same by the scan of this turn, if that can tell: whoever it finds that `counts` is
+    /// there, and who says that there is nobody has to be sure.
+    fn find_in_turn(&mut self, forest: &mut Forest, counts: impl Fn(&Stat) -> bool) -> Vec<Stat> {
+        if !self.is_told(forest) {
+            return self.find(forest);
+        }
+        let blurred = self.blurred;
+        let found = self.find_in(forest);
+        if self.is_settled || found.iter().any(counts) {
+            return found;
+        }
+        self.blurred = blurred; // of looks that are worth their name
+        self.find(forest)
+    }
+
+    /// The same by the last scan.
+    fn find_in(&mut self, forest: &mut Forest) -> Vec<Stat> {
+        self.look_at(forest, Then::Nothing)
+    }
+
     fn look(&mut self, forest: &mut Forest, then: Then) -> Vec<Stat> {
         forest.scan();
+        self.look_at(forest, then)
+    }
+
+    fn look_at(&mut self, forest: &mut Forest, then: Then) -> Vec<Stat> {
         let mut found = self.seeds(forest, then);
         while next_generation(forest, &mut found, then) {}
         let mut members = found.members;
@@ -1018,7 +1150,7 @@ impl Tree {
             || is_blurred
             || died.any(|s| may_be_ours(s) || abroad(s));
         let dead = forest.all.iter().filter(|s| !s.is_alive());
-        let mut unreaped = dead.filter(|s| Some(s.pid) != forest.peeked);
+        let mut unreaped = dead.filter(|s| forest.peeked.binary_search(&s.pid).is_err());
         self.is_settled = !is_elusive && !unreaped.any(may_be_ours);
         self.is_elusive = is_elusive;
         members
@@ -1119,10 +1251,10 @@ fn next_generation(forest: &mut Forest, found: &mut Found, then: Then) -> bool {
     let claimed = std::mem::take(&mut forest.claimed);
     let (own, own_session) = (forest.own, forest.own_session);
     let members = &found.members;
-    let pids: BTreeSet<i32> = members.iter().map(|m| m.pid).collect();
+    let pids: Set<i32> = members.iter().map(|m| m.pid).collect();
     // A child that has not called setsid(2) yet is in superd's session, with superd's shell.
     let is_own = |id: &i32| *id <= 0 || *id == own_session || *id == own;
-    let mut sessions: BTreeSet<i32> = members.iter().map(|m| m.session).collect();
+    let mut sessions: Set<i32> = members.iter().map(|m| m.session).collect();
     sessions.retain(|id| !is_own(id));
     let belongs = |s: &Stat| pids.contains(&s.ppid) || sessions.contains(&s.session);
     let is_new = |s: &&Stat| belongs(s) && !pids.contains(&s.pid) && may_signal(s.pid);
@@ -1143,315 +1275,4 @@ fn next_generation(forest: &mut Forest, found: &mut Found, then: Then) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::cgroup::tests::test_root;
-    use crate::sys::spawn::{spawn, Plan};
-    use crate::sys::subreaper::become_subreaper;
-    use crate::sys::wait::reap;
-    use std::ffi::CString;
-    use std::io::Read;
-    use std::os::fd::AsFd;
-
-    /// A running instance of a shell script, and what to look at it with.
-    struct Running {
-        forest: Forest,
-        tree: Tree,
-        main: i32,
-        /// What the script and its children printed: their pids.
-        pids: Vec<i32>,
-        _alone: std::sync::MutexGuard<'static, ()>,
-    }
-
-    /// One at a time: here all have one parent, and who dies may be anybody's orphan.
-    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
-    /// Starts a script and waits until it has printed so many pids, one per line.
-    fn run(name: &str, group: Option<Group>, script: &str, pids: usize) -> Running {
-        let alone = ALONE
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        become_subreaper().unwrap();
-        let mut forest = Forest::new();
-        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-        let words = ["/bin/sh", "-c", script].map(|w| CString::new(w).unwrap());
-        let cookie = format!("test-{}-{name}", std::process::id());
-        let mut plan = Plan::new(words.to_vec());
-        plan.env = vec![c"PATH=/usr/bin:/bin".into()];
-        plan.env_last = vec![CString::new(format!("{INSTANCE}={cookie}")).unwrap()];
-        plan.stdout = Some(write.as_fd());
-        plan.cgroup = group.as_ref();
-        let main = spawn(&plan).unwrap().pid;
-        drop(plan);
-        drop(write);
-        let tree = Tree::new(&mut forest, Pid(main), &cookie, group);
-        let mut text = String::new();
-        let mut pipe = std::fs::File::from(read);
-        while text.lines().count() < pids || !text.ends_with('\n') {
-            let mut byte = [0];
-            assert_eq!(pipe.read(&mut byte).unwrap(), 1, "{text}");
-            text.push(char::from(byte[0]));
-        }
-        let pids = text.lines().map(|l| l.parse().unwrap()).collect();
-        Running {
-            forest,
-            tree,
-            main,
-            pids,
-            _alone: alone,
-        }
-    }
-
-    /// One child in the group, one in a session of its own, one forked twice into another
-    /// session with its parents gone; then what the main process does.
-    fn three(name: &str, group: Option<Group>, then: &str) -> Running {
-        let script = format!(
-            "sh -c 'echo $$; exec sleep 60' &
-             setsid sh -c 'echo $$; exec sleep 60' &
-             (setsid sh -c 'sh -c \"echo \\$\\$; exec sleep 60\" & exit 0' &)
-             {then}"
-        );
-        run(name, group, &script, 3)
-    }
-
-    impl Running {
-        fn wait_for_zombie(&mut self) {
-            while self.forest.stat(self.main).unwrap().is_alive() {
-                std::thread::yield_now();
-            }
-        }
-
-        /// In the middle of execve(2) nobody can be recognized.
-        fn wait_for_sleepers(&self) {
-            while !self.pids.iter().all(|pid| proc::comm(*pid) == "sleep") {
-                std::thread::yield_now();
-            }
-        }
-
-        /// The tree has exactly so many processes, as soon as those that prepared it are gone.
-        fn wait_for_count(&mut self, n: u32) {
-            while self.tree.count(&mut self.forest) != Some(n) {
-                std::thread::yield_now();
-            }
-        }
-
-        /// Who is seen alive.
-        fn seen(&mut self) -> u32 {
-            self.tree.count(&mut self.forest).unwrap_or(0)
-        }
-
-        /// KILLs until nothing is left, checks that nothing is, and reaps what became ours.
-        fn finish(mut self) {
-            let own = self.forest.own;
-            while self.seen() > 0 {
-                self.tree.kill(&mut self.forest);
-                std::thread::yield_now();
-            }
-            for pid in self.pids.iter().chain([&self.main]) {
-                while self.forest.stat(*pid).is_some_and(|s| s.ppid == own) {
-                    assert!(!self.forest.stat(*pid).unwrap().is_alive());
-                    reap(*pid).unwrap();
-                }
-                assert!(!self.forest.stat(*pid).is_some_and(|s| s.is_alive()));
-            }
-            self.tree.release(&mut self.forest).unwrap();
-        }
-    }
-
-    /// With a cgroup where there is one, and without.
-    fn both_ways(name: &str, test: impl Fn(&str, Option<Group>)) {
-        test(&format!("{name}-plain"), None);
-        let name = format!("{name}-cgroup");
-        if let Some(root) = test_root(&name) {
-            test(&name, Some(root.group("service").unwrap()));
-            root.remove().unwrap();
-        }
-    }
-
-    #[test]
-    fn children_of_every_kind_belong_to_the_tree_and_die_with_it() {
-        both_ways("alive", |name, group| {
-            let mut r = three(name, group, "exec sleep 60");
-            r.wait_for_count(4);
-            assert_eq!(r.tree.count_descendants(&mut r.forest), Some(3));
-            for pid in r.pids.clone() {
-                assert!(r.tree.holds(&mut r.forest, Pid(pid)), "{name}: {pid}");
-            }
-            assert!(!r.tree.holds(&mut r.forest, Pid(1)));
-            let own = Pid(r.forest.own);
-            assert!(!r.tree.holds(&mut r.forest, own));
-            let usage = r.tree.usage(&mut r.forest);
-            assert_eq!(usage.processes, 4);
-            assert!(usage.memory_kib > 0);
-            r.finish();
-        });
-    }
-
-    #[test]
-    fn children_of_every_kind_are_left_when_the_main_process_ends_at_once() {
-        both_ways("ended", |name, group| {
-            // Nobody looked while the main process lived.
-            let mut r = three(name, group, "kill -STOP $$; exit 0");
-            r.wait_for_sleepers();
-            while r.forest.stat(r.main).unwrap().state != b'T' {
-                std::thread::yield_now();
-            }
-            kill(r.main, libc::SIGCONT).unwrap();
-            r.wait_for_zombie();
-            // The two that prepare the third child may still be ending.
-            assert!(r.tree.before_reap(&mut r.forest) >= Some(3), "{name}");
-            assert_eq!(r.tree.main(), None);
-            reap(r.main).unwrap();
-            r.wait_for_count(3);
-            assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 0);
-            r.finish();
-        });
-    }
-
-    #[test]
-    fn a_simple_service_leaves_nothing() {
-        both_ways("simple", |name, group| {
-            let mut r = run(name, group, "echo $$; exec sleep 60", 1);
-            assert_eq!(r.seen(), 1);
-            assert_eq!(r.tree.count_descendants(&mut r.forest).unwrap_or(0), 0);
-            assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 1);
-            r.wait_for_zombie();
-            assert_eq!(r.seen(), 0, "{name}: a zombie counts");
-            assert_eq!(r.tree.before_reap(&mut r.forest).unwrap_or(0), 0);
-            reap(r.main).unwrap();
-            r.finish();
-        });
-    }
-
-    #[test]
-    fn a_signal_reaches_whom_it_is_for() {
-        both_ways("whom", |name, group| {
-            let mut r = three(name, group, "exec sleep 60");
-            r.wait_for_count(4);
-            // 0 signals nobody and counts everybody.
-            assert_eq!(r.tree.signal(&mut r.forest, 0, To::Main), 1);
-            assert_eq!(r.tree.signal(&mut r.forest, 0, To::Group), 2, "{name}");
-            assert_eq!(r.tree.signal(&mut r.forest, 0, To::Descendants), 3);
-            assert_eq!(r.tree.signal(&mut r.forest, 0, To::Tree), 4);
-            assert_eq!(
-                r.tree.signal(&mut r.forest, libc::SIGTERM, To::Descendants),
-                3
-            );
-            r.wait_for_count(1);
-            assert!(r.forest.stat(r.main).unwrap().is_alive());
-            r.finish();
-        });
-    }
-
-    #[test]
-    fn a_fork_bomb_within_limits_is_killed() {
-        both_ways("bomb", |name, group| {
-            // Four sessions that make orphans as fast as they can, 60 each and no more: what
-            // nobody reaps stays, and a test must not use up the machine's pids.
-            let script = "echo $$; for i in 1 2 3 4; do setsid sh -c \
-                'n=0; while [ $n -lt 60 ]; do n=$((n+1)); (sleep 60 &); done; sleep 60' & \
-                done; wait";
-            let mut r = run(name, group, script, 1);
-            while r.seen() < 40 {
-                std::thread::yield_now();
-            }
-            let mut calls = 0;
-            while r.seen() > 0 {
-                r.tree.kill(&mut r.forest);
-                calls += 1;
-                assert!(calls < 1000, "{name}: still there");
-                std::thread::yield_now();
-            }
-            r.finish();
-        });
-    }
-
-    #[test]
-    fn a_main_process_may_hand_over_to_one_of_its_tree_only() {
-        both_ways("mainpid", |name, group| {
-            let script = "sh -c 'echo $$; exec sleep 60' & exec sleep 60";
-            let mut r = run(name, group, script, 1);
-            let new = Pid(r.pids[0]);
-            let mut stranger = std::process::Command::new("sleep")
-                .arg("60")
-                .spawn()
-                .unwrap();
-            let Ok(other) = PidFd::open(stranger.id() as i32) else {
-                println!("skipped: MAINPID: needs pidfds");
-                stranger.kill().unwrap();
-                stranger.wait().unwrap();
-                return r.finish();
-            };
-            assert!(!r.tree.set_main(&mut r.forest, &other), "a stranger");
-            stranger.kill().unwrap();
-            stranger.wait().unwrap();
-            assert_eq!(r.tree.main(), Some(Pid(r.main)));
-            let held = PidFd::open(new.0).unwrap();
-            assert!(r.tree.set_main(&mut r.forest, &held));
-            assert_eq!(r.tree.main(), Some(new));
-            r.wait_for_count(2);
-            assert_eq!(r.tree.count_descendants(&mut r.forest), Some(1), "{name}");
-            assert_eq!(r.tree.signal(&mut r.forest, libc::SIGTERM, To::Main), 1);
-            r.wait_for_count(1);
-            assert!(r.forest.stat(r.main).unwrap().is_alive());
-            r.finish();
-        });
-    }
-
-    #[test]
-    fn a_process_with_the_pid_of_another_one_is_not_signalled() {
-        let mut r = run("reuse", None, "echo $$; exec sleep 60", 1);
-        let start = r.tree.main_start(&mut r.forest).unwrap();
-        let main = Some((Pid(r.main), start + 1));
-        let cookie = "test-of-somebody-else";
-        let mut other = Tree::adopt(&mut r.forest, main, Pid(r.main), cookie, None);
-        assert_eq!(other.signal(&mut r.forest, libc::SIGKILL, To::Main), 0);
-        assert_eq!(other.signal(&mut r.forest, libc::SIGKILL, To::Tree), 0);
-        other.kill(&mut r.forest);
-        assert!(r.forest.stat(r.main).unwrap().is_alive());
-        r.finish();
-    }
-
-    #[test]
-    fn a_tree_is_adopted_with_everything_in_it() {
-        let mut r = three("adopt", None, "exec sleep 60");
-        r.wait_for_count(4);
-        let start = r.tree.main_start(&mut r.forest).unwrap();
-        let cookie = format!("test-{}-adopt", std::process::id());
-        let main = (Pid(r.main), start);
-        r.tree = Tree::adopt(&mut r.forest, Some(main), main.0, &cookie, None);
-        assert_eq!(r.seen(), 4);
-        r.finish();
-    }
-
-    #[test]
-    fn ports_are_open_until_their_last_holder_is_gone() {
-        let name = "skipped: ports: needs python3";
-        if !std::path::Path::new("/usr/bin/python3").exists() {
-            println!("{name}");
-            return;
-        }
-        let script = "exec /usr/bin/python3 -c '
-import os, socket, time
-t = socket.socket(); t.bind((\"127.0.0.1\", 0)); t.listen()
-u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind((\"127.0.0.1\", 0))
-print(os.getpid(), flush=True)
-time.sleep(60)'";
-        let mut r = run("ports", None, script, 1);
-        assert_eq!(r.tree.note_ports(&mut r.forest), 2);
-        assert_eq!(r.tree.open_ports(&mut r.forest).len(), 2);
-        let stuck = r.tree.see_stuck(&mut r.forest, 8);
-        assert_eq!((stuck.len(), stuck[0].pid), (1, Pid(r.main)));
-        let listens = &stuck[0].listens;
-        assert!(
-            listens.len() == 2 && listens[0].starts_with("tcp/"),
-            "{listens:?}"
-        );
-        assert!(stuck[0].threads == 1 && stuck[0].name.starts_with("python3"));
-        assert_eq!(r.tree.see_stuck(&mut r.forest, 0), []);
-        r.tree.kill(&mut r.forest);
-        r.wait_for_zombie();
-        assert_eq!(r.tree.open_ports(&mut r.forest), []);
-        r.finish();
-    }
-}
+mod tests;

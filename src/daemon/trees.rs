@@ -3,15 +3,15 @@
 //!
 //! A service's cgroup is made at its first start and kept until the service is forgotten:
 //! a restart must not wait for one to go and another to come.
+//!
+//! Longer than a file should be: whatever is done to a tree goes by way of the one list of them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
 
 use super::journal::{Place, Process};
 use super::rundir::plain;
@@ -20,11 +20,14 @@ use super::tree::{Forest, KeptForest, Reachable, Tree, Usage};
 use super::upgrade::state::Fds;
 use crate::config::confine::{Control, CONTROLS};
 use crate::config::model::{Confine, Output, Program};
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{ActionId, Instance, Pid, ServiceId};
 use crate::machine::report::{SpawnError, Stage, Stuck};
 use crate::machine::signal::Signal;
 use crate::machine::spec::To;
+use crate::map::{Map, Set};
 use crate::sys::cgroup::{Group, Lack, Root};
+use crate::sys::file;
 use crate::sys::handover::Inherited;
 use crate::sys::klog::Klog;
 use crate::sys::limits::Limit;
@@ -51,17 +54,17 @@ pub struct Trees {
     /// Keeps other superds from the groups.
     lock: Option<Flock<File>>,
     /// In boxes: a node of the map has eleven places, and half of them are empty.
-    live: BTreeMap<ServiceId, Box<Live>>,
+    live: Map<ServiceId, Box<Live>>,
     /// Groups that were found empty at a first start. From then on the sweep after each
     /// instance vouches for it, and a restart need not look.
-    groups: BTreeMap<ServiceId, Group>,
+    groups: Map<ServiceId, Group>,
     /// Whose group was made for the start that is about to happen: nobody was in it yet.
     unused: Vec<ServiceId>,
-    commands: BTreeMap<ActionId, (ServiceId, Tree)>,
+    commands: Map<ActionId, (ServiceId, Tree)>,
     /// What the marks of all instances begin with: the run directory.
     scope: String,
     /// Marks of instances that are about to be started.
-    marks: BTreeMap<ServiceId, String>,
+    marks: Map<ServiceId, String>,
     /// Is kept open by each child until it executes its program.
     until_exec: Option<Flock<File>>,
     klog: Klog,
@@ -81,7 +84,7 @@ struct Marked {
 }
 
 /// The present instance of a service.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 struct Live {
     instance: Instance,
     tree: Tree,
@@ -121,12 +124,12 @@ impl Trees {
             base: Base::of_this_process(),
             root,
             lock: None,
-            live: BTreeMap::new(),
-            groups: BTreeMap::new(),
+            live: Map::new(),
+            groups: Map::new(),
             unused: Vec::new(),
-            commands: BTreeMap::new(),
+            commands: Map::new(),
             scope: "run".to_owned(),
-            marks: BTreeMap::new(),
+            marks: Map::new(),
             until_exec: None,
             klog: Klog::open(),
             ending: Vec::new(),
@@ -189,7 +192,7 @@ impl Trees {
             unused: Vec::new(),
             commands: kept.commands,
             scope: kept.scope,
-            marks: BTreeMap::new(),
+            marks: Map::new(),
             until_exec,
             klog: Klog::open(),
             ending: kept.ending,
@@ -269,6 +272,22 @@ impl Trees {
             }
         }
         Ok(())
+    }
+
+    /// Sets the limits of an instance that is about to be adopted: whoever started superd again
+    /// may have had to take the controllers away (ExecStopPost= of superd.service). What is not
+    /// limited is left as it is.
+    pub fn limit_again(&self, name: &str, place: &Place, confine: &Confine) -> Vec<SpawnError> {
+        let group = place.group.as_deref().and_then(Group::found);
+        let is_here = |g: &Group| self.root.as_ref().is_some_and(|r| r.holds(name, g));
+        let Some(group) = group.filter(is_here) else {
+            return Vec::new();
+        };
+        let limits = CONTROLS.iter().filter_map(|control| {
+            let set = confine.controls.iter().find(|c| c.key == control.key)?;
+            self.set_limit(Some(&group), control, set.value).err()
+        });
+        limits.collect()
     }
 
     fn set_limit(
@@ -367,7 +386,8 @@ impl Trees {
                         Some(_) => Some(0),
                         None => w.group.as_ref().and_then(Group::oom_kills),
                     };
-                    let tree = Tree::new(&mut self.forest, Pid(child.pid), cookie, w.group);
+                    let main = (Pid(child.pid), child.start);
+                    let tree = Tree::started(&mut self.forest, main, cookie, w.group);
                     let live = Live {
                         instance: w.instance,
                         tree,
@@ -463,7 +483,8 @@ impl Trees {
         };
         match spawn::run(program, argv, &self.base, &context) {
             Ok(child) => {
-                let tree = Tree::new(&mut self.forest, Pid(child.pid), &cookie, group);
+                let main = (Pid(child.pid), child.start);
+                let tree = Tree::started(&mut self.forest, main, &cookie, group);
                 self.commands.insert(action, (service, tree));
                 Ok(child)
             }
@@ -568,7 +589,7 @@ impl Trees {
         &mut self,
         service: ServiceId,
         instance: Instance,
-        seen: &mut BTreeSet<u64>,
+        seen: &mut Set<u64>,
     ) -> Reachable {
         self.tree(service, instance)
             .map_or_else(Reachable::default, |(t, f)| t.sockets(f, seen))
@@ -579,7 +600,7 @@ impl Trees {
         &mut self,
         service: ServiceId,
         instance: Instance,
-        inodes: &BTreeSet<u64>,
+        inodes: &Set<u64>,
     ) -> Vec<(u64, i32, i32)> {
         self.tree(service, instance)
             .map_or_else(Vec::new, |(t, f)| t.holders(f, inodes))
@@ -639,6 +660,11 @@ impl Trees {
             // A clock that is a little behind is no reason not to believe it.
             _ => self.klog.has_killed(pid.0, live.began.saturating_sub(2)),
         }
+    }
+
+    /// A turn of the loop begins: one look at /proc may serve all who count in it.
+    pub fn begin_turn(&mut self) {
+        self.forest.begin_turn();
     }
 
     /// Until [`Trees::release_look`] what [`Trees::usage`] says is of one look at /proc.
@@ -890,9 +916,9 @@ impl Trees {
 
     /// Processes with marks of this superd's run directory: service, mark, and their number.
     /// For the case that an earlier superd could not write down what it had started.
-    pub fn marked(&mut self) -> BTreeMap<String, (String, u32)> {
+    pub fn marked(&mut self) -> Map<String, (String, u32)> {
         let prefix = format!("{}:", self.scope);
-        let mut found: BTreeMap<String, (String, u32)> = BTreeMap::new();
+        let mut found: Map<String, (String, u32)> = Map::new();
         for (_, rest) in self.forest.marked(prefix.as_bytes()) {
             let Ok(rest) = String::from_utf8(rest) else {
                 continue;
@@ -981,32 +1007,32 @@ impl Trees {
 }
 
 /// What [`Trees::keep`] says.
-#[derive(Serialize)]
+#[derive(ToJson)]
 pub struct Keeping<'a> {
     forest: KeptForest,
     open_files: Option<Limit>,
     clone_is_refused: bool,
     root: &'a Option<Root>,
     lock: Option<i32>,
-    live: &'a BTreeMap<ServiceId, Box<Live>>,
-    groups: &'a BTreeMap<ServiceId, Group>,
-    commands: &'a BTreeMap<ActionId, (ServiceId, Tree)>,
+    live: &'a Map<ServiceId, Box<Live>>,
+    groups: &'a Map<ServiceId, Group>,
+    commands: &'a Map<ActionId, (ServiceId, Tree)>,
     scope: &'a str,
     until_exec: Option<i32>,
     ending: &'a [(ServiceId, Tree)],
 }
 
 /// The same, read.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 pub struct Kept {
     forest: KeptForest,
     open_files: Option<Limit>,
     clone_is_refused: bool,
     root: Option<Root>,
     lock: Option<i32>,
-    live: BTreeMap<ServiceId, Box<Live>>,
-    groups: BTreeMap<ServiceId, Group>,
-    commands: BTreeMap<ActionId, (ServiceId, Tree)>,
+    live: Map<ServiceId, Box<Live>>,
+    groups: Map<ServiceId, Group>,
+    commands: Map<ActionId, (ServiceId, Tree)>,
     scope: String,
     until_exec: Option<i32>,
     ending: Vec<(ServiceId, Tree)>,
@@ -1084,7 +1110,7 @@ fn is_named(group: &Path, suffix: &Path) -> bool {
 
 fn read(path: &str, cap: u64) -> Option<Vec<u8>> {
     let mut text = Vec::new();
-    std::fs::File::open(path)
+    file::open_to_read(path)
         .ok()?
         .take(cap)
         .read_to_end(&mut text)

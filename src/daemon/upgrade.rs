@@ -18,7 +18,6 @@
 mod arrival;
 pub mod state;
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -41,6 +40,7 @@ use crate::control::reply::{Code, Reply};
 use crate::machine::event::{Instance, ServiceId, Ticket};
 use crate::machine::report::Origin;
 use crate::machine::upgrade::{CameToNothing, Wished};
+use crate::map::Map;
 use crate::sys;
 use crate::sys::handover;
 use crate::sys::pidfd::PidFd;
@@ -80,12 +80,16 @@ const OWN: &str = "/proc/self/exe";
 pub fn own_program() -> PathBuf {
     let named = std::env::args_os().next().map(PathBuf::from);
     let named = named.filter(|p| p.as_os_str().as_bytes().contains(&b'/'));
-    let named = named.map(|p| std::env::current_dir().unwrap_or_default().join(p));
-    let is_it = |p: &PathBuf| is_own(p);
-    match (named.clone().filter(is_it), fs::read_link(OWN)) {
-        (Some(named), _) => named,
-        (None, Ok(exe)) => without_deleted(&exe),
-        (None, Err(_)) => named.unwrap_or_default(), // no /proc
+    let named = named.map(|p| match p.is_absolute() {
+        true => p,
+        false => std::env::current_dir().unwrap_or_default().join(p),
+    });
+    if let Some(named) = named.as_ref().filter(|p| is_own(p)) {
+        return named.clone();
+    }
+    match fs::read_link(OWN) {
+        Ok(exe) => without_deleted(&exe),
+        Err(_) => named.unwrap_or_default(), // no /proc
     }
 }
 
@@ -176,7 +180,7 @@ impl Reactor {
             return self.reply(ticket, Reply::error(0, Code::NotRunning, text));
         }
         if if_changed && is_own(&self.options.program) {
-            let message = "its program is still the one that runs".to_owned();
+            let message = "running already; its program has not changed".to_owned();
             let reply = Reply {
                 message,
                 ..Reply::ok(0)
@@ -300,6 +304,7 @@ impl Reactor {
             Ok(false) => return,
             Err(told) => return self.tell_of_nothing(Some(told)),
         }
+        self.dismiss_packer();
         // If the new one fails at once, the next one goes on from this.
         self.remember();
         let program = self.options.program.display().to_string();
@@ -372,8 +377,8 @@ impl Reactor {
         Ok(file)
     }
 
-    fn keep_children(&self, fds: &mut Fds) -> BTreeMap<i32, state::Child> {
-        let mut children = BTreeMap::new();
+    fn keep_children(&self, fds: &mut Fds) -> Map<i32, state::Child> {
+        let mut children = Map::new();
         for (pid, role) in &self.children {
             let child = match role {
                 Role::Main(service, instance) => state::Child::Main(*service, *instance),
@@ -384,7 +389,7 @@ impl Reactor {
                     argv: c.argv.clone(),
                     status: fds.pass(status),
                 },
-                Role::NewOne(_) => continue, // killed, and an orphan to the next one
+                Role::NewOne(_) | Role::Packer => continue, // killed, and an orphan to the next one
             };
             children.insert(*pid, child);
         }

@@ -150,7 +150,7 @@ impl World {
                 .filter(|fd| add(registry, fd.as_fd(), PATHS));
         }
         if self.mounts.is_none() {
-            self.mounts = File::open("/proc/self/mountinfo")
+            self.mounts = sys::file::open_to_read("/proc/self/mountinfo")
                 .ok()
                 .filter(|fd| add(registry, fd.as_fd(), MOUNTS));
         }

@@ -8,6 +8,8 @@
 //! and `-> -` means that nothing changes and nothing is done; `up up 8` that process 8 is
 //! the main one. `waiting` and `backoff`
 //! with want = down do not exist: a stop ends them at once, as their `stop` lines say.
+//!
+//! Longer than a file should be: it is one table.
 
 use std::rc::Rc;
 
@@ -101,6 +103,18 @@ looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-
 drain -> waiting up: reply refused
 undrain -> waiting up: reply already
 start, restart, restart-now -> waiting up: spawn b1
+stop, stop-now -> down down: reply done
+reload, hup, winch -> waiting up: reply refused
+gone -> none none: forget a
+shutdown, shutdown-now -> down up: finish
+program, policy, client-gone -> -
+spawned, not-spawned, execed, exec-failed, exited, exited-left, exited-unsure -> -
+looked, noted, ports-free, tree-empty, stopping, ready, reloading, main, action-ended, connections, output, clock, orphan, hook-ended, hook-failed, commands-gone, timeout, world-there, world-lacks, files -> -
+
+# blocked up: it requires b, which has failed
+drain -> waiting up: reply refused
+undrain -> waiting up: reply already
+start, restart, restart-now -> waiting up: spawn b2
 stop, stop-now -> down down: reply done
 reload, hup, winch -> waiting up: reply refused
 gone -> none none: forget a
@@ -554,6 +568,15 @@ fn reach(heading: &str) -> Rig {
         "down down" => Rig::new(vec![off(plain())]),
         "down up" => after(never, |r| r.exits(A, Exit::Code(1), 0)),
         "waiting up" => Rig::new(vec![needs_b, off(spec("b"))]),
+        "blocked up" => {
+            let mut b = spec("b");
+            b.restart.policy = Policy::Never;
+            after(Rig::new(vec![needs_b, b]), |r| {
+                r.exits(B, Exit::Code(1), 0);
+                r.exits(A, Exit::Code(0), 0);
+                assert!(r.at(A).blocked_by().is_some());
+            })
+        }
         "looking up" => after(
             Rig::new(vec![Spec {
                 wait_for: Some(Rc::new(WaitFor {
@@ -840,6 +863,6 @@ fn every_state_and_want_under_every_event() {
             assert_eq!(times, 1, "{heading}, {event}: written down {times} times");
         }
     }
-    assert_eq!(cells, 28 * EVENTS.len());
+    assert_eq!(cells, 29 * EVENTS.len());
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

@@ -8,8 +8,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::crash::{is_out_of_memory, BY_SIGNAL, GO_DUMP};
 use super::event::{ActionId, Check, Effect, Outcome, ServiceId};
 use super::hook::{HookRun, Kind};
@@ -21,6 +19,7 @@ use super::signal::Signal;
 use super::spec::{Schedule, Spec, To};
 use super::stop::{look_at, Poll, Stop, POLL_LONGEST};
 use super::time::Tick;
+use crate::json::{FromJson, ToJson};
 
 /// How long a port may stay open after its tree is gone (somebody else was handed the
 /// socket) before that is reported and life goes on.
@@ -39,7 +38,7 @@ pub enum Swept {
     Clean,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 enum Phase {
     /// It is not known yet whether anything is left. KILL at this time, in case.
     Unsure {
@@ -59,7 +58,7 @@ enum Phase {
 }
 
 /// The hooks after an end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 enum Turn {
     OnCrash,
     PostStop,
@@ -67,7 +66,7 @@ enum Turn {
 }
 
 /// The end of one instance.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct End {
     /// What ran.
     pub run: Run,
@@ -426,12 +425,7 @@ impl End {
     pub fn look_again(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) {
         if let (Phase::Hooks(_), Some(hook)) = (&self.phase, &mut self.run.hook) {
             let instance = self.run.instance;
-            return hook.resume(&mut About {
-                now,
-                id,
-                instance,
-                cx,
-            });
+            return hook.resume(&mut About::new(now, id, instance, cx));
         }
         let (check, longest) = match self.phase {
             Phase::Unsure { .. } | Phase::Grace(..) => (Check::Tree, POLL_LONGEST),
@@ -450,12 +444,7 @@ impl End {
             Phase::Kill(_) | Phase::Ports(_) => {}
             Phase::Hooks(_) => {
                 let instance = self.run.instance;
-                let mut about = About {
-                    now,
-                    id,
-                    instance,
-                    cx,
-                };
+                let mut about = About::new(now, id, instance, cx);
                 if let Some(hook) = self.run.hook.as_mut().filter(|h| h.action().is_some()) {
                     hook.cut_short(&mut about);
                     hook.resume(&mut about);
@@ -489,12 +478,7 @@ impl End {
     pub fn timeout(&mut self, id: ServiceId, now: Tick, cx: &mut Context<'_>) -> Swept {
         let instance = self.run.instance;
         if let (Phase::Hooks(_), Some(hook)) = (&self.phase, &mut self.run.hook) {
-            hook.timeout(&mut About {
-                now,
-                id,
-                instance,
-                cx,
-            });
+            hook.timeout(&mut About::new(now, id, instance, cx));
             return Swept::NotYet;
         }
         let look = self.poll.is_due(now);
@@ -617,13 +601,16 @@ impl End {
             Exit::Unknown => false,
         };
         let success = listed && crash.is_none();
-        let left_something = self.left > 0 || self.ports_held > 0;
+        let left = match (self.left, self.ports_held) {
+            (0, 0) => None,
+            (0, _) => Some(Verdict::PortsHeld),
+            (_, _) => Some(Verdict::LeftChildren),
+        };
         let Some(stop) = &self.stop else {
             let verdict = match (crash, self.exit) {
                 (Some(_), _) => Verdict::Crashed,
                 (None, Exit::Signal(_)) if !success => Verdict::Crashed,
-                (None, _) if left_something => Verdict::LeftChildren,
-                (None, _) => Verdict::ExitedByItself,
+                (None, _) => left.unwrap_or(Verdict::ExitedByItself),
             };
             return (verdict, success);
         };
@@ -638,8 +625,8 @@ impl End {
             Verdict::PanickedWhileStopping
         } else if stop.killed && (stop.escalated || stop.forced) {
             Verdict::Killed
-        } else if left_something {
-            Verdict::LeftChildren
+        } else if let Some(left) = left {
+            left
         } else if stop.escalated {
             Verdict::CleanAfterEscalation
         } else if asked_for {

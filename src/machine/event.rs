@@ -2,11 +2,11 @@
 //!
 //! [`Event`]s are facts and wishes, [`Effect`]s are orders to the daemon, which
 //! performs them and answers with further events. Nothing here does anything.
+//!
+//! Longer than a file should be: it is two lists.
 
 use std::rc::Rc;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use super::files::{Print, Watched};
 use super::hook::Call;
@@ -17,17 +17,22 @@ use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
 use super::signal::Signal;
 use super::spec::{Drain, MaxConnections, Spec, To};
 use super::timer::Clock;
+use crate::json::{Fault, FromJson, Key, ToJson};
 
 /// One configured service. Never used again for another one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ToJson, FromJson)]
 #[serde(transparent)]
 pub struct ServiceId(pub u32);
 
+impl Key for ServiceId {
+    fn of_key(text: &str) -> Result<ServiceId, Fault> {
+        u32::of_key(text).map(ServiceId)
+    }
+}
+
 /// One run of a service, counted from 1 over the life of this superd. Events about an
 /// instance that is no longer the current one are stale and change nothing.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, ToJson, FromJson)]
 #[serde(transparent)]
 pub struct Instance(pub u32);
 
@@ -39,12 +44,12 @@ impl Instance {
 }
 
 /// A process id, always greater than 1 (`superd` never signals 0, 1 or itself).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ToJson, FromJson)]
 #[serde(transparent)]
 pub struct Pid(pub i32);
 
 /// Who waits for an answer: a client connection and the number of its request there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ToJson, FromJson)]
 pub struct Ticket {
     /// Connection, never used again for another one.
     pub client: u64,
@@ -53,9 +58,15 @@ pub struct Ticket {
 }
 
 /// One command, HTTP request or drain, so that its end is not taken for that of another.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, ToJson, FromJson)]
 #[serde(transparent)]
 pub struct ActionId(pub u64);
+
+impl Key for ActionId {
+    fn of_key(text: &str) -> Result<ActionId, Fault> {
+        u64::of_key(text).map(ActionId)
+    }
+}
 
 /// How an action went.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -391,12 +402,19 @@ impl Effect {
 }
 
 /// The answer to a request.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Answer {
     /// Done: it is as it was asked for. A stop carries its verdict.
     Done(Option<Verdict>),
     /// A oneshot has ended with success.
     Finished,
+    /// It is up anew, or has ended with success, and these are restarted with it.
+    Along {
+        /// It is a oneshot.
+        finished: bool,
+        /// Their names, in the order in which they go.
+        names: Vec<Rc<str>>,
+    },
     /// Nothing had to be done: it was so already.
     Already,
     /// Begun; the asker did not want to wait. `left`: the longest it can still take.

@@ -21,13 +21,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::event::{Effect, ServiceId};
 use super::report::{Happening, Origin};
 use super::service::{Rest, Service, State, Want};
 use super::supervisor::Supervisor;
 use super::time::Tick;
+use crate::json::{FromJson, ToJson};
 
 /// Nothing is done before the files have been quiet for so long.
 pub const SETTLE: Duration = Duration::from_secs(1);
@@ -42,7 +41,7 @@ pub const MOST: usize = 16;
 pub type Print = u64;
 
 /// `watch`, `on-change`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Watched {
     /// Absolute paths of files and directories.
     pub files: Vec<Rc<str>>,
@@ -51,7 +50,7 @@ pub struct Watched {
 }
 
 /// What is done when a file has changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum OnChange {
     /// The service is restarted.
     Restart,
@@ -293,12 +292,6 @@ impl Supervisor {
         self.cycle(id, by, now);
         self.look_at_everything(effects);
     }
-}
-
-/// Whether a restart that a checker has allowed is about this instance only: nobody asked for
-/// what belongs to it to be started.
-pub(super) fn is_by_file(by: &Origin) -> bool {
-    matches!(by, Origin::File { .. })
 }
 
 #[cfg(test)]

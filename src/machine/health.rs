@@ -6,19 +6,18 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::event::{ActionId, Effect, Outcome};
 use super::ready::{About, Asking, Probe};
 use super::report::Happening;
 use super::spec::Spec;
 use super::time::{Span, Tick};
+use crate::json::{FromJson, ToJson};
 
 /// The longest that the command of [`Remedy::Run`] takes before it is killed.
 pub const RUN_WAIT: Duration = Duration::from_secs(30);
 
 /// `health`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Health {
     /// What is asked.
     pub probe: Rc<Probe>,
@@ -29,7 +28,7 @@ pub struct Health {
 }
 
 /// What is done about a service that is not well.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Remedy {
     /// Stopped by its schedule, then started again as its policy says.
     Restart,
@@ -54,7 +53,7 @@ pub enum Course {
 }
 
 /// The watch over one run, as long as it is up.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Watch {
     health: Option<Rc<Health>>,
     asking: Asking,

@@ -20,8 +20,6 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::end::KILLED_POLL_LONGEST;
 use super::event::{ActionId, Check, Effect, Outcome};
 use super::ready::About;
@@ -29,9 +27,10 @@ use super::report::{Happening, SpawnError, Stage, StepOutcome, StepReport};
 use super::service::KILL_AGAIN;
 use super::stop::Poll;
 use super::time::{Span, Tick};
+use crate::json::{FromJson, ToJson};
 
 /// Which hook.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Before a start.
@@ -59,7 +58,7 @@ impl fmt::Display for Kind {
 }
 
 /// A command with a deadline.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Hook {
     /// The command.
     pub argv: Rc<[String]>,
@@ -68,7 +67,7 @@ pub struct Hook {
 }
 
 /// The hooks of a service. `pre-stop` is a step of its stop schedule.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, ToJson, FromJson)]
 #[serde(default)]
 pub struct Hooks {
     /// Before each start.
@@ -123,7 +122,7 @@ pub struct Call {
 }
 
 /// A hook that is under way.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct HookRun {
     /// Which.
     pub kind: Kind,

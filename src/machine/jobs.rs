@@ -133,12 +133,12 @@ fn what_is_done_stays_done_for_another_superd_and_changes_are_done() {
     let a = oneshot("a", Oneshot::Remains);
     let mut rig = Rig::new(vec![a.clone()]);
     rig.exits(A, Exit::Code(0), 0);
-    let text = serde_json::to_string(&Memory::of(rig.at(A))).unwrap();
+    let text = crate::json::to_string(&Memory::of(rig.at(A))).unwrap();
     let mut next = Rig::bare();
     next.hear(Event::Adopt(Box::new(Adopted {
         service: A,
         spec: Rc::new(a.clone()),
-        memory: serde_json::from_str(&text).unwrap(),
+        memory: crate::json::from_str(&text).unwrap(),
         found: Presence::Gone {
             crash: None,
             left: Some(0),

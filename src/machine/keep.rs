@@ -7,8 +7,6 @@
 
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
 use super::event::{Effect, ServiceId, Ticket};
 use super::health::Watch;
 use super::memory::{Memory, LONGEST};
@@ -18,9 +16,10 @@ use super::spec::Spec;
 use super::stop::Scene;
 use super::supervisor::{Group, Supervisor};
 use super::time::Tick;
+use crate::json::{FromJson, ToJson};
 
 /// All of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, ToJson, FromJson)]
 pub struct Whole {
     /// The number of the last command or request.
     actions: u64,
@@ -30,7 +29,7 @@ pub struct Whole {
 }
 
 /// One service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, ToJson, FromJson)]
 struct Kept {
     id: ServiceId,
     memory: Memory,
@@ -131,24 +130,14 @@ impl Service {
             State::Starting(run) if run.is_preparing() => {
                 let instance = run.instance;
                 if let Some(hook) = &mut run.hook {
-                    hook.resume(&mut About {
-                        now,
-                        id,
-                        instance,
-                        cx,
-                    });
+                    hook.resume(&mut About::new(now, id, instance, cx));
                 }
             }
             State::Starting(run) => {
                 run.hold_again(id, cx);
                 let instance = run.instance;
                 if let Some(wait) = &run.awaits {
-                    wait.after_start(&mut About {
-                        now,
-                        id,
-                        instance,
-                        cx,
-                    });
+                    wait.after_start(&mut About::new(now, id, instance, cx));
                 }
             }
             State::Up(run) => {
@@ -158,14 +147,7 @@ impl Service {
                 }
             }
             State::Stopping(run, stop) => {
-                let mut scene = Scene {
-                    now,
-                    id,
-                    instance: run.instance,
-                    says_stopping: run.stopping_seen > 0,
-                    cx,
-                };
-                stop.resume(&mut scene);
+                stop.resume(&mut Scene::of(run, id, now, cx));
             }
             State::Sweeping(end) => end.look_again(id, now, cx),
         }

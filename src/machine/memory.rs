@@ -7,19 +7,17 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::event::{ActionId, Check, Effect, Instance, Presence, ServiceId};
+use super::event::{ActionId, Instance};
 use super::files::{Files, Print, MOST};
 use super::outlook::{Outlook, Seen};
-use super::ready::{About, Await};
-use super::report::{Exit, Happening, Origin, Verdict};
+use super::report::{Exit, Origin, Verdict};
 use super::restart::Record;
-use super::service::{Context, Kill, Moved, ReloadRun, Rest, Run, Service, State, Want};
+use super::service::{Kill, ReloadRun, Run, Service, State, Want};
 use super::spec::{Schedule, Spec};
-use super::stop::{Order, Scene};
+use super::stop::Order;
 use super::time::Tick;
 use super::timer::Covered;
+use crate::json::{FromJson, ToJson};
 
 /// No duration of a sound memory is longer.
 pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -27,7 +25,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 const HIGHEST: u32 = u32::MAX / 2;
 
 /// What one superd knew of a service.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Memory {
     want: Want,
     state: State,
@@ -54,11 +52,14 @@ pub struct Memory {
     /// Its files as it knows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     files: Option<Vec<Print>>,
+    /// By when other services have been a reason to restart it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heeded: Option<Tick>,
 }
 
 /// A start that is about to be carried out: all that is written down before it, because
 /// what it was started with can be written when it runs.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Begun {
     instance: Instance,
     at: Tick,
@@ -155,6 +156,7 @@ impl Memory {
             due: service.due,
             covered: service.covered,
             files: service.files.as_ref().and_then(|f| f.known.clone()),
+            heeded: service.heeded,
         }
     }
 
@@ -181,6 +183,7 @@ impl Memory {
             due: None,
             covered: None,
             files: None,
+            heeded: None,
         }
     }
 
@@ -344,6 +347,7 @@ impl Service {
         self.due = memory.due.filter(|_| !self.is_of_day());
         self.covered = memory.covered;
         self.files = memory.files.map(|known| Box::new(Files::known(known)));
+        self.heeded = memory.heeded;
         let is_waiting = matches!(self.state, State::Waiting);
         self.outlook = memory
             .looks_out
@@ -360,143 +364,4 @@ impl Service {
             };
         }
     }
-
-    /// Goes on from a state that was recalled, with what is found to be there.
-    pub fn resume(&mut self, found: Presence, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let id = self.id;
-        let instance = self.instance;
-        match (&mut self.state, found) {
-            (State::Down(_) | State::Waiting | State::Backoff { .. }, _) => {
-                if self.due.is_none() {
-                    // An earlier superd knew nothing of timers.
-                    self.keep_step(now);
-                }
-                Moved::default()
-            }
-            // There is no main process yet; the hook goes on, or is told to have ended.
-            (State::Starting(run), Presence::Gone { .. } | Presence::Running(_))
-                if run.is_preparing() =>
-            {
-                if let Some(hook) = &mut run.hook {
-                    hook.resume(&mut About {
-                        now,
-                        id,
-                        instance,
-                        cx,
-                    });
-                }
-                Moved::default()
-            }
-            // It never came into being.
-            (State::Starting(run), Presence::Gone { left: Some(0), .. }) if run.pid.is_none() => {
-                cx.effects.push(Effect::Release(id, instance));
-                match self.want {
-                    Want::Up => self.enter(State::Waiting, now),
-                    Want::Down => self.enter(State::Down(Rest::Stopped), now),
-                }
-            }
-            (State::Starting(run), Presence::Running(pid)) if run.awaits.is_some() => {
-                run.pid = Some(pid);
-                run.adopted = true;
-                let ran = now - run.began;
-                cx.publish(id, Happening::Adopted { instance, pid, ran });
-                self.in_wait(now, cx, Await::resume)
-            }
-            (State::Starting(run) | State::Up(run), Presence::Running(pid)) => {
-                run.pid = Some(pid);
-                run.adopted = true;
-                run.hold_again(id, cx);
-                let (run, since) = (run.clone(), self.since);
-                let is_new = matches!(self.state, State::Starting(_));
-                let ran = now - run.began;
-                cx.publish(id, Happening::Adopted { instance, pid, ran });
-                let moved = self.enter(State::Up(run), now);
-                self.since = since;
-                self.renew_watch(now, cx);
-                if self.spec.max_connections.is_some() {
-                    self.watch(cx.effects);
-                }
-                if is_new {
-                    self.begin_post_start(now, cx);
-                }
-                moved
-            }
-            (State::Stopping(run, stop), Presence::Running(pid)) => {
-                run.pid = Some(pid);
-                run.adopted = true;
-                let ran = now - run.began;
-                cx.publish(id, Happening::Adopted { instance, pid, ran });
-                let says_stopping = run.stopping_seen > 0;
-                let mut scene = Scene {
-                    now,
-                    id,
-                    instance,
-                    says_stopping,
-                    cx,
-                };
-                stop.resume(&mut scene);
-                Moved::default()
-            }
-            (State::Killing(run, ..), Presence::Running(pid)) => {
-                run.pid = Some(pid);
-                run.adopted = true;
-                let ran = now - run.began;
-                cx.publish(id, Happening::Adopted { instance, pid, ran });
-                // Perhaps it had none yet; another one does no harm.
-                cx.effects.push(Effect::KillTree(id, instance));
-                Moved::default()
-            }
-            (
-                State::Starting(run)
-                | State::Up(run)
-                | State::Stopping(run, _)
-                | State::Killing(run, ..),
-                Presence::Gone { crash, left },
-            ) => {
-                run.adopted = true;
-                let (pid, seen) = (run.pid, left.unwrap_or(0));
-                cx.publish(
-                    id,
-                    Happening::GoneMeanwhile {
-                        instance,
-                        pid,
-                        left: seen,
-                    },
-                );
-                self.sweep(Exit::Unknown, crash, left, now, cx)
-            }
-            (State::Sweeping(end), Presence::Running(_)) => {
-                // Its main process had ended; this is not it.
-                end.resume(id, Some(1), now, cx);
-                Moved::default()
-            }
-            (State::Sweeping(end), Presence::Gone { left, .. }) => {
-                end.resume(id, left, now, cx);
-                Moved::default()
-            }
-        }
-    }
-}
-
-impl Run {
-    /// Another program has held back connections, and what it attached is still there.
-    pub(super) fn hold_again(&mut self, id: ServiceId, cx: &mut Context<'_>) {
-        if let Some(hold) = &mut self.drain {
-            // Counted is again: what has come since?
-            let action = *hold.action.get_or_insert_with(|| cx.next_action());
-            let what = hold.what.clone();
-            cx.effects
-                .push(Effect::Drain(id, self.instance, action, what));
-        } else if self.filtered {
-            // If there are too many still, that will be noticed anew.
-            self.limited = false;
-            cx.effects.push(Effect::LetGo(id, self.instance));
-        }
-    }
-}
-
-/// What a look is repeated with after an adoption.
-pub(super) fn look(check: Check, scene: &mut Scene<'_, '_>) {
-    let (id, instance) = (scene.id, scene.instance);
-    scene.cx.effects.push(Effect::Check(id, instance, check));
 }

@@ -7,6 +7,7 @@
 pub mod announce;
 #[cfg(test)]
 mod cells;
+mod companions;
 pub mod crash;
 pub mod end;
 pub mod event;
@@ -22,6 +23,7 @@ pub mod outlook;
 pub mod ready;
 pub mod report;
 pub mod restart;
+mod resume;
 #[cfg(test)]
 mod rig;
 pub mod service;

@@ -3,10 +3,9 @@
 //! `config` reports cycles as errors. Should one reach this place all the same, the
 //! edge that closes it is left out, so that nobody waits for himself.
 
-use std::collections::BTreeMap;
-
 use super::event::ServiceId;
 use super::spec::Spec;
+use crate::map::Map;
 
 /// The edges of one service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,10 +27,10 @@ pub struct Edges {
 /// The whole graph.
 #[derive(Clone, Debug, Default)]
 pub struct Order {
-    edges: BTreeMap<ServiceId, Edges>,
+    edges: Map<ServiceId, Edges>,
     /// Every service after all that it waits for.
     line: Vec<ServiceId>,
-    places: BTreeMap<ServiceId, usize>,
+    places: Map<ServiceId, usize>,
 }
 
 static NOBODY: Edges = Edges {
@@ -46,11 +45,11 @@ static NOBODY: Edges = Edges {
 impl Order {
     /// Works the graph out. Names of services that do not exist are left out.
     pub fn new<'a>(specs: impl Iterator<Item = (ServiceId, &'a Spec)>) -> Order {
-        let specs: BTreeMap<ServiceId, &Spec> = specs.collect();
+        let specs: Map<ServiceId, &Spec> = specs.collect();
         let line = line_up(&specs);
-        let places: BTreeMap<ServiceId, usize> =
+        let places: Map<ServiceId, usize> =
             line.iter().enumerate().map(|(i, id)| (*id, i)).collect();
-        let mut edges: BTreeMap<ServiceId, Edges> = BTreeMap::new();
+        let mut edges: Map<ServiceId, Edges> = Map::new();
         for (id, spec) in &specs {
             let comes_before = |other: &&ServiceId| places.get(other) < places.get(id);
             let known = |other: &&ServiceId| specs.contains_key(other);
@@ -72,6 +71,7 @@ impl Order {
             before.extend(
                 spec.after
                     .iter()
+                    .chain(&spec.restart_with)
                     .filter(known)
                     .filter(comes_before)
                     .copied(),
@@ -118,13 +118,13 @@ impl Order {
 
 /// Depth first, without recursion: a chain of a thousand services is no reason to run
 /// out of stack.
-fn line_up(specs: &BTreeMap<ServiceId, &Spec>) -> Vec<ServiceId> {
+fn line_up(specs: &Map<ServiceId, &Spec>) -> Vec<ServiceId> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         Open,
         Done,
     }
-    let mut marks: BTreeMap<ServiceId, Mark> = BTreeMap::new();
+    let mut marks: Map<ServiceId, Mark> = Map::new();
     let mut line = Vec::with_capacity(specs.len());
     for start in specs.keys() {
         let mut path = vec![(*start, 0_usize)];
@@ -137,7 +137,10 @@ fn line_up(specs: &BTreeMap<ServiceId, &Spec>) -> Vec<ServiceId> {
             }
             let spec = specs.get(&id);
             let deps = spec
-                .map(|s| s.requires.iter().chain(&s.after).chain(&s.wants))
+                .map(|s| {
+                    let needs = s.requires.iter().chain(&s.after);
+                    needs.chain(&s.wants).chain(&s.restart_with)
+                })
                 .into_iter()
                 .flatten();
             match deps.copied().nth(next) {
@@ -168,7 +171,7 @@ mod tests {
 
     #[test]
     fn everything_comes_after_what_it_waits_for() {
-        let mut specs = BTreeMap::new();
+        let mut specs = Map::new();
         for (id, after, requires) in [
             (0, vec![2], vec![3]),
             (1, vec![0], vec![]),
@@ -189,7 +192,7 @@ mod tests {
 
     #[test]
     fn who_wants_one_comes_after_it_and_who_conflicts_with_one_is_known_to_both() {
-        let mut specs = BTreeMap::new();
+        let mut specs = Map::new();
         for (id, wants, conflicts) in [
             (0, vec![1], vec![2, 0, 9]),
             (1, vec![], vec![]),
@@ -210,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_cycle_and_an_unknown_name_leave_nobody_waiting_for_himself() {
-        let mut specs = BTreeMap::new();
+        let mut specs = Map::new();
         for (id, after) in [(0, vec![1, 9]), (1, vec![2]), (2, vec![0, 2])] {
             let mut s = spec("x");
             s.after = ids(&after);
@@ -228,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_chain_of_ten_thousand_does_not_run_out_of_stack() {
-        let mut specs = BTreeMap::new();
+        let mut specs = Map::new();
         for id in 0..10_000_u32 {
             let mut s = spec("x");
             s.requires = if id < 9_999 { ids(&[id + 1]) } else { vec![] };

@@ -15,16 +15,15 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::event::Effect;
 use super::report::Happening;
 use super::restart::How;
 use super::service::{Context, Moved, Service, State};
 use super::time::Tick;
+use crate::json::{FromJson, ToJson};
 
 /// What has to be there before each start.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct WaitFor {
     /// All of these.
     pub all: Vec<Condition>,
@@ -35,7 +34,7 @@ pub struct WaitFor {
 }
 
 /// One thing that is there or is not.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Condition {
     /// A network interface of this name, up and with a carrier.
     Interface(Rc<str>),
@@ -59,7 +58,7 @@ impl fmt::Display for Condition {
 }
 
 /// What is done when the time is up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Then {
     /// The start has failed; the restart policy says what follows.
     Fail,

@@ -2,18 +2,19 @@
 //!
 //! These types travel over the control socket, so their serde names are part of the
 //! protocol. They hold no behaviour beyond putting themselves into words.
+//!
+//! Longer than a file should be: it is a list of what can be told, each with its words.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::event::{Instance, Pid};
 use super::signal::Signal;
 use super::time::Span;
+use crate::json::{FromJson, ToJson};
 
 /// Who asked for something.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Origin {
     /// A client of the control socket (peer credentials; the command name is `/proc/PID/comm`).
@@ -43,6 +44,11 @@ pub enum Origin {
     },
     /// Another service that was to start, and conflicts with this one.
     Conflict {
+        /// Its name.
+        service: String,
+    },
+    /// Another service that has begun anew, and this one is restarted with it.
+    RestartWith {
         /// Its name.
         service: String,
     },
@@ -99,6 +105,7 @@ impl fmt::Display for Origin {
             Origin::Timer => f.write_str("its timer"),
             Origin::Dependency { service } => write!(f, "dependency {service}"),
             Origin::Conflict { service } => write!(f, "{service} (conflicts with it)"),
+            Origin::RestartWith { service } => write!(f, "{service}, which was restarted"),
             Origin::Config => f.write_str("configuration"),
             Origin::File { path } => write!(f, "its changed file {path}"),
             Origin::Policy => f.write_str("superd"),
@@ -109,7 +116,7 @@ impl fmt::Display for Origin {
 }
 
 /// How a process ended (`wait(2)`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum Exit {
     /// exit(3) with this status, 0 to 255.
@@ -142,7 +149,7 @@ impl fmt::Display for Exit {
 }
 
 /// A crash as the output tells it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Crash {
     /// The class: `go-panic`, `go-fatal`, `rust-panic` ...
     pub kind: String,
@@ -163,7 +170,7 @@ impl fmt::Display for Crash {
 }
 
 /// The stage at which a start failed, in the order in which a start goes through them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Reading the `environment-file`.
@@ -243,7 +250,7 @@ impl fmt::Display for Stage {
 
 /// Why a service could not be started. Reads as
 /// `setting user "dns": no such user`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct SpawnError {
     /// Where it failed.
     pub stage: Stage,
@@ -286,7 +293,7 @@ impl fmt::Display for SpawnError {
 }
 
 /// What an exit was, all things considered (DESIGN 4). The exit status alone is not it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Stopped as the schedule says: expected status, no crash text, nothing left behind.
@@ -303,6 +310,8 @@ pub enum Verdict {
     ExitedByItself,
     /// It ended and left processes behind, which superd removed.
     LeftChildren,
+    /// It ended, and somebody who is none of its processes still listens where it did.
+    PortsHeld,
     /// It ended during a stop with a status that is not among `success-exit`.
     FailedWhileStopping,
 }
@@ -316,14 +325,15 @@ impl fmt::Display for Verdict {
             Verdict::PanickedWhileStopping => "panicked while stopping",
             Verdict::Crashed => "crashed",
             Verdict::ExitedByItself => "exited by itself",
-            Verdict::LeftChildren => "left children",
+            Verdict::LeftChildren => "left processes behind, which superd removed",
+            Verdict::PortsHeld => "somebody else holds its ports",
             Verdict::FailedWhileStopping => "failed while stopping",
         })
     }
 }
 
 /// How one step of a stop went.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct StepReport {
     /// What it does, in words: `TERM to main`, `POST http://...`, `KILL to the tree`.
     pub what: String,
@@ -336,7 +346,7 @@ pub struct StepReport {
 }
 
 /// How a step ended.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepOutcome {
     /// The main process ended.
@@ -396,7 +406,7 @@ pub fn hook_in_words(what: &str, outcome: Option<&StepOutcome>, took: Duration) 
 
 /// A process that was still there when superd was about to KILL it: what it was at, as
 /// /proc has it (proc_pid_stat(5), proc_pid_wchan(5)).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Stuck {
     /// The process.
     pub pid: Pid,
@@ -442,7 +452,7 @@ impl fmt::Display for Stuck {
 }
 
 /// The whole story of the end of one instance.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct EndReport {
     /// Which run of the service.
     pub instance: Instance,
@@ -515,7 +525,7 @@ impl EndReport {
 }
 
 /// Something that happened to a service, for history, subscribers and the log.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Happening {
     /// A start was begun.
@@ -655,6 +665,11 @@ pub enum Happening {
         /// Of these, the ones that are not to run: it waits until somebody starts them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         unwanted: Vec<String>,
+    },
+    /// It waits, and cannot be started: what it requires has failed.
+    Blocked {
+        /// What, and how.
+        why: String,
     },
     /// What it waited for was not there in time.
     WaitOver {

@@ -3,6 +3,8 @@
 //!
 //! Looks ([`Effect::Check`]) are answered at once with what the test has set; starts
 //! succeed at once unless the test holds them.
+//!
+//! A little long: a short word each.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -379,6 +381,10 @@ fn words(effect: &Effect) -> Option<String> {
             let text = match answer {
                 Answer::Done(None) => "done".to_owned(),
                 Answer::Finished => "finished".to_owned(),
+                Answer::Along { finished, names } => {
+                    let now = if *finished { "finished" } else { "done" };
+                    format!("{now}, and {} with it", names.join(", "))
+                }
                 Answer::Done(Some(verdict)) => format!("done, {verdict}"),
                 Answer::Already => "already".to_owned(),
                 Answer::Accepted { joined, left } => match (joined, left) {

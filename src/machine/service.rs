@@ -40,12 +40,17 @@
 //! to nothing, if a hook follows it: `on-crash` and `post-stop` belong to Sweeping, between the
 //! last look at the ports and ³. `post-start` runs in Up, and ends with it.
 //!
+//! While what it requires has failed, a service in Waiting is `blocked` (`supervisor/blocked.rs`).
+//!
 //! With `wait-for`, a service that has all the services it needs stays in Waiting until the world
 //! is as it should be (`outlook`); a timeout there starts it all the same, or is a failed start
 //! (Backoff or Down).
 //!
 //! With `watch`, a file that changes makes the supervisor restart or reload it, or try it again
 //! (`files`): in Up, in Backoff, and Down when it has failed or is done.
+//!
+//! With `restart-with`, the supervisor restarts it when one of those has begun anew (`companions`):
+//! in Up, and in no other state.
 //!
 //! ⁴ `supervisor` looks whether everything that it requires is up, and gives it `Start`
 //!   or lets it wait.
@@ -60,33 +65,34 @@
 //!
 //! `want` is the operator's word and survives every state; `pid` exists only in states
 //! in which the process is not reaped.
+//!
+//! Longer than a file should be: the table and its transcript belong together. How each move of the
+//! transcript is made is in the files of `service/`; what has a table of its own has a file of its own.
+
+mod attend;
+mod begin;
+mod finish;
+mod run;
 
 use std::rc::Rc;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::end::{End, Swept};
-use super::event::{
-    ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId, Ticket,
-};
+use super::end::End;
+use super::event::{ActionId, Check, Effect, Found, Instance, Notice, Outcome, Pid, ServiceId};
 use super::files::Files;
-use super::health::{self, Watch};
-use super::hook::{Hook, HookRun, Kind};
-use super::memory::LONGEST;
+use super::health::Watch;
+use super::hook::HookRun;
 use super::outlook::Outlook;
-use super::ready::{self, About, Await};
-use super::report::{Crash, EndReport, Exit, Happening, Origin, SpawnError, Stage, Stuck, Verdict};
-use super::restart::{How, Next, Record, Rng};
-use super::spec::{Drain, Reload, Schedule, Spec, To};
-use super::stop::{Course, Order, Scene, Stop};
-use super::time::{Span, Tick};
+use super::ready::About;
+use super::report::{Crash, Exit, Happening, Origin, SpawnError, Stuck, Verdict};
+use super::restart::{How, Record, Rng};
+use super::spec::Spec;
+use super::stop::{Course, Order, Stop};
+use super::supervisor::Blocked;
+use super::time::Tick;
 use super::timer::{Clock, Covered};
+use crate::json::{FromJson, ToJson};
 
-/// The pause before a KILL that had no effect is sent again; doubles each time.
-pub const KILL_AGAIN: Duration = Duration::from_secs(1);
-/// The longest such pause.
-pub const KILL_AGAIN_LONGEST: Duration = Duration::from_secs(60);
+pub use run::{Doing, Goal, Hold, Kill, Readiness, ReloadRun, Run, Waiter, KILL_AGAIN};
 
 /// What an input may use besides the service itself.
 pub struct Context<'a> {
@@ -112,7 +118,7 @@ impl Context<'_> {
 }
 
 /// What the operator asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Want {
     /// It is to run.
     Up,
@@ -121,7 +127,7 @@ pub enum Want {
 }
 
 /// Why nothing runs.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Rest {
     /// It was never started, or it was stopped.
     Stopped,
@@ -135,147 +141,11 @@ pub enum Rest {
     Failed(String),
 }
 
-/// A running main process.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Run {
-    /// Which run.
-    pub instance: Instance,
-    /// Its process; none until the fork is reported.
-    pub pid: Option<Pid>,
-    /// When the start began.
-    pub began: Tick,
-    /// How many times it has said STOPPING=1.
-    pub stopping_seen: u32,
-    /// It could not become its program; its exit is about to be reported.
-    pub exec_error: Option<SpawnError>,
-    /// What it has said of its readiness.
-    pub ready: Readiness,
-    /// The wait for it to be ready, until it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub awaits: Option<Box<Await>>,
-    /// The hook that is under way; before the fork it is `pre-start`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hook: Option<Box<HookRun>>,
-    /// One has been begun at some time.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub hooked: bool,
-    /// It said RELOADING=1, and no READY=1 since.
-    pub reloading: bool,
-    /// The last MAINPID= that could not be followed, so that it is told once.
-    pub refused: Option<Pid>,
-    /// An earlier superd has started it.
-    #[serde(default)]
-    pub adopted: bool,
-    /// New connections are held back, outside of a stop.
-    #[serde(default)]
-    pub drain: Option<Hold>,
-    /// New connections are held back because there are too many.
-    #[serde(default)]
-    pub limited: bool,
-    /// It was said that the next run is left out because this one takes so long.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub overdue: bool,
-    /// New connections have been held back at some time, by this superd or, perhaps, an earlier one. Never taken
-    /// back: a superd that is killed while it lets go leaves that to the next.
-    #[serde(default)]
-    pub filtered: bool,
-}
-
-/// New connections are held back because somebody asked for that.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Hold {
-    /// What counts the open ones; none: there are none any more.
-    pub action: Option<ActionId>,
-    /// What is held back.
-    pub what: Rc<Drain>,
-    /// Open connections at the last look.
-    pub connections: Option<u32>,
-}
-
-impl Run {
-    pub(super) fn new(instance: Instance, now: Tick) -> Run {
-        Run {
-            instance,
-            pid: None,
-            began: now,
-            stopping_seen: 0,
-            exec_error: None,
-            ready: Readiness::NotTold,
-            awaits: None,
-            hook: None,
-            hooked: false,
-            reloading: false,
-            refused: None,
-            adopted: false,
-            drain: None,
-            limited: false,
-            overdue: false,
-            filtered: false,
-        }
-    }
-
-    /// `pre-start` is under way, or what it has left: there is no order to fork yet.
-    pub fn is_preparing(&self) -> bool {
-        self.pid.is_none() && self.hook.is_some()
-    }
-
-    fn begin_hook(
-        &mut self,
-        kind: Kind,
-        hook: &Hook,
-        news: Vec<(&'static str, String)>,
-        about: &mut About<'_, '_>,
-    ) {
-        self.hooked = true;
-        self.hook = Some(HookRun::begin(kind, hook, news, about));
-    }
-}
-
-/// What a service has said of its readiness (sd_notify(3)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Readiness {
-    /// It has sent no message at all.
-    NotTold,
-    /// It has sent messages, but no READY=1.
-    No,
-    /// READY=1.
-    Yes,
-}
-
-/// KILL was sent; the main process is not reaped yet.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Kill {
-    /// When it was sent first.
-    pub since: Tick,
-    /// When it is sent again.
-    pub next: Tick,
-    /// The pause after that.
-    pub pause: Duration,
-}
-
-impl Kill {
-    /// KILL has just been sent.
-    pub fn begin(now: Tick) -> Kill {
-        Kill {
-            since: now,
-            next: now + KILL_AGAIN,
-            pause: KILL_AGAIN,
-        }
-    }
-
-    /// If it is time for another one: yes, and plan the next.
-    pub fn is_due(&mut self, now: Tick) -> bool {
-        if now < self.next {
-            return false;
-        }
-        self.pause = (self.pause * 2).min(KILL_AGAIN_LONGEST);
-        self.next = now + self.pause;
-        true
-    }
-}
+/// Why it is not started again, where how it ended says the rest.
+pub const GIVEN_UP: &str = "it failed, and its policy is not to start it again";
 
 /// What is.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub enum State {
     /// Nothing runs.
     Down(Rest),
@@ -360,98 +230,6 @@ pub struct Moved {
     pub drained: Option<Result<(), String>>,
 }
 
-/// A command or request of `reload`, or a checker, that is under way. One at a time.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ReloadRun {
-    /// Its number.
-    pub action: ActionId,
-    /// When it is killed.
-    pub until: Tick,
-    /// How long that is after its start.
-    pub wait: Duration,
-    /// What it is.
-    #[serde(default)]
-    pub what: Doing,
-}
-
-impl ReloadRun {
-    /// Whether a restart waits for it.
-    pub fn is_before_restart(&self) -> bool {
-        matches!(self.what, Doing::CheckForRestart(_))
-    }
-
-    /// Whether it is a checker.
-    pub fn is_check(&self) -> bool {
-        match self.what {
-            Doing::Reload => false,
-            Doing::CheckForReload | Doing::CheckForRestart(_) => true,
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        match self.is_check() {
-            true => "`check`",
-            false => "`reload`",
-        }
-    }
-}
-
-/// What a [`ReloadRun`] is.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum Doing {
-    /// The reload itself.
-    #[default]
-    Reload,
-    /// The checker; then the reload.
-    CheckForReload,
-    /// The checker; then the restart that this one has asked for.
-    CheckForRestart(Origin),
-}
-
-/// Somebody who waits.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Waiter {
-    /// Where the answer goes.
-    pub ticket: Ticket,
-    /// For what.
-    pub goal: Goal,
-}
-
-impl Waiter {
-    /// It waits for a next instance.
-    pub fn wants_it_up(&self) -> bool {
-        matches!(self.goal, Goal::UpAfter(_))
-    }
-
-    /// It waits for the end of a reload.
-    pub fn wants_it_reloaded(&self) -> bool {
-        matches!(self.goal, Goal::Reloaded)
-    }
-
-    /// It waits for the last connection.
-    pub fn wants_it_drained(&self) -> bool {
-        matches!(self.goal, Goal::Drained)
-    }
-
-    /// It waits for the end of an instance.
-    pub fn wants_it_over(&self) -> bool {
-        matches!(self.goal, Goal::Over(_))
-    }
-}
-
-/// What is waited for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Goal {
-    /// This instance is over.
-    Over(Instance),
-    /// An instance after this one is up.
-    UpAfter(Instance),
-    /// The reload action ended.
-    Reloaded,
-    /// No connection is open any more.
-    Drained,
-}
-
 /// One service.
 #[derive(Debug)]
 pub struct Service {
@@ -495,10 +273,15 @@ pub struct Service {
     pub clock: Option<Rc<Clock>>,
     /// While it waits for the world: what is known of that.
     pub outlook: Option<Outlook>,
+    /// While it waits: what it requires has failed, or had.
+    pub blocked: Option<Blocked>,
     /// The watch over its health, while it is up.
     pub watch: Option<Box<Watch>>,
     /// Its files, while a change of them would mean something.
     pub files: Option<Box<Files>>,
+    /// Services of its `restart-with` that were up by then are no reason to restart it: what
+    /// they asked for has been refused, or it did not name them then (`companions`).
+    pub heeded: Option<Tick>,
     /// Who waits.
     pub waiters: Vec<Waiter>,
     /// Under which deadline the supervisor has it in its list.
@@ -529,8 +312,10 @@ impl Service {
             covered: None,
             clock: None,
             outlook: None,
+            blocked: None,
             watch: None,
             files: None,
+            heeded: None,
             waiters: Vec::new(),
             listed: None,
         }
@@ -602,36 +387,26 @@ impl Service {
     /// When it wants to be woken, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Down(_) => {
-                let files = self.files_until();
-                files.into_iter().chain(self.timer_due()).min()
-            }
+            State::Down(_) => soonest(&[self.files_until(), self.timer_due()]),
             State::Waiting => self.outlook_until(),
             State::Starting(run) => {
                 let own = match run.is_preparing() {
                     true => run.hook.as_ref().map(|h| h.next_deadline()),
                     false => run.awaits.as_ref().and_then(|w| w.next_deadline()),
                 };
-                own.into_iter().chain(self.left_out_at()).min()
+                soonest(&[own, self.left_out_at()])
             }
             State::Up(run) => {
                 let reload = self.reload.as_ref().map(|r| r.until);
                 let watch = self.watch.as_ref().map(|w| w.next_deadline());
                 let hook = run.hook.as_ref().map(|h| h.next_deadline());
-                let all = reload
-                    .into_iter()
-                    .chain(watch)
-                    .chain(hook)
-                    .chain(self.files_until());
-                all.min().filter(|at| *at < Tick::NEVER)
+                let first = soonest(&[reload, watch, hook, self.files_until()]);
+                first.filter(|at| *at < Tick::NEVER)
             }
             State::Stopping(_, stop) => stop.next_deadline(),
             State::Killing(_, _, kill) => Some(kill.next),
             State::Sweeping(end) => end.next_deadline(),
-            State::Backoff { until, .. } => {
-                let files = self.files_until();
-                Some(files.map_or(*until, |at| at.min(*until)))
-            }
+            State::Backoff { until, .. } => soonest(&[Some(*until), self.files_until()]),
         }
     }
 
@@ -822,12 +597,7 @@ impl Service {
             }
             (State::Sweeping(end), Input::ActionEnded(action, outcome)) => {
                 let instance = end.run.instance;
-                let mut about = About {
-                    now,
-                    id: self.id,
-                    instance,
-                    cx,
-                };
+                let mut about = About::new(now, self.id, instance, cx);
                 end.action_ended(action, &outcome, &mut about);
                 Moved::default()
             }
@@ -939,1047 +709,9 @@ impl Service {
             (State::Down(_), Input::Timeout) => self.timer_timeout(now, cx),
         }
     }
-
-    /// Starting, while `pre-start` is under way: of the program there is nothing yet.
-    fn prepare(&mut self, now: Tick, input: Input, cx: &mut Context<'_>) -> Moved {
-        match input {
-            Input::Halt(order) | Input::Force(order) => return self.abandon(order, now, cx),
-            Input::Checked(Check::Commands, found) => {
-                let hook = self.run().and_then(|run| run.hook.as_ref());
-                if hook.is_some_and(|h| h.is_done(found.0)) {
-                    return self.prepared(now, cx);
-                }
-            }
-            Input::ActionEnded(action, outcome) => self.with_hook(now, cx, |hook, about| {
-                hook.action_ended(action, &outcome, about);
-            }),
-            Input::OrphanReaped => {
-                self.with_hook(now, cx, |hook, about| hook.tree_shrank(about));
-            }
-            Input::Timeout => {
-                self.leave_out(now, cx);
-                self.with_hook(now, cx, HookRun::timeout);
-            }
-            Input::Start(_)
-            | Input::Spawned(_)
-            | Input::NotSpawned(_)
-            | Input::Execed
-            | Input::ExecFailed(_)
-            | Input::Exited(..)
-            | Input::PortsNoted(_)
-            | Input::Checked(..)
-            | Input::Notified(_)
-            | Input::Connections(_)
-            | Input::OutputMatched
-            | Input::Looked(_) => {}
-        }
-        Moved::default()
-    }
-
-    fn begin_start(&mut self, by: Origin, now: Tick, cx: &mut Context<'_>) -> Moved {
-        if self.instance == Instance(0) && !self.is_of_day() {
-            // The first start is what the next ones are counted from.
-            self.due = None;
-        }
-        self.instance = Instance(self.instance.0.wrapping_add(1).max(1));
-        if by == Origin::Policy {
-            self.restarts = self.restarts.saturating_add(1);
-        }
-        self.says.clear();
-        self.keep_step(now);
-        self.order = None;
-        self.cycle = false;
-        let (id, instance) = (self.id, self.instance);
-        cx.publish(id, Happening::Starting { instance, by });
-        let mut run = Run::new(instance, now);
-        run.awaits = self.spec.ready.clone().map(|r| Box::new(Await::new(r)));
-        self.renew_files(cx.effects);
-        let mut about = About {
-            now,
-            id,
-            instance,
-            cx,
-        };
-        let hooks = self.spec.hooks.as_ref();
-        match hooks.and_then(|h| h.pre_start.as_ref()) {
-            Some(hook) => run.begin_hook(Kind::PreStart, hook, Vec::new(), &mut about),
-            None => order_to_fork(&run, &mut about),
-        }
-        self.enter(State::Starting(run), now)
-    }
-
-    /// `pre-start` is done, and nothing of it is left.
-    fn prepared(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let (id, instance) = (self.id, self.instance);
-        let State::Starting(run) = &mut self.state else {
-            return Moved::default();
-        };
-        let fault = run.hook.take().and_then(|hook| hook.fault());
-        if let Some(error) = fault {
-            return self.never_ran(error, now, cx);
-        }
-        run.began = now;
-        // It may have written them.
-        self.renew_files(cx.effects);
-        let ready = self.spec.ready.clone();
-        let State::Starting(run) = &mut self.state else {
-            return Moved::default();
-        };
-        // A reload may have come meanwhile, and what is forked now is of the new kind.
-        run.awaits = ready.map(|r| Box::new(Await::new(r)));
-        let mut about = About {
-            now,
-            id,
-            instance,
-            cx,
-        };
-        order_to_fork(run, &mut about);
-        let run = run.clone();
-        self.enter(State::Starting(run), now)
-    }
-
-    /// A stop comes while `pre-start` is under way: it is killed, and nothing is started.
-    fn abandon(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let id = self.id;
-        let after = self.spec.stop.after;
-        let Some((mut run, _, _)) = self.take_run() else {
-            return Moved::default();
-        };
-        let instance = run.instance;
-        let stop = begin_without_steps(order, Duration::ZERO, after, &run, id, now, cx);
-        let hook = run.hook.take();
-        let mut end = End::of_nothing(run, Some(stop), now);
-        if let Some(mut hook) = hook {
-            hook.cut_short(&mut About {
-                now,
-                id,
-                instance,
-                cx,
-            });
-            end.note_hook(&hook, now);
-        }
-        let moved = self.enter(State::Sweeping(Box::new(end)), now);
-        self.swept(moved, Swept::Clean, now, cx)
-    }
-
-    /// Lets the hook that is under way do something.
-    fn with_hook(
-        &mut self,
-        now: Tick,
-        cx: &mut Context<'_>,
-        act: impl FnOnce(&mut HookRun, &mut About<'_, '_>),
-    ) {
-        let (id, instance) = (self.id, self.instance);
-        let (State::Starting(run) | State::Up(run)) = &mut self.state else {
-            return;
-        };
-        if let Some(hook) = &mut run.hook {
-            act(
-                hook,
-                &mut About {
-                    now,
-                    id,
-                    instance,
-                    cx,
-                },
-            );
-        }
-    }
-
-    /// What `post-start` has left behind is dead before the end of the instance; nobody waits
-    /// for that now.
-    fn end_post_start(&mut self) {
-        if let State::Up(run) = &mut self.state {
-            run.hook.take_if(|hook| hook.action().is_none());
-        }
-    }
-
-    pub(super) fn begin_post_start(&mut self, now: Tick, cx: &mut Context<'_>) {
-        let (id, instance) = (self.id, self.instance);
-        let hooks = self.spec.hooks.clone();
-        let Some(hook) = hooks.as_ref().and_then(|h| h.post_start.as_ref()) else {
-            return;
-        };
-        if let State::Up(run) = &mut self.state {
-            let mut about = About {
-                now,
-                id,
-                instance,
-                cx,
-            };
-            run.begin_hook(Kind::PostStart, hook, Vec::new(), &mut about);
-        }
-    }
-
-    fn never_ran(&mut self, error: SpawnError, now: Tick, cx: &mut Context<'_>) -> Moved {
-        if let State::Starting(run) = &mut self.state {
-            let hooks = self.spec.hooks.as_ref();
-            if run.hooked || hooks.is_some_and(|h| h.post_stop.is_some()) {
-                run.exec_error = Some(error);
-                let end = End::of_nothing(run.clone(), None, now);
-                let moved = self.enter(State::Sweeping(Box::new(end)), now);
-                return self.swept(moved, Swept::Clean, now, cx);
-            }
-        }
-        let how = match error.is_passing() {
-            true => How::PassingSpawnError,
-            false => How::LastingSpawnError,
-        };
-        let text = error.to_string();
-        let happening = Happening::StartFailed {
-            instance: self.instance,
-            error,
-        };
-        cx.publish(self.id, happening);
-        cx.effects.push(Effect::Release(self.id, self.instance));
-        let error = Some(text.clone());
-        let mut moved = self.decide_next(how, Duration::ZERO, error, false, now, cx);
-        moved.start_failed = Some(text);
-        moved
-    }
-
-    /// The program executes: it is up, or waited for.
-    fn executes(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let State::Starting(run) = &self.state else {
-            return Moved::default();
-        };
-        let Some(wait) = run.awaits.as_ref().filter(|w| !w.executing) else {
-            return match run.awaits {
-                None => self.become_up(now, cx),
-                Some(_) => Moved::default(),
-            };
-        };
-        if let Some(pid) = run.pid {
-            let happening = Happening::Executing {
-                instance: run.instance,
-                pid,
-                awaited: wait.ready.sign.to_string(),
-            };
-            cx.publish(self.id, happening);
-        }
-        self.in_wait(now, cx, Await::execed)
-    }
-
-    /// Lets the wait for its readiness do something; when it is over, Up or the stop of what
-    /// is not fit.
-    pub(super) fn in_wait(
-        &mut self,
-        now: Tick,
-        cx: &mut Context<'_>,
-        act: impl FnOnce(&mut Await, &mut About<'_, '_>) -> ready::Course,
-    ) -> Moved {
-        let (id, instance) = (self.id, self.instance);
-        let State::Starting(run) = &mut self.state else {
-            return Moved::default();
-        };
-        let Some(wait) = &mut run.awaits else {
-            return Moved::default();
-        };
-        let mut about = About {
-            now,
-            id,
-            instance,
-            cx,
-        };
-        match act(wait, &mut about) {
-            ready::Course::GoesOn => Moved::default(),
-            ready::Course::Ready => self.become_up(now, cx),
-            ready::Course::TimeIsUp(why) => {
-                let by = Origin::Unfit { why: why.clone() };
-                let mut order = Order::new(by, now);
-                order.unready = true;
-                let mut moved = self.begin_stop(order, now, cx);
-                moved.start_failed = Some(why);
-                moved
-            }
-        }
-    }
-
-    fn become_up(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let State::Starting(run) = &self.state else {
-            return Moved::default();
-        };
-        let mut run = run.clone();
-        run.awaits = None;
-        if let Some(pid) = run.pid {
-            cx.publish(
-                self.id,
-                Happening::Up {
-                    instance: run.instance,
-                    pid,
-                },
-            );
-        }
-        self.watch = Watch::begin(&self.spec, now);
-        let mut moved = self.enter(State::Up(run), now);
-        if self.spec.max_connections.is_some() {
-            self.watch(cx.effects);
-        }
-        self.begin_post_start(now, cx);
-        moved.up = true;
-        moved
-    }
-
-    /// Its definition changed, or another superd has taken it over: the watch begins anew.
-    pub(super) fn renew_watch(&mut self, now: Tick, cx: &mut Context<'_>) {
-        self.end_watch(now, cx);
-        if matches!(self.state, State::Up(_)) {
-            self.watch = Watch::begin(&self.spec, now);
-        }
-    }
-
-    fn end_watch(&mut self, now: Tick, cx: &mut Context<'_>) {
-        let (id, instance) = (self.id, self.instance);
-        if let Some(mut watch) = self.watch.take() {
-            watch.end(&mut About {
-                now,
-                id,
-                instance,
-                cx,
-            });
-        }
-    }
-
-    /// Lets the watch do something; when the service is not well, it is stopped.
-    fn in_watch(
-        &mut self,
-        now: Tick,
-        cx: &mut Context<'_>,
-        act: impl FnOnce(&mut Watch, &mut About<'_, '_>) -> health::Course,
-    ) -> Moved {
-        let (id, instance) = (self.id, self.instance);
-        let (State::Up(_), Some(watch)) = (&self.state, &mut self.watch) else {
-            return Moved::default();
-        };
-        let mut about = About {
-            now,
-            id,
-            instance,
-            cx,
-        };
-        match act(watch, &mut about) {
-            health::Course::GoesOn => Moved::default(),
-            health::Course::Unfit { why, stay } => {
-                let mut order = Order::new(Origin::Unfit { why }, now);
-                order.stay = stay;
-                self.begin_stop(order, now, cx)
-            }
-        }
-    }
-
-    fn take_run(&mut self) -> Option<(Run, Option<Box<Stop>>, bool)> {
-        match std::mem::replace(&mut self.state, State::Waiting) {
-            State::Starting(run) | State::Up(run) => Some((run, None, false)),
-            State::Stopping(run, stop) => Some((run, Some(stop), false)),
-            State::Killing(run, stop, _) => Some((run, Some(stop), true)),
-            other @ (State::Down(_)
-            | State::Waiting
-            | State::Sweeping(_)
-            | State::Backoff { .. }) => {
-                self.state = other;
-                None
-            }
-        }
-    }
-
-    fn begin_stop(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
-        if self.spec.stop.steps.is_empty() {
-            // `config` refuses that; should one reach this place, it must not hang.
-            return self.begin_kill(order, now, cx);
-        }
-        self.end_own_actions(now, cx);
-        let schedule = self.spec.stop.clone();
-        let Some((run, _, _)) = self.take_run() else {
-            return Moved::default();
-        };
-        let mut scene = Scene {
-            now,
-            id: self.id,
-            instance: run.instance,
-            says_stopping: run.stopping_seen > 0,
-            cx,
-        };
-        let stop = Stop::begin(order, schedule, &mut scene);
-        self.enter(State::Stopping(run, Box::new(stop)), now)
-    }
-
-    fn begin_kill(&mut self, order: Order, now: Tick, cx: &mut Context<'_>) -> Moved {
-        self.end_own_actions(now, cx);
-        let Schedule {
-            leftover_grace: grace,
-            after,
-            ..
-        } = *self.spec.stop;
-        let Some((run, _, _)) = self.take_run() else {
-            return Moved::default();
-        };
-        let stop = begin_without_steps(order, grace, after, &run, self.id, now, cx);
-        self.kill(run, Box::new(stop), now, cx)
-    }
-
-    fn cut_short(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let Some((run, Some(mut stop), _)) = self.take_run() else {
-            return Moved::default();
-        };
-        let mut scene = Scene {
-            now,
-            id: self.id,
-            instance: run.instance,
-            says_stopping: run.stopping_seen > 0,
-            cx,
-        };
-        stop.look(&mut scene);
-        stop.force(&mut scene);
-        self.kill(run, stop, now, cx)
-    }
-
-    fn kill(&mut self, run: Run, mut stop: Box<Stop>, now: Tick, cx: &mut Context<'_>) -> Moved {
-        stop.killed = true;
-        let what = "KILL to the tree".to_owned();
-        let happening = Happening::Step {
-            instance: run.instance,
-            what,
-            wait: KILL_AGAIN,
-        };
-        // First the deed: to say it takes time.
-        cx.effects.push(Effect::KillTree(self.id, run.instance));
-        cx.publish(self.id, happening);
-        self.enter(State::Killing(run, stop, Kill::begin(now)), now)
-    }
-
-    fn kill_again(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
-        if let State::Killing(run, _, kill) = &mut self.state {
-            if kill.is_due(now) {
-                cx.effects.push(Effect::KillTree(self.id, run.instance));
-                let since = now - kill.since;
-                let happening = Happening::Unkillable {
-                    instance: run.instance,
-                    left: 1,
-                    since,
-                };
-                cx.publish(self.id, happening);
-            }
-        }
-        Moved::default()
-    }
-
-    /// Lets the stop under way do something; when no step is left, KILL.
-    fn in_stop(
-        &mut self,
-        now: Tick,
-        cx: &mut Context<'_>,
-        act: impl FnOnce(&mut Stop, &mut Scene<'_, '_>) -> Course,
-    ) -> Moved {
-        let id = self.id;
-        let State::Stopping(run, stop) = &mut self.state else {
-            return Moved::default();
-        };
-        let mut scene = Scene {
-            now,
-            id,
-            instance: run.instance,
-            says_stopping: run.stopping_seen > 0,
-            cx,
-        };
-        match act(stop, &mut scene) {
-            Course::GoesOn => Moved::default(),
-            Course::Exhausted => {
-                // At a deadline this was done before it. Here no deadline is near.
-                stop.look(&mut scene);
-                match self.take_run() {
-                    Some((run, Some(stop), _)) => self.kill(run, stop, now, cx),
-                    Some(_) | None => Moved::default(),
-                }
-            }
-        }
-    }
-
-    fn hear(&mut self, notice: Notice, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let (State::Starting(run)
-        | State::Up(run)
-        | State::Stopping(run, _)
-        | State::Killing(run, ..)) = &mut self.state
-        else {
-            return Moved::default();
-        };
-        if run.ready == Readiness::NotTold {
-            run.ready = Readiness::No;
-        }
-        let instance = run.instance;
-        match notice {
-            Notice::Stopping => {
-                run.stopping_seen = run.stopping_seen.saturating_add(1);
-                match self.state {
-                    State::Stopping(..) => self.in_stop(now, cx, Stop::said_stopping),
-                    State::Starting(_)
-                    | State::Up(_)
-                    | State::Killing(..)
-                    | State::Down(_)
-                    | State::Waiting
-                    | State::Sweeping(_)
-                    | State::Backoff { .. } => Moved::default(),
-                }
-            }
-            Notice::Status(text) => {
-                if self.says != text {
-                    cx.publish(self.id, Happening::Status { text: text.clone() });
-                    self.says = text;
-                }
-                Moved::default()
-            }
-            Notice::Ready => {
-                let news = run.ready != Readiness::Yes || run.reloading;
-                run.ready = Readiness::Yes;
-                run.reloading = false;
-                if news {
-                    cx.publish(self.id, Happening::Ready { instance });
-                }
-                self.in_wait(now, cx, Await::said_ready)
-            }
-            Notice::Watchdog => {
-                if let Some(watch) = &mut self.watch {
-                    watch.pinged(now);
-                }
-                Moved::default()
-            }
-            Notice::WatchdogTrigger => self.in_watch(now, cx, |watch, _| watch.gave_up()),
-            Notice::Extend(by) => {
-                if let (State::Starting(run), true) = (&mut self.state, by <= LONGEST) {
-                    if let Some(wait) = &mut run.awaits {
-                        wait.extend(by, now);
-                    }
-                }
-                Moved::default()
-            }
-            Notice::Reloading => {
-                if !std::mem::replace(&mut run.reloading, true) {
-                    cx.publish(self.id, Happening::SaysReloading { instance });
-                }
-                Moved::default()
-            }
-            // What a step has sent to the one before is not sent again to this one.
-            Notice::MainPid(pid) => {
-                if let Some(before) = run.pid.filter(|before| *before != pid) {
-                    run.pid = Some(pid);
-                    run.refused = None;
-                    let happening = Happening::MainProcess {
-                        instance,
-                        before,
-                        pid,
-                    };
-                    cx.publish(self.id, happening);
-                }
-                Moved::default()
-            }
-            Notice::NotMain(pid, why) => {
-                if run.refused.replace(pid) != Some(pid) {
-                    let happening = Happening::MainProcessRefused { instance, pid, why };
-                    cx.publish(self.id, happening);
-                }
-                Moved::default()
-            }
-        }
-    }
-
-    /// Whether its checker is to be asked before a restart: it runs well, and nothing else is
-    /// about to end it.
-    pub(super) fn asks_before_restart(&self) -> bool {
-        self.spec.check.is_some() && self.is_well()
-    }
-
-    /// It is up, and nothing is about to end it.
-    pub(super) fn is_well(&self) -> bool {
-        let stays = self.want == Want::Up && self.target && !self.is_going();
-        stays && matches!(self.state, State::Up(_))
-    }
-
-    /// It is up, and a stop of it has been ordered.
-    pub(super) fn is_going(&self) -> bool {
-        self.cycle || self.order.is_some()
-    }
-
-    /// Asks the checker, if there is one; `what` says what for.
-    pub(super) fn begin_check(&mut self, what: Doing, now: Tick, cx: &mut Context<'_>) {
-        let Some(check) = self.spec.check.clone() else {
-            return;
-        };
-        let (id, instance) = (self.id, self.instance);
-        let action = self.begin_doing(what, check.wait, now, cx);
-        cx.effects
-            .push(Effect::Verify(id, instance, action, check.argv));
-    }
-
-    /// Reloads. True when that was all.
-    pub(super) fn begin_reload(&mut self, now: Tick, cx: &mut Context<'_>) -> bool {
-        let (id, instance) = (self.id, self.instance);
-        // What it reads now is what is there.
-        if let Some(files) = &mut self.files {
-            files.settled();
-        }
-        match self.spec.reload.clone() {
-            Some(Reload::Signal(signal)) => {
-                cx.effects
-                    .push(Effect::Signal(id, instance, signal, To::Main));
-                true
-            }
-            Some(Reload::Run(argv, wait)) => {
-                let action = self.begin_doing(Doing::Reload, wait, now, cx);
-                cx.effects.push(Effect::Run(id, instance, action, argv));
-                false
-            }
-            Some(Reload::Http(http, wait)) => {
-                let action = self.begin_doing(Doing::Reload, wait, now, cx);
-                cx.effects.push(Effect::Http(id, instance, action, http));
-                false
-            }
-            None => true,
-        }
-    }
-
-    fn begin_doing(
-        &mut self,
-        what: Doing,
-        wait: Duration,
-        now: Tick,
-        cx: &mut Context<'_>,
-    ) -> ActionId {
-        self.end_reload(cx);
-        let action = cx.next_action();
-        self.reload = Some(ReloadRun {
-            action,
-            until: now + wait,
-            wait,
-            what,
-        });
-        action
-    }
-
-    fn reload_ended(&mut self, outcome: Outcome, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let Some(run) = self.reload.take() else {
-            return Moved::default();
-        };
-        let error = match outcome {
-            Outcome::Done => None,
-            Outcome::Unhappy(error) | Outcome::Impossible(error) => Some(error),
-        };
-        match (run.what.clone(), error) {
-            (_, Some(error)) => self.reload_failed(&run, error, cx),
-            (Doing::Reload, None) => Moved {
-                reloaded: Some(Ok(())),
-                ..Moved::default()
-            },
-            // The stop has not begun, because others go first.
-            (Doing::CheckForReload, None) if self.is_going() => Moved {
-                reloaded: Some(Err("it is being stopped".to_owned())),
-                ..Moved::default()
-            },
-            (Doing::CheckForReload, None) => Moved {
-                reloaded: self.begin_reload(now, cx).then_some(Ok(())),
-                ..Moved::default()
-            },
-            (Doing::CheckForRestart(by), None) => Moved {
-                verified: Some(Ok(by)),
-                ..Moved::default()
-            },
-        }
-    }
-
-    /// Nothing comes of it; the service runs on as it is.
-    fn reload_failed(&mut self, run: &ReloadRun, error: String, cx: &mut Context<'_>) -> Moved {
-        let error = match run.is_check() {
-            true => format!("{}: {error}", run.name()),
-            false => error,
-        };
-        let happening = Happening::ActionFailed {
-            error: error.clone(),
-        };
-        cx.publish(self.id, happening);
-        match run.is_before_restart() {
-            true => Moved {
-                verified: Some(Err(error)),
-                ..Moved::default()
-            },
-            false => Moved {
-                reloaded: Some(Err(error)),
-                ..Moved::default()
-            },
-        }
-    }
-
-    fn drain_ended(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Moved {
-        let State::Up(run) = &mut self.state else {
-            return Moved::default();
-        };
-        let result = match outcome {
-            Outcome::Done => {
-                if let Some(hold) = &mut run.drain {
-                    hold.action = None;
-                    hold.connections = Some(0);
-                }
-                Ok(())
-            }
-            Outcome::Unhappy(error) | Outcome::Impossible(error) => {
-                run.drain = None;
-                cx.publish(
-                    self.id,
-                    Happening::ActionFailed {
-                        error: error.clone(),
-                    },
-                );
-                Err(error)
-            }
-        };
-        Moved {
-            drained: Some(result),
-            ..Moved::default()
-        }
-    }
-
-    /// It does not come to an end: it is killed, and those who wait are told.
-    fn reload_timeout(&mut self, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let Some(run) = self.reload.clone().filter(|r| now >= r.until) else {
-            return Moved::default();
-        };
-        self.end_reload(cx);
-        let text = match run.is_check() {
-            true => "it did not end within",
-            false => "the reload did not end within",
-        };
-        let error = format!("{text} {} and was ended", Span(run.wait));
-        self.reload_failed(&run, error, cx)
-    }
-
-    /// A drain counts, or the number has crossed one of the limits.
-    fn connections(&mut self, n: u32, cx: &mut Context<'_>) {
-        let State::Up(run) = &mut self.state else {
-            return;
-        };
-        if let Some(hold) = &mut run.drain {
-            hold.connections = Some(n);
-            return;
-        }
-        let Some(max) = self.spec.max_connections else {
-            return;
-        };
-        if n > max.high && !run.limited {
-            run.limited = true;
-            run.filtered = true;
-            let what = self.spec.stop.drain();
-            cx.effects.push(Effect::Limit(self.id, run.instance, what));
-            let happening = Happening::Limited {
-                connections: n,
-                high: max.high,
-            };
-            cx.publish(self.id, happening);
-        } else if n < max.low && run.limited {
-            run.limited = false;
-            cx.effects.push(Effect::LetGo(self.id, run.instance));
-            let happening = Happening::Unlimited {
-                connections: n,
-                low: max.low,
-            };
-            cx.publish(self.id, happening);
-        }
-    }
-
-    /// Connections are counted as the definition says it now.
-    pub(super) fn watch(&mut self, effects: &mut Vec<Effect>) {
-        let State::Up(run) = &mut self.state else {
-            return;
-        };
-        let max = self.spec.max_connections;
-        if max.is_none() && std::mem::take(&mut run.limited) && run.drain.is_none() {
-            effects.push(Effect::LetGo(self.id, run.instance));
-        }
-        let watched = max.map(|max| (max, self.spec.stop.drain()));
-        effects.push(Effect::Watch(self.id, run.instance, watched));
-    }
-
-    /// What was under way outside of a stop ends. What is held back stays so.
-    fn end_actions(&mut self, cx: &mut Context<'_>) {
-        if self.spec.max_connections.is_some() && matches!(self.state, State::Up(_)) {
-            cx.effects.push(Effect::Watch(self.id, self.instance, None));
-        }
-        let hold = match &mut self.state {
-            State::Up(run) => run.drain.as_mut(),
-            State::Down(_)
-            | State::Waiting
-            | State::Starting(_)
-            | State::Stopping(..)
-            | State::Killing(..)
-            | State::Sweeping(_)
-            | State::Backoff { .. } => None,
-        };
-        if let Some(action) = hold.and_then(|hold| hold.action.take()) {
-            cx.effects
-                .push(Effect::EndAction(self.id, self.instance, action));
-        }
-        self.end_reload(cx);
-    }
-
-    fn end_reload(&mut self, cx: &mut Context<'_>) {
-        if let Some(reload) = self.reload.take() {
-            cx.effects
-                .push(Effect::EndAction(self.id, self.instance, reload.action));
-        }
-    }
-
-    /// The instance is going, or gone: what superd does with it besides ends.
-    fn end_own_actions(&mut self, now: Tick, cx: &mut Context<'_>) {
-        self.end_actions(cx);
-        self.end_watch(now, cx);
-        let (id, instance) = (self.id, self.instance);
-        self.with_hook(now, cx, HookRun::cut_short);
-        self.end_post_start();
-        if let State::Starting(run) = &mut self.state {
-            if let Some(wait) = &mut run.awaits {
-                wait.end(&mut About {
-                    now,
-                    id,
-                    instance,
-                    cx,
-                });
-            }
-        }
-    }
-
-    /// The main process is reaped: clear the rest of the tree away.
-    pub(super) fn sweep(
-        &mut self,
-        exit: Exit,
-        crash: Option<Crash>,
-        left: Option<u32>,
-        now: Tick,
-        cx: &mut Context<'_>,
-    ) -> Moved {
-        self.end_own_actions(now, cx);
-        let Some((run, stop, killing)) = self.take_run() else {
-            return Moved::default();
-        };
-        let mut stop = stop.map(|s| *s);
-        if let Some(stop) = &mut stop {
-            let mut scene = Scene {
-                now,
-                id: self.id,
-                instance: run.instance,
-                says_stopping: false,
-                cx,
-            };
-            stop.gone(&mut scene);
-        }
-        // As it was when the stop began: a reload does not postpone a KILL.
-        let grace = match &stop {
-            Some(stop) => stop.leftover_grace(),
-            None => self.spec.stop.leftover_grace,
-        };
-        let mut end = End::new(run, exit, crash, stop, now);
-        let swept = end.begin(self.id, left, killing, grace, now, cx);
-        let moved = self.enter(State::Sweeping(Box::new(end)), now);
-        self.swept(moved, swept, now, cx)
-    }
-
-    /// What it is on the way into Sweeping, and perhaps out of it at once.
-    fn swept(&mut self, mut moved: Moved, swept: Swept, now: Tick, cx: &mut Context<'_>) -> Moved {
-        let after = self.after_sweep(swept, now, cx);
-        moved.up = after.up;
-        moved.over = after.over;
-        moved.start_failed = after.start_failed;
-        moved
-    }
-
-    /// If the tree is empty: report, let go, and decide what is next.
-    fn after_sweep(&mut self, swept: Swept, now: Tick, cx: &mut Context<'_>) -> Moved {
-        match swept {
-            Swept::NotYet => return Moved::default(),
-            Swept::Clean => {}
-        }
-        let id = self.id;
-        if let State::Sweeping(end) = &mut self.state {
-            let instance = end.run.instance;
-            let mut about = About {
-                now,
-                id,
-                instance,
-                cx,
-            };
-            match end.next_hook(&self.spec, &mut about) {
-                Swept::NotYet => return Moved::default(),
-                Swept::Clean => {}
-            }
-        }
-        let State::Sweeping(end) = std::mem::replace(&mut self.state, State::Waiting) else {
-            return Moved::default();
-        };
-        let end = *end;
-        let instance = end.run.instance;
-        let stopped = end.stop.is_some();
-        let order = end.stop.as_ref().map(|s| &s.order);
-        let unfit = order.is_some_and(Order::is_unfit);
-        let stay = order.is_some_and(|o| o.stay);
-        let why = match order.map(|o| &o.by) {
-            Some(Origin::Unfit { why }) => Some(why.clone()),
-            Some(_) | None => None,
-        };
-        let unready = end.run.awaits.is_some();
-        let was_born = end.run.pid.is_some() || end.run.exec_error.is_none();
-        let error = end.run.exec_error.clone();
-        let (report, success) = end.report(&self.spec, now);
-        // One that never was up was not stable, however long it took.
-        let ran = match unready || !was_born {
-            true => Duration::ZERO,
-            false => report.ran,
-        };
-        let (verdict, exit) = (report.verdict, report.exit);
-        if report.pid.is_some() || report.exit != Exit::Unknown {
-            self.last = Some((report.exit, verdict));
-        }
-        self.publish_end(report, error.clone(), cx);
-        cx.effects.push(Effect::Release(self.id, instance));
-        let how = match (&error, success) {
-            (Some(e), _) if e.stage == Stage::PreStart => How::Failure,
-            (Some(e), _) if e.is_passing() => How::PassingSpawnError,
-            (Some(_), _) => How::LastingSpawnError,
-            (None, _) if unfit => How::Failure,
-            (None, true) => How::Success,
-            (None, false) => How::Failure,
-        };
-        let text = error.map(|e| e.to_string());
-        let mut moved = match why {
-            Some(why) if stay && self.is_to_stay() => self.give_up(why, now, cx),
-            why => {
-                let why = text.clone().or(why);
-                self.decide_next(how, ran, why, stopped && !unfit, now, cx)
-            }
-        };
-        moved.over = (was_born || stopped).then_some((verdict, how));
-        moved.start_failed = match (unready && !stopped && !moved.up, self.spec.oneshot) {
-            (true, None) => text.or_else(|| Some(format!("it {exit} before it was ready"))),
-            (true, Some(_)) => text.or_else(|| Some(format!("it {exit}"))),
-            (false, _) => text,
-        };
-        moved
-    }
-
-    fn publish_end(&self, report: EndReport, error: Option<SpawnError>, cx: &mut Context<'_>) {
-        let instance = report.instance;
-        let happening = match error {
-            Some(error) => Happening::StartFailed { instance, error },
-            None => Happening::Ended(Box::new(report)),
-        };
-        cx.publish(self.id, happening);
-    }
-
-    /// Nobody has asked for anything else since superd found it unfit.
-    fn is_to_stay(&self) -> bool {
-        self.want == Want::Up && !self.gone && self.target && !self.cycle && self.order.is_none()
-    }
-
-    fn give_up(&mut self, why: String, now: Tick, cx: &mut Context<'_>) -> Moved {
-        cx.publish(self.id, Happening::GivenUp { why: why.clone() });
-        self.enter(State::Down(Rest::Failed(why)), now)
-    }
-
-    /// Nothing runs any more: Down, Backoff, or Waiting for the supervisor to start it.
-    /// `stopped`: a stop was under way, so the end is no business of the restart policy.
-    pub(super) fn decide_next(
-        &mut self,
-        how: How,
-        ran: Duration,
-        error: Option<String>,
-        stopped: bool,
-        now: Tick,
-        cx: &mut Context<'_>,
-    ) -> Moved {
-        let asked = stopped || self.cycle || self.order.is_some();
-        self.keep_step(now);
-        self.cycle = false;
-        self.order = None;
-        if self.gone || self.want == Want::Down {
-            return self.enter(State::Down(Rest::Stopped), now);
-        }
-        if self.spec.oneshot.is_some() && how == How::Success && !asked && self.target {
-            let instance = self.instance;
-            self.record.clear();
-            cx.publish(self.id, Happening::Done { instance });
-            let mut moved = self.enter(State::Down(Rest::Done), now);
-            moved.up = true;
-            return moved;
-        }
-        if asked || !self.target {
-            // It was made to go (restart, dependency, shutdown); the supervisor starts
-            // it again when it is to be up.
-            if self.start_by == Origin::Timer {
-                self.start_by = Origin::Policy; // its timer had this run
-            }
-            return self.enter(State::Waiting, now);
-        }
-        let next = self.record.next(&self.spec.restart, now, ran, how, cx.rng);
-        let failures = self.record.failures();
-        match next {
-            Next::Stay => {
-                let (rest, why) = match (how, error) {
-                    (How::Success, _) => (Rest::Finished, "it has finished".to_owned()),
-                    (_, Some(e)) => (Rest::Failed(e.clone()), e),
-                    (_, None) => {
-                        let why = "it failed, and its policy is not to start it again";
-                        (Rest::Failed(why.to_owned()), why.to_owned())
-                    }
-                };
-                cx.publish(self.id, Happening::GivenUp { why });
-                self.enter(State::Down(rest), now)
-            }
-            Next::After(pause) | Next::Slowly(pause) => {
-                let slow = matches!(next, Next::Slowly(_));
-                let crash_loop = slow && error.is_none();
-                let happening = Happening::Restarting {
-                    pause,
-                    failures,
-                    crash_loop,
-                };
-                cx.publish(self.id, happening);
-                let until = now + pause;
-                // Without a pause it is due at once, in this turn of the loop.
-                self.enter(State::Backoff { until, slow, error }, now)
-            }
-        }
-    }
 }
 
-/// The order to fork, and what has to be noted before it and looked at from then on.
-fn order_to_fork(run: &Run, about: &mut About<'_, '_>) {
-    if let Some(wait) = &run.awaits {
-        wait.before_start(about);
-    }
-    let (id, instance) = (about.id, about.instance);
-    about.cx.effects.push(Effect::Spawn(id, instance));
-    if let Some(wait) = &run.awaits {
-        wait.after_start(about);
-    }
-}
-
-/// A stop whose schedule is cut short before its first step.
-fn begin_without_steps(
-    order: Order,
-    leftover_grace: Duration,
-    after: Duration,
-    run: &Run,
-    id: ServiceId,
-    now: Tick,
-    cx: &mut Context<'_>,
-) -> Stop {
-    let nothing = Schedule {
-        steps: Vec::new(),
-        leftover_grace,
-        after,
-    };
-    let mut scene = Scene {
-        now,
-        id,
-        instance: run.instance,
-        says_stopping: run.stopping_seen > 0,
-        cx,
-    };
-    let mut stop = Stop::begin(order, Rc::new(nothing), &mut scene);
-    stop.force(&mut scene);
-    stop
+/// Of those that there are.
+fn soonest(all: &[Option<Tick>]) -> Option<Tick> {
+    all.iter().flatten().min().copied()
 }

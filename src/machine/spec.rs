@@ -7,8 +7,6 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::event::ServiceId;
 use super::files::Watched;
 use super::health::Health;
@@ -17,6 +15,7 @@ use super::outlook::WaitFor;
 use super::ready::Ready;
 use super::signal::Signal;
 use super::timer::Timer;
+use crate::json::{FromJson, ToJson};
 
 /// A service as the machine sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +30,8 @@ pub struct Spec {
     pub requires: Vec<ServiceId>,
     /// As `after`, and started along with it.
     pub wants: Vec<ServiceId>,
+    /// As `after`, and restarted when one of them has begun anew.
+    pub restart_with: Vec<ServiceId>,
     /// They never run at the same time. It is enough that one of two names the other.
     pub conflicts: Vec<ServiceId>,
     /// It runs to its end and is then done, which is when it counts as up.
@@ -67,7 +68,7 @@ pub struct Spec {
 
 /// A limit that superd keeps: new connections are held back with more than `high` open
 /// ones, until there are less than `low`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct MaxConnections {
     /// The most that is let in calmly.
     pub high: u32,
@@ -76,7 +77,7 @@ pub struct MaxConnections {
 }
 
 /// What a service is that runs to its end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Oneshot {
     /// What it has done remains: it is not done again until it was stopped.
     Remains,
@@ -85,7 +86,7 @@ pub enum Oneshot {
 }
 
 /// How a service reads its configuration again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Reload {
     /// Send this signal to the main process.
     Signal(Signal),
@@ -97,7 +98,7 @@ pub enum Reload {
 
 /// A service's own checker of its configuration (`caddy validate`): what it does not like is
 /// not given to a service that runs well.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Checker {
     /// The command; status 0 means that all is well.
     pub argv: Rc<[String]>,
@@ -106,7 +107,7 @@ pub struct Checker {
 }
 
 /// The stop schedule: these steps in order, then KILL of whatever is left.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Schedule {
     /// At least one.
     pub steps: Vec<Step>,
@@ -172,7 +173,7 @@ impl Schedule {
 }
 
 /// One step of a stop.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Step {
     /// What is done at its beginning.
     pub action: Action,
@@ -202,7 +203,7 @@ impl Step {
 }
 
 /// What a step does.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Action {
     /// Send a signal.
     Signal(Signal, To),
@@ -217,7 +218,7 @@ pub enum Action {
 }
 
 /// Which new connections a drain holds back.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, ToJson, FromJson)]
 pub struct Drain {
     /// On these ports; empty: on all that the tree listens on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -244,7 +245,7 @@ impl Drain {
 }
 
 /// A port that a drain names: `443`, `tcp/443`, `udp/443`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Port {
     /// None: both.
     pub transport: Option<Transport>,
@@ -253,7 +254,7 @@ pub struct Port {
 }
 
 /// What carries connections.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ToJson, FromJson)]
 pub enum Transport {
     /// TCP, over IPv4 or IPv6.
     Tcp,
@@ -275,7 +276,7 @@ impl fmt::Display for Action {
 }
 
 /// To which processes of an instance a signal goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum To {
     /// The main process.
     Main,
@@ -299,7 +300,7 @@ impl fmt::Display for To {
 }
 
 /// What ends a step before its time. That the service is gone ends every step.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Until {
     /// Nothing else.
     Gone,
@@ -318,7 +319,7 @@ pub enum Until {
 }
 
 /// An HTTP/1.1 request in the clear to a loopback or unix address.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Http {
     /// `POST`, `GET`, `PUT` ...
     pub method: String,
@@ -331,7 +332,7 @@ pub struct Http {
 }
 
 /// Where an [`Http`] step connects. Names are not resolved: a resolver would block.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum HttpAddress {
     /// An IP address and port.
     Tcp(std::net::SocketAddr),
@@ -349,7 +350,7 @@ impl fmt::Display for Http {
 }
 
 /// When a service is started again after it ended without being asked to.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Restart {
     /// After which exits.
     pub policy: Policy,
@@ -365,7 +366,7 @@ pub struct Restart {
 }
 
 /// After which exits a service is started again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Policy {
     /// After every exit.
     Always,
@@ -376,7 +377,7 @@ pub enum Policy {
 }
 
 /// More than `burst` exits `within` that time: try again only every `retry`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct CrashLoop {
     /// Exits that are still taken calmly.
     pub burst: u32,

@@ -3,21 +3,22 @@
 //! Only the part before the main process is gone; `end.rs` has the rest. The
 //! promises of DESIGN 1 that are kept here: each step at most once, and a deadline
 //! that only ever moves earlier.
+//!
+//! Longer than a file should be: a step is begun, waited for and ended by the same few fields.
 
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::event::{ActionId, Check, Effect, Instance, Outcome, ServiceId};
 use super::hook::{Call, Kind};
-use super::memory;
 use super::report::{Happening, Origin, StepOutcome, StepReport, Stuck};
-use super::service::Context;
+use super::resume;
+use super::service::{Context, Run};
 use super::signal::Signal;
 use super::spec::{Action, Schedule, Step, To, Until};
 use super::time::{Span, Tick};
+use crate::json::{FromJson, ToJson};
 
 /// The first pause between two looks at a condition that sends no event.
 pub const POLL_FIRST: Duration = Duration::from_millis(1);
@@ -80,7 +81,7 @@ impl Poll {
 
 /// Who asked for a stop, and when. Kept from the first request on, also while the stop
 /// has to wait for services that go down first.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Order {
     /// Who asked first.
     pub by: Origin,
@@ -128,7 +129,7 @@ impl Order {
 }
 
 /// What the present step is doing.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 enum Phase {
     /// The notify socket is read once more before anything is sent.
     Looking,
@@ -162,7 +163,7 @@ pub enum Course {
 }
 
 /// One stop under way.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, ToJson, FromJson)]
 pub struct Stop {
     /// Who asked.
     pub order: Order,
@@ -232,7 +233,18 @@ pub struct Scene<'a, 'b> {
     pub cx: &'a mut Context<'b>,
 }
 
-impl Scene<'_, '_> {
+impl<'a, 'b> Scene<'a, 'b> {
+    /// That of a run.
+    pub fn of(run: &Run, id: ServiceId, now: Tick, cx: &'a mut Context<'b>) -> Scene<'a, 'b> {
+        Scene {
+            now,
+            id,
+            instance: run.instance,
+            says_stopping: run.stopping_seen > 0,
+            cx,
+        }
+    }
+
     fn emit(&mut self, effect: Effect) {
         self.cx.effects.push(effect);
     }
@@ -645,18 +657,18 @@ impl Stop {
             scene.emit(Effect::NotePorts(scene.id, scene.instance));
         }
         match self.phase {
-            Phase::Looking | Phase::Doubting(_) => memory::look(Check::Notify, scene),
+            Phase::Looking | Phase::Doubting(_) => resume::look(Check::Notify, scene),
             Phase::Settling(_) => {}
             Phase::Acting => match self.current().map(|s| s.until.clone()) {
                 // What was never open does not close.
                 Some(Until::PortsClosed) if self.ports == Some(0) => {}
                 Some(Until::PortsClosed) => {
                     self.poll = Some(Poll::begin(scene.now));
-                    memory::look(Check::Ports, scene);
+                    resume::look(Check::Ports, scene);
                 }
                 Some(Until::DescendantsGone) => {
                     self.poll = Some(Poll::begin(scene.now));
-                    memory::look(Check::Descendants, scene);
+                    resume::look(Check::Descendants, scene);
                 }
                 Some(Until::Log(text)) => {
                     scene.emit(Effect::WatchOutput(scene.id, scene.instance, text));

@@ -3,8 +3,10 @@
 //!
 //! The journal is written as the daemon does it: before each effect that weighs (before a
 //! start only that it begins), and at the end of a turn. A point is before that, after it, and after the effect itself.
+//!
+//! Longer than a file should be: a superd, its journal and the world that it dies in are played here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::event::{
@@ -23,6 +25,7 @@ use super::spec::{Action, Policy, Spec, Step, To, Until};
 use super::supervisor::{Ending, Supervisor};
 use super::testing::spec;
 use super::time::Tick;
+use crate::map::Map;
 
 /// What ends the main process, and how many processes it leaves.
 #[derive(Clone, Copy)]
@@ -44,10 +47,10 @@ struct Process {
 #[derive(Default, PartialEq, Debug)]
 struct Counts {
     spawns: u32,
-    signals: BTreeMap<(i32, Signal), u32>,
-    leftover_terms: BTreeMap<i32, u32>,
-    runs: BTreeMap<ActionId, u32>,
-    hooks: BTreeMap<(Instance, String), u32>,
+    signals: Map<(i32, Signal), u32>,
+    leftover_terms: Map<i32, u32>,
+    runs: Map<ActionId, u32>,
+    hooks: Map<(Instance, String), u32>,
     spawned: Vec<Instance>,
 }
 
@@ -74,7 +77,7 @@ struct World {
     upgrades: Option<u32>,
     /// Requests so far, and how often each was answered.
     asked: u64,
-    answered: BTreeMap<u64, u32>,
+    answered: Map<u64, u32>,
 }
 
 impl World {
@@ -100,7 +103,7 @@ impl World {
             killed: 0,
             upgrades: None,
             asked: 0,
-            answered: BTreeMap::new(),
+            answered: Map::new(),
         }
     }
 
@@ -121,7 +124,7 @@ impl World {
 
     fn write_journal(&mut self) {
         let memory = self.machine.service(A).map(Memory::of);
-        self.journal = memory.map(|m| serde_json::to_string(&m).unwrap());
+        self.journal = memory.map(|m| crate::json::to_string(&m).unwrap());
         self.begun = None;
     }
 
@@ -132,7 +135,7 @@ impl World {
             _ => None,
         };
         match begun {
-            Some(begun) => self.begun = Some(serde_json::to_string(&begun).unwrap()),
+            Some(begun) => self.begun = Some(crate::json::to_string(&begun).unwrap()),
             None => self.write_journal(),
         }
     }
@@ -146,8 +149,8 @@ impl World {
     fn become_another(&mut self) {
         let Some(n) = &mut self.upgrades else { return };
         *n += 1;
-        let whole = serde_json::to_string(&self.machine.keep()).unwrap();
-        let whole: Whole = serde_json::from_str(&whole).unwrap();
+        let whole = crate::json::to_string(&self.machine.keep()).unwrap();
+        let whole: Whole = crate::json::from_str(&whole).unwrap();
         let spec = self.spec.clone();
         assert_eq!(whole.fault(|_| Some(spec.clone())), None);
         let before = format!("{:?}", self.machine.service(A).map(Memory::of));
@@ -346,7 +349,7 @@ impl World {
         let begun = self
             .begun
             .as_ref()
-            .map(|b| serde_json::from_str(b).unwrap());
+            .map(|b| crate::json::from_str(b).unwrap());
         let memory = match (&self.journal, begun) {
             (None, None) => {
                 let new = configure(vec![(A, spec, Change::New)]);
@@ -354,7 +357,7 @@ impl World {
             }
             (None, Some(begun)) => Memory::of_start(begun),
             (Some(journal), begun) => {
-                let mut memory: Memory = serde_json::from_str(journal).unwrap();
+                let mut memory: Memory = crate::json::from_str(journal).unwrap();
                 if let Some(begun) = begun {
                     memory.begin(begun);
                 }

@@ -6,12 +6,11 @@
 //! order are one loop; wishes and answers have files of their own.
 
 mod answers;
+mod blocked;
+mod places;
 mod wishes;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-
-use serde::{Deserialize, Serialize};
 
 use super::event::{Adopted, Answer, Effect, Event, Instance, ServiceId, Ticket};
 use super::order::Order;
@@ -22,6 +21,11 @@ use super::service::{Context, Input, Rest, Run, Service, State, Waiter, Want};
 use super::stop;
 use super::time::Tick;
 use super::timer::Clock;
+use crate::json::{FromJson, ToJson};
+use crate::map::{Map, Set};
+
+pub use blocked::Blocked;
+use places::Places;
 
 /// When superd itself is done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,8 +40,8 @@ pub enum Ending {
 #[derive(Debug, Default)]
 struct Services {
     /// In boxes: a node of the map has eleven places, and half of them are empty.
-    all: BTreeMap<ServiceId, Box<Service>>,
-    touched: BTreeSet<ServiceId>,
+    all: Map<ServiceId, Box<Service>>,
+    touched: Set<ServiceId>,
 }
 
 impl Services {
@@ -56,7 +60,7 @@ impl Services {
     }
 
     fn values_mut(&mut self) -> impl Iterator<Item = &mut Service> {
-        self.touched.extend(self.all.keys());
+        self.touched.extend(self.all.keys().copied());
         self.all.values_mut().map(|s| &mut **s)
     }
 
@@ -72,7 +76,7 @@ impl Services {
 }
 
 impl std::ops::Deref for Services {
-    type Target = BTreeMap<ServiceId, Box<Service>>;
+    type Target = Map<ServiceId, Box<Service>>;
 
     fn deref(&self) -> &Self::Target {
         &self.all
@@ -89,7 +93,7 @@ struct Shutdown {
 }
 
 /// A request about all services, which is answered once.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, ToJson, FromJson)]
 pub struct Group {
     left: usize,
     worst: Answer,
@@ -108,12 +112,12 @@ pub struct Supervisor {
     shutdown: Option<Shutdown>,
     shutdown_within: Option<std::time::Duration>,
     finished: bool,
-    groups: BTreeMap<Ticket, Group>,
+    groups: Map<Ticket, Group>,
     /// The deadlines of the services, soonest first; `Service::listed` says which is whose.
-    deadlines: BTreeSet<(Tick, ServiceId)>,
+    deadlines: Set<(Tick, ServiceId)>,
     /// Services to be looked at, by their place in the order of starts. A queue instead
     /// of recursion: the depth of the stack must not depend on the configuration.
-    dirty: BTreeSet<usize>,
+    dirty: Places,
     /// Some service has a timer by the wall clock, and the daemon watches that clock.
     watches_clock: bool,
 }
@@ -130,9 +134,9 @@ impl Supervisor {
             shutdown: None,
             shutdown_within: None,
             finished: false,
-            groups: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
-            dirty: BTreeSet::new(),
+            groups: Map::new(),
+            deadlines: Set::default(),
+            dirty: Places::default(),
             watches_clock: false,
         }
     }
@@ -301,7 +305,7 @@ impl Supervisor {
 
     /// The services that may have changed since this was asked last, those that are gone
     /// among them.
-    pub fn take_touched(&mut self) -> BTreeSet<ServiceId> {
+    pub fn take_touched(&mut self) -> Set<ServiceId> {
         std::mem::take(&mut self.services.touched)
     }
 
@@ -356,7 +360,8 @@ impl Supervisor {
     pub fn unwanted(&self, id: ServiceId) -> Vec<Rc<str>> {
         let requires = self.order.of(id).requires.iter();
         let known = requires.filter_map(|dep| self.services.get(dep));
-        let unwanted = known.filter(|d| d.want == Want::Down);
+        let ended = |d: &Service| d.state == State::Down(Rest::Finished);
+        let unwanted = known.filter(|d| d.want == Want::Down || ended(d));
         unwanted.map(|d| d.spec.name.clone()).collect()
     }
 
@@ -419,6 +424,9 @@ impl Supervisor {
         self.reorder();
         self.watch_clock(effects);
         self.retarget(effects);
+        for id in self.order.line().to_vec() {
+            self.settle_blocked(id, &mut Vec::new()); // told already
+        }
         self.settle(now, effects);
     }
 
@@ -454,12 +462,17 @@ impl Supervisor {
         let moved = service.input(now, input, &mut cx);
         if !matches!(service.state, State::Waiting) {
             service.look_away(effects);
+            service.blocked = None;
         }
         if moved.state {
             service.keep_files(effects);
         }
         self.list_deadline(id);
         self.tell_waiters(id, &moved, effects);
+        if moved.reloaded.is_some() || moved.verified.is_some() {
+            // What had to wait for that.
+            self.dirty.extend(self.order.place(id));
+        }
         if let Some(verdict) = moved.verified {
             self.verified(id, verdict, now, effects);
         }
@@ -547,7 +560,7 @@ impl Supervisor {
     }
 
     fn look_at_all(&mut self) {
-        self.dirty = (0..self.order.line().len()).collect();
+        self.dirty.extend(0..self.order.line().len());
     }
 
     /// Works out for every service whether it is to be up: wanted, and so is everything
@@ -587,15 +600,38 @@ impl Supervisor {
     /// Ends because a step that does not wait for an event leads only downwards (to Down
     /// or Waiting) or into a state that waits for one.
     fn settle(&mut self, now: Tick, effects: &mut Vec<Effect>) {
-        while let Some(place) = self.dirty.pop_first() {
-            let Some(id) = self.order.line().get(place).copied() else {
-                continue;
-            };
-            self.settle_stop(id, now, effects);
-            self.settle_start(id, now, effects);
-            self.settle_files(id, effects);
-            self.forget_if_gone(id, effects);
+        let mut companions = Vec::new();
+        loop {
+            // First who is to be restarted, so that nobody is started beside what is about to go.
+            let mut from = 0;
+            while let Some(place) = self.dirty.next(from) {
+                companions.extend(self.with_others(place));
+                from = place + 1;
+            }
+            self.settle_companions(&companions, now, effects);
+            companions.clear();
+            if self.dirty.next(0).is_none() {
+                return;
+            }
+            while let Some(place) = self.dirty.pop_first() {
+                let Some(id) = self.order.line().get(place).copied() else {
+                    continue;
+                };
+                companions.extend(self.with_others(place));
+                self.settle_stop(id, now, effects);
+                self.settle_start(id, now, effects);
+                self.settle_blocked(id, effects);
+                self.settle_files(id, effects);
+                self.forget_if_gone(id, effects);
+            }
         }
+    }
+
+    /// The service at this place, if it is restarted with others.
+    fn with_others(&self, place: usize) -> Option<ServiceId> {
+        let id = self.order.line().get(place)?;
+        let has = |s: &&Service| !s.spec.restart_with.is_empty();
+        self.services.get(id).filter(has).map(|s| s.id)
     }
 
     fn settle_files(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {

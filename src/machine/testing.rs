@@ -28,6 +28,7 @@ pub fn spec(name: &str) -> Spec {
         after: Vec::new(),
         requires: Vec::new(),
         wants: Vec::new(),
+        restart_with: Vec::new(),
         conflicts: Vec::new(),
         oneshot: None,
         wait_for: None,

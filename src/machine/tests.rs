@@ -682,7 +682,13 @@ fn leftovers_get_term_and_then_kill() {
     assert_eq!(rig.did(), ["kill a1"]);
     rig.tree = 0;
     rig.hear(Event::OrphanReaped);
-    assert_eq!(rig.did(), ["release a1", "reply 1: done, left children"]);
+    assert_eq!(
+        rig.did(),
+        [
+            "release a1",
+            "reply 1: done, left processes behind, which superd removed"
+        ]
+    );
     assert_eq!(rig.report().left, 2);
 }
 
@@ -1308,7 +1314,7 @@ fn the_verdict_is_not_the_exit_status_alone() {
             Verdict::PanickedWhileStopping,
         ),
         (true, Exit::Code(0), false, 1, 0, Verdict::LeftChildren),
-        (true, Exit::Code(0), false, 0, 1, Verdict::LeftChildren),
+        (true, Exit::Code(0), false, 0, 1, Verdict::PortsHeld),
         (false, Exit::Code(0), false, 0, 0, Verdict::ExitedByItself),
         (false, Exit::Code(1), false, 0, 0, Verdict::ExitedByItself),
         (false, Exit::Code(0), false, 1, 0, Verdict::LeftChildren),
@@ -1529,11 +1535,23 @@ fn every_verdict_is_reached_and_has_its_own_words() {
         (0, Exit::Code(2), true, 0, "crashed"),
         (0, kill, false, 0, "crashed"),
         (0, Exit::Code(0), false, 0, "exited by itself"),
-        (0, Exit::Code(0), false, 1, "left children"),
-        (1, Exit::Code(0), false, 1, "left children"),
+        (
+            0,
+            Exit::Code(0),
+            false,
+            1,
+            "left processes behind, which superd removed",
+        ),
+        (
+            1,
+            Exit::Code(0),
+            false,
+            1,
+            "left processes behind, which superd removed",
+        ),
         (1, Exit::Code(1), false, 0, "failed while stopping"),
     ];
-    let mut words = std::collections::BTreeSet::new();
+    let mut words = crate::map::Set::new();
     for (stop, exit, crashed, left, verdict) in table {
         let mut s = spec("a");
         let term = step(signal(Signal::TERM), Until::Gone, 1_000);

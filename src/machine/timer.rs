@@ -23,8 +23,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::event::Effect;
 use super::memory::LONGEST;
 use super::report::{Happening, Origin};
@@ -32,9 +30,10 @@ use super::service::{Context, Moved, Rest, Service, State, Want};
 use super::spec::Oneshot;
 use super::time::Tick;
 use super::zone::{Zone, DAY};
+use crate::json::{FromJson, ToJson};
 
 /// When a oneshot is run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub enum Timer {
     /// So often.
     Every(Duration),
@@ -107,7 +106,7 @@ impl Clock {
 const SECOND: i128 = 1_000_000_000;
 
 /// What is done with, of the times of `at`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Covered {
     /// All until then, in nanoseconds since the boot.
     boot: u64,

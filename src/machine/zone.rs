@@ -7,6 +7,8 @@
 //!
 //! Not the C library's localtime(3): that reads files by itself, whenever it likes, never again
 //! after the first time on musl, and without OpenWrt's /etc/TZ in a static program.
+//!
+//! A little long: two forms are read, and one question is asked of both.
 
 /// Seconds of a day.
 pub const DAY: i64 = 86_400;

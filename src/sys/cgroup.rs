@@ -11,28 +11,42 @@ use std::cell::Cell;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nix::fcntl::{Flock, FlockArg};
 
-use serde::{Deserialize, Serialize};
-
 use super::kill::kill;
+use super::proc::read_capped;
+use crate::json::{FromJson, ToJson};
 
 /// Nested groups that a service makes are followed this deep.
 const DEPTH: usize = 16;
 /// cgroup.procs is read up to this many bytes: 100,000 processes.
 const PROCS_CAP: u64 = 1 << 20;
+/// Mounts are read up to this many bytes.
+const LIST_CAP: u64 = 1 << 20;
 /// How often one call of [`Group::kill`] looks for survivors where cgroup.kill is missing.
 const PASSES: usize = 8;
 
-/// superd's own cgroup as a directory; none where cgroup v2 is not mounted.
+/// The cgroup that superd was given, as a directory: its own, or the one above if its own is
+/// that part of it which the init system starts superd in, so that superd is never in the way
+/// of a controller. None where cgroup v2 is not mounted.
 pub fn own_directory() -> Option<PathBuf> {
-    let mounts = fs::read("/proc/self/mountinfo").ok()?;
-    let own = fs::read("/proc/self/cgroup").ok()?;
-    directory(&mounts, &own)
+    let mounts = read_capped("/proc/self/mountinfo", LIST_CAP).ok()?;
+    let own = read_capped("/proc/self/cgroup", LIST_CAP).ok()?;
+    let mut found = directory(&mounts, &own)?;
+    if found.ends_with(SUBGROUP) {
+        found.pop();
+    }
+    Some(found)
+}
+
+/// Whether a group can be killed as a whole, and so may have been: all but the root of the
+/// hierarchy, since Linux 5.14. See [`Group::is_fresh`].
+pub fn can_be_killed(dir: &Path) -> bool {
+    dir.join("cgroup.kill").exists()
 }
 
 /// The directory of the process that has this mountinfo and this cgroup file.
@@ -92,7 +106,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 }
 
 /// The directory below which all services of one superd have their groups.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, ToJson, FromJson)]
 pub struct Root {
     dir: PathBuf,
     /// Whether cgroup.kill exists (Linux 5.14).
@@ -119,19 +133,23 @@ impl Root {
     /// finds the same groups. Errors: EROFS, EACCES where cgroups are not ours to make.
     pub fn make(base: &Path, key: &str) -> io::Result<Root> {
         let dir = base.join(format!("superd.{}", escape(key)));
-        make_dir(&dir)?;
-        // Moving a process needs both ends, and the common ancestor, which is `base`.
-        for place in [base, &dir] {
-            let procs = place.join("cgroup.procs");
-            fs::OpenOptions::new().write(true).open(procs)?;
+        let is_new = make_dir(&dir)?;
+        // Moving a process needs both ends, and the common ancestor, which is `base`. What was
+        // made just now is ours.
+        for place in [Some(base), Some(&*dir).filter(|_| !is_new)] {
+            let procs = place.map(|place| place.join("cgroup.procs"));
+            procs.as_deref().map(open_to_write).transpose()?;
         }
         // Below a threaded group no process can be placed.
         let kind = read_small(&dir.join("cgroup.type"))?;
         if !kind.starts_with(b"domain") || kind.starts_with(b"domain invalid") {
             return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
-        let has_kill = dir.join("cgroup.kill").exists();
-        let enabled = read_small(&dir.join(SUBTREE)).unwrap_or_default();
+        let has_kill = can_be_killed(&dir);
+        let enabled = match is_new {
+            true => Vec::new(),
+            false => read_small(&dir.join(SUBTREE)).unwrap_or_default(),
+        };
         let limited = Cell::new(enabled.iter().any(u8::is_ascii_alphabetic));
         Ok(Root {
             dir,
@@ -181,10 +199,7 @@ impl Root {
     pub fn lock(&self) -> io::Result<Option<Flock<fs::File>>> {
         // Whoever can open it can hold the lock. Where this is refused it is not ours.
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o711)).ok();
-        let dir = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY)
-            .open(&self.dir)?;
+        let dir = super::file::open(&self.dir, libc::O_DIRECTORY, 0)?;
         match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
             Ok(held) => Ok(Some(held)),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
@@ -240,29 +255,29 @@ impl Root {
         if !lists(&base.join("cgroup.controllers"), controller) {
             return Err(Lack::NotThere(base.to_path_buf()));
         }
-        match switch(base, '+', controller) {
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => self.step_aside(base, controller)?,
-            Err(e) => return Err(Lack::Refused(base.to_path_buf(), e)),
-            Ok(()) => {}
+        if is_in_the_way(base) {
+            self.step_aside(base)?;
         }
+        switch(base, '+', controller).map_err(|e| match e.raw_os_error() {
+            Some(libc::EBUSY) => Lack::NotAlone(base.to_path_buf()),
+            _ => Lack::Refused(base.to_path_buf(), e),
+        })?;
         switch(&self.dir, '+', controller).map_err(|e| Lack::Refused(self.dir.clone(), e))?;
         self.limited.set(true);
         Ok(())
     }
 
-    fn step_aside(&self, base: &Path, controller: &str) -> Result<(), Lack> {
+    fn step_aside(&self, base: &Path) -> Result<(), Lack> {
         let refused = |e| Lack::Refused(base.to_path_buf(), e);
         let leaf = self.dir.join(LEAF);
         make_dir(&leaf).map_err(refused)?;
         move_to(&leaf).map_err(refused)?;
-        switch(base, '+', controller).map_err(|e| {
+        if is_in_the_way(base) {
             move_to(base).ok(); // it came from there a moment ago
             fs::remove_dir(&leaf).ok(); // as before
-            match e.raw_os_error() {
-                Some(libc::EBUSY) => Lack::NotAlone(base.to_path_buf()),
-                _ => refused(e),
-            }
-        })
+            return Err(Lack::NotAlone(base.to_path_buf()));
+        }
+        Ok(())
     }
 
     /// Undoes [`Root::enable`]: whoever starts the next superd may want to put it where this
@@ -310,6 +325,19 @@ const SUBTREE: &str = "cgroup.subtree_control";
 /// superd's own group, once a controller is enabled. No service's group is called so.
 const LEAF: &str = "superd";
 
+/// `DelegateSubgroup=` of packaging/systemd/superd.service. Unlike [`LEAF`] it outlives superd
+/// with its place: the next one can be put there, though controllers are enabled above it.
+const SUBGROUP: &str = "superd.main";
+
+/// Whether there are processes in it that keep those below it from having a controller. The
+/// kernel refuses to enable a controller there (EBUSY) or, if it is one for threads (pids, cpu),
+/// allows it, and then no group below can have processes. In the very root, which has no
+/// cgroup.type, they may stay.
+fn is_in_the_way(dir: &Path) -> bool {
+    dir.join("cgroup.type").exists()
+        && read_small(&dir.join("cgroup.procs")).is_ok_and(|text| !text.is_empty())
+}
+
 /// Whether a hierarchy of cgroup v1 has this controller: then v2 has not.
 pub fn used_by_v1(controller: &str) -> bool {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -337,8 +365,11 @@ fn move_to(dir: &Path) -> io::Result<()> {
 }
 
 fn write(path: &Path, what: &[u8]) -> io::Result<()> {
-    let mut how = fs::OpenOptions::new();
-    how.write(true).open(path)?.write_all(what)
+    open_to_write(path)?.write_all(what)
+}
+
+fn open_to_write(path: &Path) -> io::Result<fs::File> {
+    super::file::open(path, libc::O_WRONLY, 0)
 }
 
 /// Whether it was not there.
@@ -365,7 +396,7 @@ fn escape(name: &str) -> String {
 }
 
 /// The group of one service.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Group {
     dir: Rc<Path>,
     has_kill: bool,
@@ -393,8 +424,7 @@ impl Group {
     /// The directory, for clone3(2).
     pub fn open_dir(&self) -> io::Result<OwnedFd> {
         let flags = libc::O_DIRECTORY | libc::O_PATH;
-        let mut how = fs::OpenOptions::new();
-        Ok(how.read(true).custom_flags(flags).open(&self.dir)?.into())
+        Ok(super::file::open(&self.dir, flags, 0)?.into())
     }
 
     /// Whether a process may be born in it. Kernels from 6.14 on (and older ones with that
@@ -417,8 +447,7 @@ impl Group {
 
     /// cgroup.procs for writing: "0" moves the writer in.
     pub fn open_procs(&self) -> io::Result<OwnedFd> {
-        let procs = self.dir.join("cgroup.procs");
-        Ok(fs::OpenOptions::new().write(true).open(procs)?.into())
+        Ok(open_to_write(&self.dir.join("cgroup.procs"))?.into())
     }
 
     /// Whether a process is alive in it or below it. Zombies do not count.
@@ -509,7 +538,7 @@ fn parse_oom_kills(events: &[u8]) -> Option<u64> {
 }
 
 fn members(dir: &Path, depth: usize, pids: &mut Vec<i32>) -> io::Result<()> {
-    match fs::File::open(dir.join("cgroup.procs")) {
+    match super::file::open_to_read(dir.join("cgroup.procs")) {
         Ok(file) => {
             let mut text = Vec::new();
             match file.take(PROCS_CAP).read_to_end(&mut text) {
@@ -574,10 +603,9 @@ fn parse_procs(text: &[u8]) -> impl Iterator<Item = i32> + '_ {
         .filter(|pid| *pid > 0)
 }
 
+/// One of cgroupfs's own files that are shorter than a page: the kernel hands it out whole.
 fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(64);
-    fs::File::open(path)?.take(4096).read_to_end(&mut text)?;
-    Ok(text)
+    read_capped(path, 4096)
 }
 
 #[cfg(test)]

@@ -7,12 +7,19 @@
 //! before another network is entered. What `confine.rs` takes away goes as late as it can:
 //! namespaces while it may, the right to write after the last file of /proc was written, the
 //! capabilities last.
+//!
+//! What every child does is written as bare system calls, without the C library's functions, the
+//! allocator, or errno: a child has none of superd's pages mapped when it begins, and each other
+//! place of code or data that it touches is a page fault, which cost more than the calls do.
+//!
+//! Longer than a file should be: a step each, in the order in which a child takes them.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ffi::{c_char, CStr, CString};
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -23,7 +30,7 @@ use super::signals::{Numbers, SIGNALS};
 use super::spawn::{above_own, above_sockets, Ends, Plan, Prepared, SpawnFault, Step, Why};
 
 /// Becomes the program, or reports why not and exits with status 127; 126 where a shell does.
-pub(super) fn run(prepared: &Prepared<'_>, ends: &Ends) -> ! {
+pub(super) fn run(prepared: &Prepared<'_>, ends: &Ends<'_>) -> ! {
     let _guard = ExitGuard;
     let Err(fault) = become_program(prepared, ends);
     // If even the report fails, the exit status 127 is all that is left to say.
@@ -49,18 +56,21 @@ fn exit(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, SpawnFault> {
+fn become_program(prepared: &Prepared<'_>, ends: &Ends<'_>) -> Result<Infallible, SpawnFault> {
     let plan = prepared.plan;
-    let session = nix::unistd::setsid();
+    let session = call(libc::SYS_setsid, [0; 4]);
     own_signals(prepared.parent, prepared.signals);
     session.map_err(at(Step::Session))?;
+    if plan.goes_along {
+        go_along(prepared.parent).map_err(at(Step::Session))?;
+    }
     if let Some(procs) = &ends.procs {
         nix::unistd::write(procs, b"0").map_err(at(Step::Cgroup))?;
     }
-    stdio(prepared).map_err(SpawnFault::io(Step::Stdio))?;
+    stdio(plan, ends.null.as_raw_fd()).map_err(at(Step::Stdio))?;
     let report = ends.report.as_raw_fd();
     let (low, high) = (above_sockets(plan), above_own(plan));
-    let to_high = |fd: RawFd| at_least(fd, high).map_err(SpawnFault::io(Step::Stdio));
+    let to_high = |fd: RawFd| at_least(fd, high).map_err(at(Step::Stdio));
     let lock = match plan.until_exec {
         Some(fd) => to_high(fd.as_raw_fd())?,
         None => report,
@@ -69,13 +79,12 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
         Some((from, number)) => Some((to_high(from.as_raw_fd())?, number)),
         None => None,
     };
-    pass_sockets(plan, high).map_err(SpawnFault::io(Step::Stdio))?;
+    pass_sockets(plan, high).map_err(at(Step::Stdio))?;
     let mut keep = [report, lock, report];
     if let Some((from, number)) = extra {
-        dup2(from, number).map_err(SpawnFault::io(Step::Stdio))?;
+        dup2(from, number).map_err(at(Step::Stdio))?;
         keep = [report, lock, number];
     }
-    keep.sort_unstable();
     close_others(low.unsigned_abs(), &keep);
     let identity = Identity::look_up(prepared)?;
     // One record more on the status pipe; if it cannot be written, nobody is told.
@@ -99,7 +108,7 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
         confine.restrict(&skip)?;
         confine.bound_capabilities(&skip)?;
     }
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(plan.umask as _));
+    call(libc::SYS_umask, [plan.umask as usize, 0, 0, 0]).ok(); // cannot fail
     for (i, (resource, limit)) in plan.limits.iter().enumerate() {
         limits::set(*resource, *limit).map_err(|e| SpawnFault {
             index: u16::try_from(i).unwrap_or(u16::MAX),
@@ -112,7 +121,8 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
         nix::unistd::fchown(io::stderr(), Some(uid), None).ok();
     }
     identity.assume()?;
-    nix::unistd::chdir(plan.directory.as_ref()).map_err(at(Step::Directory))?;
+    let directory = plan.directory.as_ptr() as usize;
+    call(libc::SYS_chdir, [directory, 0, 0, 0]).map_err(at(Step::Directory))?;
     if let Some(confine) = confine {
         confine.set_privileges(&skip)?;
     }
@@ -128,6 +138,14 @@ fn become_program(prepared: &Prepared<'_>, ends: &Ends) -> Result<Infallible, Sp
     })
 }
 
+/// A system call with up to four arguments.
+fn call(number: libc::c_long, [a, b, c, d]: [usize; 4]) -> nix::Result<usize> {
+    // SAFETY: the callers pass numbers, and pointers to what the call reads or writes while it
+    // lasts; descriptors belong to the child alone.
+    let result = unsafe { libc::syscall(number, a, b, c, d) };
+    usize::try_from(result).map_err(|_| Errno::last())
+}
+
 fn at(step: Step) -> impl Fn(Errno) -> SpawnFault {
     move |e| SpawnFault::new(step, e as i32)
 }
@@ -139,8 +157,59 @@ fn at(step: Step) -> impl Fn(Errno) -> SpawnFault {
 /// Ctrl-C, a `kill` of the group) and was not meant for this process: it is dropped. What
 /// superd itself has sent (a stop that comes this early) is kept.
 fn own_signals(superd: i32, not_default: Numbers) {
+    /// Bytes of the kernel's set of signals.
+    const SIZE: usize = SIGNALS as usize / 8;
+    let mut pending = [0_u64; 2];
+    let at = std::ptr::from_mut(&mut pending) as usize;
+    call(libc::SYS_rt_sigpending, [at, SIZE, 0, 0]).ok();
+    let kept = match pending {
+        [0, 0] => 0,
+        _ => take_pending(superd),
+    };
+    // The C library's sigaction(3) refuses the signals it uses itself (32, 33), but an
+    // ignored one would stay ignored in the program.
+    //
+    // rt_sigaction(2) reads a kernel sigaction (at most 160 bytes); all zeroes is SIG_DFL with
+    // an empty mask and no flags. KILL and STOP are refused: EINVAL.
+    let default = [0_u64; 20];
+    let default = default.as_ptr() as usize;
+    each_of(not_default, |signal| {
+        call(libc::SYS_rt_sigaction, [signal, default, 0, SIZE]).ok();
+    });
+    each_of(kept, |signal| {
+        let own = call(libc::SYS_getpid, [0; 4]).unwrap_or(0);
+        // To ourselves, the new child.
+        call(libc::SYS_kill, [own, signal, 0, 0]).ok();
+    });
+    let how = libc::SIG_SETMASK as usize;
+    // Sixteen bytes of zeroes: nothing is blocked.
+    call(libc::SYS_rt_sigprocmask, [how, default, 0, SIZE]).ok();
+}
+
+/// Is killed with superd, also if that is gone by now.
+fn go_along(superd: i32) -> nix::Result<()> {
+    let (option, signal) = (libc::PR_SET_PDEATHSIG as usize, libc::SIGKILL as usize);
+    call(libc::SYS_prctl, [option, signal, 0, 0])?;
+    match call(libc::SYS_getppid, [0; 4])? {
+        parent if i32::try_from(parent) == Ok(superd) => Ok(()),
+        _ => Err(Errno::ESRCH),
+    }
+}
+
+fn each_of(signals: Numbers, mut f: impl FnMut(usize)) {
+    let (mut left, mut signal) = (signals, 1);
+    while left != 0 {
+        if left & 1 != 0 {
+            f(signal);
+        }
+        (left, signal) = (left >> 1, signal + 1);
+    }
+}
+
+/// Takes what is pending, and returns what of it superd has sent.
+fn take_pending(superd: i32) -> Numbers {
     let all = SigSet::all();
-    let mut kept = Vec::new();
+    let mut kept = 0;
     let now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -157,69 +226,38 @@ fn own_signals(superd: i32, not_default: Numbers) {
         // SAFETY: for these codes the kernel fills in the sender.
         let by_process = matches!(info.si_code, libc::SI_USER | libc::SI_TKILL);
         if by_process && unsafe { info.si_pid() } == superd {
-            kept.push(signal);
+            kept |= 1 << (signal - 1);
         }
     }
-    // The C library's sigaction(3) refuses the signals it uses itself (32, 33), but an
-    // ignored one would stay ignored in the program.
-    let default = [0_u64; 20];
-    for signal in (1..=SIGNALS).filter(|n| not_default & (1 << (n - 1)) != 0) {
-        // SAFETY: rt_sigaction(2) reads a kernel sigaction (at most 160 bytes); all zeroes
-        // is SIG_DFL with an empty mask and no flags. KILL and STOP are refused: EINVAL.
-        unsafe {
-            let null = std::ptr::null_mut::<u8>();
-            let size = SIGNALS as usize / 8;
-            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), null, size);
-        }
-    }
-    for signal in kept {
-        let own = nix::unistd::getpid().as_raw();
-        // SAFETY: kill(2) takes two numbers; this one is to ourselves, the new child.
-        unsafe { libc::kill(own, signal) };
-    }
-    SigSet::empty().thread_set_mask().ok(); // cannot fail: the set is valid
+    kept
 }
 
 /// The plan's descriptors, or /dev/null, as standard input, output and error.
-fn stdio(prepared: &Prepared<'_>) -> io::Result<()> {
-    let plan = prepared.plan;
-    let null = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
-    let raw = |fd: Option<std::os::fd::BorrowedFd<'_>>| match fd {
-        Some(fd) => fd.as_raw_fd(),
-        None => null.as_raw_fd(),
-    };
+fn stdio(plan: &Plan<'_>, null: RawFd) -> nix::Result<()> {
+    let raw = |fd: Option<BorrowedFd<'_>>| fd.map_or(null, |fd| fd.as_raw_fd());
     // Copies above 2 first: a source may itself be 0, 1 or 2.
     let sources = [raw(plan.stdin), raw(plan.stdout), raw(plan.stderr)];
-    for (target, source) in (0..).zip(sources.map(above_stdio)) {
-        dup2(source?, target)?;
-    }
-    // Copies and /dev/null are closed with everything else that is above 2; if null
-    // itself landed on 0 to 2, closing it would close what is there now.
-    std::mem::forget(null);
-    Ok(())
-}
-
-fn above_stdio(fd: RawFd) -> io::Result<RawFd> {
-    at_least(fd, 3)
+    let [input, output, error] = sources.map(|fd| at_least(fd, 3));
+    dup2(input?, 0)?;
+    dup2(output?, 1)?;
+    // The copies are closed with everything else that is above 2.
+    dup2(error?, 2)
 }
 
 /// The descriptor, or a copy of it from `low` on.
-fn at_least(fd: RawFd, low: RawFd) -> io::Result<RawFd> {
+fn at_least(fd: RawFd, low: RawFd) -> nix::Result<RawFd> {
     if fd >= low {
         return Ok(fd);
     }
     // SAFETY: fcntl(2) makes a new descriptor and touches no other.
-    match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, low) } {
-        -1 => Err(io::Error::last_os_error()),
-        high => Ok(high),
-    }
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, low) })
 }
 
 /// The sockets to 3, 4 and so on. Copies above first: a source may itself be one of those.
-fn pass_sockets(plan: &Plan<'_>, low: RawFd) -> io::Result<()> {
+fn pass_sockets(plan: &Plan<'_>, low: RawFd) -> nix::Result<()> {
+    if plan.sockets.is_empty() {
+        return Ok(());
+    }
     let mut sources = Vec::with_capacity(plan.sockets.len());
     for socket in &plan.sockets {
         sources.push(at_least(socket.as_raw_fd(), low)?);
@@ -230,25 +268,23 @@ fn pass_sockets(plan: &Plan<'_>, low: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The copy is not close-on-exec.
-fn dup2(from: RawFd, to: RawFd) -> io::Result<()> {
-    // SAFETY: in the child, 0 to 2 and the plan's own numbers belong to the program to be.
-    match unsafe { libc::dup2(from, to) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+/// The copy is not close-on-exec. `from` is another number than `to`.
+fn dup2(from: RawFd, to: RawFd) -> nix::Result<()> {
+    // In the child, 0 to 2 and the plan's own numbers belong to the program to be.
+    let [from, to] = [from, to].map(|fd| fd.unsigned_abs() as usize);
+    call(libc::SYS_dup3, [from, to, 0, 0]).map(drop)
 }
 
-/// Closes every descriptor from `first` on except these, in ascending order. procd's scripts leave
-/// number 1000 open; a lock that lives on in a server blocks every init script after it.
+/// Closes every descriptor from `first` on except these. procd's scripts leave number 1000
+/// open; a lock that lives on in a server blocks every init script after it.
 pub(super) fn close_others(first: u32, keep: &[RawFd]) {
     // Above 2, see status_pipe().
     let kept = || keep.iter().map(|fd| fd.unsigned_abs());
     let mut from = first;
     let mut done = true;
-    for fd in kept() {
-        done = done && (fd <= from || close_range(from, fd - 1));
-        from = from.max(fd + 1);
+    while let Some(fd) = kept().filter(|fd| *fd >= from).min() {
+        done = done && (fd == from || close_range(from, fd - 1));
+        from = fd + 1;
     }
     if done && close_range(from, u32::MAX) {
         return;
@@ -271,8 +307,7 @@ pub(super) fn close_others(first: u32, keep: &[RawFd]) {
 }
 
 fn close_range(first: u32, last: u32) -> bool {
-    // SAFETY: close_range(2) takes numbers; in the child nothing else uses these.
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+    call(libc::SYS_close_range, [first as usize, last as usize, 0, 0]).is_ok()
 }
 
 fn oom_score(score: i32) -> io::Result<()> {
@@ -361,7 +396,7 @@ impl Identity {
 fn environment<'a>(prepared: &Prepared<'a>, entry: Option<&User>) -> Vec<Cow<'a, CStr>> {
     use std::os::unix::ffi::OsStrExt;
     let plan = prepared.plan;
-    let mut env = plan.env.clone();
+    let mut env: Vec<Cow<'a, CStr>> = plan.env.iter().map(|v| Cow::from(&**v)).collect();
     if !plan.sockets.is_empty() {
         let (n, pid) = (plan.sockets.len(), nix::unistd::getpid());
         for var in [format!("LISTEN_FDS={n}"), format!("LISTEN_PID={pid}")] {
@@ -378,7 +413,7 @@ fn environment<'a>(prepared: &Prepared<'a>, entry: Option<&User>) -> Vec<Cow<'a,
         ]
     });
     for (key, value) in personal.into_iter().flatten() {
-        let is_set = |v: &Cow<'_, CStr>| v.to_bytes().starts_with(key.as_bytes());
+        let is_set = |v: &Rc<CStr>| v.to_bytes().starts_with(key.as_bytes());
         if !plan.env.iter().any(is_set) {
             let var = CString::new([key.as_bytes(), value].concat());
             env.extend(var.ok().map(Cow::Owned)); // an entry holds no NUL
@@ -433,10 +468,14 @@ fn member_of(entry: &User, gid: Gid) -> Result<Vec<Gid>, SpawnFault> {
 fn execute(prepared: &Prepared<'_>, env: &[*const c_char]) -> SpawnFault {
     let mut fault = SpawnFault::new(Step::Exec, libc::ENOENT);
     for program in &prepared.programs {
-        // SAFETY: execve(2) gets a C string and two arrays of C strings that end in null
-        // and outlive the call, which returns only on failure.
-        unsafe { libc::execve(program.as_ptr(), prepared.argv.as_ptr(), env.as_ptr()) };
-        match Errno::last_raw() {
+        // execve(2) gets a C string and two arrays of C strings that end in null and outlive the
+        // call, which returns only on failure.
+        let (path, argv) = (program.as_ptr(), prepared.argv.as_ptr());
+        let arguments = [path as usize, argv as usize, env.as_ptr() as usize, 0];
+        let Err(errno) = call(libc::SYS_execve, arguments) else {
+            continue; // it never returns otherwise
+        };
+        match errno as i32 {
             libc::ENOENT if program_exists(program) => {
                 fault.why = Why::Interpreter;
                 fault.errno = libc::ENOENT;

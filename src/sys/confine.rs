@@ -3,6 +3,8 @@
 //!
 //! Each of these fails as a start that fails, unless the plan says that it is optional: then
 //! the start goes on without it, and the status pipe tells.
+//!
+//! A little long: a restriction each.
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -34,22 +34,22 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
         feature(
             "pidfd_open (Linux 5.3)",
             pidfd,
-            "compares start times before each signal; looks twice a second whether an adopted process is there",
+            "superd compares start times before each signal; looks twice a second whether an adopted process is there",
         ),
         feature(
             "pidfd_getfd (5.6)",
             getfd,
-            "cannot drain: steps that drain are skipped",
+            "superd cannot drain: steps that drain are skipped",
         ),
         feature(
             "cgroup v2, writable",
             writable,
-            "finds processes by session, ancestry and SUPERD_INSTANCE",
+            "superd finds processes by session, ancestry and SUPERD_INSTANCE",
         ),
         feature(
             "cgroup.kill (5.14)",
             has_kill,
-            "freezes a group, kills each process, and looks again",
+            "superd freezes a group, kills each process, and looks again",
         ),
         feature(
             "clone3 into a cgroup (5.7)",
@@ -59,12 +59,12 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
         feature(
             "close_range (5.9)",
             close_range,
-            "closes what /proc/self/fd lists",
+            "superd closes what /proc/self/fd lists",
         ),
         feature(
             "sock_diag",
             sock_diag(),
-            "reads /proc/net/tcp and udp instead, which takes longer",
+            "superd reads /proc/net/tcp and udp instead, which takes longer",
         ),
         feature(
             "exit status by pidfd (6.15)",
@@ -74,23 +74,23 @@ pub fn probe(cgroups: bool) -> Vec<Feature> {
         feature(
             "Landlock (6.2)",
             landlock_version() >= 3,
-            "does not start services with writable-paths, or without that where it is optional",
+            "superd does not start services with writable-paths, or without that where it is optional",
         ),
         feature(
             "mount_setattr (5.12)",
             probe_errno(libc::SYS_mount_setattr, [-1, 0, 0]) != libc::ENOSYS,
-            "does not start services with read-only-paths, or without that where it is optional",
+            "superd does not start services with read-only-paths, or without that where it is optional",
         ),
         feature(
             "own mounts and networks (CAP_SYS_ADMIN)",
             has_capability(21),
-            "does not start services with private-tmp, read-only-paths or network-namespace, or \
+            "superd does not start services with private-tmp, read-only-paths or network-namespace, or \
              without that where it is optional",
         ),
         feature(
             "fewer capabilities (CAP_SETPCAP)",
             has_capability(8),
-            "does not start services with capabilities, or without that where it is optional",
+            "superd does not start services with capabilities, or without that where it is optional",
         ),
         feature(
             "child subreaper (3.4)",

@@ -4,7 +4,6 @@
 //! Descriptors are close-on-exec until the moment before; who takes them over makes them so
 //! again before anything else.
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;
@@ -17,6 +16,7 @@ use nix::sys::memfd::{memfd_create, MFdFlags};
 use nix::sys::signal::SigSet;
 
 use super::signals;
+use crate::map::Map;
 
 /// An empty file that no directory has, close-on-exec (memfd_create(2), Linux 3.17).
 ///
@@ -30,7 +30,7 @@ pub fn memory_file(name: &str) -> io::Result<File> {
 /// Descriptors that another program has left to this one. Each can be taken once; what is not
 /// taken is closed.
 #[derive(Debug, Default)]
-pub struct Inherited(BTreeMap<RawFd, OwnedFd>);
+pub struct Inherited(Map<RawFd, OwnedFd>);
 
 impl Inherited {
     /// Takes these over and makes them close-on-exec. To be called before this program has

@@ -5,12 +5,12 @@
 
 use std::io;
 
-use nix::unistd::getpid;
+use super::own_pid;
 
 /// Whether superd may ever signal this pid: never 0 (its own group), never a negative one
 /// (other groups, everybody), never 1, never itself.
 pub fn may_signal(pid: i32) -> bool {
-    pid > 1 && pid != getpid().as_raw()
+    pid > 1 && pid != own_pid()
 }
 
 /// The guard as an error, for the functions that send.
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn groups_init_and_superd_itself_are_never_signalled() {
-        let own = getpid().as_raw();
+        let own = own_pid();
         for pid in [0, 1, -1, -2, -own, own, i32::MIN] {
             assert!(!may_signal(pid), "{pid}");
             assert_eq!(

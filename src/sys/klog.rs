@@ -8,9 +8,9 @@
 //! Reading needs CAP_SYSLOG where `kernel.dmesg_restrict` is set, and is not possible in most
 //! containers: then nobody is found.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 /// So many new messages are read one by one.
 const NEW: usize = 64;
@@ -45,10 +45,7 @@ struct Kill {
 impl Klog {
     /// Opens it at its end. Where that is not allowed, nobody will be found.
     pub fn open() -> Klog {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open("/dev/kmsg")
+        let file = super::file::open(Path::new("/dev/kmsg"), libc::O_NONBLOCK, 0)
             .and_then(|mut file| file.seek(SeekFrom::End(0)).map(|_| file));
         Klog {
             file: file.ok(),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use serde::{Deserialize, Serialize};
+use crate::json::{FromJson, ToJson};
 
 /// No limit. The same number in 64 bits everywhere, which `RLIM_INFINITY` is not.
 pub const UNLIMITED: u64 = u64::MAX;
@@ -12,7 +12,7 @@ pub const NOFILE: u32 = libc::RLIMIT_NOFILE as _;
 
 /// One limit.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Limit {
     /// What is in force.
     pub soft: u64,

@@ -35,7 +35,8 @@
 //! | `signals.rs` | `siginfo_t::si_pid`, `si_uid` | the signal was sent by a process |
 //! | `signals.rs` | `sigaction` | valid or null pointers |
 //! | `signals.rs` | `rt_sigaction` | room for any kernel's sigaction |
-//! | `memory.rs` | `madvise`, `malloc_trim` | stack below all that is in use |
+//! | `memory.rs` | `madvise`, `malloc_trim` | stack below all that is in use; code that nobody has written to |
+//! | `memory.rs` | `__executable_start`, `etext` | only their addresses are used |
 //! | `shared.rs` | `mmap`, `munmap` | a new mapping, nobody shortens its file |
 //! | `shared.rs` | `readv`, `ioctl(FIONREAD)` | writable ranges of the lengths given |
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
@@ -47,11 +48,14 @@
 //! | `wait.rs` | `siginfo_t::si_pid`, `si_status` | waitid filled it in |
 //! | `wake.rs` | `write` | one readable byte; async-signal-safe |
 
+use std::sync::atomic::{AtomicI32, Ordering};
+
 pub mod cgroup;
 mod child;
 pub mod confine;
 pub mod conntrack;
 pub mod features;
+pub mod file;
 pub mod filter;
 pub mod handover;
 pub mod kill;
@@ -61,6 +65,7 @@ pub mod memory;
 pub mod peer;
 pub mod pidfd;
 pub mod proc;
+pub mod program;
 pub mod shared;
 pub mod signals;
 mod sock_diag;
@@ -70,6 +75,20 @@ pub mod tcp;
 pub mod timer;
 pub mod wait;
 pub mod wake;
+
+/// superd's own pid, asked for once: the C library does not keep it. Not for a child on its way
+/// to execve(2).
+pub fn own_pid() -> i32 {
+    static PID: AtomicI32 = AtomicI32::new(0);
+    match PID.load(Ordering::Relaxed) {
+        0 => {
+            let pid = nix::unistd::getpid().as_raw();
+            PID.store(pid, Ordering::Relaxed);
+            pid
+        }
+        pid => pid,
+    }
+}
 
 /// The errno of an I/O error; EIO when it has none.
 pub fn errno_of(e: &std::io::Error) -> i32 {

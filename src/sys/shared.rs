@@ -1,11 +1,10 @@
 //! A page of a file, mapped: what is stored there outlives the process at once, without a
 //! system call.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
@@ -28,14 +27,8 @@ impl SharedPage {
     /// # Errors
     /// Of open(2), write(2) (no space) and mmap(2).
     pub fn open(path: &Path) -> io::Result<SharedPage> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)?;
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW;
+        let mut file = super::file::open(path, flags, 0o600)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Err(io::Error::other("not a regular file"));

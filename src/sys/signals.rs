@@ -2,11 +2,12 @@
 //!
 //! What a signal means is the latch's business; a handler here only passes numbers on.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::sync::OnceLock;
 
 use nix::sys::signal::{SigSet, SigmaskHow};
+
+use super::proc::read_capped;
 
 /// Called inside a signal handler with the signal, and the pid and uid of the sender (0, 0
 /// when a process did not send it). It must be async-signal-safe (signal-safety(7)):
@@ -53,24 +54,39 @@ pub fn clean_start() -> io::Result<()> {
 /// The same, but what is blocked stays blocked, for a program that is to take over the signals
 /// of the one before.
 pub fn clean_dispositions() -> io::Result<()> {
-    let ignored = ignored().unwrap_or(Numbers::MAX);
-    for signal in (1..=SIGNALS).filter(|n| ignored & (1 << (n - 1)) != 0) {
-        if disposition(signal) == Some(libc::SIG_IGN) && signal != libc::SIGPIPE {
-            set_disposition(signal, libc::SIG_DFL).ok(); // KILL and STOP cannot be ignored
-        }
+    let is_ignored = |signal: &i32| disposition(*signal) == Some(libc::SIG_IGN);
+    let ignored = match dispositions() {
+        Some((ignored, _)) => ignored,
+        None => numbers(is_ignored),
+    };
+    let pipe = 1 << (libc::SIGPIPE - 1);
+    for signal in (1..=SIGNALS).filter(|n| ignored & !pipe & (1 << (n - 1)) != 0) {
+        set_disposition(signal, libc::SIG_DFL).ok(); // KILL and STOP cannot be ignored
     }
-    set_disposition(libc::SIGPIPE, libc::SIG_IGN)
+    match ignored & pipe {
+        0 => set_disposition(libc::SIGPIPE, libc::SIG_IGN),
+        _ => Ok(()),
+    }
 }
 
-/// What this process ignores, in one look in place of one for each signal; none without /proc.
-fn ignored() -> Option<Numbers> {
-    let mut status = [0_u8; 4096];
-    let n = fs::File::open("/proc/self/status")
-        .and_then(|mut f| f.read(&mut status))
-        .ok()?;
-    let mut lines = status.get(..n)?.split(|b| *b == b'\n');
-    let mask = lines.find_map(|l| l.strip_prefix(b"SigIgn:"))?;
+/// What this process ignores, and what it handles, in one look in place of one for each signal;
+/// none without /proc.
+fn dispositions() -> Option<(Numbers, Numbers)> {
+    let text = read_capped("/proc/self/status", 4096).ok()?;
+    Some((mask_in(&text, b"SigIgn:")?, mask_in(&text, b"SigCgt:")?))
+}
+
+fn mask_in(status: &[u8], name: &[u8]) -> Option<Numbers> {
+    let mut lines = status.split(|b| *b == b'\n');
+    let mask = lines.find_map(|l| l.strip_prefix(name))?;
     Numbers::from_str_radix(std::str::from_utf8(mask).ok()?.trim(), 16).ok()
+}
+
+/// Those of which this is so.
+fn numbers(is_so: impl Fn(&i32) -> bool) -> Numbers {
+    (1..=SIGNALS)
+        .filter(is_so)
+        .fold(0, |all, signal| all | 1 << (signal - 1))
 }
 
 /// For a plain command like superctl: nothing is blocked, nothing is ignored, SIGPIPE ends it.
@@ -99,30 +115,33 @@ pub(super) const SIGNALS: i32 = 128;
 #[cfg(not(any(target_arch = "mips", target_arch = "mips64")))]
 pub(super) const SIGNALS: i32 = 64;
 
-/// The signals that are ignored or handled (or were once, which may leave traces): those
-/// that a child has to set back. The C library's own (32, 33) are among those asked for.
-/// Looked at before the first start: superd's handlers are there by then, and stay.
+/// The signals that are ignored or handled: those that a child has to set back. The C
+/// library's own (32, 33) are among those asked for. Looked at before the first start: superd's
+/// handlers are there by then, and stay.
 pub(super) fn not_default() -> Numbers {
     static FOUND: OnceLock<Numbers> = OnceLock::new();
-    *FOUND.get_or_init(look_for_not_default)
+    *FOUND.get_or_init(|| match dispositions() {
+        Some((ignored, handled)) => ignored | handled,
+        None => numbers(is_not_default),
+    })
 }
 
-fn look_for_not_default() -> Numbers {
-    let mut found = 0;
-    for signal in 1..=SIGNALS {
-        let mut now = [0_u64; 20];
-        // SAFETY: rt_sigaction(2) without a new action writes a kernel sigaction (at most
-        // 160 bytes) to the buffer.
-        let r = unsafe {
-            let null = std::ptr::null::<u8>();
-            let size = SIGNALS as usize / 8;
-            libc::syscall(libc::SYS_rt_sigaction, signal, null, now.as_mut_ptr(), size)
-        };
-        if r != 0 || now.iter().any(|word| *word != 0) {
-            found |= 1 << (signal - 1);
-        }
-    }
-    found
+fn is_not_default(signal: &i32) -> bool {
+    let mut now = [0_u64; 20];
+    // SAFETY: rt_sigaction(2) without a new action writes a kernel sigaction (at most
+    // 160 bytes) to the buffer.
+    let r = unsafe {
+        let null = std::ptr::null::<u8>();
+        let size = SIGNALS as usize / 8;
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            *signal,
+            null,
+            now.as_mut_ptr(),
+            size,
+        )
+    };
+    r != 0 || now.iter().any(|word| *word != 0)
 }
 
 fn disposition(signal: i32) -> Option<libc::sighandler_t> {
@@ -173,10 +192,25 @@ mod tests {
     #[test]
     fn an_ignored_signal_is_default_after_a_clean_start() {
         set_disposition(libc::SIGUSR2, libc::SIG_IGN).unwrap();
-        assert_eq!(ignored().unwrap() >> (libc::SIGUSR2 - 1) & 1, 1);
+        let is_ignored = |signal: i32| dispositions().unwrap().0 >> (signal - 1) & 1 == 1;
+        assert!(is_ignored(libc::SIGUSR2));
         clean_start().unwrap();
+        assert!(!is_ignored(libc::SIGUSR2) && is_ignored(libc::SIGPIPE));
         assert_eq!(disposition(libc::SIGUSR2), Some(libc::SIG_DFL));
         assert_eq!(disposition(libc::SIGPIPE), Some(libc::SIG_IGN));
         assert_eq!(disposition(libc::SIGKILL), Some(libc::SIG_DFL));
+    }
+
+    #[test]
+    fn what_a_child_has_to_set_back_is_what_the_kernel_lists() {
+        on(libc::SIGWINCH, note).unwrap();
+        let (ignored, handled) = dispositions().unwrap();
+        let one = |signal: i32| 1 << (signal - 1);
+        let asked = numbers(is_not_default);
+        for signal in [libc::SIGWINCH, libc::SIGPIPE] {
+            assert!((ignored | handled) & asked & one(signal) != 0, "{signal}");
+        }
+        // What was handled once, and is at its default now, needs nothing.
+        assert_eq!((ignored | handled) & !asked & !one(libc::SIGUSR2), 0);
     }
 }

@@ -11,21 +11,25 @@
 //! After a fork each page that superd writes to is copied first, which costs more than most
 //! system calls. So what can be prepared is prepared for a whole batch, and between the
 //! forks of a batch superd touches little more than its stack.
+//!
+//! Longer than a file should be: a plan, what is prepared from it, and the fork belong together.
 
 use std::borrow::Cow;
 use std::ffi::{c_char, CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::fcntl::{fcntl, FcntlArg, OFlag};
 
 use super::cgroup::Group;
 use super::confine::Confine;
-use super::errno_of;
 use super::limits::Limit;
 use super::pidfd::PidFd;
-use super::{child, signals};
+use super::{child, proc, signals};
+use super::{errno_of, own_pid};
 
 /// Where a start fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,13 +174,16 @@ const RECORD: usize = 8;
 /// In the first byte of a record: the start goes on.
 const SKIPPED: u8 = 0x80;
 
+/// An environment. Most services have the same one, and share it.
+pub type Variables<'a> = Cow<'a, [Rc<CStr>]>;
+
 /// Everything about a process to be.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
     /// Program and arguments. A program without a slash is searched in PATH of `env`.
     pub argv: Vec<CString>,
     /// `NAME=value`. HOME, USER, LOGNAME and SHELL of `user` are added unless they are here.
-    pub env: Vec<Cow<'a, CStr>>,
+    pub env: Variables<'a>,
     /// Put after everything else in the environment.
     pub env_last: Vec<CString>,
     /// Standard input; none: /dev/null.
@@ -215,6 +222,9 @@ pub struct Plan<'a> {
     pub directory: Cow<'a, CStr>,
     /// What is taken away from it; none: nothing.
     pub confine: Option<Box<Confine>>,
+    /// Whether it is killed when superd is: nobody would know of it any more. Not for a program
+    /// that gains privileges, which forgets it (PR_SET_PDEATHSIG(2const)).
+    pub goes_along: bool,
     /// Whether the parent wants a pidfd.
     pub pidfd: bool,
     /// Never clone3(2): the caller has more than one thread, so the C library's own fork
@@ -227,7 +237,7 @@ impl Plan<'_> {
     pub fn new(argv: Vec<CString>) -> Self {
         Plan {
             argv,
-            env: Vec::new(),
+            env: Variables::Borrowed(&[]),
             env_last: Vec::new(),
             stdin: None,
             stdout: None,
@@ -246,6 +256,7 @@ impl Plan<'_> {
             groups: None,
             directory: c"/".into(),
             confine: None,
+            goes_along: false,
             pidfd: false,
             threads: cfg!(test),
         }
@@ -261,6 +272,9 @@ pub struct Child {
     pub pidfd: Option<PidFd>,
     /// What becomes of it.
     pub status: StatusPipe,
+    /// When it came into being, as [`super::proc::Stat::start`] has it, if the clock tells
+    /// that without a look at /proc.
+    pub start: Option<u64>,
 }
 
 /// The end of the status pipe that superd reads; non-blocking.
@@ -328,7 +342,9 @@ pub(super) struct Prepared<'a> {
 }
 
 /// The descriptors that the child needs, made right before it: no sibling inherits them.
-pub(super) struct Ends {
+pub(super) struct Ends<'a> {
+    /// /dev/null, to be read and written.
+    pub null: BorrowedFd<'a>,
     /// Where the child reports; above 2.
     pub report: OwnedFd,
     /// cgroup.procs, when the child has to enter by itself.
@@ -352,28 +368,50 @@ pub fn refuse_clone(refused: bool) {
 /// Makes the process. It runs the program when [`StatusPipe::read`] says so. An error
 /// means that no process came into being.
 pub fn spawn(plan: &Plan<'_>) -> Result<Child, SpawnFault> {
-    let prepared = prepare(plan, signals::not_default())?;
+    let parent = own_pid();
+    let prepared = prepare(plan, signals::not_default(), parent)?;
+    let null = open_null()?;
     let mask = signals::block_all().map_err(SpawnFault::io(Step::Fork))?;
-    let made = make(&prepared);
+    let made = make(&prepared, &null);
     signals::restore(&mask);
     made
 }
 
+/// One for all children that are made at once. Opened here, because it costs as much as the rest
+/// of what a child does with its descriptors.
+fn open_null() -> Result<OwnedFd, SpawnFault> {
+    let opened = super::file::open(Path::new("/dev/null"), libc::O_RDWR, 0);
+    opened
+        .map(OwnedFd::from)
+        .map_err(SpawnFault::io(Step::Stdio))
+}
+
+/// Results that [`spawn_all`] has on its stack.
+const AT_ONCE: usize = 16;
+
 /// Like [`spawn`] for each of the plans, in their order; each has its own result.
 pub fn spawn_all(plans: &[&Plan<'_>]) -> Vec<Result<Child, SpawnFault>> {
     let signals = signals::not_default();
-    let prepared: Vec<_> = plans.iter().map(|p| prepare(p, signals)).collect();
+    let parent = own_pid();
+    let prepared: Vec<_> = plans.iter().map(|p| prepare(p, signals, parent)).collect();
     let mut made = Vec::with_capacity(plans.len());
-    let mask = match signals::block_all().map_err(SpawnFault::io(Step::Fork)) {
-        Ok(mask) => mask,
+    let blocked = || signals::block_all().map_err(SpawnFault::io(Step::Fork));
+    let (null, mask) = match open_null().and_then(|null| Ok((null, blocked()?))) {
+        Ok(both) => both,
         Err(fault) => return plans.iter().map(|_| Err(fault)).collect(),
     };
-    for each in &prepared {
-        // Nothing in here allocates or frees: see the head of this file.
-        made.push(match each {
-            Ok(prepared) => make(prepared),
-            Err(fault) => Err(*fault),
-        });
+    for few in prepared.chunks(AT_ONCE) {
+        // Nothing in here allocates or frees: see the head of this file. Each fork makes every
+        // page one to be copied again before it is written to, so the results stay where the
+        // stack is written to anyway.
+        let mut results = [const { None }; AT_ONCE];
+        for (each, result) in few.iter().zip(&mut results) {
+            *result = Some(match each {
+                Ok(prepared) => make(prepared, &null),
+                Err(fault) => Err(*fault),
+            });
+        }
+        made.extend(results.into_iter().flatten());
     }
     signals::restore(&mask);
     made
@@ -382,6 +420,7 @@ pub fn spawn_all(plans: &[&Plan<'_>]) -> Vec<Result<Child, SpawnFault>> {
 fn prepare<'a>(
     plan: &'a Plan<'a>,
     not_default: signals::Numbers,
+    parent: i32,
 ) -> Result<Prepared<'a>, SpawnFault> {
     let argv = plan.argv.iter().map(|a| a.as_ptr());
     let env = plan.env.iter().map(|v| v.as_ptr());
@@ -398,17 +437,18 @@ fn prepare<'a>(
         } else {
             not_default
         },
-        parent: nix::unistd::getpid().as_raw(),
+        parent,
     })
 }
 
 /// The fork. All signals are blocked, until the child has default dispositions: a handler
 /// that ran in the child would write to superd's self-pipe.
-fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
+fn make(prepared: &Prepared<'_>, null: &OwnedFd) -> Result<Child, SpawnFault> {
     let plan = prepared.plan;
     let (read, write) = status_pipe(above_own(plan)).map_err(SpawnFault::io(Step::Pipe))?;
     let status = StatusPipe(read);
     let mut ends = Ends {
+        null: null.as_fd(),
         report: write,
         procs: None,
     };
@@ -416,17 +456,36 @@ fn make(prepared: &Prepared<'_>) -> Result<Child, SpawnFault> {
     if !plan.threads && can_be_born_there && !NO_CLONE.load(Ordering::Relaxed) {
         let dir = plan.cgroup.map(Group::open_dir).transpose();
         let dir = dir.map_err(SpawnFault::io(Step::Cgroup))?;
+        let before = proc::ticks_now();
         if let Some((pid, pidfd)) = clone(prepared, &ends, dir.as_ref())? {
-            return Ok(Child { pid, pidfd, status });
+            return Ok(Child {
+                pid,
+                pidfd,
+                status,
+                start: born(before),
+            });
         }
     }
     if let Some(group) = plan.cgroup {
         ends.procs = Some(group.open_procs().map_err(SpawnFault::io(Step::Cgroup))?);
     }
+    let before = proc::ticks_now();
     let pid = plain_fork(prepared, &ends)?;
+    let start = born(before);
     // Not reaped by anybody but us, so the pid cannot be another process yet.
     let pidfd = plan.pidfd.then(|| PidFd::open(pid).ok()).flatten();
-    Ok(Child { pid, pidfd, status })
+    Ok(Child {
+        pid,
+        pidfd,
+        status,
+        start,
+    })
+}
+
+/// The start time of a process that was made since `before`: the kernel reads the same clock in
+/// between, so when no tick has passed, it has read that one (`copy_process` in kernel/fork.c).
+fn born(before: Option<u64>) -> Option<u64> {
+    before.filter(|_| proc::ticks_now() == before)
 }
 
 /// The first descriptor after the sockets.
@@ -464,11 +523,11 @@ fn programs<'a>(plan: &'a Plan<'_>) -> Result<Vec<Cow<'a, CStr>>, SpawnFault> {
         return Ok(vec![name.into()]);
     }
     let last = plan.env_last.iter().map(CString::as_c_str);
-    let all = plan.env.iter().map(Cow::as_ref).chain(last);
+    let all = plan.env.iter().map(Rc::as_ref).chain(last);
     let path = all
         .filter_map(|v| v.to_bytes().strip_prefix(b"PATH="))
         .next_back()
-        .unwrap_or(b"/usr/sbin:/usr/bin:/sbin:/bin");
+        .unwrap_or(USUAL_PATH.as_bytes());
     let directories = path.split(|b| *b == b':').filter(|d| d.starts_with(b"/"));
     let join = |d: &[u8]| CString::new([d, b"/", name.as_bytes()].concat()).ok();
     Ok(directories.filter_map(join).map(Cow::Owned).collect())
@@ -491,6 +550,9 @@ struct CloneArgs {
     set_tid_size: u64,
     cgroup: u64,
 }
+
+/// Where programs are, if nobody has said.
+pub const USUAL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -526,7 +588,7 @@ pub fn try_birth(group: &Group) {
 /// None: this kernel cannot, and will not be asked again.
 fn clone(
     prepared: &Prepared<'_>,
-    ends: &Ends,
+    ends: &Ends<'_>,
     dir: Option<&OwnedFd>,
 ) -> Result<Option<(i32, Option<PidFd>)>, SpawnFault> {
     let mut pidfd: i32 = -1;
@@ -547,10 +609,10 @@ fn clone(
     // copy of everything. superd is single-threaded, so no lock is held by a thread that
     // the child does not have; callers with threads say so in the plan and never get here.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut args), size) };
-    let error = io::Error::last_os_error();
     if pid == 0 {
         child::run(prepared, ends);
     }
+    let error = io::Error::last_os_error();
     match i32::try_from(pid) {
         Ok(pid) if pid > 0 => {
             let held = (pidfd >= 0).then(|| {
@@ -574,14 +636,14 @@ fn clone(
     }
 }
 
-fn plain_fork(prepared: &Prepared<'_>, ends: &Ends) -> Result<i32, SpawnFault> {
+fn plain_fork(prepared: &Prepared<'_>, ends: &Ends<'_>) -> Result<i32, SpawnFault> {
     // SAFETY: superd is single-threaded; in threaded tests fork(3) of the C library puts
     // the allocator's locks in order for the child.
     let pid = unsafe { libc::fork() };
-    let error = io::Error::last_os_error();
     if pid == 0 {
         child::run(prepared, ends);
     }
+    let error = io::Error::last_os_error();
     match pid {
         1.. => Ok(pid),
         _ => Err(SpawnFault::new(Step::Fork, errno_of(&error))),

@@ -38,6 +38,14 @@ pub fn is_child(pid: i32) -> bool {
     raw_waitid(libc::P_PID, id, libc::WNOWAIT).is_ok()
 }
 
+/// Whether this child of ours has ended. It is not reaped.
+pub fn has_ended(pid: i32) -> bool {
+    let Ok(id) = libc::id_t::try_from(pid) else {
+        return false;
+    };
+    matches!(raw_waitid(libc::P_PID, id, libc::WNOWAIT), Ok(Some(_)))
+}
+
 /// Whether this process has any child, running or ended.
 pub fn has_children() -> bool {
     !matches!(raw_waitid(libc::P_ALL, 0, libc::WNOWAIT), Err(e) if e.raw_os_error() == Some(libc::ECHILD))

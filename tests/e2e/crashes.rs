@@ -31,10 +31,14 @@ created by github.com/caddyserver/caddy/v2.trapSignalsPosix in goroutine 1
 impl Superd {
     /// Starts it and waits for its end: the n-th.
     fn crash(&self, service: &str, n: usize) -> Value {
+        let run = |ends: &[Value]| ends.last().map(|e| e["instance"].clone());
+        let before = run(&self.ends(service));
         self.ctl(&["start", service]); // it may be over before superctl has its answer
         wait_for(&format!("end {n} of {service}"), || {
-            let ends = self.ends(service);
-            (ends.len() >= n).then(|| ends.last().cloned().unwrap())
+            let mut ends = self.ends(service);
+            // Only so many are remembered.
+            let is_new = before.is_some() && run(&ends) != before;
+            (ends.len() >= n || is_new).then(|| ends.pop().unwrap())
         })
     }
 
@@ -367,6 +371,35 @@ fn crash_reports_can_be_switched_off() {
     assert!(crashes.contains(told), "{crashes}");
     let place = s.end();
     assert!(!place.file("crashes").exists());
+}
+
+#[test]
+fn a_crash_that_happens_again_is_written_again_after_the_pause() {
+    let caddy = says("caddy", CADDY, "exit 2");
+    let s = Superd::start(&format!("crash-pause = \"300ms\"\n{caddy}"));
+    s.crash("caddy", 1);
+    s.wait_report(|r| r["count"] == 1);
+    let mut n = 1;
+    wait_until("one of the next is written", || {
+        n += 1;
+        s.crash("caddy", n);
+        let texts = s.reports().into_iter().map(|f| fs::read(f).unwrap());
+        let mut reports = texts.map(|t| serde_json::from_slice::<Value>(&t).unwrap());
+        reports.any(|r| r["count"].as_u64() > Some(1))
+    });
+    assert_eq!(s.reports().len(), 1);
+    s.end();
+    // Within it the first is all there is, until superd ends.
+    let s = Superd::start(&format!("crash-pause = \"10m\"\n{caddy}"));
+    for n in 1..=4 {
+        s.crash("caddy", n);
+    }
+    let report = s.wait_report(|_| true);
+    assert_eq!(report["count"], 1);
+    let file = s.reports().pop().unwrap();
+    let _place = s.end();
+    let report: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    assert_eq!(report["count"], 4);
 }
 
 #[test]

@@ -318,7 +318,7 @@ fn a_new_socket_that_cannot_be_opened_does_not_close_the_others() {
 
 /// Makes system calls fail in this process and all that it starts (seccomp(2)): each with its
 /// first two arguments, where they matter.
-fn forbid(calls: &[(libc::c_long, [Option<u32>; 3])], errno: i32) -> std::io::Result<()> {
+pub fn forbid(calls: &[(libc::c_long, [Option<u32>; 3])], errno: i32) -> std::io::Result<()> {
     let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     const LOAD: u16 = 0x20;
     const EQUAL: u16 = 0x15;

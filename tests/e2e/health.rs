@@ -63,6 +63,29 @@ in_both_flavours! {
         s.end();
     }
 
+    fn an_answer_is_right_when_its_status_is_one_of_those_that_are_named(flavour: Flavour) {
+        let health = |status: &str| {
+            format!(
+                r#"{{ http = "http://$HOST:7021/health", status = {status}, interval = "10ms", failures = 2, action = "stop" }}"#
+            )
+        };
+        for (status, right, wrong) in [("401", "401", "200"), ("[204, 503]", "503", "401")] {
+            let place = Place::new();
+            fs::write(place.file("status"), right).unwrap();
+            place.configure(flavour, &web(&health(status)));
+            let s = place.resume();
+            s.wait_state("web", "up");
+            s.wait_record("web", "request GET /health", 5);
+            assert_eq!((s.status("web")["health"].clone(), s.state("web")), ("well".into(), "up".to_owned()));
+            set_status(&s, wrong);
+            s.wait_state("web", "failed");
+            let why = s.ok(&["why", "web"]);
+            assert!(why.contains(&format!("HTTP {wrong}")), "{why}");
+            assert_eq!(s.record("web").count("signal INT"), 1);
+            s.end();
+        }
+    }
+
     fn a_port_that_nobody_listens_on_is_not_well(flavour: Flavour) {
         let s = Superd::start_in(
             flavour,

@@ -16,7 +16,7 @@ const WEB: &str = r#"
 /// superd works as if nothing had happened, and so does the service.
 fn unharmed(s: &Superd) {
     assert_eq!(s.state("web"), "up");
-    assert_eq!(s.record("web").count("start"), 1);
+    s.assert_starts("web", 1);
     assert_eq!(s.record("web").count("signal"), 0);
     let threads = status_field(s.pid, "Threads").unwrap();
     assert_eq!(threads, "1");
@@ -386,7 +386,7 @@ fn idle_costs_nothing() {
             same
         });
         // Time has to pass here: that nothing happens in it is the claim.
-        std::thread::sleep(Duration::from_secs(5));
+        std::thread::sleep(Duration::from_secs(10));
         let after = counted();
         tell(&format!(
             "idle, 100 services, 5 s: {} context switches, {} ticks",
@@ -435,4 +435,29 @@ fn a_late_signal_does_not_cut_off_the_last_answers() {
         assert!(is_last, "cut off: {last}");
         assert_eq!(s.wait().code(), Some(0));
     });
+}
+
+#[test]
+fn what_no_client_should_do_is_a_line_in_the_log() {
+    let s = Superd::start("[service.web]\ncommand = [$TWIN:web, \"obey\"]\n");
+    s.wait_state("web", "up");
+    let connect = || std::os::unix::net::UnixStream::connect(s.place.socket()).unwrap();
+    connect().write_all(b"GET / HTTP/1.1\r\n").unwrap();
+    let line = format!("(pid {}", std::process::id());
+    wait_until("it is said", || {
+        let log = s.place.log();
+        let mut said = log
+            .lines()
+            .filter(|l| l.contains("sent what is no request"));
+        said.any(|l| l.contains("control: ") && l.contains(&line))
+    });
+    // Many are one line and a number, and superd is unharmed.
+    for _ in 0..20 {
+        let mut stream = connect();
+        stream.write_all(b"\x00\x01garbage\n").unwrap();
+        assert!(stream.read(&mut [0; 512]).unwrap() > 0, "it is told");
+    }
+    assert_eq!(s.state("web"), "up");
+    assert!(s.place.log().matches("sent what is no request").count() <= 2);
+    s.end();
 }

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use crate::procd::Router;
+use crate::procd::{put_program, Router};
 use crate::support::*;
 
 const WEB: &str = "[service.web]\ncommand = [$TWIN:web, \"obey\"]\nreload = { signal = \"HUP\" }\n\
@@ -379,6 +379,78 @@ fn the_sysv_script_has_the_statuses_of_the_lsb_and_leaves_no_lock_behind() {
     let said = lsb(&r, "start");
     assert_eq!(said.code, 6, "{said:?}");
     assert!(said.err.contains("superd.toml"), "{said:?}");
+}
+
+/// The superd that the SysV script has started.
+fn superd_of(r: &Router) -> i32 {
+    let is_it = |pid: &i32| status_field(*pid, "Name:").is_some_and(|n| n.trim() == "superd");
+    r.place.processes().into_iter().find(is_it).unwrap()
+}
+
+/// A superctl that fails in this way.
+fn failing(r: &Router, code: i32, why: &str) -> String {
+    let path = r.place.file(&format!("superctl-{code}"));
+    let text = r.place.file("superctl.text");
+    fs::write(
+        &text,
+        format!("#!/bin/sh\necho 'superctl: {why}' >&2\nexit {code}\n"),
+    )
+    .unwrap();
+    put_program(&path, &text);
+    path.display().to_string()
+}
+
+#[test]
+fn the_sysv_script_tells_apart_what_does_not_run_and_what_it_cannot_know() {
+    let Some(r) = Router::or_skip("the_sysv_script_tells_apart", WEB) else {
+        return;
+    };
+    let script = r.install("superd.lsb", "superd.lsb");
+    assert_eq!(lsb(&r, "start").code, 0);
+    r.wait_up("web");
+    let superd = superd_of(&r);
+    kill(superd, libc::SIGSTOP);
+    let said = lsb(&r, "status");
+    kill(superd, libc::SIGCONT);
+    assert_eq!(said.code, 4, "{said:?}");
+    assert!(said.out.starts_with("superd: unknown: "), "{said:?}");
+    assert!(said.out.contains("has not answered"), "{said:?}");
+    let text = fs::read_to_string(&script).unwrap();
+    for (code, why) in [(1, "superd does not answer"), (4, "not permitted to talk")] {
+        let superctl = failing(&r, code, why);
+        fs::write(&script, text.replace(SUPERCTL, &superctl)).unwrap();
+        let said = lsb(&r, "status");
+        assert_eq!(said.code, 4, "{said:?}");
+        assert_eq!(said.out, format!("superd: unknown: {why}\n"));
+        for action in ["start", "try-restart"] {
+            let said = lsb(&r, action);
+            assert_eq!(said.code, code, "{action}: {said:?}");
+            let wanted = format!("superd: not known whether it runs: {why}\n");
+            assert_eq!(said.err, wanted, "{action}");
+        }
+    }
+    fs::write(&script, text).unwrap();
+    assert_eq!(superd_of(&r), superd);
+    assert_eq!(lsb(&r, "stop").code, 0);
+}
+
+#[test]
+fn the_openrc_script_does_not_stop_superd_before_its_services_are() {
+    let Some(r) = Router::or_skip("the_openrc_script_does_not", WEB) else {
+        return;
+    };
+    let script = r.install("superd.openrc", "superd.openrc");
+    let text = fs::read_to_string(&script).unwrap();
+    let superctl = failing(&r, 1, "superd does not answer");
+    let text = text.replace(SUPERCTL, &superctl);
+    fs::write(&script, text).unwrap();
+    let line = format!(
+        "eerror() {{ echo \"$1\" >&2; }}; . {}; stop_pre",
+        script.display()
+    );
+    let said = run(Command::new("busybox").args(["ash", "-c", &line]));
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("not everything has stopped"), "{said:?}");
 }
 
 #[test]

@@ -219,7 +219,7 @@ fn an_interface_and_an_address_are_waited_for_at_no_cost() {
         // What goes later does not concern who runs.
         net(&s, &["link", "set", "lo", "down"]);
         wait_until("all are up", || s.state("both") == "up");
-        assert_eq!(s.record("link").count("start"), 1);
+        s.assert_starts("link", 1);
         s.end();
     });
 }

@@ -87,7 +87,7 @@ fn a_second_superd_is_refused_in_one_line() {
     assert_eq!(said.code, 1, "{said:?}");
     assert_eq!(said.err.lines().count(), 1, "{said:?}");
     assert!(said.err.contains(&format!("pid {}", s.pid)), "{said:?}");
-    assert_eq!(s.record("web").count("start"), 1);
+    s.assert_starts("web", 1);
     s.wait_state("web", "up");
     s.end();
 }
@@ -146,7 +146,7 @@ in_both_flavours! {
         std::fs::remove_file(s.place.socket()).unwrap();
         works_again("after the loss of the socket");
         assert!(s.place.log().contains("was removed"), "it is told");
-        assert_eq!(s.record("web").count("start"), 1);
+        s.assert_starts("web", 1);
         s.ok(&["stop", "web"]);
         s.end();
     }
@@ -264,6 +264,18 @@ fn runs_without_a_run_dir(name: &str, mount: &str, complaint: &str) {
         assert_eq!(said.len(), 1, "{what}: {log}");
     }
     s.signal(libc::SIGHUP);
+    // Issue 5: superctl said that no superd runs.
+    let said = run(Command::new("nsenter")
+        .arg("-m")
+        .arg(format!("-t{}", s.pid))
+        .args([SUPERCTL, "--socket"])
+        .arg(s.place.socket())
+        .args(["stop", "web"]));
+    let runs = format!(
+        "superctl: superd runs, but does not listen on {}",
+        s.place.socket().display()
+    );
+    assert!(said.code == 1 && said.err.starts_with(&runs), "{said:?}");
     s.signal(libc::SIGTERM);
     assert_eq!(s.wait().code(), Some(0));
     assert_eq!(s.record("web").count("signal TERM"), 1);
@@ -314,6 +326,25 @@ fn a_run_dir_without_room_for_data_has_room_for_sockets() {
             .args(args))
     };
     wait_until("superd answers", || inside(&["status", "web"]).code == 0);
+    let doctor = || {
+        let said = inside(&["doctor"]).out;
+        let line = said
+            .lines()
+            .find(|l| l.contains("journal"))
+            .map(str::to_owned);
+        line.unwrap_or(said)
+    };
+    assert!(
+        doctor().contains("cannot be written: No space left"),
+        "{}",
+        doctor()
+    );
+    let root = format!("/proc/{}/root", s.pid);
+    std::fs::remove_file(format!("{root}{}", s.place.file("run/filler").display())).unwrap();
+    wait_until("the journal is written", || {
+        s.place.log().contains("the journal is written again")
+    });
+    assert!(doctor().ends_with("is written"), "{}", doctor());
     assert_eq!(inside(&["stop", "web"]).code, 0);
     assert_eq!(s.record("web").count("signal TERM"), 1);
     s.end();
@@ -656,5 +687,26 @@ fn no_timer_depends_on_the_wall_clock() {
     let timers = std::fs::read_to_string(format!("/proc/{}/timers", s.pid)).unwrap_or_default();
     assert_eq!(timers, "", "timers by signal");
     s.ctl(&["stop", "--now", "deaf"]);
+    s.end();
+}
+
+#[test]
+fn without_a_log_daemon_the_log_says_where_it_goes() {
+    let name = "without_a_log_daemon_the_log_says_where_it_goes";
+    if !namespaces_or_skip(name) {
+        return;
+    }
+    let place = Place::new();
+    let text = format!("log = \"auto\"\n{WEB}");
+    place.configure(Flavour::NoCgroups, &text);
+    std::fs::create_dir(place.file("dev")).unwrap();
+    // Without the last word, which is --foreground.
+    let script = "mknod $DIR/dev/null c 1 3; chmod 666 $DIR/dev/null; mount --bind $DIR/dev /dev
+        set -- \"$1\" \"$2\" \"$3\"";
+    let command = in_namespace(&place, script);
+    let s = Superd::launch(place, command);
+    let text = "superd: no log daemon takes lines at /dev/log: the log goes to standard error";
+    wait_until("it says so", || s.place.log().contains(text));
+    assert_eq!(s.place.log().matches(text).count(), 1);
     s.end();
 }

@@ -67,14 +67,14 @@ fn kill_after(pid: i32, calls: usize) -> Ended {
     }
 }
 
-fn set_options(pid: i32) {
+pub fn set_options(pid: i32) {
     // SAFETY: our own tracee, which is stopped.
     let r = unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, pid, 0, libc::PTRACE_O_TRACESYSGOOD) };
     assert_eq!(r, 0);
 }
 
 /// Stops a running superd of ours for tracing by this thread.
-fn attach(pid: i32) {
+pub fn attach(pid: i32) {
     let mut status = 0;
     // SAFETY: our own child; waitpid(2) writes one int of ours.
     unsafe {
@@ -167,7 +167,7 @@ fn points(name: &str, step: usize, mut story: impl FnMut(usize) -> Ended) {
     assert!(taken > SOME / 3, "{taken}");
 }
 
-fn is_traceable(name: &str) -> bool {
+pub fn is_traceable(name: &str) -> bool {
     let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     match scope.trim() {
         "" | "0" | "1" => true,

@@ -696,7 +696,8 @@ fn a_package_upgrade_that_only_starts_becomes_the_new_program_in_place() {
     let exe = |pid: i32| fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     // Nothing new: nothing happens.
     let said = r.ok("superd", &["start"]);
-    assert!(said.out.contains("still the one that runs"), "{said:?}");
+    let wanted = "superd: running already; its program has not changed\n";
+    assert_eq!(said.out, wanted, "{said:?}");
     put_program(&r.place.file("bin/superd"), Path::new(SUPERD));
     assert!(exe(superd).display().to_string().ends_with("(deleted)"));
     // The configuration has changed, and with it what the script would tell procd.
@@ -720,6 +721,32 @@ fn a_package_upgrade_that_only_starts_becomes_the_new_program_in_place() {
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.err.contains("not upgraded"), "{said:?}");
     assert_eq!((r.main_pid("superd"), r.pid_of("web")), (Some(superd), web));
+    r.ok("superd", &["stop"]);
+}
+
+#[test]
+fn a_start_beside_a_superd_that_was_started_by_hand_fails_and_says_so() {
+    let Some(r) = router("a_start_beside_a_superd", WEB) else {
+        return;
+    };
+    let mut by_hand = Command::new(r.place.file("bin/superd"))
+        .arg("--config")
+        .arg(r.place.file("superd.toml"))
+        .env("E2E_MARK", &r.place.mark) // a test that fails leaves it to the place
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    r.wait_up("web");
+    let said = r.run("superd", &["start"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("did not start"), "{said:?}");
+    assert_eq!(r.started().len(), 0, "procd was told nothing");
+    assert_eq!(r.ctl(&["shutdown"]).code, 0);
+    by_hand.wait().unwrap();
+    r.ok("superd", &["start"]);
+    r.wait_up("web");
     r.ok("superd", &["stop"]);
 }
 

@@ -54,7 +54,7 @@ fn waits_until_ready(flavour: Flavour, ready: &str, arguments: &str) -> Superd {
     assert_eq!(s.status("web")["ready"], "yes");
     s.wait_record("web", "ready", 1);
     s.wait_record("next", "start", 1);
-    assert_eq!(s.record("web").count("start"), 1);
+    s.assert_starts("web", 1);
     s
 }
 
@@ -139,6 +139,8 @@ in_both_flavours! {
         assert!(said.err.contains("not ready within"), "{said:?}");
         assert!(said.err.contains("connection refused"), "{said:?}");
         s.wait_state("web", "failed");
+        let shown = s.status("web")["last_exit"].to_string();
+        assert!(shown.contains("not ready within"), "{shown}");
         let end = s.last_end("web");
         assert_eq!(end["by"]["kind"], "unfit", "{end}");
         assert_eq!(end["verdict"], "clean");
@@ -168,7 +170,7 @@ in_both_flavours! {
             open(&s);
             s.wait_state("web", "up");
             s.wait_record("next", "start", 1);
-            assert_eq!(s.record("web").count("start"), 1, "{ready}");
+            s.assert_starts("web", 1);
             assert_eq!(s.record("web").count("signal"), 0, "{ready}");
             s.end();
         }
@@ -202,7 +204,7 @@ in_both_flavours! {
             s.wait_state("web", "up");
             assert_eq!(s.status("web")["adopted"], true, "{ready}");
             s.wait_record("next", "start", 1);
-            assert_eq!(s.record("web").count("start"), 1, "{ready}");
+            s.assert_starts("web", 1);
             assert_eq!(s.record("web").count("signal"), 0, "{ready}");
             s.end();
         }

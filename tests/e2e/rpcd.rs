@@ -98,6 +98,16 @@ fn every_method_does_what_superctl_does() {
 }
 
 #[test]
+fn a_method_that_looks_like_an_option_is_answered_in_json() {
+    let s = Superd::start("[service.web]\ncommand = [$TWIN:web, \"obey\"]\n");
+    for method in ["--json", "-x", "--socket"] {
+        let said = plugin(&s, &["call", method], b"{}");
+        assert_eq!(said["code"], 2, "{said}");
+    }
+    s.end();
+}
+
+#[test]
 fn hostile_arguments_change_nothing() {
     let superd = Superd::start("[service.web]\ncommand = [$TWIN:web, \"obey\"]\n");
     superd.wait_record("web", "start", 1);
@@ -150,7 +160,7 @@ fn hostile_arguments_change_nothing() {
         );
     }
     assert_eq!(superd.state("web"), "up");
-    assert_eq!(superd.record("web").count("start"), 1);
+    superd.assert_starts("web", 1);
     superd.end();
 }
 

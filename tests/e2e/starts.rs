@@ -418,3 +418,187 @@ fn who_waits_for_a_service_that_nobody_starts_says_so() {
     s.wait_record("web", "start", 1);
     s.end();
 }
+
+#[test]
+fn a_start_that_failed_is_no_exit_of_the_service() {
+    let s = Superd::start(
+        r#"
+        [service.late]
+        command = ["$DIR/late"]
+        autostart = false
+        restart = "never"
+        "#,
+    );
+    let said = s.ctl(&["start", "late"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    let shown = s.status("late")["last_exit"].to_string();
+    assert!(shown.contains("No such file"), "{shown}");
+    let late = s.place.file("late");
+    std::fs::write(&late, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&late, std::fs::Permissions::from_mode(0o755)).unwrap();
+    s.ok(&["start", "late"]);
+    assert_eq!(s.status("late")["last_exit"], json!(null));
+    s.end();
+}
+
+#[test]
+fn every_limit_is_that_of_the_program() {
+    let s = Superd::start(
+        r#"
+        [service.bound]
+        command = ["/bin/sh", "-c", "cat /proc/self/limits; exec sleep 1000"]
+        [service.bound.limits]
+        as = "900MiB"
+        core = 0
+        cpu = [111, 222]
+        data = "800MiB"
+        fsize = "7MiB"
+        locks = 33
+        memlock = "48KiB"
+        msgqueue = 5000
+        nice = 0
+        nofile = [66, 77]
+        nproc = 4444
+        rss = "700MiB"
+        rtprio = 0
+        rttime = [600000, 700000]
+        sigpending = 55
+        stack = ["3MiB", "4MiB"]
+        "#,
+    );
+    wait_until("it has told them", || {
+        s.ok(&["logs", "-n", "100", "bound"])
+            .contains("Max realtime timeout")
+    });
+    let shown = s.ok(&["logs", "-n", "100", "bound"]);
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown: Vec<String> = shown.lines().map(words).collect();
+    for (name, soft, hard) in [
+        ("Max address space", 900 << 20, 900 << 20),
+        ("Max core file size", 0, 0),
+        ("Max cpu time", 111, 222),
+        ("Max data size", 800 << 20, 800 << 20),
+        ("Max file size", 7 << 20, 7 << 20),
+        ("Max file locks", 33, 33),
+        ("Max locked memory", 48 << 10, 48 << 10),
+        ("Max msgqueue size", 5000, 5000),
+        ("Max nice priority", 0, 0),
+        ("Max open files", 66, 77),
+        ("Max processes", 4444, 4444),
+        ("Max resident set", 700 << 20, 700 << 20),
+        ("Max realtime priority", 0, 0),
+        ("Max realtime timeout", 600_000, 700_000),
+        ("Max pending signals", 55, 55),
+        ("Max stack size", 3 << 20, 4 << 20),
+    ] {
+        let line = format!("{name} {soft} {hard}");
+        assert!(
+            shown.iter().any(|l| l.contains(&line)),
+            "{line} in {shown:?}"
+        );
+    }
+    s.end();
+}
+
+#[test]
+fn so_much_output_is_kept_as_the_ring_is_big() {
+    let talk = "[service.talk]\ncommand = [$TWIN:talk, \"lines\", \"2000\"]\noutput = \"ring\"\n";
+    for (ring, least, most) in [("2KiB", 100, 250), ("64KiB", 2000, 2000), ("0", 0, 0)] {
+        let s = Superd::start(&format!(
+            "ring = {}\n{talk}",
+            if ring == "0" {
+                "0".to_owned()
+            } else {
+                json!(ring).to_string()
+            }
+        ));
+        s.wait_state("talk", "up");
+        s.wait_record("talk", "start", 1);
+        let kept = || s.ok(&["logs", "-n", "5000", "talk"]);
+        if most > 0 {
+            wait_until("the end is there", || kept().ends_with("line 2000\n"));
+        }
+        let lines = kept().lines().count();
+        assert!((least..=most).contains(&lines), "{ring}: {lines}");
+        assert!(!s.place.log().contains("line 2000"), "it is not logged");
+        s.end();
+    }
+}
+
+#[test]
+fn cgroups_are_made_where_the_configuration_says() {
+    let name = "cgroups_are_made_where_the_configuration_says";
+    if !cgroups_or_skip(name) {
+        return;
+    }
+    let below = own_cgroup()
+        .unwrap()
+        .join(format!("e2e-{}", std::process::id()));
+    std::fs::create_dir(&below).unwrap();
+    let place = Place::new();
+    let configure = |at: &std::path::Path| {
+        place.configure(
+            Flavour::NoCgroups,
+            "[service.web]\ncommand = [$TWIN:web, \"obey\"]\n",
+        );
+        let file = place.file("superd.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = text.replace("cgroup = \"off\"", &format!("cgroup = {at:?}"));
+        std::fs::write(&file, text).unwrap();
+    };
+    // One that cannot be made is an error, and nothing is started.
+    configure(&below.join("not/there"));
+    let mut command = place.command(&place.superd_args());
+    let ended = command.status().unwrap();
+    assert_eq!(ended.code(), Some(1));
+    assert!(place.log().contains("superd: cgroup /"), "{}", place.log());
+    configure(&below);
+    let s = place.resume();
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", s.pid_of("web"))).unwrap();
+    let base = below.file_name().unwrap().to_str().unwrap().to_owned();
+    let inside = |l: &str| l.contains(&format!("/{base}/")) && l.ends_with("/web.service");
+    assert!(groups.lines().any(inside), "{groups}");
+    s.end();
+    for entry in std::fs::read_dir(&below).unwrap().flatten() {
+        std::fs::remove_dir(entry.path()).ok(); // files cannot be removed, and need not
+    }
+    std::fs::remove_dir(&below).unwrap();
+}
+
+#[test]
+fn files_that_are_included_have_services_too_and_output_goes_where_it_is_told() {
+    let place = Place::new();
+    std::fs::create_dir(place.file("more.d")).unwrap();
+    let more = r#"
+        [service.quiet]
+        command = ["/bin/sh", "-c", "echo seen by nobody; is=$(readlink /proc/$$/fd/1); echo $is >$DIR/quiet.is; exec sleep 1000"]
+        output = "null"
+        [service.loud]
+        command = ["/bin/sh", "-c", "echo as superd itself; exec sleep 1000"]
+        output = "inherit"
+        start-timeout = false
+        ready = { file = "$DIR/quiet.is" }
+    "#;
+    let file = place.file("more.d/one.toml");
+    std::fs::write(&file, place.expand(more)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let text = "shutdown-deadline = \"30s\"\ncrash-pause = \"1m\"\n";
+    place.configure(Flavour::NoCgroups, text);
+    let config = place.file("superd.toml");
+    let whole = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("include = [\"more.d/*.toml\"]\n{whole}")).unwrap();
+    let command = place.command(&place.superd_args());
+    let s = Superd::launch(place, command);
+    s.wait_state("quiet", "up");
+    s.wait_state("loud", "up");
+    let is = std::fs::read_to_string(s.place.file("quiet.is")).unwrap();
+    assert_eq!(is.trim(), "/dev/null");
+    wait_until("it is with superd's own", || {
+        s.place.log().lines().any(|l| l == "as superd itself")
+    });
+    assert_eq!(s.ok(&["logs", "quiet"]), "");
+    assert_eq!(s.ok(&["logs", "loud"]), "");
+    s.end();
+}

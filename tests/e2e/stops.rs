@@ -225,6 +225,7 @@ fn measure_grace(flavour: Flavour) -> i64 {
         "#,
     );
     let (mut late, mut by_hand) = (Vec::new(), Vec::new());
+    let mut heard = 0;
     for n in 1..=21 {
         s.ok(&["start", "deaf"]);
         let record = s.wait_record("deaf", "start", n);
@@ -235,15 +236,21 @@ fn measure_grace(flavour: Flavour) -> i64 {
         assert!(pidfd.wait(LIMIT));
         let died = monotonic();
         let record = s.record("deaf");
-        assert_eq!(record.count("signal TERM"), n);
-        let told = record.all("signal TERM").last().unwrap().at;
         let early = (asked + GRACE).saturating_sub(died);
         assert_eq!(early, 0, "nanoseconds too early");
-        late.push(died as i64 - (told + GRACE) as i64);
+        // A busy machine may not let it run for the whole of its grace.
+        if record.count("signal TERM") > heard {
+            heard += 1;
+            let told = record.all("signal TERM").last().unwrap().at;
+            late.push(died as i64 - (told + GRACE) as i64);
+        }
         s.wait_state("deaf", "down");
         by_hand.push(kill_by_hand(&s.place, flavour));
     }
     s.end();
+    if late.len() < by_hand.len() / 2 {
+        return i64::MAX;
+    }
     let median = |all: &mut Vec<i64>| {
         all.sort_unstable();
         all[all.len() / 2]
@@ -363,6 +370,52 @@ fn a_step_waits_for_ports_to_close_and_settles() {
     let settled = record.first("signal TERM").at - record.first("port closed").at;
     assert!(settled >= 50_000_000, "{settled}");
     assert_eq!(record.count("cleanup"), 1);
+    s.end();
+}
+
+#[test]
+fn a_step_waits_until_the_service_says_that_it_stops() {
+    let s = Superd::start(
+        r#"
+        [service.polite]
+        command = [$TWIN:polite, "slow-stop", "0", "--gate", "$DIR/gate", "--tell", "$DIR/tell"]
+        stop = [
+            { signal = "TERM", until = "stopping", wait = "10m" },
+            { run = [$TWIN:polite, "mark", "next"], until = "done", wait = "10m" },
+            { signal = "USR1", wait = "10m" },
+        ]
+        [service.mute]
+        command = [$TWIN:mute, "ignore"]
+        stop = [
+            { signal = "TERM", until = "stopping", wait = "20ms" },
+            { signal = "USR1", until = "gone", wait = "20ms" },
+        ]
+        "#,
+    );
+    for name in ["polite", "mute"] {
+        s.wait_record(name, "start", 1);
+        s.wait_state(name, "up");
+    }
+    s.ok(&["stop", "--no-wait", "polite"]);
+    s.wait_record("polite", "signal TERM", 1);
+    // One that does not say it has its time, and then comes the next step.
+    s.ctl(&["stop", "mute"]);
+    let steps = &s.last_end("mute")["steps"];
+    assert_eq!(steps[0]["outcome"], "timed-out", "{steps}");
+    assert_eq!(s.record("mute").count("signal USR1"), 1);
+    assert_eq!(
+        s.record("polite").count("mark next"),
+        0,
+        "it has not said it"
+    );
+    std::fs::write(s.place.file("tell"), "").unwrap();
+    let record = s.wait_record("polite", "signal USR1", 1);
+    let order = ["notify STOPPING=1", "mark next", "signal USR1"].map(|what| record.first(what).at);
+    assert!(order.is_sorted(), "{record:?}");
+    std::fs::write(s.place.file("gate"), "").unwrap();
+    s.wait_state("polite", "down");
+    let end = s.last_end("polite");
+    assert_eq!(end["steps"][0]["outcome"], "held", "{end}");
     s.end();
 }
 
@@ -551,6 +604,103 @@ fn orders_in_any_sequence_end_in_what_was_asked_last() {
             .filter(|n| n.pid == pid && n.what.starts_with("signal TERM"));
         assert!(terms.count() <= 1, "two TERMs to {pid}: {record:?}");
     }
+    s.end();
+}
+
+/// `to`: who of the main process, a child of its group, one in a session of its own and one that
+/// was forked twice gets the signal of the first step.
+const TO: [(&str, &[&str]); 4] = [
+    ("main", &["main"]),
+    ("group", &["main", "g"]),
+    ("descendants", &["g", "s", "d"]),
+    ("tree", &["main", "g", "s", "d"]),
+];
+
+in_both_flavours! {
+    fn a_signal_reaches_those_that_to_names_and_nobody_else(flavour: Flavour) {
+        let service = |to: &str| {
+            format!(
+                "[service.{to}]\ncommand = [$TWIN:{to}, \"tree\"]\nleftover-grace = \"10m\"\n\
+                 stop = [{{ signal = \"USR1\", to = \"{to}\", wait = \"0s\" }}, {{ signal = \"TERM\", wait = \"10m\" }}]\n"
+            )
+        };
+        let s = Superd::start_in(flavour, &TO.map(|(to, _)| service(to)).concat());
+        for (to, who) in TO {
+            s.wait_record(to, "start", 1);
+            s.wait_record(to, "begun", 3);
+            s.wait_state(to, "up");
+            s.stop(to);
+            let record = s.record(to);
+            // Who has a signal waiting takes the one with the lower number first: USR1.
+            let kind = |pid: i32| {
+                let begun = record.all("begun").find(|n| n.pid == pid);
+                begun.map_or("main", |n| n.what.strip_prefix("begun ").unwrap())
+            };
+            let mut got: Vec<&str> = record.all("signal USR1").map(|n| kind(n.pid)).collect();
+            got.sort_by_key(|kind| ["main", "g", "s", "d"].iter().position(|k| k == kind));
+            assert_eq!(got, who, "{to}: {record:?}");
+        }
+        s.assert_nothing_left();
+        s.end();
+    }
+
+    fn a_shutdown_has_its_deadline_wherever_the_schedules_are(flavour: Flavour) {
+        let mut s = Superd::start_in(
+            flavour,
+            r#"
+            shutdown-deadline = "300ms"
+            [service.deaf]
+            command = [$TWIN:deaf, "ignore"]
+            stop = [{ signal = "TERM", wait = "10m" }, { signal = "USR1", wait = "10m" }]
+            [service.meek]
+            command = [$TWIN:meek, "obey"]
+            stop = [{ signal = "TERM", wait = "10m" }]
+            [service.last]
+            command = [$TWIN:last, "obey"]
+            stop = [{ signal = "TERM", wait = "10m" }]
+            [service.first]
+            command = [$TWIN:first, "ignore"]
+            requires = ["last"]
+            stop = [{ signal = "TERM", wait = "10m" }]
+            "#,
+        );
+        for name in ["deaf", "meek", "last", "first"] {
+            s.wait_record(name, "start", 1);
+            s.wait_state(name, "up");
+        }
+        // For a stop of one service it does not matter, and `plan` knows it.
+        let plan = s.ok(&["plan", "--json"]);
+        let longest = "\"longest_ms\":4300";
+        assert!(plan.contains(longest), "0.3 s, 2 s for what is left, 2 s for the ports: {plan}");
+        let pidfd = Pidfd::of(s.pid_of("deaf")).unwrap();
+        s.signal(libc::SIGTERM);
+        assert!(pidfd.wait(LIMIT));
+        let died = monotonic();
+        assert_eq!(s.wait().code(), Some(0));
+        let told = s.record("deaf").first("signal TERM").at;
+        assert!(died - told >= 290_000_000, "{} ns", died - told);
+        assert_eq!(s.record("deaf").count("signal"), 1, "and no second step");
+        assert_eq!(s.record("meek").rest("exit"), ["0"]);
+        // Its turn had not come.
+        assert_eq!(s.record("last").count("signal"), 0);
+        s.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_name_of_a_signal_is_a_whole_schedule() {
+    let s = Superd::start(
+        r#"
+        [service.web]
+        command = [$TWIN:web, "obey"]
+        stop = "INT"
+        "#,
+    );
+    s.wait_record("web", "start", 1);
+    s.wait_state("web", "up");
+    assert_eq!(s.ok(&["stop", "web"]), "web: stopped, clean\n");
+    let record = s.record("web");
+    assert_eq!((record.count("signal"), record.count("signal INT")), (1, 1));
     s.end();
 }
 

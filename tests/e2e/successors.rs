@@ -149,6 +149,7 @@ in_both_flavours! {
         let superd = Superd::start_in(flavour, &(toml + &scribe("new", "TERM")));
         superd.wait_record("old", "start", 1);
         superd.wait_record("new", "start", 1);
+        superd.wait_state("old", "up"); // from then on its definition is in the journal
         let place = superd.abandon();
         place.configure(flavour, &scribe("new", "TERM"));
         let superd = place.resume();
@@ -166,6 +167,7 @@ in_both_flavours! {
     fn a_changed_definition_is_taken_over_in_order(flavour: Flavour) {
         let superd = Superd::start_in(flavour, &scribe("web", "TERM"));
         superd.wait_record("web", "start", 1);
+        superd.wait_state("web", "up");
         let place = superd.abandon();
         place.configure(flavour, &(scribe("web", "TERM") + "environment = { A = \"b\" }\n"));
         let superd = place.resume();
@@ -716,4 +718,17 @@ in_both_flavours! {
         assert!(times[4] < Duration::from_secs(2));
         last.unwrap().end();
     }
+}
+
+/// As `kill -9 PID; superd` has it: the one before may still be on its way out.
+#[test]
+fn a_superd_that_is_started_right_after_a_kill_waits_for_its_end() {
+    let mut s = Superd::start("[service.web]\ncommand = [$TWIN:web, \"obey\"]\n");
+    s.wait_state("web", "up");
+    let web = s.pid_of("web");
+    for _ in 0..10 {
+        s = s.followed();
+        assert_eq!(s.pid_of("web"), web);
+    }
+    s.end();
 }

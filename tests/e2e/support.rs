@@ -647,16 +647,36 @@ impl Superd {
 
     /// Starts a command that becomes (or has as its child) superd, and waits until it answers.
     pub fn launch(place: Place, command: Command) -> Superd {
-        let mut superd = Superd::launch_unheard(place, command);
+        Superd::launch_unheard(place, command).heard()
+    }
+
+    fn heard(mut self) -> Superd {
         wait_until("superd answers", || {
-            let status = superd.child.try_wait().unwrap();
+            let status = self.child.try_wait().unwrap();
             assert!(status.is_none(), "superd ended: {status:?}");
-            Raw::connect(&superd.place.socket())
+            Raw::connect(&self.place.socket())
                 .ok()
                 .and_then(|mut raw| raw.try_ask(&json!({"do": "status"})))
                 .is_some()
         });
-        superd
+        self
+    }
+
+    /// Kills superd, and starts the next one before anybody has waited for its end.
+    pub fn followed(mut self) -> Superd {
+        let mut next = self.place.command(&self.place.superd_args());
+        self.signal(libc::SIGKILL);
+        let next = next.spawn().unwrap();
+        let mut new = Superd {
+            place: Place::new(),
+            pid: next.id() as i32,
+            child: next,
+            ended: None,
+            orderly: true,
+        };
+        std::mem::swap(&mut new.place, &mut self.place);
+        self.kill();
+        new.heard()
     }
 
     /// The same without waiting: a superd that may have no socket.
@@ -693,6 +713,17 @@ impl Superd {
         let said = self.ctl(args);
         assert_eq!(said.code, 0, "superctl {args:?}: {said:?}");
         said.out
+    }
+
+    /// Stops it by superctl, which says how that went by its status; afterwards it is down.
+    pub fn stop(&self, name: &str) {
+        let said = self.ctl(&["stop", name]);
+        // Emulated, superd is at a tree of hundreds for so long that superctl gives it up.
+        if SLOWNESS > 1 && said.code == 124 {
+            self.wait_state(name, "down");
+        }
+        let state = self.state(name);
+        assert_eq!(state, "down", "superctl stop {name}: {said:?}");
     }
 
     pub fn raw(&self) -> Raw {
@@ -763,6 +794,16 @@ impl Superd {
 
     pub fn record(&self, name: &str) -> Record {
         self.place.record(name)
+    }
+
+    /// So many starts, no more. The last may not have been written down yet: superd counts from the exec.
+    #[track_caller]
+    pub fn assert_starts(&self, name: &str, n: usize) {
+        assert_eq!(
+            self.wait_record(name, "start", n).count("start"),
+            n,
+            "{name}"
+        );
     }
 
     /// From now on it knows the faults of the shipped file.
@@ -900,12 +941,15 @@ impl Said {
 
 /// Runs a program to its end, with a limit.
 pub fn run(command: &mut Command) -> Said {
-    let child = command
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    // Another test's fork bomb may have all the numbers of processes for a moment.
+    let child = wait_for("a process", || match command.spawn() {
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => None,
+        other => Some(other.unwrap()),
+    });
     finish(child)
 }
 

@@ -47,7 +47,7 @@ in_both_flavours! {
         // Asked again it is the same one.
         s.ok(&["start", "cam@one"]);
         assert_eq!(s.pid_of("cam@one"), pid);
-        assert_eq!(s.record("cam@one").count("start"), 1);
+        s.assert_starts("cam@one", 1);
         // A stop ends it and keeps what is known of it.
         s.ok(&["stop", "cam@one"]);
         assert_eq!(s.record("cam@one").count("signal TERM"), 1);
@@ -93,7 +93,7 @@ in_both_flavours! {
         superd.ok(&["upgrade"]);
         let check = |superd: &Superd| {
             assert_eq!([superd.pid_of("cam@a"), superd.pid_of("pre@1000")], pids);
-            assert_eq!(superd.record("cam-at").count("start"), 1);
+            superd.assert_starts("cam-at", 1);
         };
         check(&superd);
         let superd = superd.succeed();
@@ -106,7 +106,7 @@ in_both_flavours! {
         fs::remove_file(place.file("run/journal")).unwrap();
         let superd = place.resume();
         assert_eq!(superd.pid_of("cam@a"), pids[0], "{}", superd.place.log());
-        assert_eq!(superd.record("cam-at").count("start"), 1);
+        superd.assert_starts("cam-at", 1);
         superd.ok(&["stop", "cam@a"]);
         assert_eq!(superd.record("cam-at").count("TERM"), 1);
         // What was stopped is there and stays so; and another template makes it another one.
@@ -115,7 +115,7 @@ in_both_flavours! {
         let superd = place.resume();
         assert_eq!(superd.state("cam@a"), "down");
         superd.ok(&["start", "cam@a"]);
-        assert_eq!(superd.record("cam-at").count("start"), 1, "it is a sleep now");
+        superd.assert_starts("cam-at", 1);
         let pid = superd.pid_of("cam@a");
         // Without the template nothing of it is left.
         let place = superd.abandon();
@@ -162,7 +162,7 @@ fn a_reload_changes_the_instances_of_a_changed_template() {
     assert_eq!(said.code, 1);
     assert!(
         said.err
-            .contains("service \"cam@a\": `tcp`: `a` is not a port"),
+            .contains("service \"cam@a\": `ready`: `tcp`: `a` is not a port"),
         "{said:?}"
     );
     assert_eq!(s.pid_of("cam@a"), pid);
@@ -278,7 +278,7 @@ fn two_who_ask_at_once_get_one_instance() {
             scope.spawn(|| s.ok(&["start", "cam@a"]));
         }
     });
-    assert_eq!(s.record("cam@a").count("start"), 1);
+    s.assert_starts("cam@a", 1);
     assert_eq!(names(&s), ["cam@a"]);
     s.end();
 }

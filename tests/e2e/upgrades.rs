@@ -136,7 +136,7 @@ in_both_flavours! {
             upgrade(&superd);
         }
         let said = finish(waiting);
-        assert_eq!((said.code, said.out.as_str()), (0, "web: clean after escalation\n"), "{said:?}");
+        assert_eq!((said.code, said.out.as_str()), (0, "web: stopped, clean after escalation\n"), "{said:?}");
         for what in ["start", "TERM", "INT", "USR2", "end"] {
             once(&superd, "web", what);
         }
@@ -218,7 +218,7 @@ in_both_flavours! {
         let superd = superd.succeed();
         superd.ok(&["stop", "web"]);
         once(&superd, "web", "TERM");
-        assert_eq!(superd.record("web").count("start"), 2);
+        superd.assert_starts("web", 2);
         superd.end();
     }
 }
@@ -660,6 +660,7 @@ fn a_storm_of_signals_harms_nobody() {
     wait_until("it is upgraded again and again", || upgrades(&superd) >= 10);
     assert_eq!(superd.pid_of("web"), pid);
     superd.ok(&["restart", "web"]);
+    superd.wait_record("web", "start", 2);
     // And in the midst of it the end.
     superd.signal(libc::SIGTERM);
     let status = superd.wait();
@@ -672,7 +673,7 @@ fn a_storm_of_signals_harms_nobody() {
     assert_eq!(status.code(), Some(0));
     superd.assert_nothing_left();
     judge(&superd.record("web"), "storm");
-    assert_eq!(superd.record("web").count("start"), 2);
+    superd.assert_starts("web", 2);
     assert_eq!(superd.record("web").count("USR2"), 2);
 }
 

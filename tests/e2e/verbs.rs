@@ -53,7 +53,7 @@ fn what_is_done_already_is_no_error() {
     assert_eq!(s.ctl(&["stop", "idle"]).code, 0);
     s.ok(&["stop", "--all"]);
     s.ok(&["stop", "--all"]);
-    assert_eq!(s.record("web").count("start"), 1);
+    s.assert_starts("web", 1);
     s.ok(&["start", "--all"]);
     s.wait_state("idle", "up");
     s.wait_state("web", "up");
@@ -492,4 +492,26 @@ in_both_flavours! {
         });
         s.end();
     }
+}
+
+/// Issue 5: it was in the log alone.
+#[test]
+fn a_reload_says_what_takes_effect_at_the_next_start() {
+    let s = Superd::start("[service.x]\ncommand = [$TWIN:x, \"obey\"]\n");
+    let path = s.place.file("superd.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let elsewhere = s.place.file("elsewhere").display().to_string();
+    let run = s.place.file("run").display().to_string();
+    std::fs::write(&path, text.replace(&run, &elsewhere)).unwrap();
+    let said = s.ok(&["reload"]);
+    let end = format!("; run-dir: {run} -> {elsewhere} takes effect at the next start\n");
+    assert!(
+        said.starts_with("superd: configuration loaded: ") && said.ends_with(&end),
+        "{said}"
+    );
+    assert_eq!(
+        s.ok(&["reload"]),
+        "superd: configuration loaded: 0 new, 0 changed, 0 gone, 1 unchanged\n"
+    );
+    s.end();
 }

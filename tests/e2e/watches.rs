@@ -89,6 +89,19 @@ fn each_way_to_change_a_file_is_one_restart() {
 }
 
 #[test]
+fn on_change_says_whether_it_is_restarted_or_told() {
+    let reload = "reload = { signal = \"USR1\" }\n";
+    for (then, told, other) in [("restart", "start", "USR1"), ("reload", "USR1", "TERM")] {
+        let s = watching(&format!("{reload}on-change = \"{then}\"\n"));
+        let before = s.record("web").count(told);
+        fs::write(s.place.file("conf"), "good one").unwrap();
+        s.wait_record("web", told, before + 1);
+        assert_eq!(s.record("web").count(other), 0, "{then}");
+        s.end();
+    }
+}
+
+#[test]
 fn a_directory_that_is_not_there_yet_and_one_that_is_replaced() {
     let s =
         Superd::start(&(scribe("web", "TERM") + "watch = [\"$DIR/a/b/conf\", \"$DIR/conf.d\"]\n"));

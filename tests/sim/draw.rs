@@ -173,7 +173,9 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
     let mut after = Vec::new();
     let mut requires = Vec::new();
     let (mut wants, mut conflicts) = (Vec::new(), Vec::new());
+    let mut restart_with = Vec::new();
     let autostart = dice.chance(80);
+    let companions = *dice.pick(&[0, 0, 10, 60]);
     for other in others.iter().filter(|other| **other < id) {
         match dice.below(12) {
             0 | 1 => after.push(*other),
@@ -184,10 +186,17 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
             6 | 7 if !autostart && other.0 % 3 == 2 && id.0 % 3 == 2 => conflicts.push(*other),
             _ => {}
         }
+        // Often besides another edge to the same one.
+        if dice.chance(companions) {
+            restart_with.push(*other);
+        }
     }
     let oneshot = dice
         .chance(12)
         .then(|| *dice.pick(&[Oneshot::Remains, Oneshot::Again]));
+    if oneshot.is_some() {
+        restart_with.clear(); // `config` refuses that
+    }
     let ready = match oneshot {
         Some(_) => Some(Rc::new(Ready {
             sign: Sign::Exit,
@@ -213,6 +222,7 @@ pub fn spec(dice: &mut Dice, id: ServiceId, others: &[ServiceId]) -> Spec {
         after,
         requires,
         wants,
+        restart_with,
         conflicts,
         oneshot,
         wait_for,

@@ -29,6 +29,8 @@ use crate::world::{Child, Life, World};
 
 /// Lines kept for the report of a failure.
 const KEPT: usize = 40;
+/// No two turns of the loop are at the same time.
+const A_TURN: Duration = Duration::from_nanos(1);
 /// Steps of one episode; each has a machine and a world of its own.
 const EPISODE: u64 = 400;
 
@@ -250,6 +252,7 @@ impl Sim {
             self.judge.force_all();
         }
         self.note(|| "-> timeout".to_owned());
+        self.judge.nobody_asks();
         let mut effects = Vec::new();
         self.machine.handle_timeout(self.now, &mut effects);
         let mut events = VecDeque::new();
@@ -284,7 +287,7 @@ impl Sim {
             self.timeout()?;
             return self.time();
         }
-        self.set_clock(self.now.max(next));
+        self.set_clock(next.max(self.now + A_TURN));
         let world_is_due = world.is_some_and(|t| t <= self.now);
         let timer_is_due = timer.is_some_and(|t| t <= self.now);
         if world_is_due && (!timer_is_due || self.dice.chance(50)) {
@@ -388,8 +391,9 @@ impl Sim {
             if gone.contains(&id) || (was_gone && !self.dice.chance(30)) {
                 continue;
             }
-            let edges = old.requires.iter().chain(&old.after).chain(&old.wants);
-            let orphaned = edges.clone().any(|d| !stay.contains(d));
+            let edges = old.requires.iter().chain(&old.after);
+            let mut edges = edges.chain(&old.wants).chain(&old.restart_with);
+            let orphaned = edges.any(|d| !stay.contains(d));
             if was_gone || self.dice.chance(30) {
                 let spec = draw::spec(&mut self.dice, id, &stay);
                 let change = match was_gone || self.dice.chance(50) {
@@ -402,6 +406,7 @@ impl Sim {
                 spec.requires.retain(|d| stay.contains(d));
                 spec.after.retain(|d| stay.contains(d));
                 spec.wants.retain(|d| stay.contains(d));
+                spec.restart_with.retain(|d| stay.contains(d));
                 changed.push((id, Rc::new(spec), Change::Policy));
             }
             stay.push(id);
@@ -481,11 +486,12 @@ impl Sim {
         }
         self.note(|| "** superd becomes another program".to_owned());
         self.judge.became = Some(self.now);
+        self.judge.forget_what_is_over(&self.machine);
         self.judge.succeeds = true;
-        let Ok(text) = serde_json::to_string(&self.machine.keep()) else {
+        let Ok(text) = superd::json::to_string(&self.machine.keep()) else {
             panic!("what the machine knows cannot be written");
         };
-        let Ok(whole) = serde_json::from_str::<Whole>(&text) else {
+        let Ok(whole) = superd::json::from_str::<Whole>(&text) else {
             panic!("what the machine knows cannot be read: {text}");
         };
         let specs: BTreeMap<ServiceId, Rc<Spec>> = self
@@ -521,12 +527,13 @@ impl Sim {
                 left: Some(child.map_or(0, Child::orphans_alive)),
             },
         };
-        let Ok(mut written) = serde_json::to_value(Memory::of(service)) else {
+        let written = superd::json::to_string(&Memory::of(service)).ok();
+        let Some(mut written) = written.and_then(|text| serde_json::from_str(&text).ok()) else {
             panic!("a memory cannot be written");
         };
         self.tamper.with_memory(&mut written);
         let text = written.to_string();
-        let Ok(memory) = serde_json::from_str::<Memory>(&text) else {
+        let Ok(memory) = superd::json::from_str::<Memory>(&text) else {
             panic!("a memory cannot be read: {text}");
         };
         assert_eq!(memory.fault(&service.spec), None, "{text}");
@@ -539,6 +546,7 @@ impl Sim {
     }
 
     fn stimulate(&mut self) -> Result<(), Broken> {
+        self.set_clock(self.now + A_TURN);
         match self.dice.below(60) {
             0 => {
                 let gone = self.client;
@@ -641,8 +649,8 @@ impl Sim {
                 other => format!("{other:?}").chars().take(160).collect(),
             };
             text.push_str(&format!(
-                "  {:?}: want {:?} target {} cycle {} gone {} requires {:?} before {:?}\n      {state}\n",
-                s.id, s.want, s.target, s.cycle, s.gone, edges.requires, edges.before
+                "  {:?}: want {:?} target {} cycle {} gone {} requires {:?} before {:?} restarted with {:?}\n      {state}\n",
+                s.id, s.want, s.target, s.cycle, s.gone, edges.requires, edges.before, s.spec.restart_with
             ));
         }
         text

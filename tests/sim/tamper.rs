@@ -38,6 +38,8 @@ pub enum Tamper {
     NoKill,
     /// Nobody is told that a file has changed.
     SilentChange,
+    /// Nobody is told why one cannot be started.
+    SilentBlock,
     /// superd ends twice.
     FinishTwice,
     /// superd ends with the first instance.
@@ -48,11 +50,22 @@ pub enum Tamper {
     DueLost,
     /// The next superd takes what is done for due.
     DueAgain,
+    /// The next superd does not know that a restart with another service was refused.
+    HeededLost,
+    /// The next superd takes all that begins anew for known.
+    HeededEver,
 }
 
 impl Tamper {
     /// What is written down of a service.
     pub fn with_memory(self, written: &mut Value) {
+        if let Value::Object(map) = written {
+            match self {
+                Tamper::HeededLost => drop(map.remove("heeded")),
+                Tamper::HeededEver => drop(map.insert("heeded".to_owned(), (1_u64 << 60).into())),
+                _ => {}
+            }
+        }
         for (key, done_with_nothing) in [
             ("due", Value::from(1)),
             ("covered", json!({ "boot": 1, "last": null })),
@@ -81,6 +94,10 @@ impl Tamper {
                     | (
                         Tamper::SilentChange,
                         Effect::Publish(_, Happening::FileChanged { .. })
+                    )
+                    | (
+                        Tamper::SilentBlock,
+                        Effect::Publish(_, Happening::Blocked { .. })
                     )
                     | (Tamper::NoReply, Effect::Reply(..))
                     | (Tamper::NoKill, Effect::KillTree(..))

@@ -1,6 +1,5 @@
 //! Templates and their instances, from files and from requests.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,10 +9,11 @@ use crate::config::{diff, load_with, plan};
 use crate::machine::event::Change;
 use crate::machine::ready::{Question, Sign};
 use crate::machine::spec::{Action, HttpAddress};
+use crate::map::Map;
 
 fn load(files: &[(&str, &str)]) -> Result<Config, Vec<String>> {
     let path = |name: &str| PathBuf::from(format!("/etc/superd/{name}"));
-    let mut memory: BTreeMap<PathBuf, Vec<u8>> = files
+    let mut memory: Map<PathBuf, Vec<u8>> = files
         .iter()
         .map(|(name, text)| (path(name), text.as_bytes().to_vec()))
         .collect();

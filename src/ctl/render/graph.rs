@@ -33,17 +33,18 @@ pub fn table(nodes: &[Node], style: Style) -> String {
     }
 }
 
-fn edges(node: &Node) -> [(&'static str, &[String]); 4] {
+fn edges(node: &Node) -> [(&'static str, &[String]); 5] {
     [
         ("requires", &node.requires),
         ("wants", &node.wants),
         ("after", &node.after),
+        ("restarted with", &node.restart_with),
         ("conflicts with", &node.conflicts),
     ]
 }
 
 /// A digraph: an arrow from each service to what it waits for, dashed for `wants`, dotted for
-/// `after`, red without heads between those that conflict.
+/// `after`, bold and blue for `restart-with`, red without heads between those that conflict.
 pub fn dot(nodes: &[Node]) -> String {
     let mut out = "digraph superd {\n  rankdir = BT;\n  node [shape = box];\n".to_owned();
     let mut line = |text: String| writeln!(out, "  {text}").ok(); // a String takes everything
@@ -59,6 +60,12 @@ pub fn dot(nodes: &[Node]) -> String {
             .chain(node.after.iter().map(|n| (n, "dotted")))
         {
             line(format!("{name} -> {} [style = {style}];", quoted(to)));
+        }
+        for to in &node.restart_with {
+            line(format!(
+                "{name} -> {} [style = bold, color = blue];",
+                quoted(to)
+            ));
         }
         // Each knows of the other; once is enough.
         for rival in node.conflicts.iter().filter(|r| **r > node.service) {
@@ -104,6 +111,7 @@ mod tests {
                 requires: vec!["db".to_owned()],
                 wants: vec!["mail".to_owned()],
                 after: vec!["net".to_owned(), "log".to_owned()],
+                restart_with: vec!["db".to_owned(), "tls".to_owned()],
                 ..node("web", "starting", 2)
             },
         ]
@@ -117,7 +125,7 @@ mod tests {
             "START  SERVICE  STATE     NEEDS\n\
              1      db       up        conflicts with slow\n\
              1      slow     down      conflicts with db\n\
-             2      web      starting  requires db; wants mail; after net, log\n"
+             2      web      starting  requires db; wants mail; after net, log; restarted with db, tls\n"
         );
         assert_eq!(table(&[], Style::new(false)), "");
     }
@@ -130,6 +138,7 @@ mod tests {
             "  \"web\" -> \"db\" [style = solid];\n",
             "  \"web\" -> \"mail\" [style = dashed];\n",
             "  \"web\" -> \"log\" [style = dotted];\n",
+            "  \"web\" -> \"tls\" [style = bold, color = blue];\n",
             "  \"db\" -> \"slow\" [dir = none, color = red, constraint = false];\n",
         ] {
             assert!(text.contains(line), "{line}: {text}");

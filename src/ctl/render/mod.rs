@@ -35,6 +35,14 @@ impl Style {
         }
     }
 
+    /// The same so much later, for what is told while it happens.
+    pub fn after(self, time: Duration) -> Style {
+        Style {
+            now: self.now.map(|now| now.saturating_add(time.as_secs())),
+            ..self
+        }
+    }
+
     /// `text` on one line, without anything that could drive a terminal.
     pub fn line(self, text: &str) -> String {
         if self.terminal {
@@ -237,6 +245,17 @@ mod tests {
             now: None,
         };
         assert_eq!(unset.day(1_767_225_600), None);
+    }
+
+    #[test]
+    fn what_is_told_later_has_a_later_stamp() {
+        let style = Style {
+            terminal: false,
+            now: Some(1_767_225_600),
+        };
+        let later = style.after(Duration::from_millis(61_500));
+        assert_eq!(later.stamp(0), "2026-01-01 00:01:01Z");
+        assert_eq!(later.stamp(1000), "2026-01-01 00:01:00Z");
     }
 
     #[test]

@@ -57,7 +57,9 @@ fn remarks(s: &Status) -> String {
     if s.adopted {
         parts.push("adopted".to_owned());
     }
-    if !s.waiting_on.is_empty() {
+    if !s.blocked.is_empty() {
+        parts.push(s.blocked.clone());
+    } else if !s.waiting_on.is_empty() {
         parts.push(format!(
             "waits for {}",
             waiting_for(&s.waiting_on, &s.unwanted)
@@ -114,6 +116,9 @@ pub fn one(s: &Status, style: Style) -> String {
     if !s.waiting_on.is_empty() {
         row("waits for", &waiting_for(&s.waiting_on, &s.unwanted));
     }
+    if !s.blocked.is_empty() {
+        row("blocked", &s.blocked);
+    }
     if let Some(health) = &s.health {
         row("health", health);
     }
@@ -168,10 +173,16 @@ pub fn plan(lines: &[PlanLine], style: Style) -> String {
             sum = Some(line.longest_ms);
             continue;
         }
+        let mut steps = line.steps.join("; ");
+        match line.restarts.as_slice() {
+            [] => {}
+            [one] => steps.push_str(&format!("; {one} is restarted with it")),
+            all => steps.push_str(&format!("; {} are restarted with it", all.join(", "))),
+        }
         rows.push(vec![
             style.line(&line.service),
             span(line.longest_ms).to_string(),
-            style.line(&line.steps.join("; ")),
+            style.line(&steps),
         ]);
     }
     let mut out = if rows.len() > 1 {
@@ -308,6 +319,7 @@ caddy: stopping for 3.2 s, wanted down
         let line = |service: &str, steps: &[&str], longest_ms| PlanLine {
             service: service.to_owned(),
             steps: steps.iter().map(|s| (*s).to_owned()).collect(),
+            restarts: Vec::new(),
             longest_ms,
         };
         let lines = [
@@ -316,13 +328,21 @@ caddy: stopping for 3.2 s, wanted down
                 &["drain, at most 30 s", "QUIT, at most 2 s"],
                 34_000,
             ),
-            line("nats", &["TERM, at most 15 s"], 17_000),
+            PlanLine {
+                restarts: vec!["api".to_owned(), "web".to_owned()],
+                ..line("nats", &["TERM, at most 15 s"], 17_000)
+            },
+            PlanLine {
+                restarts: vec!["web".to_owned()],
+                ..line("dns", &["TERM, at most 5 s"], 5_000)
+            },
             line("", &[], 34_001),
         ];
         let expected = "\
 SERVICE  LONGEST  STEPS
 caddy    34 s     drain, at most 30 s; QUIT, at most 2 s
-nats     17 s     TERM, at most 15 s
+nats     17 s     TERM, at most 15 s; api, web are restarted with it
+dns      5 s      TERM, at most 5 s; web is restarted with it
 everything, in the order of the shutdown: at most 34 s
 ";
         assert_eq!(plan(&lines, STYLE), expected);

@@ -160,10 +160,11 @@ fn ended(end: &EndReport, name: &str) -> String {
         (Verdict::LeftChildren, false) => {
             format!("was stopped in {took}, but left processes behind")
         }
+        (Verdict::PortsHeld, _) => format!("ended after {after}, but {}", end.verdict),
         (Verdict::Clean, true) => format!("ended by itself after {after}, cleanly"),
         (Verdict::Clean, false) => format!("was stopped cleanly in {took}"),
         (Verdict::CleanAfterEscalation, _) => {
-            format!("was stopped in {took}, after a step had run out of time")
+            format!("was stopped in {took}, not by its first step")
         }
         (Verdict::Killed, _) => format!("was killed by superd after {took}"),
         (Verdict::PanickedWhileStopping, _) => format!("panicked while it was stopping, {took}"),
@@ -242,6 +243,7 @@ fn happening(what: &Happening) -> String {
         Happening::Waiting { on, unwanted } => {
             format!("waiting for {}", waiting_for(on, unwanted))
         }
+        Happening::Blocked { why } => format!("cannot be started: {why}"),
         Happening::WaitOver { on, after, starts } => wait_over(on, *after, *starts),
         Happening::FileChanged { path } => format!("its file {path} changed"),
         Happening::Signalled { signal, by } => format!("{signal} sent, asked by {by}"),

@@ -9,15 +9,14 @@ use mio::net::UnixStream;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{getgrouplist, Gid, Group, Uid, User};
 
-use serde::{Deserialize, Serialize};
-
 use super::set_mode;
 use crate::config::model::Daemon;
 use crate::control::request::Verb;
+use crate::json::{FromJson, ToJson};
 use crate::machine::report::Origin;
 
 /// The process that connected, as it was when it connected (SO_PEERCRED, unix(7)).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Peer {
     /// 0 when it lives in another pid namespace.
     pub pid: i32,

@@ -1,11 +1,12 @@
 //! One control connection and its limits. What the bytes mean is `control::codec`'s business.
+//!
+//! A little long: reading, asking and sending share the limits.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use mio::net::UnixStream;
-use serde::{Deserialize, Serialize};
 
 use super::access::{Peer, Rights};
 use super::Stream;
@@ -13,6 +14,7 @@ use crate::control::codec::{decode_line, encode_reply, BadLine, Lines};
 use crate::control::reply::{Code, Reply};
 use crate::control::request::{Request, Verb, LINE_CAP};
 use crate::daemon::upgrade::state::{Bytes, Fds};
+use crate::json::{FromJson, ToJson};
 use crate::machine::event::{ServiceId, Ticket};
 use crate::machine::time::Tick;
 
@@ -41,11 +43,13 @@ const NOT_READING: Duration = Duration::from_secs(30);
 pub enum Heard {
     Request(Ticket, Box<Request>),
     Refused(Verb),
-    Nonsense,
+    /// No request; it was told so.
+    Garbage,
+    Nothing,
 }
 
 /// What of a connection outlives a change of the program.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Kept {
     number: u64,
     pub stream: i32,
@@ -65,7 +69,7 @@ pub struct Kept {
 }
 
 /// A request that is owed an answer.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, ToJson, FromJson)]
 struct Open {
     request: u64,
     id: u64,
@@ -229,6 +233,16 @@ impl Connection {
         [idle, half, stuck].into_iter().flatten().min()
     }
 
+    /// What is wrong with it, if its time is up for that.
+    pub fn complaint(&self, now: Tick) -> Option<&'static str> {
+        let is_up = |since: Option<Tick>, limit| since.is_some_and(|at| at + limit <= now);
+        if is_up(self.half, HALF_LINE) {
+            return Some("was hung up on: it sent half a request, and no more for 10 s");
+        }
+        let is_stuck = is_up(self.stuck, NOT_READING);
+        is_stuck.then_some("was hung up on: it took nothing of its answer for 30 s")
+    }
+
     /// The next request, or none when nothing complete is there or it is held back.
     pub fn next(&mut self, now: Tick) -> Option<Heard> {
         loop {
@@ -246,7 +260,7 @@ impl Connection {
             self.half = None;
             self.note_half(now);
             return Some(match line {
-                None => Heard::Nonsense, // counts, or newlines could go on forever
+                None => Heard::Nothing, // counts, or newlines could go on forever
                 Some(Ok(request)) => self.admit(request, now),
                 Some(Err(bad)) => {
                     self.last = now;
@@ -255,7 +269,7 @@ impl Connection {
                         self.closing = true;
                         self.half = None;
                     }
-                    Heard::Nonsense
+                    Heard::Garbage
                 }
             });
         }
@@ -348,6 +362,11 @@ impl Connection {
 
     pub fn follows(&self, stream: Stream, service: ServiceId) -> bool {
         self.open.iter().any(|o| o.wants(stream, service))
+    }
+
+    pub fn follows_any(&self, stream: Stream) -> bool {
+        let of_it = |o: &Open| o.follows.is_some_and(|(s, _)| s == stream);
+        self.open.iter().any(of_it)
     }
 
     pub fn publish(&mut self, stream: Stream, service: ServiceId, reply: &mut Reply) {

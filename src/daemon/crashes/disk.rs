@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::super::rundir::plain;
 use crate::control::crash::{CrashReport, VERSION};
+use crate::json;
 
 /// The largest file that is read, and more than any that is written.
 pub const FILE_CAP: usize = 128 * 1024;
@@ -46,8 +47,7 @@ pub fn open(path: &Path, service: &str, fingerprint: &str) -> Result<CrashReport
     if bytes.is_empty() {
         return Err("is empty".to_owned());
     }
-    let report: CrashReport =
-        serde_json::from_slice(&bytes).map_err(|e| format!("is damaged: {e}"))?;
+    let report: CrashReport = json::from_slice(&bytes).map_err(|e| format!("is damaged: {e}"))?;
     if report.v != VERSION {
         return Err(format!("is of version {}, not {VERSION}", report.v));
     }
@@ -65,7 +65,8 @@ pub const TEMPORARY: &str = ".superd-";
 /// # Errors
 /// What could not be done, and why.
 pub fn save(dir: &Path, report: &CrashReport) -> Result<(), String> {
-    let mut bytes = serde_json::to_vec(report).map_err(|e| e.to_string())?;
+    let mut bytes = Vec::new();
+    json::append(&mut bytes, report).map_err(|e| e.to_string())?;
     bytes.push(b'\n');
     if bytes.len() > FILE_CAP {
         return Err(format!("a report of {} bytes is too large", bytes.len()));

@@ -105,7 +105,7 @@ fn a_repeat_is_counted_over_the_lives_of_superd_and_written_when_it_is_time() {
     assert!(files[0].starts_with("caddy.") && files[0].ends_with(".json"));
     let on_disk = || {
         let bytes = fs::read(dir.0.join(&files[0])).unwrap();
-        serde_json::from_slice::<CrashReport>(&bytes).unwrap()
+        crate::json::from_slice::<CrashReport>(&bytes).unwrap()
     };
     assert_eq!(on_disk().count, 1, "the next four came within the pause");
     assert_eq!(

@@ -8,12 +8,15 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use super::story::{Program, STDERR, STDOUT};
 
 /// How long it tidies up after its last request is done.
 const TIDY: Duration = Duration::from_millis(500);
@@ -164,18 +167,18 @@ impl Server {
 }
 
 /// Starts a child that leaves our session, and forgets it. Returns its pid when it has.
-#[allow(clippy::zombie_processes)] // that is the fault which is shown
-fn leave_child() -> io::Result<u32> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .arg("demo-child")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    if let Some(out) = child.stdout.take() {
+fn leave_child() -> io::Result<Pid> {
+    let exe = std::env::current_exe()?;
+    let child = Program {
+        argv: vec![exe.as_ref(), "demo-child".as_ref()],
+        heard: Some(STDOUT),
+        dropped: &[STDERR],
+    };
+    let (pid, out) = child.start()?;
+    if let Some(out) = out {
         BufReader::new(out).read_line(&mut String::new())?;
     }
-    Ok(child.id())
+    Ok(pid)
 }
 
 /// The child: it makes a session of its own, says so, and stays.

@@ -3,15 +3,15 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{kill, Signal};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{waitpid, WaitStatus};
 use nix::unistd::{getpid, Pid};
 
 use super::server::{BEGUN, DONE};
@@ -19,6 +19,7 @@ use crate::control::codec::decode_reply;
 use crate::daemon::rundir::plain;
 use crate::machine::report::{EndReport, Happening};
 use crate::sys::proc::Scanner;
+pub use crate::sys::program::Program;
 
 /// The longest pause between two lines of output before the demonstration is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,40 +33,58 @@ pub fn tell(line: &str) {
 /// What superd says when the service is up.
 pub const UP: &str = "up";
 
+/// Standard output.
+pub const STDOUT: RawFd = 1;
+/// Standard error.
+pub const STDERR: RawFd = 2;
+
+/// Starts a program; what is heard of it can be read.
+pub fn start(program: &Program<'_>) -> Result<(Pid, Option<File>), String> {
+    program.start().map_err(|e| {
+        let program = program.argv.first().copied().unwrap_or_default();
+        format!("starting {}: {}", program.display(), plain(&e))
+    })
+}
+
 /// A process that was started here. It is killed when it is dropped before it has ended.
-pub struct Running(pub Child);
+pub struct Running {
+    /// None: it has been waited for.
+    pid: Option<Pid>,
+    /// What is heard of it.
+    pub output: Option<File>,
+}
 
 impl Running {
-    /// Starts it, with nothing on its standard input.
-    pub fn start(command: &mut Command) -> Result<Running, String> {
-        let program = command.get_program().to_owned();
-        let started = command.stdin(std::process::Stdio::null()).spawn();
-        started
-            .map(Running)
-            .map_err(|e| format!("starting {}: {}", program.display(), plain(&e)))
+    /// Starts it.
+    pub fn start(program: &Program<'_>) -> Result<Running, String> {
+        let (pid, output) = start(program)?;
+        let pid = Some(pid);
+        Ok(Running { pid, output })
     }
 
     /// Its pid cannot be another's: it is our child and not reaped as long as we hold it.
     pub fn signal(&self, signal: Signal) -> Result<(), String> {
-        i32::try_from(self.0.id())
-            .map_err(|e| e.to_string())
-            .and_then(|pid| kill(Pid::from_raw(pid), signal).map_err(|e| e.desc().to_owned()))
-            .map_err(|e| format!("sending {signal}: {e}"))
+        self.pid
+            .map_or(Err(Errno::ESRCH), |pid| kill(pid, signal))
+            .map_err(|e| format!("sending {signal}: {}", e.desc()))
     }
 
     /// Waits for its end and gives its exit status; none if a signal ended it.
     pub fn ended(&mut self) -> Result<Option<i32>, String> {
-        self.0
-            .wait()
-            .map(|status| status.code())
-            .map_err(|e| format!("waiting for a process: {}", plain(&e)))
+        let Some(pid) = self.pid.take() else {
+            return Ok(None);
+        };
+        match waitpid(pid, None) {
+            Ok(WaitStatus::Exited(_, status)) => Ok(Some(status)),
+            Ok(_) => Ok(None),
+            Err(e) => Err(format!("waiting for a process: {}", e.desc())),
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.kill().ok(); // no error and no signal where it has been waited for
-        self.0.wait().ok();
+        remove(self.pid.map(Pid::as_raw).as_slice());
     }
 }
 
@@ -185,10 +204,10 @@ impl Story {
     }
 
     /// Listens to the output of a process from now on.
-    pub fn follow(&mut self, who: &'static str, from: Option<impl Into<OwnedFd>>, read: Reading) {
+    pub fn follow(&mut self, who: &'static str, from: Option<File>, read: Reading) {
         self.voices.extend(from.map(|from| Voice {
             who,
-            from: File::from(from.into()),
+            from,
             read,
             rest: Vec::new(),
         }));

@@ -30,7 +30,7 @@ command = ["/usr/sbin/dnsd"]
 requires = ["web"]
 "#;
 
-fn defs() -> BTreeMap<String, ServiceDef> {
+fn defs() -> Map<String, ServiceDef> {
     let file = std::env::temp_dir().join(format!(
         "superd-journal-{}-{:?}.toml",
         std::process::id(),
@@ -144,7 +144,9 @@ fn write(journal: &mut Journal, of: &[(ServiceId, ServiceDef, Entry)]) -> Option
         def,
         entry: entry.clone(),
     });
-    journal.write(items, all)
+    let is_news = journal.write(items, all);
+    let why = journal.failing().map(str::to_owned);
+    why.filter(|_| is_news)
 }
 
 fn left(path: &Path) -> Left {
@@ -167,7 +169,7 @@ fn what_is_written_is_read_and_the_last_word_counts() {
         let (got_def, got) = &found.services[&entry.name];
         assert_eq!(got_def, def);
         // As text: when to look again is not written down.
-        let text = |e: &Entry| serde_json::to_string(e).unwrap();
+        let text = |e: &Entry| crate::json::to_string(e).unwrap();
         assert_eq!(text(got), text(entry));
     }
     // Nothing new: nothing is written.
@@ -199,7 +201,7 @@ fn begin() -> Begin {
     );
     let run = r#"{"Starting":{"instance":3,"pid":null,"began":9,"stopping_seen":0,
         "exec_error":null,"ready":"NotTold","reloading":false,"refused":null}}"#;
-    service.state = serde_json::from_str(run).unwrap();
+    service.state = crate::json::from_str(run).unwrap();
     service.want = crate::machine::service::Want::Up;
     service.restarts = 2;
     Begin {
@@ -350,7 +352,12 @@ fn one_that_cannot_be_written_is_emptied_and_said_once() {
     let mut all = entries();
     assert_eq!(write(&mut journal, &all), None);
     // /dev/full takes nothing (full(4)).
-    journal.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    journal.file = Some(
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap(),
+    );
     journal.length = 0;
     all[0].2.place = None;
     let items = || {
@@ -360,8 +367,8 @@ fn one_that_cannot_be_written_is_emptied_and_said_once() {
             entry: entry.clone(),
         })
     };
-    let why = journal.write(items(), false);
-    assert_eq!(why.as_deref(), Some("No space left on device"));
+    assert!(journal.write(items(), false));
+    assert_eq!(journal.failing(), Some("No space left on device"));
     assert!(journal.wants_all());
     fs::set_permissions(
         &scratch.0,

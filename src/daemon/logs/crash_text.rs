@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use memchr::memmem;
-use serde::{Deserialize, Serialize};
 
 use super::{shown, LINE_CAP};
+use crate::json::{FromJson, ToJson};
 use crate::machine::crash;
 use crate::machine::report::{Crash, Exit};
 use crate::machine::signal::Signal;
@@ -32,7 +32,7 @@ const CRASH_DUMP: Duration = Duration::from_secs(10);
 pub const CRASH_AGE: Duration = Duration::from_secs(60);
 
 /// The lines from the last beginning of a crash text on.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, ToJson, FromJson)]
 pub struct CrashText {
     at: Tick,
     /// When the last line came, kept or not.
@@ -50,9 +50,18 @@ pub struct CrashText {
 /// The newline before what begins a dump that is longer than a ring: Go tells every
 /// goroutine. Not found where two chunks meet.
 pub fn long_crash(chunk: &[u8]) -> Option<usize> {
-    const BEGINNINGS: [&[u8]; 3] = [b"\npanic: ", b"\nfatal error: ", b"\nSIGQUIT: quit"];
     // Most of a flood is looked at for this only.
-    memmem::find(chunk, b"\ngoroutine ")?;
+    is_dump(chunk).then(|| beginning(chunk)).flatten()
+}
+
+/// Whether there is a part of such a dump.
+pub fn is_dump(chunk: &[u8]) -> bool {
+    memmem::find(chunk, b"\ngoroutine ").is_some()
+}
+
+/// See [`long_crash`].
+pub fn beginning(chunk: &[u8]) -> Option<usize> {
+    const BEGINNINGS: [&[u8]; 3] = [b"\npanic: ", b"\nfatal error: ", b"\nSIGQUIT: quit"];
     let found = BEGINNINGS.iter().filter_map(|b| memmem::find(chunk, b));
     found.min()
 }

@@ -7,19 +7,23 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{fcntl, FcntlArg};
 use nix::sys::stat::Mode;
 
 use crate::machine::event::Pid;
+use crate::sys::file;
 
 /// What a pipe may hold while nobody reads, in bytes. The kernel takes the memory only as it
 /// is filled, and users other than root get no more than `pipe-user-pages-soft` in all.
 pub(super) const SIZE: i32 = 256 * 1024;
+
+/// The same of one into which somebody writes without a pause: superd is woken less often.
+const WIDE: i32 = 1024 * 1024;
 
 /// Where the FIFO of a service is.
 pub fn path(run_dir: &Path, service: &str) -> PathBuf {
@@ -41,8 +45,19 @@ pub fn open(path: &Path) -> io::Result<(File, OwnedFd)> {
     }
     let read = open_as(path, libc::O_NONBLOCK)?;
     let write = open_as(path, 0)?;
-    fcntl(&read, FcntlArg::F_SETPIPE_SZ(SIZE)).ok(); // the usual size has to do
+    narrow(&read);
     Ok((read, write.into()))
+}
+
+/// Makes it hold more; whether it does.
+pub fn widen(pipe: impl AsFd) -> bool {
+    fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE)).is_ok() // the size that it has has to do
+}
+
+/// Gives it the size that it has usually. Not as long as there is more in it, and not where no
+/// more memory is for pipes: then the size that it has has to do.
+pub fn narrow(pipe: impl AsFd) -> bool {
+    fcntl(pipe, FcntlArg::F_SETPIPE_SZ(SIZE)).is_ok()
 }
 
 /// One that is there, for reading without waiting.
@@ -70,10 +85,7 @@ pub fn held(path: &Path, Pid(pid): Pid) -> Option<(File, OwnedFd)> {
         if was.strip_suffix(b" (deleted)").unwrap_or(was) != name {
             return None; // a pipe of the service's own
         }
-        let open = |flags| {
-            let mut how = fs::OpenOptions::new();
-            how.read(true).write(true).custom_flags(flags).open(&at)
-        };
+        let open = |flags| file::open(&at, libc::O_RDWR | flags, 0);
         Some((open(libc::O_NONBLOCK).ok()?, open(0).ok()?.into()))
     })
 }
@@ -98,11 +110,8 @@ fn make(path: &Path) -> nix::Result<()> {
 }
 
 fn open_as(path: &Path, flags: i32) -> io::Result<File> {
-    fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(flags | libc::O_NOFOLLOW | libc::O_NOCTTY)
-        .open(path)
+    let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NOCTTY | flags;
+    file::open(path, flags, 0)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! What a service writes goes from its pipe into the file by splice(2): what is in the file
 //! is out of the pipe and the other way round, also when superd is killed in between, because
 //! the kernel looks for signals before it takes the bytes out, and then takes exactly what it
-//! has written. So no line is lost and none is there twice. Lines with time stamps are not the
+//! has written. So no line is lost and none is there twice. In a flood it is not even looked at:
+//! only where a file ends must it be known where a line does. Lines with time stamps are not the
 //! bytes of the pipe: they are written, and the page `carry` tells a successor how far.
 //!
 //! A write waits for nobody but the file system (a hung disk blocks superd; the manual says so). What does not get through (disk full,
@@ -13,11 +14,14 @@
 //! somebody else could have put there; `place` holds the directory open.
 //!
 //! FILE.1 is the newest of those that are full. A superd that is killed while it renames
-//! leaves a gap in the numbers, and the next turn closes it: nothing is written over.
+//! leaves a gap in the numbers, and the next turn closes it: nothing is written over. A number
+//! may be one of a file that was made smaller (`pack.rs`), and for a moment of both.
+//!
+//! (Past 400 lines because each failure on the way to the disk is handled where it happens.)
 
+mod pack;
 mod place;
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,12 +31,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::fcntl::{renameat, splice, SpliceFFlags};
-use nix::unistd::{unlinkat, UnlinkatFlags};
 
+pub use pack::Packing;
 use place::Place;
 
 use super::carry::Carry;
-use super::{LARGE, LINE_CAP};
+use super::{FLOOD, LARGE, LINE_CAP, SEEN, SMALL};
 use crate::config::model::FileOutput;
 use crate::daemon::rundir::plain;
 use crate::machine::time::Tick;
@@ -44,6 +48,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// How often a failure is said, at most.
 const SAY: Duration = Duration::from_secs(60);
+
+/// A stamp and a newline.
+const STAMP: usize = 26;
 
 /// Files with a higher number than `keep` that are removed at once.
 const LEFTOVERS: u32 = 100;
@@ -67,6 +74,12 @@ pub struct LogFile {
     /// Lines with their stamps that are not written yet.
     stamped: Vec<u8>,
     stamp: Stamp,
+    /// There may be a full file to be made smaller.
+    is_due: bool,
+    /// There may be files that were made smaller.
+    has_packed: bool,
+    /// That it cannot be was said.
+    has_said_unpacked: bool,
     said: Vec<String>,
 }
 
@@ -100,6 +113,9 @@ impl LogFile {
             is_cut: false,
             stamped: Vec::new(),
             stamp: Stamp::default(),
+            is_due: false,
+            has_packed: false,
+            has_said_unpacked: false,
             said: Vec::new(),
         }
     }
@@ -125,10 +141,97 @@ impl LogFile {
         std::mem::take(&mut self.said)
     }
 
+    /// There may be a full file to be made smaller.
+    pub fn is_due(&self) -> bool {
+        self.is_due && !self.spec.compress.is_empty()
+    }
+
+    /// The same, said once.
+    pub fn take_due(&mut self) -> bool {
+        let is_due = self.is_due();
+        self.is_due = false;
+        is_due
+    }
+
+    /// Begins with it, if there is one.
+    pub fn begin_packing(&mut self) -> Option<Packing> {
+        let place = Place::find(Path::new(&self.spec.path));
+        match place.and_then(|place| Packing::begin(place, self.spec.keep)) {
+            Ok(packing) => packing,
+            Err(e) => {
+                self.say_unpacked(&plain(&e));
+                None
+            }
+        }
+    }
+
+    /// The program has ended, well or not.
+    pub fn end_packing(&mut self, packing: Packing, result: Result<(), String>) {
+        let result = match result {
+            Ok(()) => packing.finish(self.spec.keep).map_err(|e| plain(&e)),
+            Err(why) => {
+                packing.abandon();
+                Err(why)
+            }
+        };
+        match result {
+            Ok(()) => {
+                self.has_packed = true;
+                self.has_said_unpacked = false;
+                self.is_due = true; // more may have come
+            }
+            // Tried again when the next file is full.
+            Err(why) => self.say_unpacked(&why),
+        }
+    }
+
+    fn say_unpacked(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.has_said_unpacked, true) {
+            let (service, path) = (&self.service, &self.spec.path);
+            let program = self.spec.compress.first().map_or("", String::as_str);
+            self.said.push(format!(
+                "{service}: log file {path}: compressing with {program}: {why}; full files stay \
+                 as they are"
+            ));
+        }
+    }
+
     /// Passes these bytes, which are at the head of the pipe, to the file. Afterwards they are
     /// not in the pipe any more, whatever has happened.
     pub fn pass(&mut self, pipe: BorrowedFd<'_>, chunk: &[u8], now: Tick) {
         self.put(chunk, Some(pipe), now);
+    }
+
+    /// The same for at most so many bytes that nobody has looked at; how many it were. None
+    /// where it depends on the bytes how they go on: near the end of a file, and after a failure.
+    pub fn pass_unseen(&mut self, pipe: BorrowedFd<'_>, most: usize, now: Tick) -> usize {
+        // Less is not worth a system call.
+        if most < SEEN || !self.is_ready(now) {
+            return 0;
+        }
+        let bytes = most.min(self.room().saturating_sub(2 * LINE_CAP));
+        let (done, result) = self.splice(pipe, bytes);
+        if let (true, Some(open)) = (done > 0, &mut self.open) {
+            let mut last = [0];
+            let at = open.length.saturating_sub(1);
+            open.at_line = open.file.read_at(&mut last, at).is_ok() && last == [b'\n'];
+        }
+        match result {
+            Ok(()) => self.succeed(),
+            Err(e) if is_no_splice(&e) => {}
+            Err(e) => self.fail("writing", &e, now),
+        }
+        done
+    }
+
+    /// The last bytes of the file, at most so many.
+    pub fn last(&self, bytes: usize) -> Vec<u8> {
+        let mut last = vec![0; bytes];
+        let from = |o: &Open| o.length.saturating_sub(bytes as u64);
+        let read = |o: &Open| o.file.read_at(&mut last, from(o)).ok();
+        let n = self.open.as_ref().and_then(read).unwrap_or(0);
+        last.truncate(n);
+        last
     }
 
     /// The same for bytes that were read.
@@ -158,6 +261,29 @@ impl LogFile {
         self.stamped.push(b'\n');
     }
 
+    /// How many of these bytes can be added, as whole lines, before the file is full; at least
+    /// one line.
+    pub fn fits_stamped(&mut self, bytes: &[u8], now: Tick) -> usize {
+        self.is_ready(now); // else it is lost anyway
+        let mut room = self.room();
+        let stamped = |n: usize, lines: usize| n + (n / LINE_CAP + lines) * STAMP;
+        let lines = memchr::memchr_iter(b'\n', bytes).count();
+        if stamped(bytes.len(), lines + 1) <= room {
+            return bytes.len();
+        }
+        let mut fits = 0;
+        while let Some(rest) = bytes.get(fits..).filter(|rest| !rest.is_empty()) {
+            let line = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+            let more = stamped(line, 1);
+            if more > room && fits > 0 {
+                break;
+            }
+            room = room.saturating_sub(more);
+            fits += line;
+        }
+        fits
+    }
+
     /// Writes what was added. `carry` is told what a successor must know.
     pub fn flush(&mut self, carry: Option<&Carry>, now: Tick) {
         let mut lines = std::mem::take(&mut self.stamped);
@@ -167,8 +293,14 @@ impl LogFile {
         if let Some(carry) = carry {
             carry.pass(); // written or dropped
         }
+        // While it floods there is as much the next time.
+        let keep = if lines.len() < FLOOD {
+            SMALL
+        } else {
+            2 * LARGE
+        };
         lines.clear();
-        lines.shrink_to(LARGE);
+        lines.shrink_to(keep);
         self.stamped = lines;
     }
 
@@ -192,7 +324,8 @@ impl LogFile {
                 None => rest.len(), // cannot be: a line is shorter than a file
             };
             let (part, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
-            // What is only a part of what is due is written again if superd is killed.
+            // What is only a part of what is due is written again if superd is killed: where
+            // the file was another one when it was asked what fits.
             if let (Some(carry), Some(open)) = (carry, &self.open) {
                 if after.is_empty() {
                     carry.attempt_at(&self.spec.path, open.length, part.len());
@@ -226,7 +359,7 @@ impl LogFile {
             };
             let (part, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
             let (done, result) = match pipe {
-                Some(pipe) => self.splice(pipe, part),
+                Some(pipe) => self.splice_seen(pipe, part),
                 None => match self.append(part) {
                     Ok(()) => (part.len(), Ok(())),
                     Err(e) => (0, Err(e)),
@@ -273,34 +406,45 @@ impl LogFile {
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
-    /// Bytes of the pipe into the file; how many it were.
-    fn splice(&mut self, pipe: BorrowedFd<'_>, part: &[u8]) -> (usize, io::Result<()>) {
+    /// These bytes, which are at the head of the pipe, into the file; how many it were.
+    fn splice_seen(&mut self, pipe: BorrowedFd<'_>, part: &[u8]) -> (usize, io::Result<()>) {
+        let (mut done, mut result) = self.splice(pipe, part.len());
+        let Some(open) = &mut self.open else {
+            return (done, result);
+        };
+        let rest = part.get(done..).unwrap_or_default();
+        // Where it cannot be, a killed superd may leave a line twice.
+        if result.as_ref().is_err_and(is_no_splice) {
+            result = open.file.write_all_at(rest, open.length);
+            if result.is_ok() {
+                skip(pipe, rest.len());
+                open.length += rest.len() as u64;
+                done = part.len();
+            }
+        }
+        if let Some(last) = done.checked_sub(1).and_then(|last| part.get(last)) {
+            open.at_line = *last == b'\n';
+        }
+        (done, result)
+    }
+
+    /// So many bytes of the pipe into the file; how many it were.
+    fn splice(&mut self, pipe: BorrowedFd<'_>, bytes: usize) -> (usize, io::Result<()>) {
         let Some(open) = &mut self.open else {
             return (0, Err(io::ErrorKind::NotFound.into()));
         };
         let mut done = 0;
-        while done < part.len() {
+        while done < bytes {
             let mut at = i64::try_from(open.length).unwrap_or(i64::MAX);
             let how = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
-            let left = part.len() - done;
-            let n = match splice(pipe, None, &open.file, Some(&mut at), left, how) {
+            let n = match splice(pipe, None, &open.file, Some(&mut at), bytes - done, how) {
                 Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
                 Ok(n) => n,
                 Err(nix::Error::EINTR) => continue,
-                // A file system that cannot: here a killed superd may leave a line twice.
-                Err(nix::Error::EINVAL) => {
-                    let rest = part.get(done..).unwrap_or_default();
-                    if let Err(e) = open.file.write_all_at(rest, open.length) {
-                        return (done, Err(e));
-                    }
-                    skip(pipe, rest.len());
-                    rest.len()
-                }
                 Err(e) => return (done, Err(e.into())),
             };
             done += n;
             open.length += n as u64;
-            open.at_line = part.get(done - 1) == Some(&b'\n');
         }
         (done, Ok(()))
     }
@@ -365,7 +509,9 @@ impl LogFile {
 
     fn open_it(&mut self) -> Result<(), (&'static str, io::Error)> {
         let place = Place::find(Path::new(&self.spec.path)).map_err(|e| ("its directory", e))?;
+        self.has_packed = (1..=self.spec.keep).any(|n| place.holds(&place.packed(n)));
         self.open = Some(open_in(place).map_err(|e| ("opening", e))?);
+        self.is_due = true; // an earlier superd may have left some
         Ok(())
     }
 
@@ -385,20 +531,32 @@ impl LogFile {
             return Ok(());
         }
         let place = open.place;
-        let rename =
-            |from: &OsString, to: &OsString| renameat(place.dir(), &**from, place.dir(), &**to);
-        let is_gap = |n: &u32| !place.holds(&place.numbered(*n));
+        let names = |n| {
+            let packed = self.has_packed.then(|| place.packed(n));
+            std::iter::once(place.numbered(n)).chain(packed)
+        };
+        let is_gap = |n: &u32| names(*n).all(|name| !place.holds(&name));
         let gap = (1..=keep).find(is_gap).unwrap_or(keep);
-        for n in (1..gap).rev() {
-            rename(&place.numbered(n), &place.numbered(n + 1))?;
+        for name in names(gap) {
+            place.remove(&name); // nothing, or the oldest
         }
-        rename(&place.name().to_owned(), &place.numbered(1))?;
+        for n in (1..gap).rev() {
+            for (from, to) in names(n).zip(names(n + 1)) {
+                match renameat(place.dir(), &*from, place.dir(), &*to) {
+                    // Not both are there.
+                    Err(nix::Error::ENOENT) if self.has_packed => {}
+                    other => other?,
+                }
+            }
+        }
+        let first = place.numbered(1);
+        renameat(place.dir(), place.name(), place.dir(), &*first)?;
         for n in (keep + 1..).take(LEFTOVERS as usize) {
-            let name = place.numbered(n);
-            if unlinkat(place.dir(), &*name, UnlinkatFlags::NoRemoveDir).is_err() {
+            if names(n).filter(|name| place.remove(name)).count() == 0 {
                 break;
             }
         }
+        self.is_due = true;
         self.open = Some(open_in(place)?);
         Ok(())
     }
@@ -416,6 +574,13 @@ impl LogFile {
             "{service}: log file {path}: {stage}: {}; its lines are dropped until that is over",
             plain(e)
         ));
+    }
+
+    /// Lines that were dropped, while it cannot be written.
+    pub fn dropping(&self) -> Option<String> {
+        let (service, path, lost) = (&self.service, &self.spec.path, self.lost);
+        let is_so = self.has_said && lost > 0;
+        is_so.then(|| format!("{service}: {path} cannot be written: lines dropped so far: {lost}"))
     }
 
     fn succeed(&mut self) {
@@ -458,6 +623,12 @@ fn open_in(place: Place) -> io::Result<Open> {
         length,
         at_line: last == [b'\n'],
     })
+}
+
+/// The file system cannot do it, or superd may not (a seccomp filter).
+fn is_no_splice(e: &io::Error) -> bool {
+    let errno = e.raw_os_error();
+    matches!(errno, Some(libc::EINVAL | libc::ENOSYS | libc::EPERM))
 }
 
 /// Takes so many bytes out of a pipe.

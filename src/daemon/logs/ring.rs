@@ -1,9 +1,8 @@
 //! The last lines of a service, bounded in bytes: one flat ring, no allocation per line.
 
-use serde::{Deserialize, Serialize};
-
 use super::shown;
 use crate::daemon::upgrade::state::Bytes;
+use crate::json::{FromJson, ToJson};
 use crate::machine::time::Tick;
 
 /// Length and time before each line.
@@ -13,7 +12,7 @@ const HEAD: usize = 2 + 8;
 const FIRST: usize = 512;
 
 /// What outlives a change of the program.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Kept {
     lines: Vec<(Tick, Bytes)>,
     next: u64,
@@ -248,8 +247,8 @@ mod tests {
                     Tick(i),
                     format!("{i} \u{e9}{}", "z".repeat(i as usize)).as_bytes(),
                 );
-                let text = serde_json::to_string(&ring.keep(u64::MAX)).unwrap();
-                let mut again = Ring::kept(serde_json::from_str(&text).unwrap(), bound);
+                let text = crate::json::to_string(&ring.keep(u64::MAX)).unwrap();
+                let mut again = Ring::kept(crate::json::from_str(&text).unwrap(), bound);
                 assert_eq!(again.since(0), ring.since(0));
                 assert_eq!((again.next, again.first), (ring.next, ring.first));
                 again.push(Tick(i), b"more");

@@ -6,18 +6,33 @@ use super::LINE_CAP;
 #[derive(Default)]
 pub struct Splitter {
     partial: Vec<u8>,
+    /// What follows is the end of a line that was forgotten.
+    is_inside: bool,
 }
 
 impl Splitter {
     /// One that has had the beginning of a line.
     pub fn kept(partial: Vec<u8>) -> Splitter {
-        Splitter { partial }
+        Splitter {
+            partial,
+            is_inside: false,
+        }
     }
 
     /// Takes a chunk; each complete line goes to `line`, without its newline and without
     /// a carriage return before it. Lines over [`LINE_CAP`] come in pieces.
     pub fn push(&mut self, chunk: &[u8], line: &mut dyn FnMut(&[u8])) {
         let mut rest = chunk;
+        if self.is_inside {
+            let end = memchr::memchr(b'\n', chunk);
+            // One that is longer than a line is shown after all.
+            self.is_inside = end.is_none() && chunk.len() < LINE_CAP;
+            rest = match end {
+                Some(end) => chunk.get(end + 1..).unwrap_or_default(),
+                None if self.is_inside => &[],
+                None => chunk,
+            };
+        }
         while let Some(end) = memchr::memchr(b'\n', rest) {
             let (head, tail) = rest.split_at_checked(end).unwrap_or((rest, &[]));
             rest = tail.get(1..).unwrap_or_default();
@@ -35,9 +50,10 @@ impl Splitter {
         }
     }
 
-    /// What is left counts as a line.
+    /// What is left counts as a line, and what follows is another one.
     pub fn finish(&mut self, line: &mut dyn FnMut(&[u8])) {
         let partial = std::mem::take(&mut self.partial);
+        self.is_inside = false;
         if !partial.is_empty() {
             whole(&partial, line);
         }
@@ -48,9 +64,10 @@ impl Splitter {
         &self.partial
     }
 
-    /// What is left is thrown away.
+    /// What is left is thrown away, and what comes up to the end of its line.
     pub fn forget(&mut self) {
         self.partial = Vec::new();
+        self.is_inside = true;
     }
 
     /// Adds to the partial line. A full piece goes out once it is sure that more than a
@@ -93,6 +110,27 @@ mod tests {
         }
         s.finish(&mut |l| out.push(l.to_vec()));
         out
+    }
+
+    #[test]
+    fn what_was_forgotten_leaves_no_part_of_a_line() {
+        let mut out: Vec<Vec<u8>> = Vec::new();
+        let mut s = Splitter::default();
+        let mut push = |s: &mut Splitter, text: &[u8]| s.push(text, &mut |l| out.push(l.to_vec()));
+        push(&mut s, b"one\ntw");
+        s.forget();
+        push(&mut s, b"");
+        push(&mut s, b"o");
+        push(&mut s, b"o\nthree\nfo");
+        push(&mut s, b"ur\n");
+        s.forget();
+        push(&mut s, &[b'x'; LINE_CAP]);
+        push(&mut s, b"\n");
+        assert_eq!(
+            out[..3],
+            [b"one".to_vec(), b"three".to_vec(), b"four".to_vec()]
+        );
+        assert_eq!(out[3..], [vec![b'x'; LINE_CAP]]);
     }
 
     #[test]

@@ -32,10 +32,13 @@ impl Bench {
         File::from(fd)
     }
 
-    /// Waits for events, then takes turns until nothing is left.
+    /// Waits for events, then takes turns until nothing is left. Pipes that are left to fill are
+    /// read at once.
     fn lines(&mut self) -> Vec<(u32, String)> {
         let mut events = mio::Events::with_capacity(8);
-        self.poll.poll(&mut events, None).unwrap();
+        let wait = self.logs.next_deadline().map(|_| Duration::ZERO);
+        self.poll.poll(&mut events, wait).unwrap();
+        self.logs.expire(Tick::NEVER);
         for e in &events {
             match Source::of(e.token()) {
                 Some(Source::Log(id)) => self.logs.ready(ServiceId(id)),
@@ -44,8 +47,9 @@ impl Bench {
         }
         let mut out = Vec::new();
         loop {
-            self.logs
-                .turn(Tick(1), &mut |s| out.push((s.service.0, shown(s.line))));
+            self.logs.turn(self.poll.registry(), Tick(1), &mut |s| {
+                out.push((s.service.0, shown(s.line)))
+            });
             if !self.logs.more_work() {
                 return out;
             }
@@ -88,12 +92,14 @@ fn a_flood_does_not_starve_others_and_is_bounded_per_turn() {
     b.logs.ready(ServiceId(1));
     b.logs.ready(ServiceId(2));
     let mut seen = Vec::new();
-    b.logs.turn(Tick(1), &mut |s| seen.push(s.service.0));
+    b.logs
+        .turn(b.poll.registry(), Tick(1), &mut |s| seen.push(s.service.0));
     assert!(seen.contains(&2), "both had their turn");
     assert!(seen.len() <= LOGGED_SHARE / 16 + 1);
     assert!(b.logs.more_work());
     while b.logs.more_work() {
-        b.logs.turn(Tick(1), &mut |s| seen.push(s.service.0));
+        b.logs
+            .turn(b.poll.registry(), Tick(1), &mut |s| seen.push(s.service.0));
     }
     assert_eq!(seen.len(), 4096 + 1);
     quiet.write_all(b"and calm\n").unwrap();
@@ -124,6 +130,96 @@ fn a_flood_that_only_goes_to_the_ring_keeps_its_end() {
     let tail = b.logs.tail(ServiceId(1), 100);
     assert_eq!(tail.len(), 100);
     assert_eq!(tail[0].1, format!("line {}", LINES - 100));
+}
+
+#[test]
+fn a_pipe_that_is_written_to_without_a_pause_is_left_to_fill_for_a_moment() {
+    let mut b = Bench::new();
+    let mut w = b.start(1, Output::Ring);
+    let mut events = mio::Events::with_capacity(8);
+    let mut now = Tick(1_000_000_000);
+    let turn = |b: &mut Bench, now: Tick| {
+        let mut lines = Vec::new();
+        let registry = b.poll.registry();
+        b.logs
+            .turn(registry, now, &mut |s| lines.push(shown(s.line)));
+        lines
+    };
+    while b.logs.next_deadline().is_none() {
+        w.write_all(b"one\n").unwrap();
+        b.poll.poll(&mut events, None).unwrap();
+        b.logs.ready(ServiceId(1));
+        now = now + Duration::from_micros(10);
+        assert_eq!(turn(&mut b, now), ["one"], "nothing waits before that");
+        assert!(now < Tick(1_001_000_000));
+    }
+    let at = b.logs.next_deadline().unwrap();
+    assert!(at > now && at <= now + pace::LONGEST);
+    // epoll does not tell of it, and it is not read before its time.
+    w.write_all(b"two\nthree\n").unwrap();
+    b.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+    assert!(events.is_empty());
+    b.logs.expire(now);
+    assert!(!b.logs.more_work());
+    b.logs.expire(at);
+    assert_eq!(turn(&mut b, at), ["two", "three"]);
+    // Unless somebody asks.
+    w.write_all(b"four\n").unwrap();
+    b.logs.hasten(None);
+    b.logs.expire(at);
+    assert_eq!(turn(&mut b, at), ["four"]);
+    // Or the service ends.
+    w.write_all(b"five").unwrap();
+    let mut last = Vec::new();
+    b.logs
+        .drain(ServiceId(1), at, &mut |s| last.push(shown(s.line)));
+    assert_eq!(last, ["five"]);
+    // Nothing comes: it was looked at once in vain, no timer is left, and epoll tells again.
+    b.logs.expire(Tick::NEVER);
+    assert!(turn(&mut b, at).is_empty());
+    assert_eq!(b.logs.next_deadline(), None);
+    w.write_all(b"six\n").unwrap();
+    assert_eq!(b.lines(), [(1, "six".to_owned())]);
+}
+
+#[test]
+fn who_waits_for_a_text_does_not_wait_for_a_pipe_to_fill() {
+    let mut b = Bench::new();
+    let mut w = b.start(1, Output::Log);
+    let mut read = |b: &mut Bench, text: &[u8]| {
+        w.write_all(text).unwrap();
+        b.logs.ready(ServiceId(1));
+        b.logs.expire(Tick(1));
+        let registry = b.poll.registry();
+        b.logs.turn(registry, Tick(1), &mut |_| {});
+        b.logs.next_deadline()
+    };
+    while read(&mut b, b"x\n").is_none() {}
+    b.logs.watch(ServiceId(1), Instance(1), "ready".into());
+    assert_eq!(b.logs.next_deadline(), Some(Tick(0)));
+    for _ in 0..10 {
+        assert_eq!(read(&mut b, b"x\n"), None);
+    }
+    read(&mut b, b"ready\n");
+    while read(&mut b, b"x\n").is_none() {}
+}
+
+/// Of a flood that goes to the ring only its end is split into lines, unless somebody follows it.
+#[test]
+fn who_follows_a_flood_gets_each_line() {
+    for is_followed in [true, false] {
+        let mut b = Bench::new();
+        b.logs.set_followed(is_followed);
+        let mut w = b.start(1, Output::Ring);
+        let mut lines = 0;
+        for _ in 0..3 {
+            w.write_all(&b"0123456789abcde\n".repeat(4096)).unwrap();
+            let new = b.lines();
+            assert!(new.iter().all(|(_, l)| l == "0123456789abcde"));
+            lines += new.len();
+        }
+        assert_eq!(lines == 3 * 4096, is_followed);
+    }
 }
 
 #[test]
@@ -216,21 +312,72 @@ fn a_panic_with_a_giant_text_is_known() {
     assert_eq!(c.frame, "b.go:3");
 }
 
+/// The same where most of the flood goes to a file and is not looked at.
 #[test]
-fn a_long_dump_at_the_end_of_a_flood_that_goes_to_the_ring_is_known() {
+fn a_long_dump_at_the_end_of_a_flood_is_known() {
+    for output in [Output::Ring, Output::File] {
+        let home = Home::new(&format!("dump{}", u8::from(output == Output::File)));
+        let mut b = Bench::new();
+        b.logs.set_home(&home.0, None);
+        let mut w = b.start(1, output);
+        let spec = FileOutput {
+            path: home.0.join("x.log").to_str().unwrap().to_owned(),
+            max_size: 1 << 20,
+            keep: 3,
+            timestamps: false,
+            compress: Vec::new(),
+        };
+        let to = (output == Output::File).then_some(&spec);
+        b.logs.set_file(ServiceId(1), to);
+        let flood = "serving\n".repeat(30_000);
+        for at in [8, 100_000, 110_000, 190_000] {
+            let mut text = flood[..at].to_owned();
+            text.push_str(PANIC);
+            text.push_str(&"goroutine 7 [select]:\nmain.g()\n".repeat(1_500));
+            b.logs.begin(ServiceId(1), Instance(at as u32));
+            // It is known that it floods, and then all is there before it is read.
+            for text in [flood.as_bytes(), text.as_bytes()] {
+                w.write_all(text).unwrap();
+                b.lines();
+            }
+            let c = b.logs.crash(ServiceId(1), Exit::Code(2), Tick(2)).unwrap();
+            assert_eq!((c.text.as_str(), c.frame.as_str()), ("boom", "b.go:3"));
+        }
+    }
+}
+
+/// A pipe is large while somebody floods it, and not for long.
+#[test]
+fn few_pipes_are_large_and_none_for_long() {
+    let home = Home::new("wide");
     let mut b = Bench::new();
-    let mut w = b.start(1, Output::Ring);
-    let writer = std::thread::spawn(move || {
-        let mut text = "serving\n".repeat(100_000);
-        text.push_str(PANIC);
-        text.push_str(&"goroutine 7 [select]:\nmain.g()\n".repeat(1_500));
-        w.write_all(text.as_bytes()).unwrap();
-        w.write_all(b"end\n").unwrap();
-    });
-    while b.lines().last().is_none_or(|(_, l)| l != "end") {}
-    writer.join().unwrap();
-    let c = b.logs.crash(ServiceId(1), Exit::Code(2), Tick(2)).unwrap();
-    assert_eq!((c.text.as_str(), c.frame.as_str()), ("boom", "b.go:3"));
+    b.logs.set_home(&home.0, None);
+    let mut start = |id: u32| {
+        b.name = format!("x{id}").into();
+        b.start(id, Output::Ring)
+    };
+    let mut out: Vec<File> = (0..WIDE as u32 + 2).map(&mut start).collect();
+    let size = |out: &File| fcntl(out, FcntlArg::F_GETPIPE_SZ).unwrap();
+    let wide = |out: &[File]| out.iter().filter(|o| size(o) > fifo::SIZE).count();
+    for _ in 0..20 {
+        out.iter_mut().for_each(|o| o.write_all(b"x\n").unwrap());
+        b.lines();
+    }
+    assert_eq!(wide(&out), WIDE);
+    // One is forgotten, another one falls silent.
+    b.logs.close(b.poll.registry(), ServiceId(0));
+    out.remove(0);
+    for _ in 0..20 {
+        for o in &mut out[1..] {
+            o.write_all(b"x\n").unwrap();
+        }
+        b.lines();
+    }
+    assert_eq!((wide(&out), size(&out[0])), (WIDE - 2, fifo::SIZE));
+    while b.logs.next_deadline().is_some() {
+        b.lines();
+    }
+    assert_eq!((wide(&out), b.logs.wide), (0, 0));
 }
 
 #[test]
@@ -283,13 +430,16 @@ fn cost_of_a_gigabyte() {
         let mut events = mio::Events::with_capacity(8);
         let (mut lines, mut turns, mut over) = (0_u64, 0_u64, false);
         while !over {
-            let wait = b.logs.more_work().then_some(Duration::ZERO);
+            let now = || Tick(crate::sys::timer::monotonic());
+            let next = b.logs.next_deadline().map(|at| at.since(now()));
+            let wait = b.logs.more_work().then_some(Duration::ZERO).or(next);
             b.poll.poll(&mut events, wait).unwrap();
             if !events.is_empty() {
                 b.logs.ready(ServiceId(1));
             }
+            b.logs.expire(now());
             turns += 1;
-            b.logs.turn(Tick(1), &mut |s| {
+            b.logs.turn(b.poll.registry(), now(), &mut |s| {
                 lines += 1;
                 over |= s.line == b"end";
             });
@@ -330,8 +480,10 @@ fn what_is_passed_on_from_a_fifo_is_what_was_written() {
     let home = Home::new("passed");
     let mut b = Bench::new();
     b.logs.set_home(&home.0, None);
-    assert!(b.logs.carry().is_some() && b.logs.take_complaint().is_none());
+    assert!(b.logs.take_carry().is_none(), "not before there is output");
     let mut out = b.start(1, Output::Log);
+    assert!(b.logs.take_carry().is_some() && b.logs.take_complaint().is_none());
+    assert!(b.logs.take_carry().is_none(), "told once");
     let mut seed = 7_u32;
     let mut roll = |n: usize| {
         seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -416,4 +568,30 @@ fn a_line_as_long_as_a_beginning_that_was_read_otherwise_is_heard() {
     b.start(1, Output::Log);
     out.write_all(b"ef\n").unwrap();
     assert_eq!(b.lines(), [(1, "ef".to_owned())]);
+}
+
+/// Where the ring is small, nothing of a flood need be split; what comes after it is.
+#[test]
+fn a_flood_takes_nothing_away_from_the_next_instance() {
+    for (bound, end) in [(0, "\n"), (0, "cut"), (200, "\n"), (200, "cut")] {
+        let mut b = Bench::new();
+        b.logs.set_ring(bound);
+        let mut one = b.start(1, Output::Ring);
+        let line = "z".repeat(1_000);
+        for _ in 0..2 {
+            // It is known that it floods, and then all is there before it is read.
+            one.write_all(format!("{line}\n").repeat(60).as_bytes())
+                .unwrap();
+            b.lines();
+        }
+        one.write_all(format!("{line}{end}").as_bytes()).unwrap();
+        b.logs.drain(ServiceId(1), Tick(5), &mut |_| ());
+        b.logs.begin(ServiceId(1), Instance(2));
+        b.logs.watch(ServiceId(1), Instance(2), "ready".into());
+        one.write_all(b"ready\n").unwrap();
+        let mut matched = Vec::new();
+        b.logs
+            .drain(ServiceId(1), Tick(6), &mut |s| matched.extend(s.matched));
+        assert_eq!(matched, [Instance(2)], "{bound} {end:?}");
+    }
 }

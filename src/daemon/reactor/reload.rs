@@ -9,7 +9,7 @@ use crate::config::faults::{self};
 use crate::config::model::{Config, Daemon};
 use crate::daemon::clients::{Access, Clients};
 use crate::daemon::registry::Delta;
-use crate::daemon::rundir::plain;
+use crate::daemon::rundir::{plain, RunDir};
 use crate::daemon::signals;
 use crate::machine::event::Event;
 use crate::machine::report::Origin;
@@ -63,6 +63,7 @@ impl Reactor {
             .filter(|(_, _, c)| *c == crate::machine::event::Change::New)
             .count();
         let (gone, unchanged) = (delta.gone.len(), delta.unchanged);
+        let mut later = String::new();
         if by != Origin::Config {
             if daemon.log != log {
                 self.sink.redirect(daemon.log, self.options.foreground);
@@ -71,6 +72,9 @@ impl Reactor {
             for line in delta.now.iter().chain(&delta.next_start) {
                 self.say(Severity::LOG_NOTICE, &format!("configuration: {line}"));
             }
+            for line in &delta.next_start {
+                later = format!("{later}; {line}");
+            }
         }
         self.put_in_force(&daemon);
         self.put_services(delta, by);
@@ -78,7 +82,7 @@ impl Reactor {
             self.feed(event);
         }
         format!(
-            "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged",
+            "configuration loaded: {new} new, {} changed, {gone} gone, {unchanged} unchanged{later}",
             changed - new
         )
     }
@@ -129,7 +133,10 @@ impl Reactor {
     /// The control socket for the groups of the configuration; made, if it could not be
     /// made before.
     fn open_to(&mut self, daemon: &Daemon) {
-        self.keep_run_dir();
+        // At the beginning in a clean one there is nothing to be kept.
+        if self.clients.is_some() || !self.run_dir.as_ref().is_some_and(RunDir::is_clean) {
+            self.keep_run_dir();
+        }
         let (access, mut complaints) = Access::of(daemon);
         match (&mut self.clients, &self.run_dir) {
             (Some(clients), _) => {

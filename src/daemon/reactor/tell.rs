@@ -2,7 +2,7 @@
 
 use syslog::Severity;
 
-use super::{Reactor, OUTPUT_LINES};
+use super::{Mode, Reactor, OUTPUT_LINES};
 use crate::config::faults::{self, Fault};
 use crate::control::crash::CrashReport;
 use crate::control::reply::Reply;
@@ -33,7 +33,14 @@ impl Reactor {
             _ => About::default(),
         };
         text.push_str(&history::about_line(&about));
-        self.sink.say(now, severity, &text);
+        // Who has typed a command knows that it is started, and sees that it is not again.
+        let is_told = matches!(
+            happening,
+            Happening::Starting { .. } | Happening::GivenUp { .. }
+        );
+        if !is_told || self.options.mode == Mode::Daemon {
+            self.sink.say(now, severity, &text);
+        }
         if let Some(clients) = &mut self.clients {
             clients.publish(Stream::Events, service, || Reply {
                 event: Some(Box::new(history::event_line(

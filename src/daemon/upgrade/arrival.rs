@@ -1,7 +1,6 @@
 //! The new program's part of an upgrade: what the one before has left is taken over before
 //! anything is opened, and gone on from.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -25,6 +24,7 @@ use crate::daemon::rundir::plain;
 use crate::daemon::sockets::Sockets;
 use crate::daemon::token::Source;
 use crate::machine::report::Origin;
+use crate::map::Map;
 use crate::sys::handover::{self, Inherited};
 use crate::sys::pidfd::PidFd;
 use crate::sys::spawn::StatusPipe;
@@ -168,7 +168,7 @@ impl Reactor {
 
     fn take_up_children(
         &mut self,
-        children: BTreeMap<i32, state::Child>,
+        children: Map<i32, state::Child>,
         left: &mut Inherited,
     ) -> io::Result<()> {
         for (pid, child) in children {

@@ -8,14 +8,10 @@
 //!
 //! (Past 400 lines because it is a list of everything that superd has.)
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::control::reply::EventLine;
 use crate::daemon::crashes::Crashes;
@@ -24,10 +20,12 @@ use crate::daemon::logs::KeptLog;
 use crate::daemon::registry::Registry;
 use crate::daemon::sockets;
 use crate::daemon::{actions, checkers, clients, notify, probes, signals, trees};
+use crate::json::{self, Fault, FromJson, Node, Place, ToJson, Writer};
 use crate::machine::event::{ActionId, Instance, ServiceId, Ticket};
 use crate::machine::keep::Whole;
 use crate::machine::report::Origin;
 use crate::machine::time::Tick;
+use crate::map::Map;
 
 /// Of the format. Another one is not read.
 pub const VERSION: u32 = 1;
@@ -57,46 +55,33 @@ impl Fds {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Bytes(pub Vec<u8>);
 
-impl Serialize for Bytes {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+impl ToJson for Bytes {
+    fn write(&self, to: &mut Writer<'_>) {
         match std::str::from_utf8(&self.0) {
-            Ok(text) => to.serialize_str(text),
-            Err(_) => self.0.serialize(to),
+            Ok(text) => to.text(text),
+            Err(_) => self.0.write(to),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Bytes {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Bytes;
+impl FromJson for Bytes {
+    fn blank() -> Bytes {
+        Bytes(Vec::new())
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text or bytes")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Bytes, E> {
-                Ok(Bytes(text.as_bytes().to_vec()))
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                mut seq: A,
-            ) -> Result<Bytes, A::Error> {
-                let mut all = Vec::new();
-                while let Some(b) = seq.next_element()? {
-                    all.push(b);
-                }
-                Ok(Bytes(all))
-            }
+impl Place for Bytes {
+    fn read(&mut self, from: Node<'_>) -> Result<(), Fault> {
+        match from.text() {
+            Ok(text) => self.0 = text.into_owned().into_bytes(),
+            Err(_) => self.0.read(from)?,
         }
-        from.deserialize_any(Visitor)
+        Ok(())
     }
 }
 
 /// The first line.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, ToJson, FromJson)]
 pub struct Head {
     /// [`VERSION`].
     #[serde(rename = "superd-state")]
@@ -114,7 +99,7 @@ pub struct Head {
 }
 
 /// A start whose execve(2) has not been reported yet.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Starting {
     /// Index in its token.
     pub index: u32,
@@ -127,7 +112,7 @@ pub struct Starting {
 }
 
 /// What a child is.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub enum Child {
     /// The main process of an instance.
     Main(ServiceId, Instance),
@@ -147,7 +132,7 @@ pub enum Child {
 }
 
 /// A process that is watched by a pidfd.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Watched {
     /// Whose.
     pub service: ServiceId,
@@ -160,7 +145,7 @@ pub struct Watched {
 }
 
 /// A command of an earlier superd, which is no child.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Adopted {
     /// Index in its token.
     pub slot: u32,
@@ -173,7 +158,7 @@ pub struct Adopted {
 }
 
 /// Who wished for the upgrade, and who waits for it.
-#[derive(Serialize, Deserialize)]
+#[derive(ToJson, FromJson)]
 pub struct Wish {
     /// The first one.
     pub by: Option<Origin>,
@@ -182,7 +167,7 @@ pub struct Wish {
 }
 
 /// The second line, written. What it says is told at [`Body`].
-#[derive(Serialize)]
+#[derive(ToJson)]
 #[allow(missing_docs)] // see there
 pub struct Writing<'a> {
     pub base: WritingBase<'a>,
@@ -190,7 +175,7 @@ pub struct Writing<'a> {
 }
 
 /// See [`Base`].
-#[derive(Serialize)]
+#[derive(ToJson)]
 #[allow(missing_docs)] // see there
 pub struct WritingBase<'a> {
     pub program: &'a Path,
@@ -203,7 +188,7 @@ pub struct WritingBase<'a> {
 }
 
 /// See [`Work`].
-#[derive(Serialize)]
+#[derive(ToJson)]
 #[allow(missing_docs)] // see there
 pub struct WritingWork<'a> {
     pub registry: &'a Registry,
@@ -217,9 +202,9 @@ pub struct WritingWork<'a> {
     pub lost_lines: u64,
     pub starts: Vec<Starting>,
     pub next_start: u32,
-    pub children: BTreeMap<i32, Child>,
+    pub children: Map<i32, Child>,
     pub followed: Vec<Watched>,
-    pub unheld: &'a BTreeMap<ServiceId, Instance>,
+    pub unheld: &'a Map<ServiceId, Instance>,
     pub commands: Vec<Adopted>,
     pub sockets: Vec<sockets::Kept>,
     pub absorbed: u32,
@@ -227,7 +212,7 @@ pub struct WritingWork<'a> {
 }
 
 /// The second line, read.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 pub struct Body {
     /// What the reactor is built with.
     pub base: Base,
@@ -236,7 +221,7 @@ pub struct Body {
 }
 
 /// What the reactor is built with.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 pub struct Base {
     /// The path that superd was started as.
     pub program: PathBuf,
@@ -255,7 +240,7 @@ pub struct Base {
 }
 
 /// What the reactor takes up.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 pub struct Work {
     /// The configuration in force, and the numbers of the services.
     pub registry: Registry,
@@ -282,11 +267,11 @@ pub struct Work {
     /// Index of the next one.
     pub next_start: u32,
     /// Children that are not reaped, by pid.
-    pub children: BTreeMap<i32, Child>,
+    pub children: Map<i32, Child>,
     /// Main processes that are watched by a pidfd.
     pub followed: Vec<Watched>,
     /// Main processes that cannot be.
-    pub unheld: BTreeMap<ServiceId, Instance>,
+    pub unheld: Map<ServiceId, Instance>,
     /// Commands of an earlier superd.
     pub commands: Vec<Adopted>,
     /// Sockets that services get from superd.
@@ -319,9 +304,9 @@ pub fn write(
     // Into memory first, as the journal: code for another kind of writer would be as much
     // again as all of this.
     let mut text = Vec::new();
-    serde_json::to_writer(&mut text, &head)?;
+    json::append(&mut text, &head).map_err(io::Error::other)?;
     text.push(b'\n');
-    serde_json::to_writer(&mut text, body)?;
+    json::append(&mut text, body).map_err(io::Error::other)?;
     text.push(b'\n');
     to.write_all(&text)?;
     to.rewind()
@@ -346,19 +331,19 @@ pub fn head(text: &[u8]) -> Result<(Head, &[u8]), String> {
     let end = memchr::memchr(b'\n', text).unwrap_or(text.len());
     let (first, rest) = text.split_at_checked(end).unwrap_or((text, &[]));
     // The version is read before all else: of another one nothing else need be there.
-    #[derive(Deserialize)]
+    #[derive(FromJson)]
     struct Version {
         #[serde(rename = "superd-state")]
         version: u32,
     }
-    let Ok(found) = serde_json::from_slice::<Version>(first) else {
+    let Ok(found) = json::from_slice::<Version>(first) else {
         return Err("it does not begin like a state of superd".to_owned());
     };
     if found.version != VERSION {
         let (theirs, ours) = (found.version, VERSION);
         return Err(format!("it is of version {theirs}, not {ours}"));
     }
-    let head = serde_json::from_slice(first).map_err(|e| format!("line 1: {e}"))?;
+    let head = json::from_slice(first).map_err(|e| format!("line 1: {e}"))?;
     Ok((head, rest))
 }
 
@@ -367,22 +352,12 @@ pub fn head(text: &[u8]) -> Result<(Head, &[u8]), String> {
 /// # Errors
 /// Why this superd cannot go on from it.
 pub fn body(rest: &[u8]) -> Result<Body, String> {
-    let body: Body = serde_json::from_slice(rest).map_err(|e| {
-        let column = e.column();
-        format!("line 2, column {column}: {}", message(&e))
-    })?;
+    let body: Body = json::from_slice(rest).map_err(|e| format!("line 2: {e}"))?;
     let spec = |id| body.work.registry.spec(id);
     match body.work.machine.fault(spec) {
         None => Ok(body),
         Some(what) => Err(format!("{what} cannot be so")),
     }
-}
-
-/// Without "at line 1 column 7": the line is another one here.
-fn message(e: &serde_json::Error) -> String {
-    let text = e.to_string();
-    let end = text.rfind(" at line ").unwrap_or(text.len());
-    text.get(..end).unwrap_or_default().to_owned()
 }
 
 /// Whether a superd of this process, boot and namespace has written it.
@@ -402,8 +377,8 @@ mod tests {
     use super::*;
 
     fn again(bytes: &[u8]) -> (String, Vec<u8>) {
-        let text = serde_json::to_string(&Bytes(bytes.to_vec())).unwrap();
-        let back: Bytes = serde_json::from_str(&text).unwrap();
+        let text = crate::json::to_string(&Bytes(bytes.to_vec())).unwrap();
+        let back: Bytes = json::from_str(&text).unwrap();
         (text, back.0)
     }
 

@@ -1,14 +1,15 @@
 //! Who waits, for what, and what they are told. Each request has one answer.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use super::blocked::failure_of;
 use super::{Group, Supervisor};
 use crate::machine::event::{Answer, Effect, Instance, ServiceId, Ticket, Verb};
 use crate::machine::report::Verdict;
 use crate::machine::restart::How;
 use crate::machine::service::{Goal, Moved, Rest, Service, State, Waiter, Want};
 use crate::machine::time::Tick;
+use crate::map::Set;
 
 impl Supervisor {
     /// Puts the asker on the list of those who wait; false when there is nothing to wait for.
@@ -76,7 +77,19 @@ impl Supervisor {
         }
         service.waiters = kept;
         let name = service.spec.name.clone();
+        let along = match moved.up && !answers.is_empty() {
+            true => self.taken_along(id),
+            false => Vec::new(),
+        };
         for (ticket, answer) in answers {
+            let finished = answer == Answer::Finished;
+            let answer = match answer {
+                Answer::Done(None) | Answer::Finished if !along.is_empty() => Answer::Along {
+                    finished,
+                    names: along.clone(),
+                },
+                other => other,
+            };
             self.answer(ticket, Some(&name), answer, effects);
         }
     }
@@ -88,7 +101,7 @@ impl Supervisor {
             return;
         };
         let text = format!("it requires {name}, which could not be started: {why}");
-        let mut seen = BTreeSet::from([id]);
+        let mut seen = Set::from([id]);
         let mut todo = self.order.of(id).dependents.clone();
         while let Some(dependent) = todo.pop() {
             if seen.insert(dependent) {
@@ -139,14 +152,22 @@ impl Supervisor {
             let lost = |d: &Service| !d.target || (down(d) && !done(d));
             self.services.get(dep).is_some_and(lost)
         };
-        let name = self.order.of(id).requires.iter().find(culprit);
-        match name.and_then(|dep| self.services.get(dep)) {
-            Some(dep) if dep.want == Want::Down => {
-                format!("it requires {}, which is stopped", dep.spec.name)
-            }
-            Some(dep) => format!("it requires {}, which is not up", dep.spec.name),
-            None => "something that it requires is not up".to_owned(),
+        // The one at the end of the chain; who requires whom is no circle.
+        let mut last = None;
+        let mut next = id;
+        while let Some(dep) = self.order.of(next).requires.iter().find(culprit) {
+            next = *dep;
+            last = self.services.get(dep);
         }
+        let Some(dep) = last else {
+            return "something that it requires is not up".to_owned();
+        };
+        let how = match dep.want {
+            Want::Down => "is stopped",
+            Want::Up => "is not up",
+        };
+        let failed = failure_of(dep);
+        failed.unwrap_or_else(|| format!("it requires {}, which {how}", dep.spec.name))
     }
 
     /// Answers a request, or a part of one about everything.
@@ -160,6 +181,11 @@ impl Supervisor {
         let Some(group) = self.groups.get_mut(&ticket) else {
             effects.push(Effect::Reply(ticket, answer));
             return;
+        };
+        let answer = match answer {
+            // Of all services; whom each takes along is of no interest.
+            Answer::Along { .. } => Answer::Done(None),
+            other => other,
         };
         group.left = group.left.saturating_sub(1);
         let (bad, worst) = (badness(&answer), badness(&group.worst));
@@ -255,13 +281,13 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
 fn badness(answer: &Answer) -> u32 {
     match answer {
         Answer::Already => 0,
-        Answer::Done(None) | Answer::Finished => 1,
+        Answer::Done(None) | Answer::Finished | Answer::Along { .. } => 1,
         Answer::Accepted { joined: true, .. } => 2,
         Answer::Accepted { joined: false, .. } => 3,
         Answer::Done(Some(Verdict::Clean)) => 4,
         Answer::Done(Some(Verdict::CleanAfterEscalation)) => 5,
         Answer::Done(Some(Verdict::ExitedByItself)) => 6,
-        Answer::Done(Some(Verdict::LeftChildren)) => 7,
+        Answer::Done(Some(Verdict::LeftChildren | Verdict::PortsHeld)) => 7,
         Answer::Done(Some(Verdict::FailedWhileStopping)) => 8,
         Answer::Done(Some(Verdict::Killed)) => 9,
         Answer::Done(Some(Verdict::Crashed | Verdict::PanickedWhileStopping)) => 10,

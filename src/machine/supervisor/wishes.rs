@@ -1,20 +1,21 @@
 //! What somebody wants: a configuration, requests, the end of superd. A wish is noted on the
 //! services that it is about; what moves then, and in which order, `settle` decides.
+//!
+//! Longer than a file should be: a verb each, and most are a match on the states.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::{Group, Shutdown, Supervisor};
 use crate::machine::event::{
     ActionId, Answer, Change, Effect, ServiceId, Target, Ticket, Verb, Wait,
 };
-use crate::machine::files;
 use crate::machine::report::{Happening, Origin};
 use crate::machine::service::{Context, Doing, Hold, Input, Rest, Service, State, Waiter, Want};
 use crate::machine::signal::Signal;
 use crate::machine::spec::{Spec, To};
 use crate::machine::stop;
 use crate::machine::time::Tick;
+use crate::map::Set;
 
 impl Supervisor {
     pub(super) fn configure(
@@ -46,6 +47,9 @@ impl Supervisor {
                         service.want = if spec.autostart { Want::Up } else { Want::Down };
                     }
                     let old = std::mem::replace(&mut service.spec, spec);
+                    if old.restart_with != service.spec.restart_with {
+                        service.heeded = Some(now);
+                    }
                     let watched = |s: &Spec| (s.health.clone(), s.watchdog);
                     if watched(&old) != watched(&service.spec) {
                         let mut cx = Context {
@@ -176,7 +180,9 @@ impl Supervisor {
                 }
                 service.record.clear();
             }
-            State::Down(Rest::Stopped) | State::Starting(_) | State::Up(_) => {}
+            // Its failures are of before it was stopped.
+            State::Down(Rest::Stopped) => service.record.clear(),
+            State::Starting(_) | State::Up(_) => {}
         }
     }
 
@@ -369,6 +375,8 @@ impl Supervisor {
                     service.enter(State::Down(Rest::Stopped), now);
                     service.keep_files(effects);
                     self.list_deadline(id);
+                    // Who requires it is no longer blocked by a failure.
+                    self.note_move(id, effects);
                     return Some(match done {
                         // And so are those who require it.
                         true => Answer::Done(None),
@@ -395,7 +403,7 @@ impl Supervisor {
     /// Wants it, and everything that it requires, up.
     fn want_up(&mut self, id: ServiceId, by: &Origin, now: Tick, effects: &mut Vec<Effect>) {
         let asked = id;
-        let mut seen = BTreeSet::from([id]);
+        let mut seen = Set::from([id]);
         let mut todo = vec![(id, by.clone())];
         let mut rivals: Vec<(ServiceId, Rc<str>)> = Vec::new();
         while let Some((id, by)) = todo.pop() {
@@ -583,7 +591,7 @@ impl Supervisor {
                 // definition has no checker any more is nothing of the kind.
                 if self.services.get(&id).is_some_and(Service::is_well) {
                     self.cycle(id, &by, now);
-                    if !files::is_by_file(&by) {
+                    if !is_about_itself(&by) {
                         self.want_up(id, &by, now, effects);
                     }
                     self.look_at_everything(effects);
@@ -723,6 +731,12 @@ impl Supervisor {
             self.feed(id, Input::Force(order), now, effects);
         }
     }
+}
+
+/// Whether a restart that a checker has allowed is about this instance only: nobody asked for
+/// what belongs to it to be started.
+fn is_about_itself(by: &Origin) -> bool {
+    matches!(by, Origin::File { .. } | Origin::RestartWith { .. })
 }
 
 impl Service {

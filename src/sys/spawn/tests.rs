@@ -11,13 +11,13 @@ fn words(argv: &[&str]) -> Vec<CString> {
     argv.iter().map(|a| CString::new(*a).unwrap()).collect()
 }
 
-fn variables(env: &[&str]) -> Vec<Cow<'static, CStr>> {
-    words(env).into_iter().map(Cow::Owned).collect()
+fn variables(env: &[&str]) -> Variables<'static> {
+    words(env).into_iter().map(Rc::from).collect()
 }
 
 fn plan(argv: &[&str]) -> Plan<'static> {
     let mut plan = Plan::new(words(argv));
-    plan.env = vec![c"PATH=/usr/bin:/bin".into()];
+    plan.env = variables(&["PATH=/usr/bin:/bin"]);
     plan
 }
 
@@ -216,7 +216,7 @@ fn a_user_gets_its_groups_and_its_home() {
     }
     let script = "id -u; id -g; id -G; echo $HOME $USER $LOGNAME; grep CapEff /proc/self/status";
     let mut plan = plan(&["sh", "-c", script]);
-    plan.env.push(c"LOGNAME=configured".into());
+    plan.env.to_mut().push(c"LOGNAME=configured".into());
     plan.user = Some("nobody");
     let entry = nix::unistd::User::from_name("nobody").unwrap().unwrap();
     let (uid, gid, home) = (entry.uid, entry.gid, entry.dir.display());
@@ -305,4 +305,20 @@ fn records_that_make_no_sense_are_not_believed() {
     assert_eq!(SpawnFault::from_bytes([18, 0, 0, 0, 0, 0, 0, 0]), None);
     assert_eq!(SpawnFault::from_bytes([0x92, 0, 0, 0, 0, 0, 0, 0]), None);
     assert_eq!(SpawnFault::from_bytes([0, 4, 0, 0, 0, 0, 0, 0]), None);
+}
+
+#[test]
+fn the_clock_tells_when_a_child_was_made() {
+    let mut told = 0;
+    for _ in 0..64 {
+        let child = spawn(&plan(&["true"])).unwrap();
+        let start = proc::stat(child.pid).unwrap().start; // at least a zombie
+        if let Some(by_clock) = child.start {
+            assert_eq!(by_clock, start);
+            told += 1;
+        }
+        assert_eq!(status(&child), Status::Execed);
+        assert_eq!(end(&child), Ended::Code(0));
+    }
+    assert!(told > 0, "the clock never told");
 }

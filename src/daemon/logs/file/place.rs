@@ -13,9 +13,13 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{openat, readlinkat, AtFlags, OFlag};
 use nix::sys::stat::{fstat, fstatat, FileStat, Mode, SFlag};
+use nix::unistd::{unlinkat, UnlinkatFlags};
 
 /// Links on the way (path_resolution(7) has the same bound).
 const LINKS: u32 = 40;
+
+/// Of what is made here.
+const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR).union(Mode::S_IRGRP);
 
 /// The place.
 pub struct Place {
@@ -69,6 +73,11 @@ impl Place {
         self.dir.as_fd()
     }
 
+    /// As it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Of the file.
     pub fn name(&self) -> &OsStr {
         &self.name
@@ -79,6 +88,55 @@ impl Place {
         let mut name = self.name.clone();
         name.push(format!(".{n}"));
         name
+    }
+
+    /// `caddy.log.3.gz`.
+    pub fn packed(&self, n: u32) -> OsString {
+        let mut name = self.numbered(n);
+        name.push(".gz");
+        name
+    }
+
+    /// What will be one of these.
+    pub fn part(&self) -> OsString {
+        let mut name = self.name.clone();
+        name.push(".gz-part");
+        name
+    }
+
+    /// Whether there was something of this name that could be removed.
+    pub fn remove(&self, name: &OsStr) -> bool {
+        unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir).is_ok()
+    }
+
+    /// Whether this name is this file's.
+    pub fn is_named(&self, name: &OsStr, file: &File) -> bool {
+        let there = fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+        match (there, fstat(file)) {
+            (Ok(there), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
+            (Err(_), _) | (_, Err(_)) => false,
+        }
+    }
+
+    /// A file that is full, for reading.
+    ///
+    /// # Errors
+    /// As [`Place::open`].
+    pub fn open_full(&self, name: &OsStr) -> io::Result<File> {
+        check(&fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)?)?;
+        let how = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.dir, name, how, Mode::empty())?);
+        check(&fstat(&file)?)?;
+        Ok(file)
+    }
+
+    /// A file that is not there yet.
+    ///
+    /// # Errors
+    /// Of openat(2).
+    pub fn create(&self, name: &OsStr) -> io::Result<File> {
+        let how = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+        Ok(openat(&self.dir, name, how, MODE)?.into())
     }
 
     /// Whether there is something of this name.
@@ -109,8 +167,7 @@ impl Place {
         if let Ok(stat) = fstatat(&self.dir, &*self.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             check(&stat)?;
         }
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP;
-        let file = File::from(openat(&self.dir, &*self.name, how, mode)?);
+        let file = File::from(openat(&self.dir, &*self.name, how, MODE)?);
         check(&fstat(&file)?)?;
         Ok(file)
     }

@@ -24,6 +24,7 @@ impl Dir {
             max_size,
             keep,
             timestamps: false,
+            compress: Vec::new(),
         };
         LogFile::new("x".into(), spec)
     }
@@ -93,6 +94,46 @@ fn however_it_comes_files_have_whole_lines_and_are_bounded() {
     assert_eq!(file.take_said(), Vec::<String>::new());
 }
 
+/// Issue 5: what is not looked at, because there is much of it, is in the files like the rest.
+#[test]
+fn what_nobody_has_looked_at_ends_at_the_end_of_a_line_too() {
+    const MAX: u64 = 200_000;
+    let dir = Dir::new("unseen");
+    let mut file = dir.file(MAX, 30);
+    let (read, mut write) = pipe();
+    let line = |n: usize| format!("{n} {}\n", "z".repeat(n * 31 % 3000));
+    let all: String = (0..2000).map(line).collect();
+    let (mut passed, mut unseen) = (0, 0);
+    for chunk in all.as_bytes().chunks(60_000) {
+        write.write_all(chunk).unwrap();
+        let n = file.pass_unseen(read.as_fd(), chunk.len(), sec(1));
+        let is_cut = n > 0 && chunk[n - 1] != b'\n';
+        assert!(n == 0 || file.open.as_ref().unwrap().at_line != is_cut);
+        assert_eq!(file.last(n), chunk[..n]);
+        file.pass(read.as_fd(), &chunk[n..], sec(1));
+        passed += chunk.len();
+        unseen += n;
+    }
+    assert!(passed == all.len() && unseen > passed / 2);
+    assert_eq!(String::from_utf8(dir.text(30)).unwrap(), all);
+    for n in 1..=10 {
+        let text = fs::read(dir.path(&format!("x.log.{n}"))).unwrap();
+        assert!(text.ends_with(b"\n") && text.len() as u64 <= MAX, "{n}");
+        assert!(text.len() as u64 > MAX - 2 * LINE_CAP as u64, "{n}");
+    }
+    // What cannot be written is left for whoever looks at it.
+    fs::remove_file(dir.path("x.log")).unwrap();
+    fs::create_dir(dir.path("x.log")).unwrap();
+    write.write_all(&[b'x'; 60_000]).unwrap();
+    assert_eq!(file.pass_unseen(read.as_fd(), 60_000, sec(9)), 0);
+    assert_eq!(file.last(10), b"");
+    assert_eq!(waiting(&read), 60_000);
+}
+
+fn waiting(pipe: &OwnedFd) -> usize {
+    crate::sys::shared::waiting_bytes(pipe.as_fd()).unwrap()
+}
+
 #[test]
 fn the_oldest_goes_and_a_gap_is_closed() {
     let dir = Dir::new("gap");
@@ -113,6 +154,170 @@ fn the_oldest_goes_and_a_gap_is_closed() {
     let mut none = dir.file(16 << 10, 0);
     turn(&mut none, "h");
     assert_eq!(names.map(first), ['h', 'f', 'd', 'c', '-']);
+}
+
+/// Fills a file with one line that begins with this text.
+fn fill(file: &mut LogFile, text: &str) {
+    file.write(format!("{text}{}\n", "x".repeat(16_000)).as_bytes(), sec(1));
+}
+
+impl Dir {
+    fn packed(&self, keep: u32) -> LogFile {
+        let mut file = self.file(16 << 10, keep);
+        file.spec.compress = vec!["gzip".to_owned()];
+        file
+    }
+
+    /// The first letters of `x.log`, of each full one, and of each that was made smaller.
+    fn letters(&self) -> String {
+        let first = |name: String| fs::read(self.path(&name)).map_or('-', |t| t[0] as char);
+        let plain = (1..=4).map(|n| first(format!("x.log.{n}")));
+        let packed = (1..=4).map(|n| first(format!("x.log.{n}.gz")));
+        let now = std::iter::once(first("x.log".into()));
+        now.chain(plain).chain([' ']).chain(packed).collect()
+    }
+}
+
+/// As a program does it that makes capital letters.
+fn work(packing: &mut Packing) {
+    let text = std::io::read_to_string(&packing.from).unwrap();
+    packing
+        .into
+        .write_all(text[..1].to_uppercase().as_bytes())
+        .unwrap();
+}
+
+#[test]
+fn full_files_are_made_smaller_and_move_on_with_the_others() {
+    let dir = Dir::new("packed");
+    let mut file = dir.packed(3);
+    let pack = |file: &mut LogFile| {
+        let mut packing = file.begin_packing().unwrap();
+        work(&mut packing);
+        file.end_packing(packing, Ok(()));
+    };
+    fill(&mut file, "a");
+    assert!(
+        file.take_due() && file.begin_packing().is_none(),
+        "looked for once"
+    );
+    assert!(!file.take_due());
+    fill(&mut file, "b");
+    assert!(file.take_due());
+    assert_eq!(dir.letters(), "ba--- ----");
+    pack(&mut file);
+    assert_eq!(dir.letters(), "b---- A---");
+    fill(&mut file, "c");
+    assert_eq!(dir.letters(), "cb--- -A--");
+    // The newest first; the other one has its turn.
+    fill(&mut file, "d");
+    assert_eq!(dir.letters(), "dcb-- --A-");
+    pack(&mut file);
+    assert_eq!(dir.letters(), "d-b-- C-A-");
+    assert!(file.take_due());
+    pack(&mut file);
+    assert_eq!(dir.letters(), "d---- CBA-");
+    // The oldest goes.
+    fill(&mut file, "e");
+    fill(&mut file, "f");
+    assert_eq!(dir.letters(), "fed-- --C-");
+    // Also where it is none that was made smaller, and where no more are made.
+    file.spec.compress = Vec::new();
+    file.reopen();
+    fill(&mut file, "g");
+    assert_eq!(dir.letters(), "gfed- ----");
+    fill(&mut file, "h");
+    assert_eq!(dir.letters(), "hgfe- ----");
+    assert!(!file.take_due());
+    assert!(!dir.path("x.log.gz-part").exists());
+    assert_eq!(file.take_said(), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_that_moves_on_while_it_is_made_smaller_keeps_its_number() {
+    let dir = Dir::new("moves");
+    let mut file = dir.packed(2);
+    fill(&mut file, "a");
+    fill(&mut file, "b");
+    let mut packing = file.begin_packing().unwrap();
+    work(&mut packing);
+    fill(&mut file, "c");
+    assert_eq!(dir.letters(), "cba-- ----");
+    file.end_packing(packing, Ok(()));
+    assert_eq!(dir.letters(), "cb--- -A--");
+    // Or is gone.
+    let mut packing = file.begin_packing().unwrap();
+    work(&mut packing);
+    for text in ["d", "e"] {
+        fill(&mut file, text);
+    }
+    assert_eq!(dir.letters(), "edc-- ----");
+    file.end_packing(packing, Ok(()));
+    assert_eq!(dir.letters(), "edc-- ----");
+    assert!(!dir.path("x.log.gz-part").exists());
+    assert_eq!(file.take_said(), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_killed_superd_has_begun_is_begun_anew_or_ended() {
+    let dir = Dir::new("begun");
+    let mut file = dir.packed(3);
+    fill(&mut file, "a");
+    fill(&mut file, "b");
+    // While the program writes.
+    let packing = file.begin_packing().unwrap();
+    (&packing.into).write_all(b"half").unwrap();
+    drop(packing);
+    assert!(dir.path("x.log.gz-part").exists());
+    let mut file = dir.packed(3);
+    file.write(b"more\n", sec(1));
+    assert!(file.take_due(), "looked for when it is opened");
+    assert_eq!(dir.letters(), "mba-- ----");
+    for letters in ["m-a-- B---", "m---- BA--"] {
+        let mut packing = file.begin_packing().unwrap();
+        assert_eq!(packing.length(), 16_002);
+        work(&mut packing);
+        file.end_packing(packing, Ok(()));
+        assert_eq!(dir.letters(), letters);
+    }
+    // Between the two last steps.
+    fs::write(dir.path("x.log.1"), "b").unwrap();
+    assert!(file.begin_packing().is_none());
+    assert_eq!(dir.letters(), "m---- BA--");
+    // Both move on together.
+    fs::write(dir.path("x.log.1"), "b").unwrap();
+    fill(&mut file, "c");
+    assert_eq!(dir.letters(), "cmb-- -BA-");
+}
+
+#[test]
+fn what_cannot_be_made_smaller_stays_and_is_said_once() {
+    let dir = Dir::new("unpacked");
+    let mut file = dir.packed(3);
+    fill(&mut file, "a");
+    fill(&mut file, "b");
+    for _ in 0..2 {
+        let packing = file.begin_packing().unwrap();
+        file.end_packing(packing, Err("it ended with status 1".to_owned()));
+    }
+    let said = file.take_said();
+    assert_eq!(said.len(), 1, "{said:?}");
+    let end = "x.log: compressing with gzip: it ended with status 1; full files stay as they are";
+    assert!(
+        said[0].starts_with("x: log file /") && said[0].ends_with(end),
+        "{said:?}"
+    );
+    // Nothing is not less.
+    let packing = file.begin_packing().unwrap();
+    file.end_packing(packing, Ok(()));
+    assert_eq!(dir.letters(), "ba--- ----");
+    assert!(!dir.path("x.log.gz-part").exists());
+    // Nothing is read or written by way of a link.
+    fs::remove_file(dir.path("x.log.1")).unwrap();
+    fs::write(dir.path("other"), "o").unwrap();
+    symlink(dir.path("other"), dir.path("x.log.1")).unwrap();
+    assert!(file.begin_packing().is_none());
+    assert_eq!(fs::read(dir.path("other")).unwrap(), b"o");
 }
 
 #[test]
