@@ -92,7 +92,10 @@ pub enum Mode {
     /// Many services, a control socket.
     Daemon,
     /// `superd run`: one service in the foreground.
-    Wrap,
+    Wrap {
+        /// HUP is ignored, as it was when superd was started (nohup(1)).
+        ignores_hup: bool,
+    },
 }
 
 /// What the reactor is told at the start.
@@ -512,14 +515,14 @@ impl Reactor {
                     self.upgrade_by_signal(signals::who_sent(Signal::USR2));
                 }
             }
-            Mode::Wrap => {
+            Mode::Wrap { ignores_hup } => {
                 for (bit, signal) in [
                     (Bit::Reload, Signal::HUP),
                     (Bit::Dump, Signal::USR1),
                     (Bit::Upgrade, Signal::USR2),
                     (Bit::Quit, Signal::QUIT),
                 ] {
-                    if taken.has(bit) {
+                    if taken.has(bit) && !(ignores_hup && signal == Signal::HUP) {
                         self.pass_on(signal);
                     }
                 }

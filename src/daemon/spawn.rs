@@ -35,6 +35,8 @@ pub struct Base {
     environment: Vec<Rc<CStr>>,
     /// Open files as they were before superd raised its own limit.
     open_files: Option<Limit>,
+    /// Whether they are killed when superd is, see [`Plan::goes_along`].
+    goes_along: bool,
     /// Marks of this life of superd.
     nonce: u64,
     /// Instances marked so far.
@@ -57,9 +59,15 @@ impl Base {
                 .filter_map(|(n, v)| Some(joined(&n, &v).ok()?.into()))
                 .collect(),
             open_files: open_files.ok(), // it stays as it is: nothing to give back
+            goes_along: false,
             nonce: random.finish(),
             count: 0,
         }
+    }
+
+    /// From now on they are killed when superd is.
+    pub fn go_along(&mut self) {
+        self.goes_along = true;
     }
 
     /// In a superd that has become another program: its limit of open files was raised by the
@@ -196,6 +204,7 @@ fn plan<'a>(
     plan.sockets = ctx.sockets.to_vec();
     plan.until_exec = ctx.until_exec;
     plan.cgroup = ctx.cgroup;
+    plan.goes_along = base.goes_along;
     plan.umask = program.umask;
     // The configured ones first: their position is what a fault names.
     plan.limits = configured.collect();

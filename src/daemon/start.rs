@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use mio::Poll;
+use signal_hook::consts::SIGHUP;
 use syslog::Severity;
 
 use super::announce::Announcer;
@@ -279,11 +280,12 @@ fn local_time() -> Stamp {
 /// `superd run`: one service in the foreground. Returns the child's exit status, 128 + n
 /// for a signal.
 pub fn wrap(config: Config) -> ExitCode {
+    let ignores_hup = sys::signals::is_ignored(SIGHUP);
     sys::handover::close_what_was_left();
     if let Err(e) = sys::signals::clean_start() {
         return refuse(&format!("setting up signals: {}", plain(&e)));
     }
-    match build_wrap() {
+    match build_wrap(ignores_hup) {
         Ok((mut reactor, complaints)) => {
             for text in &complaints {
                 reactor.say(Severity::LOG_WARNING, text);
@@ -300,7 +302,7 @@ pub fn wrap(config: Config) -> ExitCode {
     }
 }
 
-fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
+fn build_wrap(ignores_hup: bool) -> Result<(Reactor, Vec<String>), String> {
     let mut complaints = Vec::new();
     if let Err(e) = sys::subreaper::become_subreaper() {
         complaints.push(format!("becoming the reaper of orphans: {}", plain(&e)));
@@ -317,7 +319,7 @@ fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
     }
     let reactor = Reactor::new(Parts {
         options: Options {
-            mode: Mode::Wrap,
+            mode: Mode::Wrap { ignores_hup },
             config: None,
             foreground: true,
             program: PathBuf::new(),
@@ -326,7 +328,7 @@ fn build_wrap() -> Result<(Reactor, Vec<String>), String> {
         sink: Sink::new(LogTo::Stderr, true, local_time),
         run_dir: None,
         notify: None,
-        trees: Trees::new(root),
+        trees: Trees::new(root).of_this_superd_alone(),
         ring: 4096,
         poll,
         wakeup,

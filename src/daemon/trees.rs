@@ -117,6 +117,12 @@ pub struct Wanted<'a> {
 }
 
 impl Trees {
+    /// What is started from now on is killed when superd is: no other superd would know of it.
+    pub fn of_this_superd_alone(mut self) -> Trees {
+        self.base.go_along();
+        self
+    }
+
     /// `root`: where cgroups are made; none: sessions and /proc.
     pub fn new(root: Option<Root>) -> Trees {
         Trees {

@@ -144,6 +144,11 @@ fn is_not_default(signal: &i32) -> bool {
     r != 0 || now.iter().any(|word| *word != 0)
 }
 
+/// Whether this process ignores it.
+pub fn is_ignored(signal: i32) -> bool {
+    disposition(signal) == Some(libc::SIG_IGN)
+}
+
 fn disposition(signal: i32) -> Option<libc::sighandler_t> {
     let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: sigaction(2) with a null new action only writes the old one; zeroes are valid.

@@ -567,6 +567,27 @@ impl Place {
         }
         found
     }
+
+    /// For a test that fails: the processes, and the TCP sockets at the place's address as
+    /// /proc/net/tcp has them, those in TIME_WAIT (06) left out.
+    fn tell_what_there_is(&self) {
+        for pid in self.processes() {
+            let wchan = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+            tell(&format!("{} {wchan}", describe(&BTreeSet::from([pid]))));
+        }
+        let Ok(host) = self.host.parse::<std::net::Ipv4Addr>() else {
+            return;
+        };
+        let host = format!("{:08X}:", u32::from_ne_bytes(host.octets()));
+        let table = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let is_here = |line: &&str| {
+            let mut fields = line.split_whitespace().skip(1);
+            fields.next().is_some_and(|local| local.starts_with(&host))
+                && fields.nth(1) != Some("06")
+        };
+        let lines: Vec<&str> = table.lines().filter(is_here).take(20).collect();
+        tell(&lines.join("\n"));
+    }
 }
 
 impl Drop for Place {
@@ -896,6 +917,9 @@ impl Superd {
 
 impl Drop for Superd {
     fn drop(&mut self) {
+        if thread::panicking() {
+            self.place.tell_what_there_is();
+        }
         if self.is_alive() {
             kill(self.pid, libc::SIGQUIT);
             let until = Instant::now() + Duration::from_secs(10);

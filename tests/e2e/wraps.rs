@@ -116,6 +116,42 @@ fn other_signals_are_passed_on() {
 }
 
 #[test]
+fn below_nohup_a_terminal_that_closes_changes_nothing() {
+    let place = Place::new();
+    let mut command = place.command(&[
+        "nohup".to_owned(),
+        SUPERD.to_owned(),
+        "run".to_owned(),
+        "--".to_owned(),
+        twin().display().to_string(),
+        "--record".to_owned(),
+        place.file("app.record").display().to_string(),
+        "ignore".to_owned(),
+    ]);
+    let child = command.spawn().unwrap();
+    let pid = child.id() as i32;
+    place.wait_record("app", "start", 1);
+    kill(pid, libc::SIGHUP);
+    // It comes after HUP, and both are passed on in one turn or in that order.
+    kill(pid, libc::SIGUSR1);
+    place.wait_record("app", "signal USR1", 1);
+    assert_eq!(place.record("app").count("signal"), 1);
+    kill(place.record("app").first("start").pid, libc::SIGKILL);
+    assert_eq!(finish(child).code, 128 + libc::SIGKILL);
+}
+
+#[test]
+fn a_killed_superd_takes_its_command_along() {
+    let place = Place::new();
+    let child = wrap(&place, &[], &["ignore"]);
+    let start = place.wait_record("app", "start", 1);
+    kill(child.id() as i32, libc::SIGKILL);
+    assert_eq!(finish(child).code, 128 + libc::SIGKILL);
+    let main = start.first("start").pid;
+    wait_until("the command is gone", || !place.processes().contains(&main));
+}
+
+#[test]
 fn what_is_left_is_dead_before_it_exits() {
     for args in [&["tree", "--stubborn"][..], &["wrapper"], &["leaver"]] {
         let place = Place::new();

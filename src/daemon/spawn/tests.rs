@@ -34,6 +34,7 @@ fn base() -> Base {
     Base {
         environment: vec![c"PATH=/usr/bin:/bin".into(), c"HOME=/superd".into()],
         open_files: None,
+        goes_along: false,
         nonce: 0xabc,
         count: 0,
     }
