@@ -1,7 +1,10 @@
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as Socket;
+
 use super::connection::Connection;
 use super::*;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream as Socket;
+use crate::control::reply::Code;
 
 struct Bench {
     dir: PathBuf,
