@@ -1,13 +1,17 @@
 //! Tests of `tree.rs`.
 
-use super::*;
-use crate::sys::cgroup::tests::test_root;
-use crate::sys::spawn::{spawn, Plan};
-use crate::sys::subreaper::become_subreaper;
-use crate::sys::wait::reap;
 use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::AsFd;
+
+use super::*;
+use crate::machine::spec::To;
+use crate::sys::cgroup::tests::test_root;
+use crate::sys::kill::kill;
+use crate::sys::proc;
+use crate::sys::spawn::{spawn, Plan};
+use crate::sys::subreaper::become_subreaper;
+use crate::sys::wait::reap;
 
 /// A running instance of a shell script, and what to look at it with.
 struct Running {
