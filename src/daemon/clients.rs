@@ -20,7 +20,9 @@ use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry};
 
 use accept::{listen_at, reserve};
-pub use access::{Access, Peer, Rights};
+#[cfg(test)]
+use access::Rights;
+pub use access::{Access, Peer};
 use connection::{Connection, Heard};
 
 use super::token::Source;
@@ -304,22 +306,8 @@ impl Clients {
         }
     }
 
-    /// Settles a request without a further line.
-    pub fn finish(&mut self, ticket: Ticket) {
-        if let Some(c) = self.of(ticket) {
-            c.settle(ticket.request);
-        }
-    }
-
-    /// The id that the client gave the request.
-    pub fn id(&self, ticket: Ticket) -> Option<u64> {
-        let mut all = self.slots.iter().flatten();
-        all.find(|c| c.number == ticket.client)?
-            .id_of(ticket.request)
-    }
-
     /// The client gets what is published about this service, or about all. Its request
-    /// stays open until [`Clients::finish`] or until it goes.
+    /// stays open until the service or the client goes.
     pub fn subscribe(&mut self, ticket: Ticket, stream: Stream, service: Option<ServiceId>) {
         if let Some(c) = self.of(ticket) {
             c.subscribe(ticket.request, stream, service);
@@ -361,11 +349,6 @@ impl Clients {
     /// Connections that are open.
     pub fn len(&self) -> usize {
         self.slots.iter().flatten().count()
-    }
-
-    /// Whether nobody is connected.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// All that was to be sent has been sent; asked before superd ends.

@@ -27,7 +27,6 @@ mod signal;
 mod sockets;
 mod usage;
 
-use std::io;
 use std::path::PathBuf;
 
 pub use forest::{Forest, KeptForest};
@@ -299,17 +298,6 @@ impl Tree {
         self.main = None;
         forest.unclaim(main);
         left
-    }
-
-    /// The instance is over: lets its cgroup go. EBUSY: a process is left in it.
-    pub fn release(self, forest: &mut Forest) -> io::Result<()> {
-        if let Some(main) = self.main {
-            forest.unclaim(main.pid);
-        }
-        match &self.group {
-            Some(group) => group.remove(),
-            None => Ok(()),
-        }
     }
 }
 

@@ -273,15 +273,8 @@ impl Forest {
         Some(now)
     }
 
-    /// Processes alive below superd that are no main process and no command, and that superd
-    /// did not have from the beginning. While services run, most are their descendants.
-    pub fn strays(&mut self) -> u32 {
-        self.scan();
-        count(self.find_strays().len())
-    }
-
-    /// KILLs the [`Forest::strays`], for the end of superd, when no service is left. Says
-    /// how many there were; call again until there are none.
+    /// KILLs the strays, for the end of superd, when no service is left. Says how many there
+    /// were; call again until there are none.
     pub fn kill_strays(&mut self) -> u32 {
         self.scan();
         let found = self.find_strays();
@@ -289,6 +282,8 @@ impl Forest {
         count(found.len()).max(u32::from(!self.died.is_empty()))
     }
 
+    /// Processes alive below superd that are no main process and no command, and that superd
+    /// did not have from the beginning. While services run, most are their descendants.
     fn find_strays(&self) -> Vec<Stat> {
         let mut below = Set::from([self.own]);
         let mut found = Vec::new();

@@ -123,7 +123,9 @@ impl Running {
             }
             assert!(!self.forest.stat(*pid).is_some_and(|s| s.is_alive()));
         }
-        self.tree.release(&mut self.forest).unwrap();
+        if let Some(group) = self.tree.group() {
+            group.remove().unwrap();
+        }
     }
 }
 
