@@ -23,6 +23,16 @@ mod dependencies;
 mod doctor;
 #[path = "e2e/drain_hostile.rs"]
 mod drain_hostile;
+#[path = "e2e/drain_limits.rs"]
+mod drain_limits;
+#[path = "e2e/drain_networks.rs"]
+mod drain_networks;
+#[path = "e2e/drain_sockets.rs"]
+mod drain_sockets;
+#[path = "e2e/drain_storms.rs"]
+mod drain_storms;
+#[path = "e2e/drain_support.rs"]
+mod drain_support;
 #[path = "e2e/drain_tracked.rs"]
 mod drain_tracked;
 #[path = "e2e/drains.rs"]

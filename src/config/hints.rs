@@ -6,8 +6,9 @@
 use toml::de::{DeTable, DeValue};
 use toml::Spanned;
 
+use super::keys;
+use super::limits::LIMITS;
 use super::tests::load_text;
-use super::{keys, LIMITS};
 
 /// A text in which `@` stands for the value, and what has to stand beside it.
 struct Slot {

@@ -66,24 +66,20 @@ use std::path::Path;
 
 use nix::unistd::{Group, User};
 
-pub use diff::{diff, Diff};
-pub use files::{Disk, Files, FILE_CAP, TOTAL_CAP};
-pub use limits::LIMITS;
-pub use load::{load, load_with, SERVICES_CAP};
+pub use diff::diff;
+pub use files::FILE_CAP;
+pub use load::load;
 pub use model::Config;
-pub use plan::{plan, term_timeout, Plan, ServicePlan};
-pub use problem::{nearest, Place, Problem, Problems, SHOWN};
-pub use stop::{preset, PRESETS};
-pub use template::{is_template, parts, Templates, INSTANCES_CAP};
-pub use value::{duration, duration_or_seconds, service_name, LONGEST};
+pub use plan::{plan, term_timeout, Plan};
+pub use problem::{nearest, Problems};
+pub use stop::PRESETS;
+pub use template::{parts, Templates, INSTANCES_CAP};
+pub use value::{duration_or_seconds, service_name};
 pub use wrap::{wrap, Wrapped};
 
 use crate::machine::spec::Schedule;
 use crate::machine::time::Span;
 use crate::sys::spawn::USUAL_PATH;
-
-/// Where the main file is when nobody says otherwise.
-pub const DEFAULT_PATH: &str = "/etc/superd/superd.toml";
 
 /// What [`check`] found in a configuration without problems.
 #[derive(Clone, PartialEq, Debug)]

@@ -13,8 +13,9 @@ use serde_json::{json, Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::confine::{CAPABILITIES, CONTROLS};
+use super::limits::LIMITS;
 use super::tests::{load_text, shipped, uncommented};
-use super::{keys, value, LIMITS, PRESETS};
+use super::{keys, value, PRESETS};
 
 const DURATION: &str = "^(?=.)([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
 const TIME_OF_DAY: &str = "^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$";

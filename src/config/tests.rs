@@ -5,7 +5,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::limits::LIMITS;
+use super::load::{load_with, SERVICES_CAP};
 use super::model::*;
+use super::problem::SHOWN;
 use super::*;
 use crate::machine::event::Change;
 use crate::machine::files::OnChange;

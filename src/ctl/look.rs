@@ -47,19 +47,15 @@ pub struct Looking<'a> {
 /// Which lines of output are shown.
 #[derive(Default)]
 pub struct Only {
-    /// The oldest, in milliseconds ago, when it was asked; and when that was.
-    since: Option<(u64, Instant)>,
+    /// Not older than this when superd is asked.
+    since: Option<Duration>,
     grep: Option<String>,
 }
 
 impl Only {
     /// As it was typed.
     pub fn new(since: Option<Duration>, grep: Option<String>) -> Only {
-        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        Only {
-            since: since.map(|d| (ms(d), Instant::now())),
-            grep,
-        }
+        Only { since, grep }
     }
 
     /// Nothing is left out.
@@ -67,16 +63,12 @@ impl Only {
         self.since.is_none() && self.grep.is_none()
     }
 
-    fn shows(&self, line: &LogLine) -> bool {
-        let is_old = |(ms, asked): (u64, Instant)| {
-            let since_then = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-            line.ago_ms > ms.saturating_add(since_then)
-        };
-        !self.since.is_some_and(is_old)
-            && self
-                .grep
-                .as_ref()
-                .is_none_or(|text| line.text.contains(text.as_str()))
+    /// `waited`: since superd was asked. By that much a line is older in its answer.
+    fn shows(&self, line: &LogLine, waited: Duration) -> bool {
+        let is_old =
+            |since: Duration| Duration::from_millis(line.ago_ms) > since.saturating_add(waited);
+        let has_text = |text: &String| line.text.contains(text.as_str());
+        !self.since.is_some_and(is_old) && self.grep.as_ref().is_none_or(has_text)
     }
 }
 
@@ -201,11 +193,8 @@ impl<'a> Looking<'a> {
 impl Hear for Looking<'_> {
     fn heard(&mut self, asked: &Request, got: &Incoming) -> Result<(), Trouble> {
         let reply = &got.reply;
-        if reply
-            .line
-            .as_ref()
-            .is_some_and(|line| !self.only.shows(line))
-        {
+        let waited = self.began.elapsed();
+        if (reply.line.as_ref()).is_some_and(|line| !self.only.shows(line, waited)) {
             return Ok(());
         }
         if self.json {
@@ -245,12 +234,12 @@ impl Hear for Looking<'_> {
             if !streams {
                 self.events.push((**event).clone());
             } else if !self.json {
-                let text = story::event(event, self.style.after(self.began.elapsed()));
+                let text = story::event(event, self.style.after(waited));
                 self.out.write_all(text.as_bytes())?;
             }
         }
         if let (Some(line), false) = (&reply.line, self.json) {
-            let text = story::log_line(line, self.style.after(self.began.elapsed()));
+            let text = story::log_line(line, self.style.after(waited));
             self.out.write_all(text.as_bytes())?;
         }
         Ok(())

@@ -12,19 +12,19 @@ use std::process::ExitCode;
 
 use crate::control::reply::{Code, Reply};
 
-pub mod act;
+mod act;
 pub mod args;
-pub mod client;
+mod client;
 #[cfg(test)]
 mod completions;
-pub mod converse;
-pub mod look;
-pub mod lsb;
+mod converse;
+mod look;
+mod lsb;
 pub mod offline;
-pub mod render;
+mod render;
 mod router;
 pub mod rpcd;
-pub mod talk;
+mod talk;
 
 use act::json_reply;
 use args::{Ctl, Instead};

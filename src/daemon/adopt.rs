@@ -417,7 +417,7 @@ impl Reactor {
         main: Main,
     ) -> Option<Pid> {
         if let Some(program) = self.registry.program(id) {
-            for error in self.trees.limit_again(name, place, &program.confine) {
+            for error in self.trees.limit_adopted(name, place, &program.confine) {
                 let text = format!("service \"{name}\": adopting: {error}");
                 self.say(Severity::LOG_WARNING, &text);
             }

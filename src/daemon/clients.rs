@@ -6,33 +6,32 @@
 //! is the time for which it may send half a line, not read, or do nothing. The thousandth
 //! connection costs as much as the thirty-third.
 //!
-//! Longer than a file should be: slots, room and time of all clients are kept in one place.
+//! Here are the slots and what is asked of all of them; who gets one is in [`accept`].
 
+mod accept;
 mod access;
 mod connection;
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry};
-use nix::sys::socket::{listen, socket, AddressFamily, Backlog, SockFlag, SockType};
 
-pub use access::{Access, Peer, Rights};
+use accept::{listen_at, reserve};
+#[cfg(test)]
+use access::Rights;
+pub use access::{Access, Peer};
 use connection::{Connection, Heard};
 
-use super::rundir::{bind_anew, plain};
 use super::token::Source;
 use super::upgrade::state::Fds;
-use crate::control::codec::encode_reply;
-use crate::control::reply::{Code, Reply};
+use crate::control::reply::Reply;
 use crate::control::request::{Request, Verb};
 use crate::json::{FromJson, ToJson};
 use crate::machine::event::{ServiceId, Ticket};
 use crate::machine::time::Tick;
-use crate::sys::file;
 use crate::sys::handover::Inherited;
 
 /// Connections at a time.
@@ -41,14 +40,8 @@ pub const CLIENTS: usize = 32;
 /// Requests of one client that are handled in one turn.
 const PER_TURN: usize = 32;
 
-/// Connections taken in one turn.
-const ACCEPTS: usize = 64;
-
 /// Refusals are put into the log at most this often.
 const REFUSED_EVERY: Duration = Duration::from_secs(5);
-
-/// With no descriptor left, the next attempt to accept.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// What the reactor is told.
 #[derive(Debug)]
@@ -313,22 +306,8 @@ impl Clients {
         }
     }
 
-    /// Settles a request without a further line.
-    pub fn finish(&mut self, ticket: Ticket) {
-        if let Some(c) = self.of(ticket) {
-            c.settle(ticket.request);
-        }
-    }
-
-    /// The id that the client gave the request.
-    pub fn id(&self, ticket: Ticket) -> Option<u64> {
-        let mut all = self.slots.iter().flatten();
-        all.find(|c| c.number == ticket.client)?
-            .id_of(ticket.request)
-    }
-
     /// The client gets what is published about this service, or about all. Its request
-    /// stays open until [`Clients::finish`] or until it goes.
+    /// stays open until the service or the client goes.
     pub fn subscribe(&mut self, ticket: Ticket, stream: Stream, service: Option<ServiceId>) {
         if let Some(c) = self.of(ticket) {
             c.subscribe(ticket.request, stream, service);
@@ -372,11 +351,6 @@ impl Clients {
         self.slots.iter().flatten().count()
     }
 
-    /// Whether nobody is connected.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// All that was to be sent has been sent; asked before superd ends.
     pub fn is_flushed(&self) -> bool {
         self.slots.iter().flatten().all(Connection::is_flushed)
@@ -385,107 +359,6 @@ impl Clients {
     fn of(&mut self, ticket: Ticket) -> Option<&mut Connection> {
         let mut all = self.slots.iter_mut().flatten();
         all.find(|c| c.number == ticket.client)
-    }
-
-    fn accept(&mut self, now: Tick, registry: &Registry, out: &mut Vec<ClientEvent>) {
-        for _ in 0..ACCEPTS {
-            if !self.acceptable {
-                return;
-            }
-            match self.listener.accept() {
-                Ok((stream, _)) => self.welcome(stream, now, registry, out),
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EINTR | libc::ECONNABORTED) => {}
-                    Some(libc::EMFILE | libc::ENFILE) => self.turn_away(now),
-                    Some(libc::EAGAIN) => self.acceptable = false,
-                    // ENOMEM, ENOBUFS and the like: the edge is spent, so a timer.
-                    _ => {
-                        self.acceptable = false;
-                        self.accept_again = Some(now + ACCEPT_AGAIN);
-                    }
-                },
-            }
-        }
-    }
-
-    /// No descriptor is left: gives up the reserve to take one connection and close it.
-    /// accept(2) says so even when nobody waits, and then there is nothing to do.
-    fn turn_away(&mut self, now: Tick) {
-        let had = self.reserve.take().is_some();
-        let took = had.then(|| self.listener.accept().map(|(s, _)| say_busy(&s)));
-        self.reserve = reserve();
-        match took {
-            Some(Ok(_)) => {}
-            Some(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => self.acceptable = false,
-            Some(Err(_)) | None => {
-                self.acceptable = false;
-                self.accept_again = Some(now + ACCEPT_AGAIN);
-            }
-        }
-    }
-
-    fn welcome(
-        &mut self,
-        mut stream: UnixStream,
-        now: Tick,
-        registry: &Registry,
-        out: &mut Vec<ClientEvent>,
-    ) {
-        let Ok(peer) = Peer::of(&stream) else {
-            return; // gone already
-        };
-        let rights = self.access.rights(&peer, &stream);
-        if rights == Rights::None {
-            let text = "you may not use this socket (see control-group and status-group)";
-            say(&stream, &Reply::error(0, Code::NotPermitted, text));
-            self.refused(now, peer, None, out);
-            return;
-        }
-        let Some(slot) = self.free_slot(rights, registry) else {
-            say_busy(&stream);
-            let what = "was turned away: there are too many clients";
-            return self.troubled(now, peer, what);
-        };
-        let token = Source::Client(u32::try_from(slot).unwrap_or(0)).token();
-        let both = Interest::READABLE | Interest::WRITABLE;
-        if registry.register(&mut stream, token, both).is_err() {
-            say_busy(&stream);
-            return;
-        }
-        let number = self.next;
-        self.next += 1;
-        if let Some(place) = self.slots.get_mut(slot) {
-            *place = Some(Connection::new(number, stream, peer, rights, now));
-        }
-        // At once: who has already asked is not evicted by those behind it.
-        self.serve(slot, now, out);
-    }
-
-    /// A slot for a newcomer: a free one, or that of the connection which has been idle
-    /// longest, or, for somebody who may do all, of one who may only look.
-    fn free_slot(&mut self, rights: Rights, registry: &Registry) -> Option<usize> {
-        if let Some(free) = self.slots.iter().position(Option::is_none) {
-            return Some(free);
-        }
-        if self.slots.len() < CLIENTS {
-            self.slots.push(None);
-            return Some(self.slots.len() - 1);
-        }
-        let all = || {
-            let slots = self.slots.iter().enumerate();
-            slots.filter_map(|(i, c)| c.as_ref().map(|c| (i, c)))
-        };
-        let idle = all().filter(|(_, c)| c.is_idle());
-        let looking = all().filter(|(_, c)| rights == Rights::All && c.rights == Rights::Look);
-        let (i, _) = idle
-            .min_by_key(|(_, c)| c.last)
-            .or_else(|| looking.min_by_key(|(_, c)| c.last))?;
-        let slot = self.slots.get_mut(i)?;
-        if let Some(c) = slot {
-            say_busy(&c.stream);
-        }
-        drop_slot(slot, registry, &mut self.gone);
-        Some(i)
     }
 
     /// Reads and decodes, at most [`PER_TURN`] requests.
@@ -518,53 +391,30 @@ impl Clients {
     }
 
     fn troubled(&mut self, now: Tick, peer: Peer, what: &'static str) {
-        if self.is_too_soon(now) {
-            return;
+        if let Some(more) = self.unreported(now) {
+            let peer = peer.with_command();
+            self.trouble = Some(ClientEvent::Trouble { peer, what, more });
         }
-        self.trouble = Some(ClientEvent::Trouble {
-            peer: peer.with_command(),
-            what,
-            more: std::mem::take(&mut self.refused_more),
-        });
-    }
-
-    /// Something was reported a moment ago; else this is.
-    fn is_too_soon(&mut self, now: Tick) -> bool {
-        let soon = |at: Tick| now.since(at) < REFUSED_EVERY;
-        if self.refused_at.is_some_and(soon) {
-            self.refused_more += 1;
-            return true;
-        }
-        self.refused_at = Some(now);
-        false
     }
 
     fn refused(&mut self, now: Tick, peer: Peer, verb: Option<Verb>, out: &mut Vec<ClientEvent>) {
-        if self.is_too_soon(now) {
-            return;
+        if let Some(more) = self.unreported(now) {
+            let peer = peer.with_command();
+            out.push(ClientEvent::Refused { peer, verb, more });
         }
-        out.push(ClientEvent::Refused {
-            peer: peer.with_command(),
-            verb,
-            more: std::mem::take(&mut self.refused_more),
-        });
     }
-}
 
-/// Binds and listens. A file of that name is removed first.
-fn listen_at(path: &Path, access: &Access, registry: &Registry) -> io::Result<UnixListener> {
-    let named = |e: io::Error| {
-        let text = format!("{}: {}", path.display(), plain(&e));
-        io::Error::new(e.kind(), text)
-    };
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    bind_anew(&fd, path).map_err(named)?;
-    access.apply(path).map_err(named)?;
-    listen(&fd, Backlog::MAXCONN).map_err(|e| named(e.into()))?;
-    let mut listener = UnixListener::from_std(fd.into());
-    registry.register(&mut listener, Source::Listener.token(), Interest::READABLE)?;
-    Ok(listener)
+    /// How many of either kind were not reported since the last one that was; none: that is a
+    /// moment ago, and this one is counted instead.
+    fn unreported(&mut self, now: Tick) -> Option<u64> {
+        let soon = |at: Tick| now.since(at) < REFUSED_EVERY;
+        if self.refused_at.is_some_and(soon) {
+            self.refused_more += 1;
+            return None;
+        }
+        self.refused_at = Some(now);
+        Some(std::mem::take(&mut self.refused_more))
+    }
 }
 
 fn drop_slot(slot: &mut Option<Connection>, registry: &Registry, gone: &mut Vec<u64>) {
@@ -572,31 +422,6 @@ fn drop_slot(slot: &mut Option<Connection>, registry: &Registry, gone: &mut Vec<
         registry.deregister(&mut c.stream).ok(); // closing it does the same
         gone.push(c.number);
     }
-}
-
-fn reserve() -> Option<std::fs::File> {
-    file::open_to_read("/dev/null").ok()
-}
-
-fn say_busy(stream: &UnixStream) -> bool {
-    let text = "too many clients; try again";
-    say(stream, &Reply::error(0, Code::Busy, text));
-    true
-}
-
-/// One line to somebody who is about to be closed, as far as it gets.
-fn say(mut stream: &UnixStream, reply: &Reply) {
-    let mut line = Vec::new();
-    encode_reply(reply, &mut line);
-    io::Write::write(&mut stream, &line).ok(); // it is closed either way
-}
-
-/// Mode and owner for the path of the socket.
-fn set_mode(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
-    if let Some(gid) = group {
-        nix::unistd::chown(path, None, Some(nix::unistd::Gid::from_raw(gid)))?;
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]

@@ -132,15 +132,6 @@ impl History {
             .collect()
     }
 
-    /// How the last instance ended.
-    pub fn last_end(&self, service: ServiceId) -> Option<(Tick, &EndReport)> {
-        let entry = self.services.get(&service)?.ends.back()?;
-        match &entry.what {
-            Happening::Ended(report) => Some((entry.at, report)),
-            _ => None,
-        }
-    }
-
     /// The service is no longer configured.
     pub fn forget(&mut self, service: ServiceId) {
         self.services.remove(&service);
@@ -588,7 +579,7 @@ mod tests {
         assert!(events[3].output.iter().map(String::len).sum::<usize>() <= OUTPUT);
         assert_eq!(events[3].ago_ms, 2_000);
         assert!(events.windows(2).all(|w| w[0].ago_ms >= w[1].ago_ms));
-        assert_eq!(h.last_end(X).unwrap().0, Tick(999));
+        assert_eq!(h.services[&X].ends.back().unwrap().at, Tick(999));
         h.forget(X);
         assert!(h.events(X, "x", Tick(0), 9).is_empty());
     }

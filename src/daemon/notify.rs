@@ -39,9 +39,6 @@ const DATAGRAM_CAP: usize = 4096;
 /// The longest STATUS= that is kept, in bytes.
 const STATUS_CAP: usize = 256;
 
-/// Datagrams per turn of the loop.
-const BUDGET: usize = 64;
-
 /// Datagrams that [`Notify::drain`] reads at most.
 const DRAIN: usize = 1024;
 
@@ -142,31 +139,17 @@ impl Notify {
         self.readable = true;
     }
 
-    /// The last turn ended at its budget.
+    /// Something may be there that was not read yet.
     pub fn more_work(&self) -> bool {
         self.readable
-    }
-
-    /// Datagrams that were thrown away: too long, or without a sender's pid.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    /// Reads what has come, up to a budget.
-    pub fn turn(&mut self, out: &mut Vec<(Pid, Notice)>) {
-        self.read(BUDGET, out);
     }
 
     /// Reads all that has come, for [`crate::machine::event::Check::Notify`]: up to 1024
     /// datagrams, more than the kernel queues by default (`net.unix.max_dgram_qlen`).
     pub fn drain(&mut self, out: &mut Vec<(Pid, Notice)>) {
         self.readable = true;
-        self.read(DRAIN, out);
-    }
-
-    fn read(&mut self, budget: usize, out: &mut Vec<(Pid, Notice)>) {
         let mut buf = [0_u8; DATAGRAM_CAP];
-        for _ in 0..budget {
+        for _ in 0..DRAIN {
             if !self.readable {
                 return;
             }
@@ -321,8 +304,7 @@ mod tests {
 
         fn heard(&mut self) -> Vec<(Pid, Notice)> {
             let mut out = Vec::new();
-            self.notify.ready();
-            self.notify.turn(&mut out);
+            self.notify.drain(&mut out);
             out
         }
     }
@@ -381,21 +363,18 @@ mod tests {
     }
 
     #[test]
-    fn long_datagrams_are_dropped_and_a_flood_is_taken_in_turns() {
+    fn long_datagrams_are_dropped_and_a_flood_is_taken_whole() {
         let mut b = Bench::new("flood");
         let long = [b"STATUS=".as_slice(), &[b'x'; DATAGRAM_CAP]].concat();
         b.sender.send(&long).unwrap();
         b.sender.send(b"").unwrap();
         assert_eq!(b.heard(), Vec::new());
-        assert_eq!(b.notify.dropped(), 1);
+        assert_eq!(b.notify.dropped, 1);
         let mut sent = 0;
         while b.sender.send(b"READY=1").is_ok() {
             sent += 1;
         }
-        assert_eq!(b.heard().len(), sent.min(BUDGET));
-        let mut rest = Vec::new();
-        b.notify.drain(&mut rest);
-        assert_eq!(rest.len(), sent.saturating_sub(BUDGET));
+        assert_eq!(b.heard().len(), sent);
         assert!(!b.notify.more_work());
     }
 

@@ -25,6 +25,7 @@ pub fn status(
         false => usage(),
     };
     let is_waiting = matches!(service.state, State::Waiting);
+    let (drain, connections) = drain(service);
     Some(Status {
         service: service.spec.name.to_string(),
         state: state_word(service).to_owned(),
@@ -54,8 +55,8 @@ pub fn status(
         unwanted: names(is_waiting, || machine.unwanted(id)),
         blocked: machine.why_blocked(id).unwrap_or_default(),
         stop: stop_status(service, now),
-        connections: connections(service),
-        drain: drain_word(service),
+        connections,
+        drain,
         max_connections: service
             .run()
             .and(service.spec.max_connections)
@@ -223,38 +224,24 @@ fn stop_status(service: &Service, now: Tick) -> Option<StopStatus> {
     }
 }
 
-fn drain_word(service: &Service) -> Option<String> {
+/// The drain outside of a stop, and the open connections as far as they are counted.
+fn drain(service: &Service) -> (Option<String>, Option<u32>) {
     let hold = match &service.state {
+        State::Stopping(_, stop) => return (None, stop.connections()),
         State::Up(run) => run.drain.as_ref(),
         State::Down(_)
         | State::Waiting
         | State::Starting(_)
-        | State::Stopping(..)
         | State::Killing(..)
         | State::Sweeping(_)
         | State::Backoff { .. } => None,
     };
-    let word = |action: Option<_>| {
-        if action.is_some() {
-            "draining"
-        } else {
-            "drained"
-        }
+    let word = |action: Option<_>| match action.is_some() {
+        true => "draining",
+        false => "drained",
     };
-    hold.map(|hold| word(hold.action).to_owned())
-}
-
-fn connections(service: &Service) -> Option<u32> {
-    match &service.state {
-        State::Stopping(_, stop) => stop.connections(),
-        State::Up(run) => run.drain.as_ref().and_then(|hold| hold.connections),
-        State::Down(_)
-        | State::Waiting
-        | State::Starting(_)
-        | State::Killing(..)
-        | State::Sweeping(_)
-        | State::Backoff { .. } => None,
-    }
+    let drain = hold.map(|hold| word(hold.action).to_owned());
+    (drain, hold.and_then(|hold| hold.connections))
 }
 
 fn ms(d: Duration) -> u64 {

@@ -810,9 +810,4 @@ impl Stop {
             }
         }
     }
-
-    /// Time from the start of the schedule.
-    pub fn began(&self) -> Tick {
-        self.began
-    }
 }

@@ -4,9 +4,6 @@ use std::io;
 
 use crate::json::{FromJson, ToJson};
 
-/// No limit. The same number in 64 bits everywhere, which `RLIM_INFINITY` is not.
-pub const UNLIMITED: u64 = u64::MAX;
-
 /// RLIMIT_NOFILE, as a plain number.
 pub const NOFILE: u32 = libc::RLIMIT_NOFILE as _;
 

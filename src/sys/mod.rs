@@ -29,7 +29,7 @@
 //! | `pidfd.rs` | `pidfd_open`, `pidfd_send_signal`, `pidfd_getfd` | no pointers |
 //! | `pidfd.rs` | `ioctl(PIDFD_GET_INFO)` | a struct of the size in the request |
 //! | `pidfd.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
-//! | `proc.rs` | `getdents64` | a writable buffer of the length given |
+//! | `proc/scan.rs` | `getdents64` | a writable buffer of the length given |
 //! | `proc.rs` | `sysconf` | no pointers |
 //! | `signals.rs` | `register_sigaction` | an async-signal-safe action |
 //! | `signals.rs` | `siginfo_t::si_pid`, `si_uid` | the signal was sent by a process |

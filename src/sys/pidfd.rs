@@ -31,11 +31,6 @@ impl PidFd {
         PidFd { fd, pid }
     }
 
-    /// Takes a descriptor that clone3(2) made for this pid.
-    pub(super) fn from_clone(fd: OwnedFd, pid: i32) -> PidFd {
-        PidFd { fd, pid }
-    }
-
     /// The pid it was opened for.
     pub fn pid(&self) -> i32 {
         self.pid

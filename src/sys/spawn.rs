@@ -27,7 +27,6 @@ use nix::fcntl::{fcntl, FcntlArg, OFlag};
 use super::cgroup::Group;
 use super::confine::Confine;
 use super::limits::Limit;
-use super::pidfd::PidFd;
 use super::{child, proc, signals};
 use super::{errno_of, own_pid};
 
@@ -225,8 +224,6 @@ pub struct Plan<'a> {
     /// Whether it is killed when superd is: nobody would know of it any more. Not for a program
     /// that gains privileges, which forgets it (PR_SET_PDEATHSIG(2const)).
     pub goes_along: bool,
-    /// Whether the parent wants a pidfd.
-    pub pidfd: bool,
     /// Never clone3(2): the caller has more than one thread, so the C library's own fork
     /// must put its locks in order. Set in unit tests, whose harness is threaded.
     pub threads: bool,
@@ -257,7 +254,6 @@ impl Plan<'_> {
             directory: c"/".into(),
             confine: None,
             goes_along: false,
-            pidfd: false,
             threads: cfg!(test),
         }
     }
@@ -268,8 +264,6 @@ impl Plan<'_> {
 pub struct Child {
     /// Its pid; also the id of its session and process group (from setsid(2) on).
     pub pid: i32,
-    /// A pidfd, when the plan asked for one and the kernel has them.
-    pub pidfd: Option<PidFd>,
     /// What becomes of it.
     pub status: StatusPipe,
     /// When it came into being, as [`super::proc::Stat::start`] has it, if the clock tells
@@ -457,10 +451,9 @@ fn make(prepared: &Prepared<'_>, null: &OwnedFd) -> Result<Child, SpawnFault> {
         let dir = plan.cgroup.map(Group::open_dir).transpose();
         let dir = dir.map_err(SpawnFault::io(Step::Cgroup))?;
         let before = proc::ticks_now();
-        if let Some((pid, pidfd)) = clone(prepared, &ends, dir.as_ref())? {
+        if let Some(pid) = clone(prepared, &ends, dir.as_ref())? {
             return Ok(Child {
                 pid,
-                pidfd,
                 status,
                 start: born(before),
             });
@@ -471,14 +464,10 @@ fn make(prepared: &Prepared<'_>, null: &OwnedFd) -> Result<Child, SpawnFault> {
     }
     let before = proc::ticks_now();
     let pid = plain_fork(prepared, &ends)?;
-    let start = born(before);
-    // Not reaped by anybody but us, so the pid cannot be another process yet.
-    let pidfd = plan.pidfd.then(|| PidFd::open(pid).ok()).flatten();
     Ok(Child {
         pid,
-        pidfd,
         status,
-        start,
+        start: born(before),
     })
 }
 
@@ -554,7 +543,6 @@ struct CloneArgs {
 /// Where programs are, if nobody has said.
 pub const USUAL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-const CLONE_PIDFD: u64 = 0x1000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Whether a process that is born in a group lives. Where superd's own group was killed
@@ -590,8 +578,7 @@ fn clone(
     prepared: &Prepared<'_>,
     ends: &Ends<'_>,
     dir: Option<&OwnedFd>,
-) -> Result<Option<(i32, Option<PidFd>)>, SpawnFault> {
-    let mut pidfd: i32 = -1;
+) -> Result<Option<i32>, SpawnFault> {
     let mut args = CloneArgs {
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
@@ -599,10 +586,6 @@ fn clone(
     if let Some(dir) = dir {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = dir.as_raw_fd() as u64;
-    }
-    if prepared.plan.pidfd {
-        args.flags |= CLONE_PIDFD;
-        args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     }
     let size = std::mem::size_of::<CloneArgs>();
     // SAFETY: without CLONE_VM and with no stack this is fork(2): the child runs on its own
@@ -614,13 +597,7 @@ fn clone(
     }
     let error = io::Error::last_os_error();
     match i32::try_from(pid) {
-        Ok(pid) if pid > 0 => {
-            let held = (pidfd >= 0).then(|| {
-                // SAFETY: clone3(2) has just stored this descriptor; nobody else owns it.
-                PidFd::from_clone(unsafe { OwnedFd::from_raw_fd(pidfd) }, pid)
-            });
-            Ok(Some((pid, held)))
-        }
+        Ok(pid) if pid > 0 => Ok(Some(pid)),
         _ => match errno_of(&error) {
             // Not known, filtered, or a cgroup that takes no processes this way.
             libc::ENOSYS | libc::EINVAL | libc::E2BIG | libc::EPERM | libc::EOPNOTSUPP => {

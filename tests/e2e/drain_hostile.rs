@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::drains::*;
+use crate::drain_support::*;
 use crate::support::*;
 
 /// A soft limit of open files for a process that runs; what it was.

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use crate::drains::*;
+use crate::drain_support::*;
 use crate::support::*;
 
 /// Attributes of netlink(7): length, kind, what is in it, and filled up to four bytes.

@@ -422,7 +422,7 @@ fn during_a_drain(holding: Holding, step: usize) {
 }
 
 fn drains(name: &str, holding: Holding, step: usize) {
-    if is_traceable(name) && crate::drains::can_drain(name) {
+    if is_traceable(name) && crate::drain_support::can_drain(name) {
         during_a_drain(holding, step);
     }
 }

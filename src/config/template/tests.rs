@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
-use crate::config::{diff, load_with, plan};
+use crate::config::load::load_with;
+use crate::config::{diff, plan};
 use crate::machine::event::Change;
 use crate::machine::ready::{Question, Sign};
 use crate::machine::spec::{Action, HttpAddress};

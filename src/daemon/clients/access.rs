@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -9,7 +10,6 @@ use mio::net::UnixStream;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{getgrouplist, Gid, Group, Uid, User};
 
-use super::set_mode;
 use crate::config::model::Daemon;
 use crate::control::request::Verb;
 use crate::json::{FromJson, ToJson};
@@ -186,6 +186,14 @@ fn groups_of_user(peer: &Peer) -> Vec<u32> {
     getgrouplist(&name, Gid::from_raw(peer.gid))
         .map(|all| all.into_iter().map(Gid::as_raw).collect())
         .unwrap_or_default()
+}
+
+/// Mode and owner for the path of the socket.
+fn set_mode(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
+    if let Some(gid) = group {
+        nix::unistd::chown(path, None, Some(Gid::from_raw(gid)))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
 #[cfg(test)]

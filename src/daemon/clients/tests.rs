@@ -1,7 +1,10 @@
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as Socket;
+
 use super::connection::Connection;
 use super::*;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream as Socket;
+use crate::control::reply::Code;
 
 struct Bench {
     dir: PathBuf,
@@ -157,7 +160,7 @@ fn a_request_comes_with_its_peer_and_goes_with_its_id() {
     );
     drop(c);
     assert_eq!(gone(&b.settle()), [ticket.client]);
-    assert!(b.clients.is_empty());
+    assert_eq!(b.clients.len(), 0);
 }
 
 #[test]
@@ -449,7 +452,7 @@ fn a_slow_follower_misses_lines_and_is_told_how_many() {
     b.clients.end_streams(x);
     b.flush();
     assert_eq!(reader.join().unwrap(), 3_001);
-    assert!(b.clients.id(ticket).is_none());
+    assert!(b.clients.of(ticket).unwrap().is_idle());
 }
 
 #[test]

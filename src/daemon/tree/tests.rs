@@ -1,13 +1,17 @@
 //! Tests of `tree.rs`.
 
-use super::*;
-use crate::sys::cgroup::tests::test_root;
-use crate::sys::spawn::{spawn, Plan};
-use crate::sys::subreaper::become_subreaper;
-use crate::sys::wait::reap;
 use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::AsFd;
+
+use super::*;
+use crate::machine::spec::To;
+use crate::sys::cgroup::tests::test_root;
+use crate::sys::kill::kill;
+use crate::sys::proc;
+use crate::sys::spawn::{spawn, Plan};
+use crate::sys::subreaper::become_subreaper;
+use crate::sys::wait::reap;
 
 /// A running instance of a shell script, and what to look at it with.
 struct Running {
@@ -119,7 +123,9 @@ impl Running {
             }
             assert!(!self.forest.stat(*pid).is_some_and(|s| s.is_alive()));
         }
-        self.tree.release(&mut self.forest).unwrap();
+        if let Some(group) = self.tree.group() {
+            group.remove().unwrap();
+        }
     }
 }
 

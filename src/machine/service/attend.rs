@@ -367,22 +367,14 @@ impl Service {
 
     /// What was under way outside of a stop ends. What is held back stays so.
     pub(super) fn end_actions(&mut self, cx: &mut Context<'_>) {
-        if self.spec.max_connections.is_some() && matches!(self.state, State::Up(_)) {
-            cx.effects.push(Effect::Watch(self.id, self.instance, None));
-        }
-        let hold = match &mut self.state {
-            State::Up(run) => run.drain.as_mut(),
-            State::Down(_)
-            | State::Waiting
-            | State::Starting(_)
-            | State::Stopping(..)
-            | State::Killing(..)
-            | State::Sweeping(_)
-            | State::Backoff { .. } => None,
-        };
-        if let Some(action) = hold.and_then(|hold| hold.action.take()) {
-            cx.effects
-                .push(Effect::EndAction(self.id, self.instance, action));
+        if let State::Up(run) = &mut self.state {
+            if self.spec.max_connections.is_some() {
+                cx.effects.push(Effect::Watch(self.id, self.instance, None));
+            }
+            if let Some(action) = run.drain.as_mut().and_then(|hold| hold.action.take()) {
+                cx.effects
+                    .push(Effect::EndAction(self.id, self.instance, action));
+            }
         }
         self.end_reload(cx);
     }

@@ -258,7 +258,6 @@ fn a_child_enters_its_cgroup_by_itself() {
 fn in_group(group: &Group) {
     let mut plan = plan(&["grep", "^0::", "/proc/self/cgroup"]);
     plan.cgroup = Some(group);
-    plan.pidfd = true;
     plan.threads = std::env::var_os(ALONE).is_none();
     let end = group.path().file_name().unwrap().to_str().unwrap();
     let text = output(&plan);

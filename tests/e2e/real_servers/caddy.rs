@@ -377,7 +377,7 @@ fn caddy_restarts_with_a_drain_and_nobody_notices() {
     let Some(caddy) = server_or_skip(name, "caddy") else {
         return;
     };
-    if !crate::drains::can_drain(name) {
+    if !crate::drain_support::can_drain(name) {
         return;
     }
     alone(|| {

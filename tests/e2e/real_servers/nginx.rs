@@ -17,7 +17,7 @@ const RATE: &str = "1m";
 /// nginx with its files in the directory of the test, or None, said by name.
 pub(super) fn start(name: &str) -> Option<(Superd, String)> {
     let nginx = server_or_skip(name, "nginx")?;
-    if !root_or_skip(&format!("real_servers::{name}")) || !crate::drains::can_drain(name) {
+    if !root_or_skip(&format!("real_servers::{name}")) || !crate::drain_support::can_drain(name) {
         return None;
     }
     let place = Place::new();

@@ -255,7 +255,7 @@ fn everything_that_caddy_has_open_finishes_whole() {
     let Some(caddy) = server_or_skip(name, "caddy") else {
         return;
     };
-    if !crate::drains::can_drain(name) {
+    if !crate::drain_support::can_drain(name) {
         return;
     }
     alone(|| {

@@ -294,7 +294,7 @@ fn a_restart_with_a_drain_cuts_nobody_and_who_is_new_comes_late() {
     let Some(quic) = server_or_skip(name, "quic") else {
         return;
     };
-    if !crate::drains::can_drain(name) {
+    if !crate::drain_support::can_drain(name) {
         return;
     }
     let ports: Vec<u16> = (0..ROUNDS).map(|_| free_port()).collect();
