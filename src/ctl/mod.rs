@@ -68,6 +68,8 @@ pub fn main_parsed(ctl: &Ctl) -> ExitCode {
 
 /// `superd rpcd`.
 pub fn rpcd(what: &str, method: Option<&str>) -> ExitCode {
+    // Who asks is told by this name: rpcd, and not superd. Without /proc it is the other one.
+    std::fs::write("/proc/self/comm", "rpcd").ok();
     as_program(|around, out, _| rpcd::main(what, method, around, &mut io::stdin().lock(), out))
 }
 

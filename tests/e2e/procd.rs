@@ -463,6 +463,23 @@ fn every_parameter_is_as_procd_needs_it() {
     r.ok("superd", &["stop"]);
 }
 
+/// Issue 7: the package starts superd without a service; the first ones come by a reload, which
+/// can tell procd nothing.
+#[test]
+fn there_is_time_for_the_first_services_that_a_reload_brings() {
+    let Some(r) = router("there_is_time", "") else {
+        return;
+    };
+    r.ok("superd", &["start"]);
+    let told: u64 = value(&set_of(&r), "term_timeout").unwrap().parse().unwrap();
+    r.place.configure(Flavour::NoCgroups, WEB);
+    r.ok("superd", &["reload"]);
+    let longest = r.ctl(&["plan", "--max-stop-seconds"]).out;
+    let longest: u64 = longest.trim().parse().unwrap();
+    assert!(told >= longest + 5, "{told}, but {longest}");
+    r.ok("superd", &["stop"]);
+}
+
 #[test]
 fn a_configuration_with_a_problem_is_told_and_procd_is_told_nothing() {
     let Some(r) = router("a_configuration_with_a_problem", "[service.web]\n") else {
@@ -681,6 +698,46 @@ fn procd_kills_superd_and_nobody_else_and_the_next_one_goes_on() {
     }
     r.ok("superd", &["stop"]);
     assert_eq!(r.place.record("web").count("start"), 1);
+    assert!(r.place.processes().is_empty());
+}
+
+/// Issue 7: until procd has started the next one, a stop found nobody to ask, said 0, and took
+/// superd away from procd: the services ran on for ever.
+#[test]
+fn a_stop_after_superd_was_killed_stops_what_runs_on() {
+    if !program_or_skip("a_stop_after_superd_was_killed", "busybox") {
+        return;
+    }
+    let toml = format!("{WEB}[service.two]\ncommand = [$TWIN:two, \"tree\"]\n");
+    let r = Router::with_respawn(&toml, Duration::from_secs(3600));
+    let killed = |r: &Router| {
+        r.ok("superd", &["start"]);
+        for name in ["web", "two"] {
+            r.wait_up(name);
+        }
+        kill(r.main_pid("superd").unwrap(), libc::SIGKILL);
+        wait_until("procd knows", || r.main_pid("superd").is_none());
+    };
+    for (round, action) in (1..).zip(["stop", "shutdown", "restart"]) {
+        killed(&r);
+        let said = r.ok("superd", &[action]);
+        assert!(said.out.contains("stopped"), "{said:?}");
+        assert_eq!(r.place.record("web").count("signal TERM"), round);
+        if action != "restart" {
+            assert_eq!(r.main_pid("superd"), None);
+            assert!(r.place.processes().is_empty());
+        }
+    }
+    // It cannot be started, so nobody is asked: that is no success, and procd tries no more.
+    killed(&r);
+    r.place.configure(Flavour::NoCgroups, "[service.web]\n");
+    let said = r.run("superd", &["stop"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("superd.toml"), "{said:?}");
+    assert!(r.calls().last().unwrap().starts_with("delete"), "{said:?}");
+    r.place.configure(Flavour::NoCgroups, &toml);
+    r.ok("superd", &["start"]);
+    r.ok("superd", &["stop"]);
     assert!(r.place.processes().is_empty());
 }
 
