@@ -110,7 +110,7 @@ impl Problems {
         self.list.is_empty()
     }
 
-    /// What to show, a line each: at most [`SHOWN`], then how many more there are.
+    /// What to show, a line each: at most `SHOWN`, then how many more there are.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self
             .list

@@ -5,7 +5,7 @@
 //! The first limit makes superd move into a leaf of its own ([`Root::enable`]). Everything is
 //! found by path at each use: a descriptor per service would cost more than the lookup.
 //!
-//! Here is superd's own part of the hierarchy; [`group`] is a service's.
+//! Here is superd's own part of the hierarchy; `group` is a service's.
 
 mod group;
 

@@ -5,7 +5,7 @@
 //! they were given, and answer None to garbage. What is read is old the moment it is read;
 //! whoever acts on a pid compares the start time again.
 //!
-//! Here are the files of one process; [`scan`] reads them of all, and [`net`] what says of sockets.
+//! Here are the files of one process; `scan` reads those of all, and `net` what is said of sockets.
 
 mod net;
 mod scan;

@@ -98,9 +98,11 @@ pub struct SpawnError {
 }
 
 impl SpawnError {
-    /// Whether it may work a moment later without anybody changing anything
-    /// (EAGAIN, EMFILE, ENFILE, ENOMEM, EIO, ETXTBSY, EINTR).
-    pub fn is_passing(&self) -> bool {
+    /// Whether it may work a moment later without anybody changing the configuration: a
+    /// resource is short (EAGAIN, EMFILE, ENFILE, ENOMEM, ENOSPC), something is in use (ETXTBSY,
+    /// EBUSY, EADDRINUSE) or not there yet (EADDRNOTAVAIL), or the attempt itself failed (EIO,
+    /// EINTR).
+    pub fn is_transient(&self) -> bool {
         matches!(
             self.errno,
             libc::EAGAIN

@@ -175,7 +175,7 @@ impl Service {
                 return self.swept(moved, Swept::Clean, now, cx);
             }
         }
-        let how = match error.is_passing() {
+        let how = match error.is_transient() {
             true => How::PassingSpawnError,
             false => How::LastingSpawnError,
         };

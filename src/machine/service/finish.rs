@@ -227,7 +227,7 @@ impl Service {
         cx.effects.push(Effect::Release(self.id, instance));
         let how = match (&error, success) {
             (Some(e), _) if e.stage == Stage::PreStart => How::Failure,
-            (Some(e), _) if e.is_passing() => How::PassingSpawnError,
+            (Some(e), _) if e.is_transient() => How::PassingSpawnError,
             (Some(_), _) => How::LastingSpawnError,
             (None, _) if unfit => How::Failure,
             (None, true) => How::Success,
