@@ -68,7 +68,12 @@ impl Service {
         self.told.1 = self.told.1.saturating_add(1);
         match self.told.1 {
             ..=TOLD => cx.publish(self.id, what),
-            n if n == TOLD + 1 => cx.publish(self.id, Happening::Talkative { seconds: TOLD_IN.as_secs() }),
+            n if n == TOLD + 1 => cx.publish(
+                self.id,
+                Happening::Talkative {
+                    seconds: TOLD_IN.as_secs(),
+                },
+            ),
             _ => {}
         }
     }
