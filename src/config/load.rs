@@ -507,6 +507,10 @@ impl Load<'_> {
         order::check_cycles(services, named, places, &mut self.problems);
         order::check_conflicts(services, named, places, &mut self.problems);
         output::check_files(services, &self.logs, places, &mut self.problems);
+        if self.problems.is_empty() {
+            let (templates, defaults) = (&self.templates, &self.defaults);
+            template::check_cycles(templates, defaults, &mut self.problems);
+        }
         self.problems.into_result()?;
         if self.templates.is_empty() {
             self.templates = Templates::default(); // nobody needs the defaults any more

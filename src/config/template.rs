@@ -384,15 +384,35 @@ fn instance(
     service::define(&mut r, name, 0..0, said, defaults)
 }
 
+/// Cycles that every instance of a template would make, by templates alone: one with a service
+/// in it is found with the services.
+pub(super) fn check_cycles(templates: &Templates, defaults: &Said, problems: &mut Problems) {
+    for template in &templates.list {
+        let sample = format!("{}{SAMPLE}", template.name);
+        let mut all = Map::new();
+        // Whom it names besides is there, or may come to be later.
+        let mut unused = Problems::default();
+        let asked = std::iter::once(sample.as_str());
+        grow(&mut all, templates, defaults, asked, &mut unused);
+        let before = problems.len();
+        order::check_cycles(&all, &[], &places(&all), problems);
+        if problems.len() > before {
+            return; // another template may be in the same one
+        }
+    }
+}
+
 /// What concerns several services, when all are known.
 pub(super) fn check_together(services: &Map<String, ServiceDef>, problems: &mut Problems) {
-    let places: Map<String, Place> = services
-        .iter()
-        .map(|(name, def)| (name.clone(), Place::of_text(&def.place)))
-        .collect();
+    let places = places(services);
     order::check_cycles(services, &[], &places, problems);
     order::check_conflicts(services, &[], &places, problems);
     output::check_files(services, &[], &places, problems);
+}
+
+fn places(services: &Map<String, ServiceDef>) -> Map<String, Place> {
+    let place = |(name, def): (&String, &ServiceDef)| (name.clone(), Place::of_text(&def.place));
+    services.iter().map(place).collect()
 }
 
 impl Config {

@@ -197,6 +197,7 @@ fn weight(what: &Happening) -> usize {
         | Happening::Signalled { .. }
         | Happening::Ready { .. }
         | Happening::SaysReloading { .. }
+        | Happening::Talkative { .. }
         | Happening::MainProcess { .. }
         | Happening::Limited { .. }
         | Happening::Unlimited { .. }
@@ -364,6 +365,10 @@ pub fn line(name: &str, what: &Happening) -> (Severity, String) {
         Happening::MainProcessRefused { pid, why, .. } => {
             (Warn, format!("MAINPID={} is ignored: {why}", pid.0))
         }
+        Happening::Talkative { seconds } => (
+            Warn,
+            format!("says too much by sd_notify: no more of it is told for {seconds} s"),
+        ),
         Happening::Status { text } => (Info, format!("says: {text}")),
     };
     // Texts of services and clients are in there.

@@ -59,6 +59,9 @@ pub struct Watch {
     asking: Asking,
     /// Wrong answers in a row.
     failed: u32,
+    /// There has been a right one; so it is not said of a service that nobody has asked yet.
+    #[serde(default)]
+    was_well: bool,
     /// The last answer was wrong.
     sick: bool,
     last: String,
@@ -80,6 +83,7 @@ impl Watch {
             asking: Asking::begin(now + interval, interval),
             health,
             failed: 0,
+            was_well: false,
             sick: false,
             last: String::new(),
             remedy: None,
@@ -127,6 +131,7 @@ impl Watch {
         match outcome {
             Outcome::Done => {
                 self.failed = 0;
+                self.was_well = true;
                 if std::mem::take(&mut self.sick) {
                     let instance = about.instance;
                     about.cx.publish(about.id, Happening::Healthy { instance });
@@ -234,12 +239,13 @@ impl Watch {
         all.into_iter().flatten().min().unwrap_or(Tick::NEVER)
     }
 
-    /// For `status`: nothing as long as nobody has asked it.
+    /// For `status`: nothing when nobody ever asks it.
     pub fn progress(&self) -> Option<String> {
         let health = self.health.as_ref()?;
         Some(match self.failed {
             0 if self.sick => format!("not well: {}", self.last),
-            0 => "well".to_owned(),
+            0 if self.was_well => "well".to_owned(),
+            0 => "not checked yet".to_owned(),
             n => format!("{n} of {} failures: {}", health.failures, self.last),
         })
     }

@@ -263,6 +263,8 @@ pub struct Service {
     pub last: Option<(Exit, Verdict)>,
     /// The last STATUS=.
     pub says: String,
+    /// Messages of its own that were told since this time.
+    pub told: (Tick, u32),
     /// The reload command that runs.
     pub reload: Option<ReloadRun>,
     /// When its timer runs it next.
@@ -307,6 +309,7 @@ impl Service {
             record: Record::default(),
             last: None,
             says: String::new(),
+            told: (now, 0),
             reload: None,
             due: None,
             covered: None,

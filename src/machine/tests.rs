@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::event::{
-    Change, Check, Event, Found, Instance, Outcome, Pid, ServiceId, Target, Verb, Wait,
+    Change, Check, Event, Found, Instance, Notice, Outcome, Pid, ServiceId, Target, Verb, Wait,
 };
 use super::report::{Crash, Exit, Happening, SpawnError, Stage, Stuck, Verdict};
 use super::rig::{by, ms, schedule, signal, step, Rig, A, B, C};
@@ -1626,4 +1626,29 @@ fn what_cannot_be_told_for_the_whole_grace_is_killed() {
     rig.hear(Event::Checked(A, Instance(1), Check::Tree, Found(0)));
     assert_eq!(rig.report().verdict, Verdict::ExitedByItself);
     assert_eq!(unsure(0).did()[0], "kill a1", "there is no grace");
+}
+
+#[test]
+fn a_service_that_talks_all_the_time_is_told_now_and_then() {
+    let mut rig = Rig::new(vec![spec("a")]);
+    let instance = rig.at(A).instance;
+    rig.told.clear();
+    let say = |rig: &mut Rig, n: u32| {
+        for n in 0..n {
+            for notice in [Notice::Reloading, Notice::Ready] {
+                rig.hear(Event::Notified(A, instance, notice));
+            }
+            rig.hear(Event::Notified(A, instance, Notice::Status(n.to_string())));
+        }
+        std::mem::take(&mut rig.told)
+    };
+    let told = say(&mut rig, 10_000);
+    assert_eq!(told.len(), 21);
+    let last = (A, Happening::Talkative { seconds: 10 });
+    assert_eq!(told.last(), Some(&last));
+    assert_eq!(rig.at(A).says, "9999", "what is so is known all the same");
+    rig.pass(9_999);
+    assert_eq!(say(&mut rig, 100), []);
+    rig.pass(1);
+    assert_eq!(say(&mut rig, 1).len(), 3);
 }

@@ -43,7 +43,7 @@ in_both_flavours! {
         let text = "asked by    superd: its health check failed 3 times in a row: GET http://";
         assert!(why.contains(text) && why.contains("HTTP 503"), "{why}");
         assert!(why.contains("health check failed, 1 of 3"), "{why}");
-        assert_eq!(s.status("web")["health"], "well");
+        wait_until("it is well", || s.status("web")["health"] == "well");
         s.end();
     }
 

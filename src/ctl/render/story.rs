@@ -268,6 +268,9 @@ fn happening(what: &Happening) -> String {
         Happening::MainProcessRefused { pid, why, .. } => {
             format!("MAINPID={} ignored: {why}", pid.0)
         }
+        Happening::Talkative { seconds } => {
+            format!("says too much by sd_notify: no more of it is told for {seconds} s")
+        }
         Happening::Status { text } => format!("says: {text}"),
     }
 }

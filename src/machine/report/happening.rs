@@ -271,6 +271,11 @@ pub enum Happening {
         /// Why.
         why: String,
     },
+    /// The service says more of itself by sd_notify than is told.
+    Talkative {
+        /// No more is told for at most so many seconds.
+        seconds: u64,
+    },
     /// STATUS= of the service.
     Status {
         /// Its words.

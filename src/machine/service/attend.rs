@@ -16,6 +16,11 @@ use crate::machine::spec::{Reload, To};
 use crate::machine::stop::{Order, Stop};
 use crate::machine::time::{Span, Tick};
 
+/// What a service says of itself is told so many times ...
+const TOLD: u32 = 20;
+/// ... within this time.
+const TOLD_IN: Duration = Duration::from_secs(10);
+
 impl Service {
     /// Its definition changed, or another superd has taken it over: the watch begins anew.
     pub(in crate::machine) fn renew_watch(&mut self, now: Tick, cx: &mut Context<'_>) {
@@ -54,6 +59,25 @@ impl Service {
         }
     }
 
+    /// Tells what it says of itself, at most [`TOLD`] times in [`TOLD_IN`]: a service that says
+    /// something else a thousand times a second would push everything else out of the log.
+    fn tell(&mut self, what: Happening, now: Tick, cx: &mut Context<'_>) {
+        if now >= self.told.0 + TOLD_IN {
+            self.told = (now, 0);
+        }
+        self.told.1 = self.told.1.saturating_add(1);
+        match self.told.1 {
+            ..=TOLD => cx.publish(self.id, what),
+            n if n == TOLD + 1 => cx.publish(
+                self.id,
+                Happening::Talkative {
+                    seconds: TOLD_IN.as_secs(),
+                },
+            ),
+            _ => {}
+        }
+    }
+
     pub(super) fn hear(&mut self, notice: Notice, now: Tick, cx: &mut Context<'_>) -> Moved {
         let (State::Starting(run)
         | State::Up(run)
@@ -82,8 +106,8 @@ impl Service {
             }
             Notice::Status(text) => {
                 if self.says != text {
-                    cx.publish(self.id, Happening::Status { text: text.clone() });
-                    self.says = text;
+                    self.says.clone_from(&text);
+                    self.tell(Happening::Status { text }, now, cx);
                 }
                 Moved::default()
             }
@@ -92,7 +116,7 @@ impl Service {
                 run.ready = Readiness::Yes;
                 run.reloading = false;
                 if news {
-                    cx.publish(self.id, Happening::Ready { instance });
+                    self.tell(Happening::Ready { instance }, now, cx);
                 }
                 self.in_wait(now, cx, Await::said_ready)
             }
@@ -113,7 +137,7 @@ impl Service {
             }
             Notice::Reloading => {
                 if !std::mem::replace(&mut run.reloading, true) {
-                    cx.publish(self.id, Happening::SaysReloading { instance });
+                    self.tell(Happening::SaysReloading { instance }, now, cx);
                 }
                 Moved::default()
             }
@@ -127,14 +151,14 @@ impl Service {
                         before,
                         pid,
                     };
-                    cx.publish(self.id, happening);
+                    self.tell(happening, now, cx);
                 }
                 Moved::default()
             }
             Notice::NotMain(pid, why) => {
                 if run.refused.replace(pid) != Some(pid) {
                     let happening = Happening::MainProcessRefused { instance, pid, why };
-                    cx.publish(self.id, happening);
+                    self.tell(happening, now, cx);
                 }
                 Moved::default()
             }
