@@ -607,6 +607,9 @@ impl Logs {
             };
             let came = log.pace.came((n + log.begun).saturating_sub(begun));
             log.flooding = came >= FLOOD;
+            if let (false, Some(file)) = (log.flooding, &mut log.file) {
+                file.rest();
+            }
             self.may_pack |= log.file.as_ref().is_some_and(|f| f.is_due());
             if finished {
                 self.paced.retain(|(_, s)| *s != service);
@@ -649,6 +652,7 @@ impl Logs {
         log.finish(service, now, hear);
         if let Some(file) = &mut log.file {
             file.flush(None, now);
+            file.rest();
             file.end_line();
         }
     }

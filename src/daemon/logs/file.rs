@@ -36,7 +36,7 @@ pub use pack::Packing;
 use place::Place;
 
 use super::carry::Carry;
-use super::{FLOOD, LARGE, LINE_CAP, SEEN, SMALL};
+use super::{LARGE, LINE_CAP, SEEN, SMALL};
 use crate::config::model::FileOutput;
 use crate::daemon::rundir::plain;
 use crate::machine::time::Tick;
@@ -78,6 +78,8 @@ pub struct LogFile {
     is_due: bool,
     /// There may be files that were made smaller.
     has_packed: bool,
+    /// At the last turn, since the file was looked at, each number up to `keep` had its file.
+    is_complete: bool,
     /// That it cannot be was said.
     has_said_unpacked: bool,
     said: Vec<String>,
@@ -115,6 +117,7 @@ impl LogFile {
             stamp: Stamp::default(),
             is_due: false,
             has_packed: false,
+            is_complete: false,
             has_said_unpacked: false,
             said: Vec::new(),
         }
@@ -293,15 +296,14 @@ impl LogFile {
         if let Some(carry) = carry {
             carry.pass(); // written or dropped
         }
-        // While it floods there is as much the next time.
-        let keep = if lines.len() < FLOOD {
-            SMALL
-        } else {
-            2 * LARGE
-        };
         lines.clear();
-        lines.shrink_to(keep);
+        lines.shrink_to(2 * LARGE);
         self.stamped = lines;
+    }
+
+    /// No flood, or none any more: gives back the memory for one.
+    pub fn rest(&mut self) {
+        self.stamped.shrink_to(SMALL);
     }
 
     fn write_stamped(&mut self, lines: &[u8], carry: Option<&Carry>, now: Tick) -> bool {
@@ -480,6 +482,7 @@ impl LogFile {
         if now >= self.look_at {
             self.look_at = now + LOOK;
             self.is_blocked = false;
+            self.is_complete = false;
             if self.open.as_ref().is_some_and(|o| !o.place.is_of(&o.file)) {
                 self.open = None;
             }
@@ -536,27 +539,31 @@ impl LogFile {
             std::iter::once(place.numbered(n)).chain(packed)
         };
         let is_gap = |n: &u32| names(*n).all(|name| !place.holds(&name));
-        let gap = (1..=keep).find(is_gap).unwrap_or(keep);
+        let is_complete = std::mem::take(&mut self.is_complete);
+        let mut numbers = 1..=if is_complete { 0 } else { keep };
+        let gap = numbers.find(is_gap).unwrap_or(keep);
         for name in names(gap) {
             place.remove(&name); // nothing, or the oldest
         }
         for n in (1..gap).rev() {
             for (from, to) in names(n).zip(names(n + 1)) {
                 match renameat(place.dir(), &*from, place.dir(), &*to) {
-                    // Not both are there.
-                    Err(nix::Error::ENOENT) if self.has_packed => {}
+                    // Not both are there, or somebody has just removed one.
+                    Err(nix::Error::ENOENT) => {}
                     other => other?,
                 }
             }
         }
         let first = place.numbered(1);
         renameat(place.dir(), place.name(), place.dir(), &*first)?;
-        for n in (keep + 1..).take(LEFTOVERS as usize) {
+        let leftovers = if is_complete { 0 } else { LEFTOVERS };
+        for n in (keep + 1..).take(leftovers as usize) {
             if names(n).filter(|name| place.remove(name)).count() == 0 {
                 break;
             }
         }
         self.is_due = true;
+        self.is_complete = gap == keep;
         self.open = Some(open_in(place)?);
         Ok(())
     }

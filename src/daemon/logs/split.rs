@@ -87,7 +87,10 @@ impl Splitter {
 }
 
 fn whole(text: &[u8], line: &mut dyn FnMut(&[u8])) {
-    let mut text = text.strip_suffix(b"\r").unwrap_or(text);
+    let mut text = match text {
+        [text @ .., b'\r'] => text, // `strip_suffix` is a call for each line
+        text => text,
+    };
     while let Some((piece, after)) = text.split_at_checked(LINE_CAP) {
         if after.is_empty() {
             break;

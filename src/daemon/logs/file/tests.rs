@@ -149,11 +149,31 @@ fn the_oldest_goes_and_a_gap_is_closed() {
     assert_eq!(names.map(first), ['f', 'e', 'd', 'c', '-']);
     // As a superd leaves it that is killed between two renames; and `keep` was larger.
     fs::rename(dir.path("x.log.1"), dir.path("x.log.4")).unwrap();
+    let mut file = dir.file(16 << 10, 3);
     turn(&mut file, "g");
     assert_eq!(names.map(first), ['g', 'f', 'd', 'c', '-']);
     let mut none = dir.file(16 << 10, 0);
     turn(&mut none, "h");
     assert_eq!(names.map(first), ['h', 'f', 'd', 'c', '-']);
+}
+
+/// Issue 5: in a flood the numbers are not looked at in each turn, only each second.
+#[test]
+fn a_full_file_that_somebody_removes_is_no_failure() {
+    let dir = Dir::new("removed");
+    let mut file = dir.file(16 << 10, 3);
+    for text in ["a", "b", "c", "d"] {
+        fill(&mut file, text);
+    }
+    assert_eq!(dir.letters(), "dcba- ----");
+    fill(&mut file, "e");
+    fs::remove_file(dir.path("x.log.2")).unwrap();
+    fill(&mut file, "f");
+    assert_eq!(dir.letters(), "fed-- ----");
+    fs::remove_file(dir.path("x.log.1")).unwrap();
+    file.write(format!("g{}\n", "x".repeat(16_000)).as_bytes(), sec(2));
+    assert_eq!(dir.letters(), "gfd-- ----");
+    assert_eq!(file.take_said(), Vec::<String>::new());
 }
 
 /// Fills a file with one line that begins with this text.
