@@ -12,12 +12,13 @@ use super::crash::{is_out_of_memory, BY_SIGNAL, GO_DUMP};
 use super::event::{ActionId, Check, Effect, Outcome, ServiceId};
 use super::hook::{HookRun, Kind};
 use super::memory::LONGEST;
+use super::poll::{look_at, Poll, POLL_LONGEST};
 use super::ready::About;
 use super::report::{Crash, EndReport, Exit, Happening, Origin, Stage, StepReport, Stuck, Verdict};
 use super::service::{Context, Kill, Run};
 use super::signal::Signal;
 use super::spec::{Schedule, Spec, To};
-use super::stop::{look_at, Poll, Stop, POLL_LONGEST};
+use super::stop::Stop;
 use super::time::Tick;
 use crate::json::{FromJson, ToJson};
 

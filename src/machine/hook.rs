@@ -22,10 +22,10 @@ use std::time::Duration;
 
 use super::end::KILLED_POLL_LONGEST;
 use super::event::{ActionId, Check, Effect, Outcome};
+use super::poll::Poll;
 use super::ready::About;
 use super::report::{Happening, SpawnError, Stage, StepOutcome, StepReport};
 use super::service::KILL_AGAIN;
-use super::stop::Poll;
 use super::time::{Span, Tick};
 use crate::json::{FromJson, ToJson};
 

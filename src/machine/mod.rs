@@ -20,6 +20,7 @@ pub mod keep;
 pub mod memory;
 pub mod order;
 pub mod outlook;
+mod poll;
 pub mod ready;
 pub mod report;
 pub mod restart;

@@ -1,4 +1,4 @@
-//! What somebody wants: a configuration, requests, the end of superd. A wish is noted on the
+//! What somebody wants: requests, the end of superd. A wish is noted on the
 //! services that it is about; what moves then, and in which order, `settle` decides.
 //!
 //! Longer than a file should be: a verb each, and most are a match on the states.
@@ -6,186 +6,16 @@
 use std::rc::Rc;
 
 use super::{Group, Shutdown, Supervisor};
-use crate::machine::event::{
-    ActionId, Answer, Change, Effect, ServiceId, Target, Ticket, Verb, Wait,
-};
+use crate::machine::event::{ActionId, Answer, Effect, ServiceId, Target, Ticket, Verb, Wait};
 use crate::machine::report::{Happening, Origin};
 use crate::machine::service::{Context, Doing, Hold, Input, Rest, Service, State, Waiter, Want};
 use crate::machine::signal::Signal;
-use crate::machine::spec::{Spec, To};
+use crate::machine::spec::To;
 use crate::machine::stop;
 use crate::machine::time::Tick;
 use crate::map::Set;
 
 impl Supervisor {
-    pub(super) fn configure(
-        &mut self,
-        changed: Vec<(ServiceId, Rc<Spec>, Change)>,
-        gone: &[ServiceId],
-        by: &Origin,
-        now: Tick,
-        effects: &mut Vec<Effect>,
-    ) {
-        let mut cycling = Vec::new();
-        let mut retrying = Vec::new();
-        let mut back = Vec::new();
-        let mut watches = Vec::new();
-        for (id, spec, change) in changed {
-            match self.services.get_mut(&id) {
-                None => {
-                    let mut service = Service::new(id, spec, now);
-                    service.start_by = by.clone();
-                    if service.want == Want::Up {
-                        service.schedule(now);
-                    }
-                    self.services.insert(id, service);
-                }
-                Some(service) => {
-                    if service.gone {
-                        service.gone = false;
-                        back.push(id);
-                        service.want = if spec.autostart { Want::Up } else { Want::Down };
-                    }
-                    let old = std::mem::replace(&mut service.spec, spec);
-                    if old.restart_with != service.spec.restart_with {
-                        service.heeded = Some(now);
-                    }
-                    let watched = |s: &Spec| (s.health.clone(), s.watchdog);
-                    if watched(&old) != watched(&service.spec) {
-                        let mut cx = Context {
-                            effects,
-                            rng: &mut self.rng,
-                            actions: &mut self.actions,
-                        };
-                        service.renew_watch(now, &mut cx);
-                        watches.push(id);
-                    }
-                    if old.timer != service.spec.timer {
-                        service.begin_timer(now);
-                        if service.start_by == Origin::Timer {
-                            // It waits for its start, and that timer is no more.
-                            service.start_by = by.clone();
-                        }
-                        if service.state == State::Down(Rest::Scheduled) && !service.is_of_day() {
-                            service.start_by = by.clone();
-                            service.enter(State::Down(Rest::Stopped), now);
-                        }
-                        watches.push(id);
-                    }
-                    if old.wait_for != service.spec.wait_for {
-                        service.look_away(effects);
-                        watches.push(id);
-                    }
-                    if old.watch != service.spec.watch && service.files.is_some() {
-                        service.files = None;
-                        effects.push(Effect::WatchFiles(id, None));
-                        service.keep_files(effects);
-                        watches.push(id);
-                    }
-                    if old.max_connections != service.spec.max_connections {
-                        service.watch(effects);
-                    }
-                    match change {
-                        Change::New | Change::Program => cycling.push(id),
-                        Change::Policy => retrying.push(id),
-                    }
-                }
-            }
-        }
-        for id in gone {
-            if let Some(service) = self.services.get_mut(id) {
-                service.gone = true;
-                service.want = Want::Down;
-                service
-                    .order
-                    .get_or_insert_with(|| stop::Order::new(by.clone(), now));
-            }
-        }
-        self.reorder();
-        for id in watches {
-            self.list_deadline(id);
-        }
-        for id in back {
-            if self.services.get(&id).is_some_and(|s| s.want == Want::Up) {
-                self.call_off(id, effects);
-            }
-        }
-        for id in retrying {
-            let waits = |s: &Service| matches!(s.state, State::Backoff { .. });
-            if self.services.get(&id).is_some_and(waits) {
-                self.try_afresh(id, by, now);
-            }
-        }
-        for id in cycling {
-            self.cycle(id, by, now);
-            let rests = |s: &Service| s.is_of_day() && s.timer_rests();
-            match self.services.get_mut(&id).filter(|s| rests(s)) {
-                // No reason to run it at another time of day.
-                Some(service) => {
-                    service.record.clear();
-                    service.schedule(now);
-                    self.list_deadline(id);
-                }
-                None => self.try_afresh(id, by, now),
-            }
-        }
-        self.watch_clock(effects);
-        self.look_at_everything(effects);
-    }
-
-    /// The running instance is to be replaced, and with it those that cannot be without it.
-    /// A list instead of recursion, as for `dirty`.
-    pub(in crate::machine) fn cycle(&mut self, id: ServiceId, by: &Origin, now: Tick) {
-        let mut todo = vec![(id, by.clone())];
-        while let Some((id, by)) = todo.pop() {
-            let Some(service) = self.services.get_mut(&id) else {
-                continue;
-            };
-            if !service.is_running() || service.cycle {
-                continue;
-            }
-            service.cycle = true;
-            service.start_by = by.clone();
-            service
-                .order
-                .get_or_insert_with(|| stop::Order::new(by, now));
-            let because = Origin::Dependency {
-                service: service.spec.name.to_string(),
-            };
-            for dependent in &self.order.of(id).dependents {
-                todo.push((*dependent, because.clone()));
-            }
-        }
-    }
-
-    /// What was given up, or waits for its next try, is tried again at once.
-    pub(in crate::machine) fn try_afresh(&mut self, id: ServiceId, by: &Origin, now: Tick) {
-        let Some(service) = self.services.get_mut(&id) else {
-            return;
-        };
-        match service.state {
-            State::Down(Rest::Failed(_) | Rest::Finished | Rest::Done | Rest::Scheduled)
-            | State::Backoff { .. } => {
-                service.record.clear();
-                service.start_by = by.clone();
-                service.enter(State::Down(Rest::Stopped), now);
-                self.list_deadline(id);
-            }
-            // What is to be decided soon is decided without the past.
-            State::Waiting | State::Sweeping(_) | State::Stopping(..) | State::Killing(..) => {
-                if service.stop().is_some_and(|s| s.order.is_unfit()) {
-                    // Started again because of this wish, and not by the restart policy.
-                    service.cycle = true;
-                    service.start_by = by.clone();
-                }
-                service.record.clear();
-            }
-            // Its failures are of before it was stopped.
-            State::Down(Rest::Stopped) => service.record.clear(),
-            State::Starting(_) | State::Up(_) => {}
-        }
-    }
-
     #[allow(clippy::too_many_arguments)] // one line of the event, taken apart
     pub(super) fn request(
         &mut self,
@@ -447,7 +277,7 @@ impl Supervisor {
     }
 
     /// A stop that had not begun, because others had to go first, will not begin.
-    fn call_off(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
+    pub(super) fn call_off(&mut self, id: ServiceId, effects: &mut Vec<Effect>) {
         let Some(service) = self.services.get_mut(&id) else {
             return;
         };
