@@ -125,7 +125,7 @@ impl Actions {
     /// Begins a request. Its end comes from [`Actions::turn`].
     ///
     /// # Errors
-    /// In words, when it cannot even begin.
+    /// How it went, when it cannot even begin.
     pub fn begin_http(
         &mut self,
         registry: &Registry,
@@ -133,10 +133,11 @@ impl Actions {
         instance: Instance,
         action: ActionId,
         http: &Rc<Http>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Outcome> {
         let unfit = |t: &str| t.is_empty() || t.bytes().any(|b| b <= b' ' || b == 127);
         if unfit(&http.method) || unfit(&http.path) || unfit(&http.host) {
-            return Err(format!("{http}: method, host or path is not a word"));
+            let why = format!("{http}: method, host or path is not a word");
+            return Err(Outcome::Impossible(why));
         }
         let wanted = Wanted::Answer(http.clone(), Rc::default());
         self.begin(registry, service, instance, action, wanted, REQUESTS)
@@ -146,7 +147,7 @@ impl Actions {
     /// [`Actions::turn`].
     ///
     /// # Errors
-    /// In words, when it cannot even begin.
+    /// When it cannot even begin.
     pub fn begin_probe(
         &mut self,
         registry: &Registry,
@@ -154,12 +155,13 @@ impl Actions {
         instance: Instance,
         action: ActionId,
         question: &Question,
-    ) -> Result<(), String> {
+    ) -> Result<(), Outcome> {
         let wanted = match question {
             Question::Tcp(to) => Wanted::Connection(to.clone()),
             Question::Http(http, statuses) => Wanted::Answer(http.clone(), statuses.clone()),
             Question::Exec(_) | Question::File(_) | Question::Memory => {
-                return Err(format!("{question}: this is no connection"))
+                let why = format!("{question}: this is no connection");
+                return Err(Outcome::Impossible(why));
             }
         };
         self.begin(registry, service, instance, action, wanted, PROBES)
@@ -173,11 +175,22 @@ impl Actions {
         action: ActionId,
         what: Wanted,
         most: usize,
-    ) -> Result<(), String> {
-        let failed = |e: io::Error| format!("{what}: {}", words(&e));
+    ) -> Result<(), Outcome> {
+        let failed = |e: io::Error| {
+            let why = format!("{what}: {}", words(&e));
+            match e.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => {
+                    Outcome::NotTried(why)
+                }
+                _ => Outcome::Impossible(why),
+            }
+        };
         let open = self.requests.iter().flatten().count();
         let slot = match self.requests.iter().position(Option::is_none) {
-            _ if open >= most => return Err(format!("{what}: too many requests at a time")),
+            _ if open >= most => {
+                let why = format!("{what}: too many requests at a time");
+                return Err(Outcome::NotTried(why));
+            }
             Some(slot) => slot,
             None => {
                 self.requests.push(None);
@@ -543,7 +556,9 @@ mod tests {
                 let prefix = format!("{http}: ");
                 Err(e.strip_prefix(&prefix).unwrap().to_owned())
             }
-            Outcome::Impossible(e) => panic!("the server got it, and yet: {e}"),
+            Outcome::Impossible(e) | Outcome::NotTried(e) => {
+                panic!("the server got it, and yet: {e}")
+            }
         }
     }
 
@@ -589,7 +604,7 @@ mod tests {
         let mut actions = Actions::new();
         let result = match actions.begin_http(poll.registry(), X, RUN, DO, &http) {
             Ok(()) => end(&mut actions, &mut poll).outcome,
-            Err(e) => Outcome::Impossible(e),
+            Err(outcome) => outcome,
         };
         let refused = format!("{http}: connection refused");
         assert_eq!(result, Outcome::Impossible(refused), "it never arrived");
@@ -597,10 +612,8 @@ mod tests {
         let e = actions
             .begin_http(poll.registry(), X, RUN, DO, &none)
             .unwrap_err();
-        assert_eq!(
-            e,
-            "POST unix:/nonexistent/admin.sock:/stop: no such file or directory"
-        );
+        let why = "POST unix:/nonexistent/admin.sock:/stop: no such file or directory";
+        assert_eq!(e, Outcome::Impossible(why.to_owned()));
         let mut evil = (*http).clone();
         evil.path = "/x HTTP/1.1\r\nEvil: yes".into();
         assert!(actions

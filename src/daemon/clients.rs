@@ -19,7 +19,7 @@ use std::time::Duration;
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry};
 
-use accept::{listen_at, reserve};
+use accept::{listen_at, Reserve};
 #[cfg(test)]
 use access::Rights;
 pub use access::{Access, Peer};
@@ -110,9 +110,7 @@ pub struct Clients {
     next: u64,
     acceptable: bool,
     accept_again: Option<Tick>,
-    /// Given up for a moment when descriptors run out, to accept and close: otherwise
-    /// the connection would stay in the queue and nobody would be told.
-    reserve: Option<std::fs::File>,
+    reserve: Reserve,
     gone: Vec<u64>,
     /// Where the next turn begins, so that nobody is always first.
     first: usize,
@@ -131,6 +129,8 @@ impl Clients {
     /// Of socket(2), bind(2), chown(2), chmod(2) and listen(2); the text names the path.
     pub fn bind(path: &Path, access: Access, registry: &Registry) -> io::Result<Clients> {
         let listener = listen_at(path, &access, registry)?;
+        let mut reserve = Reserve::default();
+        reserve.fill();
         Ok(Clients {
             listener,
             path: path.to_owned(),
@@ -139,7 +139,7 @@ impl Clients {
             next: 1,
             acceptable: true,
             accept_again: None,
-            reserve: reserve(),
+            reserve,
             gone: Vec::new(),
             first: 0,
             refused_at: None,
@@ -191,6 +191,8 @@ impl Clients {
             registry.register(&mut stream, Source::Client(slot).token(), both)?;
             slots.push(Some(Connection::kept(c, stream)));
         }
+        let mut reserve = Reserve::default();
+        reserve.fill();
         Ok(Clients {
             listener,
             path: kept.path,
@@ -199,7 +201,7 @@ impl Clients {
             next: kept.next,
             acceptable: true,
             accept_again: None,
-            reserve: reserve(),
+            reserve,
             gone: kept.gone,
             first: 0,
             refused_at: kept.refused_at,
@@ -265,6 +267,7 @@ impl Clients {
                 drop_slot(slot, registry, &mut self.gone);
             }
         }
+        self.reserve.fill();
     }
 
     /// When [`Clients::expire`] is to be called; none while nobody is connected.
@@ -287,6 +290,7 @@ impl Clients {
                 drop_slot(slot, registry, &mut self.gone);
             }
         }
+        self.reserve.fill();
         for (peer, what) in late {
             self.troubled(now, peer, what);
         }

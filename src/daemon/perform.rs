@@ -476,7 +476,7 @@ impl Reactor {
                 self.note_for_journal(service);
                 return;
             }
-            Err(error) => Outcome::Impossible(error.to_string()),
+            Err(error) => Outcome::NotTried(error.to_string()),
         };
         self.checkers.end(action);
         self.feed(Event::ActionEnded(service, instance, action, outcome));
@@ -493,8 +493,7 @@ impl Reactor {
         let begun = self
             .actions
             .begin_http(registry, service, instance, action, http);
-        if let Err(why) = begun {
-            let outcome = Outcome::Impossible(why);
+        if let Err(outcome) = begun {
             self.feed(Event::ActionEnded(service, instance, action, outcome));
         }
     }

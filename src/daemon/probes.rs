@@ -212,8 +212,8 @@ impl Reactor {
             ));
             return;
         }
-        let result = match &probe.what {
-            Question::Memory => Ok(()),
+        let outcome = match &probe.what {
+            Question::Memory => Outcome::Done,
             Question::Exec(argv) => {
                 return self.run_command(service, instance, action, argv);
             }
@@ -224,14 +224,13 @@ impl Reactor {
                     .begin_probe(registry, service, instance, action, question);
                 match begun {
                     Ok(()) => return,
-                    Err(why) => Err(why),
+                    Err(outcome) => outcome,
                 }
             }
-            Question::File(path) => self.probes.look(service, instance, path),
-        };
-        let outcome = match result {
-            Ok(()) => Outcome::Done,
-            Err(why) => Outcome::Impossible(why),
+            Question::File(path) => match self.probes.look(service, instance, path) {
+                Ok(()) => Outcome::Done,
+                Err(why) => Outcome::Impossible(why),
+            },
         };
         self.feed(Event::ActionEnded(service, instance, action, outcome));
     }

@@ -119,7 +119,7 @@ impl Reactor {
         let started = program.and_then(|p| spawn::outcome(status, &p, argv, &mut Vec::new()));
         let first = argv.first().map_or("", String::as_str);
         let outcome = match (started, exit_of(ended)) {
-            (Some(Err(error)), _) => Outcome::Impossible(error.to_string()),
+            (Some(Err(error)), _) => Outcome::NotTried(error.to_string()),
             (_, Exit::Code(0)) => Outcome::Done,
             (_, exit) => Outcome::Unhappy(format!("{first}: {exit}")),
         };

@@ -77,6 +77,9 @@ pub enum Outcome {
     Unhappy(String),
     /// It never reached the service (no such command, connection refused).
     Impossible(String),
+    /// superd could not even try (no descriptor, no memory, no such user): nothing is known of the
+    /// service.
+    NotTried(String),
 }
 
 /// What a request is about.

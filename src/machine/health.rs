@@ -62,6 +62,9 @@ pub struct Watch {
     /// There has been a right one; so it is not said of a service that nobody has asked yet.
     #[serde(default)]
     was_well: bool,
+    /// Why it could not be asked the last time.
+    #[serde(default)]
+    not_tried: Option<String>,
     /// The last answer was wrong.
     sick: bool,
     last: String,
@@ -84,6 +87,7 @@ impl Watch {
             health,
             failed: 0,
             was_well: false,
+            not_tried: None,
             sick: false,
             last: String::new(),
             remedy: None,
@@ -115,7 +119,9 @@ impl Watch {
     ) -> Course {
         if self.remedy.is_some_and(|(remedy, _)| remedy == action) {
             self.remedy = None;
-            if let Outcome::Unhappy(error) | Outcome::Impossible(error) = outcome {
+            if let Outcome::Unhappy(error) | Outcome::Impossible(error) | Outcome::NotTried(error) =
+                outcome
+            {
                 about
                     .cx
                     .publish(about.id, Happening::ActionFailed { error });
@@ -132,6 +138,7 @@ impl Watch {
             Outcome::Done => {
                 self.failed = 0;
                 self.was_well = true;
+                self.not_tried = None;
                 if std::mem::take(&mut self.sick) {
                     let instance = about.instance;
                     about.cx.publish(about.id, Happening::Healthy { instance });
@@ -139,12 +146,24 @@ impl Watch {
                 Course::GoesOn
             }
             Outcome::Unhappy(why) | Outcome::Impossible(why) => self.fail(&health, why, about),
+            // That is no answer, neither a right one nor a wrong one.
+            Outcome::NotTried(why) => {
+                if self.not_tried.is_none() {
+                    let error = format!("its health could not be checked: {why}");
+                    about
+                        .cx
+                        .publish(about.id, Happening::ActionFailed { error });
+                }
+                self.not_tried = Some(why);
+                Course::GoesOn
+            }
         }
     }
 
     fn fail(&mut self, health: &Rc<Health>, why: String, about: &mut About<'_, '_>) -> Course {
         self.failed += 1;
         self.sick = true;
+        self.not_tried = None;
         let too_many = self.failed >= health.failures;
         if self.failed == 1 || too_many {
             let happening = Happening::Unhealthy {
@@ -242,6 +261,9 @@ impl Watch {
     /// For `status`: nothing when nobody ever asks it.
     pub fn progress(&self) -> Option<String> {
         let health = self.health.as_ref()?;
+        if let Some(why) = &self.not_tried {
+            return Some(format!("not checked: {why}"));
+        }
         Some(match self.failed {
             0 if self.sick => format!("not well: {}", self.last),
             0 if self.was_well => "well".to_owned(),
@@ -383,6 +405,27 @@ mod tests {
         // With the service goes the command.
         rig.ask(A, Verb::Stop);
         assert_eq!(rig.did(), ["end action a1", "TERM a1"]);
+    }
+
+    #[test]
+    fn what_superd_cannot_ask_is_no_wrong_answer() {
+        let mut rig = Rig::new(vec![checked(2, Remedy::Restart)]);
+        let health = |rig: &Rig| rig.at(A).watch.as_ref().unwrap().progress().unwrap();
+        assert_eq!(health(&rig), "not checked yet");
+        for action in 1..=5 {
+            rig.pass(1_000);
+            rig.action_ends(A, action, Outcome::NotTried("no descriptors".to_owned()));
+        }
+        assert_eq!(health(&rig), "not checked: no descriptors");
+        let told = |what: &&(_, Happening)| {
+            let error = "its health could not be checked: no descriptors".to_owned();
+            what.1 == Happening::ActionFailed { error }
+        };
+        assert_eq!(rig.told.iter().filter(told).count(), 1);
+        assert_eq!(rig.state(A), "up");
+        rig.pass(1_000);
+        answers(&mut rig, 6, true);
+        assert_eq!(health(&rig), "well");
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl HookRun {
         let outcome = match outcome {
             Outcome::Done => StepOutcome::Held,
             Outcome::Unhappy(why) => StepOutcome::Failed(why.clone()),
-            Outcome::Impossible(why) => StepOutcome::Skipped(why.clone()),
+            Outcome::Impossible(why) | Outcome::NotTried(why) => StepOutcome::Skipped(why.clone()),
         };
         self.be_over(outcome, about);
     }

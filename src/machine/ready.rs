@@ -370,7 +370,7 @@ impl Await {
         }
         match outcome {
             Outcome::Done => self.meet(about),
-            Outcome::Unhappy(why) | Outcome::Impossible(why) => {
+            Outcome::Unhappy(why) | Outcome::Impossible(why) | Outcome::NotTried(why) => {
                 self.last = why;
                 Course::GoesOn
             }

@@ -222,6 +222,8 @@ pub struct Moved {
     pub start_failed: Option<String>,
     /// The instance is over, with its verdict; the supervisor decides what is next.
     pub over: Option<(Verdict, How)>,
+    /// It ended because somebody had asked for its stop, if only to start it again.
+    pub by_order: bool,
     /// The reload action ended.
     pub reloaded: Option<Result<(), String>>,
     /// The checker before a restart ended: who had asked for the restart, or why it is not to be.

@@ -519,7 +519,7 @@ impl Stop {
                     false => Course::GoesOn,
                 }
             }
-            Outcome::Impossible(error) => {
+            Outcome::Impossible(error) | Outcome::NotTried(error) => {
                 let happening = Happening::ActionFailed {
                     error: self.complaint(error.clone()),
                 };

@@ -1652,3 +1652,32 @@ fn a_service_that_talks_all_the_time_is_told_now_and_then() {
     rig.pass(1);
     assert_eq!(say(&mut rig, 1).len(), 3);
 }
+
+#[test]
+fn who_waits_for_a_start_waits_on_while_what_it_requires_is_restarted() {
+    let mut b = needs("b", &[A]);
+    b.autostart = false;
+    b.ready = Some(Rc::new(super::ready::Ready {
+        sign: super::ready::Sign::Notify,
+        within: None,
+    }));
+    let mut rig = Rig::new(vec![spec("a"), b]);
+    rig.did();
+    let ticket = rig.ask(B, Verb::Start);
+    assert_eq!(rig.state(B), "starting");
+    rig.ask(A, Verb::Restart);
+    rig.exits(B, Exit::Signal(Signal::TERM), 0);
+    rig.exits(A, Exit::Signal(Signal::TERM), 0);
+    assert_eq!((rig.state(A), rig.state(B)), ("up", "starting"));
+    let replies = |rig: &Rig| {
+        rig.did
+            .iter()
+            .filter(|d| d.starts_with(&format!("reply {ticket}:")))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(replies(&rig), [""; 0]);
+    let instance = rig.at(B).instance;
+    rig.hear(Event::Notified(B, instance, Notice::Ready));
+    assert_eq!(replies(&rig), [format!("reply {ticket}: done")]);
+}

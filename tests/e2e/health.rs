@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use crate::support::*;
 
 /// What the server answers from now on.
@@ -45,6 +47,31 @@ in_both_flavours! {
         assert!(why.contains("health check failed, 1 of 3"), "{why}");
         wait_until("it is well", || s.status("web")["health"] == "well");
         s.end();
+    }
+
+    fn what_superd_has_no_descriptor_to_ask_is_no_wrong_answer(flavour: Flavour) {
+        for health in [
+            r#"{ http = "http://$HOST:7021/health", interval = "10ms", failures = 1 }"#,
+            r#"{ exec = ["/bin/true"], interval = "10ms", failures = 1 }"#,
+        ] {
+            let s = Superd::start_in(flavour, &web(health));
+            let mut raw = s.raw();
+            let mut health = || {
+                let status = &raw.ask(&json!({"do": "status", "service": "web"}))[0]["status"];
+                status["health"].as_str().unwrap_or_default().to_owned()
+            };
+            wait_until("it is well", || health() == "well");
+            let before = limit_open_files(s.pid, 3);
+            wait_until("it cannot be asked", || health().starts_with("not checked: "));
+            assert!(health().contains("oo many open files"), "{}", health());
+            limit_open_files(s.pid, before);
+            wait_until("it is well again", || health() == "well");
+            assert_eq!(s.record("web").count("signal"), 0);
+            assert_eq!(s.record("web").count("start"), 1);
+            let told = s.place.log().matches("could not be checked").count();
+            assert!(told > 0, "{}", s.place.log());
+            s.end();
+        }
     }
 
     fn a_server_that_hangs_is_not_well(flavour: Flavour) {

@@ -287,8 +287,8 @@ fn with_no_descriptor_left_superd_lives_and_says_so() {
     unsafe {
         command.pre_exec(|| {
             let limit = libc::rlimit {
-                rlim_cur: 28,
-                rlim_max: 28,
+                rlim_cur: 30,
+                rlim_max: 30,
             };
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
             Ok(())
@@ -301,7 +301,7 @@ fn with_no_descriptor_left_superd_lives_and_says_so() {
     let mut first = s.raw();
     let full = || {
         let open = std::fs::read_dir(format!("/proc/{}/fd", s.pid)).unwrap();
-        open.count() >= 27
+        open.count() >= 29
     };
     for _ in 0..40 {
         held.push(connect(&s));
@@ -319,6 +319,41 @@ fn with_no_descriptor_left_superd_lives_and_says_so() {
     s.wait_record("more", "start", 1);
     s.wait_state("more", "up");
     unharmed(&s);
+    s.end();
+}
+
+#[test]
+fn the_operator_gets_in_when_services_have_taken_all_descriptors() {
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    let more: String = (0..60)
+        .map(|n| format!("[service.s{n}]\ncommand = [\"/bin/sleep\", \"1000\"]\n"))
+        .collect();
+    place.configure(Flavour::NoCgroups, &more);
+    let mut command = place.command(&place.superd_args());
+    // SAFETY: setrlimit(2) is async-signal-safe.
+    unsafe {
+        command.pre_exec(|| {
+            let limit = libc::rlimit {
+                rlim_cur: 60,
+                rlim_max: 60,
+            };
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+            Ok(())
+        });
+    }
+    let s = Superd::launch(place, command);
+    wait_until("there is no descriptor left", || {
+        s.place.log().contains("Too many open files")
+    });
+    // One that stays, and one beside it; who comes then is told why, or takes an idle one's place.
+    let mut stays = s.raw();
+    assert!(stays.ask(&json!({"do": "status"})).len() > 1);
+    assert!(s.ctl(&["status"]).out.contains("s59"));
+    let _idle: Vec<UnixStream> = (0..10).map(|_| connect(&s)).collect();
+    assert!(s.ok(&["status", "s0"]).contains("up"));
+    s.ok(&["stop", "s0"]);
+    assert_eq!(s.state("s0"), "down");
     s.end();
 }
 

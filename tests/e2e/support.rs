@@ -944,6 +944,20 @@ impl Drop for Superd {
 
 // ---- programs ----
 
+/// A soft limit of open files for a process that runs; what it was.
+pub fn limit_open_files(pid: i32, soft: u64) -> u64 {
+    let mut old = [0_u64; 2];
+    let null = std::ptr::null::<u64>();
+    let ask = |new: *const u64, old: *mut u64| {
+        // SAFETY: prlimit64 reads and writes two u64 each; null means "not wanted".
+        let r = unsafe { libc::syscall(libc::SYS_prlimit64, pid, libc::RLIMIT_NOFILE, new, old) };
+        assert_eq!(r, 0, "prlimit");
+    };
+    ask(null, old.as_mut_ptr());
+    ask([soft, old[1]].as_ptr(), std::ptr::null_mut());
+    old[0]
+}
+
 /// What a program said.
 #[derive(Clone, Debug)]
 pub struct Said {

@@ -591,9 +591,11 @@ impl Judge {
         if live.probes.remove(&action).is_some() {
             let done = *outcome == Outcome::Done;
             live.met |= done && !live.up;
-            live.failed = match done {
-                true => 0,
-                false => live.failed + 1,
+            live.failed = match outcome {
+                Outcome::Done => 0,
+                // No answer, neither a right one nor a wrong one.
+                Outcome::NotTried(_) => live.failed,
+                Outcome::Unhappy(_) | Outcome::Impossible(_) => live.failed + 1,
             };
         }
         let Some(stop) = live.stop.as_mut().filter(|s| s.action == Some(action)) else {
@@ -601,7 +603,7 @@ impl Judge {
         };
         stop.action = None;
         match outcome {
-            Outcome::Impossible(_) => {
+            Outcome::Impossible(_) | Outcome::NotTried(_) => {
                 stop.impossible = true;
                 let step = stop.last.and_then(|n| stop.schedule.steps.get(n));
                 if step.is_some_and(|s| !matches!(s.action, Action::Drain(_) | Action::Hook(_))) {

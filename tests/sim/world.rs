@@ -627,7 +627,7 @@ impl World {
     fn act(&mut self, key: Key, action: ActionId, out: &mut Vec<Event>) {
         let ended = |outcome| Event::ActionEnded(key.0, key.1, action, outcome);
         match self.dice.below(8) {
-            0 => out.push(ended(Outcome::Impossible("no such command".to_owned()))),
+            0 => out.push(ended(Outcome::NotTried("no such command".to_owned()))),
             1 => {
                 let (pause, why) = (self.soon(), "connection refused".to_owned());
                 self.plan(
@@ -659,7 +659,7 @@ impl World {
         let outcome = match self.dice.below(8) {
             _ if self.calm => Outcome::Done,
             0 => {
-                out.push(ended(Outcome::Impossible("no such command".to_owned())));
+                out.push(ended(Outcome::NotTried("no such command".to_owned())));
                 return;
             }
             1 | 2 => Outcome::Unhappy("status 1".to_owned()),
@@ -701,6 +701,7 @@ impl World {
             2 => Outcome::Unhappy("HTTP 503".to_owned()),
             // No answer at all.
             3 => return,
+            4 => Outcome::NotTried("too many open files".to_owned()),
             _ => Outcome::Impossible("connection refused".to_owned()),
         };
         match self.dice.chance(40) {

@@ -21,6 +21,9 @@ use crate::sys::file;
 /// Connections taken in one turn.
 const ACCEPTS: usize = 64;
 
+/// Descriptors that are kept for clients.
+const RESERVE: usize = 3;
+
 /// With no descriptor left, the next attempt to accept.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
@@ -31,10 +34,12 @@ impl Clients {
                 return;
             }
             match self.listener.accept() {
-                Ok((stream, _)) => self.welcome(stream, now, registry, out),
+                Ok((stream, _)) => self.welcome(stream, false, now, registry, out),
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EINTR | libc::ECONNABORTED) => {}
-                    Some(libc::EMFILE | libc::ENFILE) => self.turn_away(now),
+                    Some(libc::EMFILE | libc::ENFILE) => {
+                        self.accept_by_reserve(now, registry, out);
+                    }
                     Some(libc::EAGAIN) => self.acceptable = false,
                     // ENOMEM, ENOBUFS and the like: the edge is spent, so a timer.
                     _ => {
@@ -46,25 +51,29 @@ impl Clients {
         }
     }
 
-    /// No descriptor is left: gives up the reserve to take one connection and close it.
-    /// accept(2) says so even when nobody waits, and then there is nothing to do.
-    fn turn_away(&mut self, now: Tick) {
-        let had = self.reserve.take().is_some();
-        let took = had.then(|| self.listener.accept().map(|(s, _)| say_busy(&s)));
-        self.reserve = reserve();
-        match took {
-            Some(Ok(_)) => {}
+    /// No descriptor is left: gives up one of the reserve for the connection. accept(2) says so
+    /// even when nobody waits, and then there is nothing to do.
+    fn accept_by_reserve(&mut self, now: Tick, registry: &Registry, out: &mut Vec<ClientEvent>) {
+        let had = self.reserve.give_up();
+        match had.then(|| self.listener.accept()) {
+            Some(Ok((stream, _))) => {
+                let is_last = self.reserve.is_empty();
+                self.welcome(stream, is_last, now, registry, out);
+            }
             Some(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => self.acceptable = false,
             Some(Err(_)) | None => {
                 self.acceptable = false;
                 self.accept_again = Some(now + ACCEPT_AGAIN);
             }
         }
+        self.reserve.fill();
     }
 
+    /// `is_last`: it has the last descriptor, and stays only in the place of another one.
     fn welcome(
         &mut self,
         mut stream: UnixStream,
+        is_last: bool,
         now: Tick,
         registry: &Registry,
         out: &mut Vec<ClientEvent>,
@@ -79,15 +88,18 @@ impl Clients {
             self.refused(now, peer, None, out);
             return;
         }
-        let Some(slot) = self.free_slot(rights, registry) else {
-            say_busy(&stream);
-            let what = "was turned away: there are too many clients";
+        let Some(slot) = self.free_slot(rights, is_last, registry) else {
+            let what = match is_last {
+                true => "was turned away: superd has no file descriptor left (see RLIMIT_NOFILE)",
+                false => "was turned away: there are too many clients",
+            };
+            say_busy(&stream, is_last);
             return self.troubled(now, peer, what);
         };
         let token = Source::Client(u32::try_from(slot).unwrap_or(0)).token();
         let both = Interest::READABLE | Interest::WRITABLE;
         if registry.register(&mut stream, token, both).is_err() {
-            say_busy(&stream);
+            say_busy(&stream, is_last);
             return;
         }
         let number = self.next;
@@ -101,11 +113,12 @@ impl Clients {
 
     /// A slot for a newcomer: a free one, or that of the connection which has been idle
     /// longest, or, for somebody who may do all, of one who may only look.
-    fn free_slot(&mut self, rights: Rights, registry: &Registry) -> Option<usize> {
-        if let Some(free) = self.slots.iter().position(Option::is_none) {
+    fn free_slot(&mut self, rights: Rights, is_last: bool, registry: &Registry) -> Option<usize> {
+        let free = self.slots.iter().position(Option::is_none);
+        if let Some(free) = free.filter(|_| !is_last) {
             return Some(free);
         }
-        if self.slots.len() < CLIENTS {
+        if self.slots.len() < CLIENTS && !is_last {
             self.slots.push(None);
             return Some(self.slots.len() - 1);
         }
@@ -120,7 +133,7 @@ impl Clients {
             .or_else(|| looking.min_by_key(|(_, c)| c.last))?;
         let slot = self.slots.get_mut(i)?;
         if let Some(c) = slot {
-            say_busy(&c.stream);
+            say_busy(&c.stream, is_last);
         }
         drop_slot(slot, registry, &mut self.gone);
         Some(i)
@@ -147,13 +160,38 @@ pub(super) fn listen_at(
     Ok(listener)
 }
 
-/// A descriptor to give up when there is no other.
-pub(super) fn reserve() -> Option<std::fs::File> {
-    file::open_to_read("/dev/null").ok()
+/// Descriptors that are given up for clients when there are no others: services may take all
+/// that superd may have, and the operator must be able to ask, and to stop them, all the same.
+/// With the last one somebody is told that there is none.
+#[derive(Default)]
+pub(super) struct Reserve(Vec<std::fs::File>);
+
+impl Reserve {
+    /// As many as there should be, as far as there are any.
+    pub fn fill(&mut self) {
+        while self.0.len() < RESERVE {
+            match file::open_to_read("/dev/null") {
+                Ok(file) => self.0.push(file),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Closes one; false: there is none.
+    fn give_up(&mut self) -> bool {
+        self.0.pop().is_some()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
-fn say_busy(stream: &UnixStream) -> bool {
-    let text = "too many clients; try again";
+fn say_busy(stream: &UnixStream, is_last: bool) -> bool {
+    let text = match is_last {
+        true => "superd has no file descriptor left (its services need more than its limit RLIMIT_NOFILE); try again",
+        false => "too many clients; try again",
+    };
     say(stream, &Reply::error(0, Code::Busy, text));
     true
 }

@@ -249,7 +249,9 @@ impl Service {
         };
         let error = match outcome {
             Outcome::Done => None,
-            Outcome::Unhappy(error) | Outcome::Impossible(error) => Some(error),
+            Outcome::Unhappy(error) | Outcome::Impossible(error) | Outcome::NotTried(error) => {
+                Some(error)
+            }
         };
         match (run.what.clone(), error) {
             (_, Some(error)) => self.reload_failed(&run, error, cx),
@@ -312,7 +314,7 @@ impl Service {
                 }
                 Ok(())
             }
-            Outcome::Unhappy(error) | Outcome::Impossible(error) => {
+            Outcome::Unhappy(error) | Outcome::Impossible(error) | Outcome::NotTried(error) => {
                 run.drain = None;
                 cx.publish(
                     self.id,

@@ -177,6 +177,7 @@ impl Service {
         let after = self.after_sweep(swept, now, cx);
         moved.up = after.up;
         moved.over = after.over;
+        moved.by_order = after.by_order;
         moved.start_failed = after.start_failed;
         moved
     }
@@ -242,6 +243,7 @@ impl Service {
             }
         };
         moved.over = (was_born || stopped).then_some((verdict, how));
+        moved.by_order = stopped && !unfit;
         moved.start_failed = match (unready && !stopped && !moved.up, self.spec.oneshot) {
             (true, None) => text.or_else(|| Some(format!("it {exit} before it was ready"))),
             (true, Some(_)) => text.or_else(|| Some(format!("it {exit}"))),

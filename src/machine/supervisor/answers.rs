@@ -231,7 +231,8 @@ fn verdict_for(service: &Service, goal: Goal, moved: &Moved) -> Option<Answer> {
             if let (Some(why), true) = (&moved.start_failed, reached) {
                 return Some(Answer::Failed(why.clone()));
             }
-            if let (Some((_, how)), true) = (&moved.over, reached) {
+            // One that was stopped with what it requires, say, comes back with it.
+            if let (Some((_, how)), true) = (&moved.over, reached && !moved.by_order) {
                 let text = match how {
                     How::Success => "it ended before it was up",
                     How::Failure | How::PassingSpawnError | How::LastingSpawnError => {
