@@ -506,7 +506,8 @@ impl Reactor {
         let Some(command) = self.adopted_commands.remove(&index) else {
             return;
         };
-        let exit = self.exit_of_stranger(&command.held, None);
+        let start = self.trees.command_start(command.action);
+        let exit = self.exit_of_stranger(&command.held, start);
         self.trees.command_over(command.action);
         let outcome = match exit {
             Exit::Code(0) => Outcome::Done,
