@@ -384,6 +384,33 @@ fn a_compressor_that_is_not_there_or_fails_is_said_once_and_leaves_the_files() {
 }
 
 #[test]
+fn a_directory_that_is_gone_while_files_are_compressed_is_named() {
+    let gate = "read x < $DIR/gate; cat";
+    let place = Place::new();
+    nix::unistd::mkfifo(&place.file("gate"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::create_dir(place.file("logs")).unwrap();
+    let output = format!(
+        "{{ file = \"$DIR/logs/count.log\", max-size = \"16KiB\", \
+         compress = [\"/bin/bash\", \"-c\", \"{gate}\"] }}"
+    );
+    place.configure(Flavour::NoCgroups, &counter(1_000, &output));
+    let superd = place.resume();
+    wait_until("the end", || {
+        text(&superd, "logs/count.log").ends_with("over\n")
+    });
+    let mut gate = fs::OpenOptions::new()
+        .write(true)
+        .open(superd.place.file("gate"))
+        .unwrap();
+    fs::remove_dir_all(superd.place.file("logs")).unwrap();
+    gate.write_all(b"x\n").unwrap();
+    let line =
+        "count.log: compressing with /bin/bash: its directory: No such file or directory; full";
+    wait_until("it is said", || superd.place.log().contains(line));
+    superd.end();
+}
+
+#[test]
 fn a_compressor_that_hangs_is_killed_and_said() {
     let superd = count_to("[\"/bin/bash\", \"-c\", \"echo $$ > $DIR/pid; exec sleep 1000\"]");
     let pid = || text(&superd, "pid").trim().parse::<i32>().ok();
