@@ -78,7 +78,7 @@ fn wrapped(run: &RunArgs) -> Result<config::Config, String> {
             RestartWhen::Always => Policy::Always,
         },
     };
-    config::wrap(&wrapped).map_err(|problems| problems.to_string())
+    config::wrap(&wrapped)
 }
 
 fn schedule(run: &RunArgs) -> Result<Option<Schedule>, String> {
