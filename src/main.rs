@@ -33,8 +33,9 @@ fn dispatch(superd: Superd) -> ExitCode {
     let config = Some(config.as_path());
     match &superd.command {
         None if superd.check_state => daemon::upgrade::check_state(),
+        // Also for who is somewhere else: `superctl doctor`, and superd itself after an upgrade.
         None => daemon::run(&DaemonOptions {
-            config: superd.config,
+            config: std::path::absolute(&superd.config).unwrap_or(superd.config),
             foreground: superd.foreground,
         }),
         Some(SuperdCommand::Run(run)) => match wrapped(run) {
@@ -77,7 +78,7 @@ fn wrapped(run: &RunArgs) -> Result<config::Config, String> {
             RestartWhen::Always => Policy::Always,
         },
     };
-    config::wrap(&wrapped).map_err(|problems| problems.to_string())
+    config::wrap(&wrapped)
 }
 
 fn schedule(run: &RunArgs) -> Result<Option<Schedule>, String> {

@@ -89,7 +89,8 @@ pub fn duration_or_seconds(text: &str) -> Result<Duration, String> {
     if !is_number(whole) || !is_number(part) || part.len() > 3 {
         return duration(text).map_err(|e| e.replace("write ", "write 90, 0.5 or "));
     }
-    duration(&format!("{whole}s{part:0<3}ms"))
+    let full = format!("{whole}s{part:0<3}ms");
+    duration(&full).map_err(|e| e.replace(full.as_str(), text))
 }
 
 /// `65536`, `64KiB`, `16MiB`, `1GiB`.

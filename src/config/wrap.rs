@@ -10,6 +10,7 @@ use super::load::load_with;
 use super::model::{Config, Output};
 use super::problem::Problems;
 use super::template::is_template;
+use super::value::service_name;
 use crate::machine::spec::{Policy, Schedule};
 
 /// A command to be wrapped.
@@ -28,11 +29,14 @@ pub struct Wrapped<'a> {
 /// The configuration for one wrapped command.
 ///
 /// # Errors
-/// As of any configuration; the file is called `command line`.
-pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, Problems> {
+/// As of any configuration, without the places: nobody has written this file.
+pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, String> {
+    let wrong = |why| format!("the name {:?}: {why}", wrapped.name);
+    service_name(wrapped.name).map_err(wrong)?;
     if is_template(wrapped.name) {
-        let text = "a name that ends in @ is that of a template, and this is a service";
-        return Err(Problems::of_file(Path::new("command line"), text));
+        return Err(wrong(
+            "one that ends in @ is that of a template, and this is a service",
+        ));
     }
     let words: Vec<String> = wrapped.command.iter().map(|w| quote(w)).collect();
     let text = format!(
@@ -40,7 +44,11 @@ pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, Problems> {
         quote(wrapped.name),
         words.join(", ")
     );
-    let mut config = load_with(Path::new("command line"), &mut Line(text))?;
+    let texts = |problems: Problems| -> String {
+        let texts: Vec<&str> = problems.iter().map(|p| p.text.as_str()).collect();
+        texts.join("\n")
+    };
+    let mut config = load_with(Path::new(""), &mut Line(text)).map_err(texts)?;
     // A container's log tells it; nobody looks for a directory.
     config.daemon.crashes.written = false;
     for def in config.services.values_mut() {
@@ -93,6 +101,25 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_has_no_place_in_a_file_that_nobody_wrote() {
+        let fault = |name, command: &str| {
+            let wrapped = Wrapped {
+                name,
+                command: &[command.to_owned()],
+                stop: None,
+                restart: Policy::Never,
+            };
+            wrap(&wrapped).unwrap_err()
+        };
+        let rule = "a name has 1 to 64 characters of A-Z a-z 0-9 _ . @ - and begins with a letter \
+                    or digit";
+        assert_eq!(fault("a b", "true"), format!("the name \"a b\": {rule}"));
+        assert!(fault("a@", "true").starts_with("the name \"a@\": one that ends in @"));
+        let text = "service \"x\": `command` has an empty program name";
+        assert_eq!(fault("x", ""), text);
+    }
 
     #[test]
     fn any_words_come_through_unchanged() {

@@ -469,6 +469,7 @@ mod tests {
         assert!(usage("superctl stop a --all").contains("cannot be used with"));
         assert!(usage("superctl signal a TREM").contains("`TREM` is not a signal"));
         assert!(usage("superctl --timeout soon status").contains("`soon` is not a duration"));
+        assert!(usage("superctl --timeout 99999999999 status").contains("`99999999999` is longer"));
         for line in [
             "superctl",
             "superctl stop",

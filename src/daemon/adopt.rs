@@ -221,11 +221,16 @@ impl Reactor {
         let stale = run_dir.is_stale();
         let path = run_dir.file("journal");
         self.say_of_output();
-        let Some(head) = Head::of_this_process() else {
-            let text = "no journal is kept, because /proc does not tell the boot id: if superd is \
-                        killed, the next one may start a second instance of a service";
-            self.say(Severity::LOG_WARNING, text);
-            return (config, None);
+        let head = match Head::of_this_process() {
+            Ok(head) => head,
+            Err(why) => {
+                let text = format!(
+                    "no journal is kept, because the boot id cannot be read: {why}; if superd is \
+                     killed, the next one may start a second instance of a service"
+                );
+                self.say(Severity::LOG_WARNING, &text);
+                return (config, None);
+            }
         };
         let found = journal::read(&path, &head);
         if stale || !matches!(found, Found::Nothing) {
@@ -506,7 +511,8 @@ impl Reactor {
         let Some(command) = self.adopted_commands.remove(&index) else {
             return;
         };
-        let exit = self.exit_of_stranger(&command.held, None);
+        let start = self.trees.command_start(command.action);
+        let exit = self.exit_of_stranger(&command.held, start);
         self.trees.command_over(command.action);
         let outcome = match exit {
             Exit::Code(0) => Outcome::Done,

@@ -61,7 +61,14 @@ impl Clocks {
             Err(why) if why == self.told => {}
             Err(why) => {
                 self.told.clone_from(&why);
-                news = Some(format!("the time zone is not understood: {why}"));
+                let used = match *self.zone == Zone::default() {
+                    true => "UTC is used",
+                    false => "the one before is used",
+                };
+                // Whatever is in the environment, or in a file.
+                news = Some(format!(
+                    "the time zone is not understood: {why:.100}; {used}"
+                ));
             }
         }
         let (at, unix, boot) = timer::clocks();

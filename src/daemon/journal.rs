@@ -30,6 +30,8 @@ use crate::sys::proc::{read_capped, Listener};
 
 /// Of the format. Another one is not read.
 pub const VERSION: u32 = 1;
+/// Another one after each boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// A journal may be this long; nobody needs a thousandth of that.
 const CAP: u64 = 64 << 20;
 /// A new file is written in pieces of about this many bytes.
@@ -54,14 +56,17 @@ pub struct Head {
 }
 
 impl Head {
-    /// Of this superd. None where /proc does not tell.
-    pub fn of_this_process() -> Option<Head> {
-        let boot = read_capped("/proc/sys/kernel/random/boot_id", 64).ok()?; // 36 letters
-        let boot = std::str::from_utf8(&boot).ok()?;
+    /// Of this superd.
+    ///
+    /// # Errors
+    /// Where /proc does not tell the boot id, and why.
+    pub fn of_this_process() -> Result<Head, String> {
+        let boot = read_capped(BOOT_ID, 64) // 36 letters
+            .map_err(|e| format!("{BOOT_ID}: {}", plain(&e)))?;
         let pids = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        Some(Head {
+        Ok(Head {
             version: VERSION,
-            boot: boot.trim().to_owned(),
+            boot: String::from_utf8_lossy(&boot).trim().to_owned(),
             pids: pids.display().to_string(),
             reapers: Vec::new(),
         })

@@ -41,6 +41,17 @@ fn refuse(text: &str) -> ExitCode {
     ExitCode::from(1)
 }
 
+/// What superd cannot be without is not to be had.
+fn failed(what: &str) -> impl Fn(std::io::Error) -> String + use<'_> {
+    move |e| {
+        let hint = match e.raw_os_error() {
+            Some(libc::EMFILE) => "; superd needs a higher limit of open files (ulimit -n)",
+            _ => "",
+        };
+        format!("{what}: {}{hint}", plain(&e))
+    }
+}
+
 /// Runs the daemon until it is asked to end.
 pub fn run(options: &DaemonOptions) -> ExitCode {
     // The signals are still held if there is a state.
@@ -130,8 +141,8 @@ fn build(
             plain(&e)
         ));
     }
-    let poll = Poll::new().map_err(|e| format!("epoll: {}", plain(&e)))?;
-    let wakeup = Wakeup::install(false).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
+    let poll = Poll::new().map_err(failed("epoll"))?;
+    let wakeup = Wakeup::install(false).map_err(failed("signal handlers"))?;
     let mut trees = trees(&daemon.cgroup, run_dir.path(), &mut complaints)?;
     let until_exec = match run_dir.until_exec() {
         Ok((file, killed)) => {
@@ -172,7 +183,7 @@ fn build(
         poll,
         wakeup,
     })
-    .map_err(|e| format!("timer: {}", plain(&e)))?;
+    .map_err(failed("timer"))?;
     Ok((reactor, complaints))
 }
 
@@ -307,8 +318,8 @@ fn build_wrap(ignores_hup: bool) -> Result<(Reactor, Vec<String>), String> {
     if let Err(e) = sys::subreaper::become_subreaper() {
         complaints.push(format!("becoming the reaper of orphans: {}", plain(&e)));
     }
-    let poll = Poll::new().map_err(|e| format!("epoll: {}", plain(&e)))?;
-    let wakeup = Wakeup::install(true).map_err(|e| format!("signal handlers: {}", plain(&e)))?;
+    let poll = Poll::new().map_err(failed("epoll"))?;
+    let wakeup = Wakeup::install(true).map_err(failed("signal handlers"))?;
     let key = format!("run.{}", std::process::id());
     let own = sys::cgroup::own_directory();
     let root = own
@@ -333,6 +344,6 @@ fn build_wrap(ignores_hup: bool) -> Result<(Reactor, Vec<String>), String> {
         poll,
         wakeup,
     })
-    .map_err(|e| format!("timer: {}", plain(&e)))?;
+    .map_err(failed("timer"))?;
     Ok((reactor, complaints))
 }

@@ -121,8 +121,7 @@ pub fn check_state() -> ExitCode {
         .map_err(|e| plain(&e))
         .and_then(|text| {
             let (head, rest) = state::head(&text)?;
-            let own = own.ok_or("/proc does not tell the boot id")?;
-            state::is_of(&head, &own)?;
+            state::is_of(&head, &own?)?;
             state::body(rest).map(drop)
         });
     match answer {
@@ -335,8 +334,7 @@ impl Reactor {
     /// `lines`: of the output of each service, at most.
     fn state_in_memory(&self, lines: u64, fds: &mut Fds) -> io::Result<File> {
         let no = |what: &str| io::Error::other(what.to_owned());
-        let own = journal::Head::of_this_process();
-        let own = own.ok_or_else(|| no("/proc does not tell the boot id"))?;
+        let own = journal::Head::of_this_process().map_err(io::Error::other)?;
         let run_dir = self.run_dir.as_ref();
         let run_dir = run_dir.ok_or_else(|| no("there is no run directory"))?;
         let base = WritingBase {

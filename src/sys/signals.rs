@@ -42,8 +42,12 @@ fn sender(info: &libc::siginfo_t) -> (i32, u32) {
     }
 }
 
+/// What superd ignores: SIGPIPE, because a client that hangs up must not end it, and SIGXFSZ, so
+/// that a file at its limit (RLIMIT_FSIZE) is an error of the write, EFBIG, like a full disk.
+const IGNORED: [i32; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
+
 /// Undoes what whoever started superd has left: nothing is blocked, nothing is ignored but
-/// SIGPIPE (a client that hangs up must not end superd). A shell without job control
+/// `IGNORED`. A shell without job control
 /// ignores INT and QUIT for us, init scripts ignore TERM, and an ignored CHLD would reap
 /// our children behind our back. Handlers (Rust's own, for stack overflows) stay.
 pub fn clean_start() -> io::Result<()> {
@@ -59,14 +63,17 @@ pub fn clean_dispositions() -> io::Result<()> {
         Some((ignored, _)) => ignored,
         None => numbers(is_ignored),
     };
-    let pipe = 1 << (libc::SIGPIPE - 1);
-    for signal in (1..=SIGNALS).filter(|n| ignored & !pipe & (1 << (n - 1)) != 0) {
-        set_disposition(signal, libc::SIG_DFL).ok(); // KILL and STOP cannot be ignored
+    for signal in 1..=SIGNALS {
+        let is_ignored = ignored & (1 << (signal - 1)) != 0;
+        match IGNORED.contains(&signal) {
+            true if !is_ignored => set_disposition(signal, libc::SIG_IGN)?,
+            false if is_ignored => {
+                set_disposition(signal, libc::SIG_DFL).ok(); // the C library keeps some
+            }
+            true | false => {}
+        }
     }
-    match ignored & pipe {
-        0 => set_disposition(libc::SIGPIPE, libc::SIG_IGN),
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// What this process ignores, and what it handles, in one look in place of one for each signal;
@@ -92,7 +99,9 @@ fn numbers(is_so: impl Fn(&i32) -> bool) -> Numbers {
 /// For a plain command like superctl: nothing is blocked, nothing is ignored, SIGPIPE ends it.
 pub fn reset_dispositions() -> io::Result<()> {
     clean_start()?;
-    set_disposition(libc::SIGPIPE, libc::SIG_DFL)
+    IGNORED
+        .iter()
+        .try_for_each(|signal| set_disposition(*signal, libc::SIG_DFL))
 }
 
 /// Blocks everything and returns what was blocked before.
@@ -202,7 +211,9 @@ mod tests {
         clean_start().unwrap();
         assert!(!is_ignored(libc::SIGUSR2) && is_ignored(libc::SIGPIPE));
         assert_eq!(disposition(libc::SIGUSR2), Some(libc::SIG_DFL));
-        assert_eq!(disposition(libc::SIGPIPE), Some(libc::SIG_IGN));
+        for signal in IGNORED {
+            assert_eq!(disposition(signal), Some(libc::SIG_IGN));
+        }
         assert_eq!(disposition(libc::SIGKILL), Some(libc::SIG_DFL));
     }
 

@@ -48,6 +48,31 @@ fn of<'a>(found: &'a [String], what: &str) -> Vec<&'a str> {
 }
 
 #[test]
+fn a_configuration_of_a_relative_path_is_found_from_anywhere() {
+    let place = Place::new();
+    place.configure(Flavour::NoCgroups, "");
+    let args = [SUPERD, "--config", "superd.toml", "--foreground"].map(str::to_owned);
+    let mut command = place.command(&args);
+    command.current_dir(&place.dir);
+    let superd = Superd::launch(place, command);
+    let root = superd.place.file("root");
+    fs::create_dir(&root).unwrap();
+    let mut command = superd.ctl_command(&["--json", "doctor"]);
+    let found = findings(&run(command.env("SUPERCTL_ROOT", &root)));
+    let path = superd.place.file("superd.toml");
+    assert_eq!(
+        of(&found, "configuration file"),
+        [format!("good configuration file: {}", path.display())]
+    );
+    assert!(
+        !found.iter().any(|f| f.contains("has problems")),
+        "{found:?}"
+    );
+    superd.ok(&["reload"]);
+    superd.end();
+}
+
+#[test]
 fn other_init_scripts_are_found_and_it_is_said_what_to_do() {
     let superd = Superd::start("[service.x]\ncommand = [$TWIN:x, \"obey\"]\n");
     let root = superd.place.file("root");

@@ -284,6 +284,44 @@ fn a_log_file_that_is_moved_is_made_again_and_a_missing_directory_is_said() {
     assert!(!text(&superd, "old").contains("after"));
 }
 
+#[test]
+fn a_file_at_its_limit_is_like_a_full_disk() {
+    use std::os::unix::process::CommandExt;
+    const MOST: u64 = 64 << 10;
+    let place = Place::new();
+    let output = "{ file = \"$DIR/count.log\", max-size = \"1MiB\" }";
+    place.configure(Flavour::NoCgroups, &counter(5_000, output));
+    let mut command = place.command(&place.superd_args());
+    let limit = libc::rlimit {
+        rlim_cur: MOST,
+        rlim_max: MOST,
+    };
+    // SAFETY: setrlimit(2) is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            libc::setrlimit(libc::RLIMIT_FSIZE, &limit);
+            Ok(())
+        });
+    }
+    let superd = Superd::launch(place, command);
+    wait_until("the end of the output", || {
+        superd.ok(&["logs", "-n", "1", "count"]).contains("over")
+    });
+    assert!(text(&superd, "count.log").len() as u64 <= MOST);
+    let log = superd.place.log();
+    let line = "count.log: writing: File too large; its lines are dropped until that is over";
+    assert!(log.contains(line), "{log}");
+    let told = superd.ctl(&["doctor"]).out;
+    assert!(told.contains("count.log cannot be written: lines dropped so far: "));
+    // A service has all signals at their defaults.
+    let status = format!("/proc/{}/status", superd.pid_of("count"));
+    wait_until("sleep runs", || {
+        let text = fs::read_to_string(&status).unwrap();
+        text.contains("Name:\tsleep\n") && text.contains("SigIgn:\t0000000000000000\n")
+    });
+    superd.end();
+}
+
 /// So much that it fills some files.
 const SOME: usize = 4_000;
 
@@ -343,6 +381,33 @@ fn a_compressor_that_is_not_there_or_fails_is_said_once_and_leaves_the_files() {
         assert_eq!(superd.place.log().matches("compressing").count(), 1);
         superd.end();
     }
+}
+
+#[test]
+fn a_directory_that_is_gone_while_files_are_compressed_is_named() {
+    let gate = "read x < $DIR/gate; cat";
+    let place = Place::new();
+    nix::unistd::mkfifo(&place.file("gate"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::create_dir(place.file("logs")).unwrap();
+    let output = format!(
+        "{{ file = \"$DIR/logs/count.log\", max-size = \"16KiB\", \
+         compress = [\"/bin/bash\", \"-c\", \"{gate}\"] }}"
+    );
+    place.configure(Flavour::NoCgroups, &counter(1_000, &output));
+    let superd = place.resume();
+    wait_until("the end", || {
+        text(&superd, "logs/count.log").ends_with("over\n")
+    });
+    let mut gate = fs::OpenOptions::new()
+        .write(true)
+        .open(superd.place.file("gate"))
+        .unwrap();
+    fs::remove_dir_all(superd.place.file("logs")).unwrap();
+    gate.write_all(b"x\n").unwrap();
+    let line =
+        "count.log: compressing with /bin/bash: its directory: No such file or directory; full";
+    wait_until("it is said", || superd.place.log().contains(line));
+    superd.end();
 }
 
 #[test]

@@ -197,6 +197,39 @@ in_both_flavours! {
         s.end();
     }
 
+    fn how_a_hook_ended_is_known_before_its_new_parent_reaps_it(flavour: Flavour) {
+        let place = Place::new();
+        nix::unistd::mkfifo(&place.file("gate"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        place.configure(flavour, &web(&hook("pre-start", "read x < $DIR/gate")));
+        // What superd leaves behind goes to a process that reaps nobody.
+        let script = place.expand("\"$@\" & echo $! > $DIR/pid; exec sleep 1000");
+        let mut args = ["/bin/sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+        args.extend(place.superd_args());
+        let mut command = place.command(&args);
+        // SAFETY: prctl(2) is async-signal-safe.
+        unsafe {
+            std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+                libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+                Ok(())
+            });
+        }
+        let mut parent = command.spawn().unwrap();
+        wait_until("the hook runs", || place.file("hooks").exists());
+        let first = fs::read_to_string(place.file("pid")).unwrap();
+        let first = first.trim().parse().unwrap();
+        kill(first, libc::SIGKILL);
+        wait_until("superd is gone", || state_of(first) == Some('Z'));
+        let s = place.resume();
+        assert_eq!(s.state("web"), "starting");
+        fs::write(s.place.file("gate"), "x\n").unwrap();
+        s.wait_record("web", "start", 1);
+        s.wait_state("web", "up");
+        assert_eq!(noted(&s).len(), 1);
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        s.end();
+    }
+
     fn superd_becomes_another_program_while_a_hook_runs(flavour: Flavour) {
         let place = Place::new();
         nix::unistd::mkfifo(&place.file("gate"), nix::sys::stat::Mode::S_IRWXU).unwrap();

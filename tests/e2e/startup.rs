@@ -122,3 +122,47 @@ in_both_flavours! {
         assert!(own <= most, "{own} of {most}: {calls:?}");
     }
 }
+
+#[test]
+fn where_too_few_files_may_be_open_it_is_said_that_it_is_so() {
+    use std::os::unix::process::CommandExt;
+    let mut said = String::new();
+    for most in 8..=20 {
+        let place = Place::new();
+        place.configure(Flavour::NoCgroups, "");
+        let mut command = place.command(&place.superd_args());
+        let limit = libc::rlimit {
+            rlim_cur: most,
+            rlim_max: most,
+        };
+        // SAFETY: both are async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                let (first, last, cloexec) = (3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+                libc::syscall(libc::SYS_close_range, first, last, cloexec);
+                libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+                Ok(())
+            });
+        }
+        let mut superd = Superd::launch_unheard(place, command);
+        wait_until("that it runs, or not", || {
+            superd.place.log().contains("configuration loaded") || !superd.is_alive()
+        });
+        let log = superd.place.log();
+        if log.contains("configuration loaded") {
+            superd.signal(libc::SIGTERM);
+        } else {
+            let end =
+                "Too many open files; superd needs a higher limit of open files (ulimit -n)\n";
+            assert!(log.ends_with(end), "{most}: {log}");
+        }
+        superd.wait();
+        said.push_str(&log);
+    }
+    assert!(
+        said.contains("superd: timer: Too many open files; superd needs"),
+        "{said}"
+    );
+    let why = "boot id cannot be read: /proc/sys/kernel/random/boot_id: Too many open files; if";
+    assert!(said.contains(why), "{said}");
+}

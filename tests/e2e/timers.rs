@@ -187,9 +187,15 @@ fn the_time_of_day_is_that_of_the_time_zone() {
     let s = in_zone("nonsense", &at);
     wait_until("it is told", || {
         let log = s.place.log();
-        log.contains("the time zone is not understood: TZ=nonsense")
+        log.contains("the time zone is not understood: TZ=nonsense; UTC is used\n")
     });
     assert!(next_run(&s, "job") > 22 * HOUR, "UTC then");
+    s.end();
+    let s = in_zone(&"nonsense".repeat(100), &at);
+    wait_until("it is told in short", || {
+        let log = s.place.log();
+        log.contains(&format!("TZ={}n; UTC is used", "nonsense".repeat(12)))
+    });
     s.end();
 }
 

@@ -253,6 +253,30 @@ fn the_callers_file_descriptors_and_dispositions_stay_with_the_caller() {
 }
 
 #[test]
+fn a_message_that_the_limit_of_file_sizes_forbids_ends_nothing() {
+    use std::os::unix::process::CommandExt;
+    let place = Place::new();
+    let args = [SUPERD, "run", "--", "/no/such/program"].map(str::to_owned);
+    let mut command = place.command(&args);
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: setrlimit(2) is async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            libc::setrlimit(libc::RLIMIT_FSIZE, &none);
+            Ok(())
+        });
+    }
+    // Its messages go to a file.
+    let status = command.status().unwrap();
+    assert_eq!(status.code(), Some(127), "{status:?}");
+    assert_eq!(place.log(), "");
+    nothing_left(&place);
+}
+
+#[test]
 fn a_signal_that_the_stop_sends_begins_that_stop_and_comes_once() {
     let place = Place::new();
     let child = wrap(&place, &["--stop-signal", "QUIT"], &["slow-stop", "300"]);

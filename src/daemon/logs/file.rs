@@ -158,7 +158,8 @@ impl LogFile {
 
     /// Begins with it, if there is one.
     pub fn begin_packing(&mut self) -> Option<Packing> {
-        let place = Place::find(Path::new(&self.spec.path));
+        let place = Place::find(Path::new(&self.spec.path))
+            .map_err(|e| io::Error::other(format!("its directory: {}", plain(&e))));
         match place.and_then(|place| Packing::begin(place, self.spec.keep)) {
             Ok(packing) => packing,
             Err(e) => {

@@ -106,6 +106,11 @@ impl Trees {
         }
     }
 
+    /// The start time of a command's process, if it is known.
+    pub fn command_start(&self, action: ActionId) -> Option<u64> {
+        self.commands.get(&action)?.1.known_start()
+    }
+
     /// A command was reaped: what it started goes too.
     pub fn command_over(&mut self, action: ActionId) {
         if let Some((service, mut tree)) = self.commands.remove(&action) {

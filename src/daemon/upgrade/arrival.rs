@@ -66,10 +66,10 @@ pub fn receive() -> Received {
     if head.pid != std::process::id() {
         return Received::Nothing; // of the superd that has started what has started this one
     }
-    let Some(own) = journal::Head::of_this_process() else {
-        return bad("/proc does not tell the boot id".to_owned());
-    };
-    let checked = state::is_of(&head, &own).and_then(|()| state::body(rest));
+    let own = journal::Head::of_this_process();
+    let checked = own
+        .and_then(|own| state::is_of(&head, &own))
+        .and_then(|()| state::body(rest));
     let body = match checked {
         Ok(body) => body,
         Err(why) => return bad(why),
@@ -114,7 +114,7 @@ impl Reactor {
         self.unheld = work.unheld;
         self.look_at_unheld = (!self.unheld.is_empty()).then(|| self.now());
         self.next_start = work.next_start;
-        if let (Some(own), Some(run_dir)) = (journal::Head::of_this_process(), &self.run_dir) {
+        if let (Ok(own), Some(run_dir)) = (journal::Head::of_this_process(), &self.run_dir) {
             let mut journal = Journal::new(run_dir.file("journal"), own);
             journal.inherit();
             self.journal = Some(journal);
