@@ -73,7 +73,8 @@ pub fn check(args: &CheckArgs, default: Option<&Path>, to: &mut Output<'_>) -> i
         Err(problems) => return to.problems(&problems),
     };
     for warning in &loaded.warnings {
-        writeln!(to.err, "{}: {}: {warning}", to.program, path.display())?;
+        let text = format!("{}: {warning}", path.display());
+        render::complain(to.err, to.program, &text);
     }
     let longest_ms = loaded
         .plan

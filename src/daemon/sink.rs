@@ -364,6 +364,12 @@ impl Sink {
             0..=8 | 10..=31 | 127 => b' ',
             b => *b,
         }));
+        // U+0080 to U+009F, among them a CSI without ESC.
+        for i in 1..clean.len() {
+            if let Some([first @ 0xc2, second @ 0x80..=0x9f]) = clean.get_mut(i - 1..=i) {
+                (*first, *second) = (b' ', b' ');
+            }
+        }
         // Not with every line: a log daemon that is only slow would hear of nothing else.
         if self.dropped > 0 && now >= self.say_dropped {
             let lost = format!("lines of log dropped: {}", self.dropped);
@@ -572,6 +578,10 @@ mod tests {
             heard(&log).unwrap(),
             "<30>Mar  7 12:04:05 caddy[42]: hello [0m there"
         );
+        let text = "\u{9b}31m \u{a0}\u{9b}";
+        sink.line(sec(1), "caddy", Some(42), text.as_bytes());
+        let said = "<30>Mar  7 12:04:05 caddy[42]:   31m \u{a0}  ";
+        assert_eq!(heard(&log).unwrap(), said);
         sink.say(sec(1), Severity::LOG_ERR, "caddy: gone");
         let pid = std::process::id();
         assert_eq!(

@@ -301,6 +301,22 @@ fn events_are_followed() {
 }
 
 #[test]
+fn what_check_says_does_not_play_with_the_terminal() {
+    let place = Place::new();
+    let service = "[service.a]\ncommand = [\"/no/\\u001b[31m\\u009b\"]\n";
+    place.configure(Flavour::NoCgroups, service);
+    let mut check = std::process::Command::new(SUPERCTL);
+    let said = run(check
+        .args(["check", "--config"])
+        .arg(place.file("superd.toml")));
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(
+        said.err.contains(r"no program `/no/\x1b[31m\u{9b}`"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn check_and_plan_work_with_and_without_superd() {
     let s = Superd::start(
         r#"
