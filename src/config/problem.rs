@@ -47,7 +47,10 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.text)
+        match self.place.file.as_os_str().is_empty() {
+            true => f.write_str(&self.text), // of a command line
+            false => write!(f, "{}: {}", self.place, self.text),
+        }
     }
 }
 

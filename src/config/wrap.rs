@@ -8,7 +8,6 @@ use std::rc::Rc;
 use super::files::Files;
 use super::load::load_with;
 use super::model::{Config, Output};
-use super::problem::Problems;
 use super::template::is_template;
 use super::value::service_name;
 use crate::machine::spec::{Policy, Schedule};
@@ -44,11 +43,7 @@ pub fn wrap(wrapped: &Wrapped<'_>) -> Result<Config, String> {
         quote(wrapped.name),
         words.join(", ")
     );
-    let texts = |problems: Problems| -> String {
-        let texts: Vec<&str> = problems.iter().map(|p| p.text.as_str()).collect();
-        texts.join("\n")
-    };
-    let mut config = load_with(Path::new(""), &mut Line(text)).map_err(texts)?;
+    let mut config = load_with(Path::new(""), &mut Line(text)).map_err(|e| e.to_string())?;
     // A container's log tells it; nobody looks for a directory.
     config.daemon.crashes.written = false;
     for def in config.services.values_mut() {

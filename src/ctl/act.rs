@@ -2,6 +2,7 @@
 //! One line per request, as soon as its answer is there.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 
 use crate::control::reply::{Code, Reply, Status};
 use crate::control::request::Request;
@@ -10,6 +11,22 @@ use super::converse::Hear;
 use super::render::{self, result, Style};
 use super::talk::{Incoming, Trouble};
 use super::{action_code, PROGRAM};
+use crate::sys::{signals, terminal};
+
+/// The widest line of progress where the width of the terminal is not known. A longer one would
+/// wrap, and could not be wiped away.
+const WIDTH: usize = 78;
+/// A line is never shorter, however narrow the terminal.
+const NARROW: usize = 20;
+
+/// What is told when Ctrl-C ends a wait, below a line of progress.
+const GOES_ON: &[u8] = b"\nsuperctl: superd goes on with it; see superctl status\n";
+
+/// Runs in a signal handler: write(2), then _exit(2).
+fn leave(signal: i32, _: i32, _: u32) {
+    nix::unistd::write(io::stderr(), GOES_ON).ok(); // nobody reads it
+    signal_hook::low_level::exit(128 + signal);
+}
 
 /// Prints results, and on a terminal what is being waited for.
 pub struct Acting<'a> {
@@ -89,11 +106,21 @@ impl Hear for Acting<'_> {
     }
 
     fn waiting(&mut self, pending: &[&Request], states: &[Status]) {
-        self.last = render::visible(&result::progress(pending, states));
+        let wide = match terminal::columns(io::stderr().as_fd()) {
+            0 => WIDTH,
+            // In the last column some terminals begin a new line.
+            columns => usize::from(columns - 1).max(NARROW),
+        };
+        let line = render::visible(&result::progress(pending, states));
+        self.last = line.chars().take(wide).collect();
         if !self.shows {
             return;
         }
+        if self.shown == 0 {
+            signals::on(libc::SIGINT, leave).ok(); // else it ends without a word
+        }
         let width = self.last.chars().count();
+        self.shown = self.shown.min(wide); // it may be narrower now
         let blank = " ".repeat(self.shown.saturating_sub(width));
         // Progress that cannot be shown is no reason to fail.
         write!(self.err, "\r{}{blank}", self.last).ok();

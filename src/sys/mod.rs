@@ -42,6 +42,7 @@
 //! | `spawn.rs` | `clone3`, `fork` | one thread, or fork(3)'s handlers |
 //! | `spawn.rs` | `OwnedFd::from_raw_fd` | a descriptor nobody else owns |
 //! | `tcp.rs` | `getsockopt`, `ioctl` | values of the lengths given |
+//! | `terminal.rs` | `ioctl(TIOCGWINSZ)` | room for a winsize |
 //! | `timer.rs` | `adjtimex` | a valid pointer; nothing is changed |
 //! | `timer.rs` | `localtime_r` | valid pointers |
 //! | `wait.rs` | `waitid` | writable siginfo |
@@ -72,6 +73,7 @@ mod sock_diag;
 pub mod spawn;
 pub mod subreaper;
 pub mod tcp;
+pub mod terminal;
 pub mod timer;
 pub mod wait;
 pub mod wake;

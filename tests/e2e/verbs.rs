@@ -1,6 +1,6 @@
 //! What superctl can do, its exit statuses, and `--json`.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
 use serde_json::{json, Value};
@@ -529,5 +529,49 @@ fn a_reload_says_what_takes_effect_at_the_next_start() {
         s.ok(&["reload"]),
         "superd: configuration loaded: 0 new, 0 changed, 0 gone, 1 unchanged\n"
     );
+    s.end();
+}
+
+#[test]
+fn progress_fits_the_terminal_and_who_leaves_is_told_that_the_stop_goes_on() {
+    let name = "a-service-that-stops-slowly";
+    let s = Superd::start(&format!(
+        "[service.{name}]\ncommand = [$TWIN:web, \"ignore\"]\n\
+         stop = [{{ signal = \"TERM\", wait = \"100s\" }}]\n"
+    ));
+    s.wait_record("web", "start", 1);
+    let size = nix::pty::Winsize {
+        ws_row: 24,
+        ws_col: 40,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = nix::pty::openpty(Some(&size), None).unwrap();
+    let mut command = s.ctl_command(&["stop", name]);
+    let mut child = command.stderr(pty.slave).spawn().unwrap();
+    drop(command); // it has the terminal open
+    let mut terminal = std::fs::File::from(pty.master);
+    let mut said = String::new();
+    let mut read = |said: &mut String| {
+        let mut bytes = [0; 1024];
+        // EIO: nobody has it open any more.
+        let n = terminal.read(&mut bytes).unwrap_or(0);
+        said.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        n > 0
+    };
+    while !said.contains("slowly: TERM sent") {
+        assert!(read(&mut said), "{said}");
+    }
+    kill(child.id() as i32, libc::SIGINT);
+    while read(&mut said) {}
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let (progress, end) = said.split_once("\r\n").unwrap();
+    assert!(progress.split('\r').all(|line| line.len() < 40), "{said:?}");
+    assert_eq!(
+        end,
+        "superctl: superd goes on with it; see superctl status\r\n"
+    );
+    assert_eq!(s.state(name), "stopping");
+    s.ok(&["stop", "--now", name]);
     s.end();
 }
