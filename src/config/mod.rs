@@ -68,7 +68,7 @@ use nix::unistd::{Group, User};
 
 pub use diff::diff;
 pub use files::FILE_CAP;
-pub use load::load;
+pub use load::{load, load_with};
 pub use model::Config;
 pub use plan::{plan, term_timeout, Plan};
 pub use problem::{nearest, Problems};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::procd::{put_program, Router};
 use crate::support::*;
@@ -321,6 +321,12 @@ fn procd_starts_a_wrapped_server_again_and_leftovers_are_gone_before() {
 
 // ---- SysV and OpenRC ----
 
+fn kill_and_wait(pid: i32) {
+    let process = Pidfd::of(pid).unwrap();
+    kill(pid, libc::SIGKILL);
+    assert!(process.wait(LIMIT));
+}
+
 fn lsb(r: &Router, action: &str) -> Said {
     let mut command = Command::new("busybox");
     command
@@ -379,6 +385,24 @@ fn the_sysv_script_has_the_statuses_of_the_lsb_and_leaves_no_lock_behind() {
     let said = lsb(&r, "start");
     assert_eq!(said.code, 6, "{said:?}");
     assert!(said.err.contains("superd.toml"), "{said:?}");
+}
+
+/// Issue 7: a stop found nobody to ask, said 0, and the services ran on for ever.
+#[test]
+fn the_sysv_script_stops_what_runs_on_when_superd_was_killed() {
+    let Some(r) = Router::or_skip("the_sysv_script_stops", WEB) else {
+        return;
+    };
+    r.install("superd.lsb", "superd.lsb");
+    assert_eq!(lsb(&r, "start").code, 0);
+    r.wait_up("web");
+    kill_and_wait(superd_of(&r));
+    assert_eq!(lsb(&r, "status").code, 3);
+    let said = lsb(&r, "stop");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(r.place.record("web").count("signal TERM"), 1);
+    assert!(r.place.processes().is_empty());
+    assert_eq!(lsb(&r, "stop").code, 0, "and once more");
 }
 
 /// The superd that the SysV script has started.
@@ -455,9 +479,10 @@ fn the_openrc_script_does_not_stop_superd_before_its_services_are() {
 
 #[test]
 fn the_openrc_script_says_what_supervise_daemon_needs() {
-    let Some(r) = Router::or_skip("the_openrc_script", WEB) else {
+    if !program_or_skip("the_openrc_script", "busybox") {
         return;
-    };
+    }
+    let r = Router::with_respawn(WEB, Duration::from_secs(3600));
     let script = r.install("superd.openrc", "superd.openrc");
     let text = fs::read_to_string(&script).unwrap();
     let text = text
@@ -505,6 +530,16 @@ fn the_openrc_script_says_what_supervise_daemon_needs() {
     assert_eq!(r.pid_of("web"), pid);
     assert_eq!(openrc("stop_pre").code, 0);
     assert_eq!(r.state_of("web"), "down");
+    r.ok("superd", &["stop"]);
+    // Issue 7: killed, it left services that nobody stopped.
+    r.ok("superd", &["start"]);
+    r.wait_up("web");
+    let stops = r.place.record("web").count("signal TERM");
+    kill_and_wait(superd_of(&r));
+    let said = openrc("stop_pre");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(r.place.record("web").count("signal TERM"), stops + 1);
+    assert!(r.place.processes().is_empty());
     r.place.configure(Flavour::NoCgroups, "[service.web]\n");
     assert_eq!(openrc("start_pre").code, 1);
     r.ok("superd", &["stop"]);
