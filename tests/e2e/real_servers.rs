@@ -5,8 +5,9 @@
 //! by name, or fail with SUPERD_REQUIRE_SERVERS=1. What came out is told as rows of the table
 //! that tests/servers/table.py prints.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::{json, Value};
@@ -40,10 +41,19 @@ fn server_or_skip(name: &str, server: &str) -> Option<PathBuf> {
     None
 }
 
-/// A port that was free a moment ago, for servers that insist on 127.0.0.1.
+/// A port that was free a moment ago, for servers that insist on 127.0.0.1. Never the same twice,
+/// and none that the kernel gives a client (net.ipv4.ip_local_port_range begins at 32768).
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const PORTS: u32 = 12_000;
+    let first = std::process::id().wrapping_mul(97);
+    let is_free = |port: &u16| {
+        TcpListener::bind(("127.0.0.1", *port)).is_ok()
+            && UdpSocket::bind(("127.0.0.1", *port)).is_ok()
+    };
+    let next = || 20_000 + (first.wrapping_add(NEXT.fetch_add(1, Ordering::SeqCst)) % PORTS) as u16;
+    let mut ports = std::iter::repeat_with(next).take(PORTS as usize);
+    ports.find(is_free).unwrap()
 }
 
 /// What `superctl logs` has of a service.
