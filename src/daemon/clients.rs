@@ -129,8 +129,6 @@ impl Clients {
     /// Of socket(2), bind(2), chown(2), chmod(2) and listen(2); the text names the path.
     pub fn bind(path: &Path, access: Access, registry: &Registry) -> io::Result<Clients> {
         let listener = listen_at(path, &access, registry)?;
-        let mut reserve = Reserve::default();
-        reserve.fill();
         Ok(Clients {
             listener,
             path: path.to_owned(),
@@ -139,7 +137,7 @@ impl Clients {
             next: 1,
             acceptable: true,
             accept_again: None,
-            reserve,
+            reserve: Reserve::new(),
             gone: Vec::new(),
             first: 0,
             refused_at: None,
@@ -191,8 +189,6 @@ impl Clients {
             registry.register(&mut stream, Source::Client(slot).token(), both)?;
             slots.push(Some(Connection::kept(c, stream)));
         }
-        let mut reserve = Reserve::default();
-        reserve.fill();
         Ok(Clients {
             listener,
             path: kept.path,
@@ -201,7 +197,7 @@ impl Clients {
             next: kept.next,
             acceptable: true,
             accept_again: None,
-            reserve,
+            reserve: Reserve::new(),
             gone: kept.gone,
             first: 0,
             refused_at: kept.refused_at,

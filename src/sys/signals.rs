@@ -58,10 +58,9 @@ pub fn clean_start() -> io::Result<()> {
 /// The same, but what is blocked stays blocked, for a program that is to take over the signals
 /// of the one before.
 pub fn clean_dispositions() -> io::Result<()> {
-    let is_ignored = |signal: &i32| disposition(*signal) == Some(libc::SIG_IGN);
     let ignored = match dispositions() {
         Some((ignored, _)) => ignored,
-        None => numbers(is_ignored),
+        None => numbers(|signal| is_ignored(*signal)),
     };
     for signal in 1..=SIGNALS {
         let is_ignored = ignored & (1 << (signal - 1)) != 0;

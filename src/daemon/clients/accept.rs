@@ -163,10 +163,15 @@ pub(super) fn listen_at(
 /// Descriptors that are given up for clients when there are no others: services may take all
 /// that superd may have, and the operator must be able to ask, and to stop them, all the same.
 /// With the last one somebody is told that there is none.
-#[derive(Default)]
 pub(super) struct Reserve(Vec<std::fs::File>);
 
 impl Reserve {
+    pub fn new() -> Reserve {
+        let mut reserve = Reserve(Vec::new());
+        reserve.fill();
+        reserve
+    }
+
     /// As many as there should be, as far as there are any.
     pub fn fill(&mut self) {
         while self.0.len() < RESERVE {
@@ -187,13 +192,12 @@ impl Reserve {
     }
 }
 
-fn say_busy(stream: &UnixStream, is_last: bool) -> bool {
+fn say_busy(stream: &UnixStream, is_last: bool) {
     let text = match is_last {
         true => "superd has no file descriptor left (its services need more than its limit RLIMIT_NOFILE); try again",
         false => "too many clients; try again",
     };
     say(stream, &Reply::error(0, Code::Busy, text));
-    true
 }
 
 /// One line to somebody who is about to be closed, as far as it gets.
